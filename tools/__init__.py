@@ -1,0 +1,1 @@
+"""From the fleet's queues to annotated data. Empty today: nothing is harvested yet."""
