@@ -1,0 +1,46 @@
+"""The errors of alpose, one root and a builtin second parent each.
+
+::
+
+    AlposeError
+    ├── DataError (ValueError)          a dataset, image, box or array that cannot be used
+    ├── DataNotFoundError (FileNotFoundError)
+    ├── ConfigError (ValueError)        an option that cannot be carried out
+    ├── CheckpointError (ValueError)    a file of weights that is not what it claims
+    └── MissingExtraError (ImportError) an optional package that is not installed
+
+Every message says what is wrong, where, the value, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class AlposeError(Exception):
+    """Anything that alpose raises on purpose."""
+
+
+class DataError(AlposeError, ValueError):
+    """A dataset, image, box or array that cannot be used."""
+
+
+class DataNotFoundError(AlposeError, FileNotFoundError):
+    """A dataset or file that is not where it was looked for."""
+
+
+class ConfigError(AlposeError, ValueError):
+    """An option, or a combination of options, that cannot be carried out."""
+
+
+class CheckpointError(AlposeError, ValueError):
+    """A checkpoint that is damaged or of another kind."""
+
+
+class MissingExtraError(AlposeError, ImportError):
+    """An optional package that a feature needs is not installed."""
+
+    def __init__(self, package: str, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs {package}, which is not installed. Install it with: pip install 'alpose[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra

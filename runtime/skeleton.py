@@ -1,0 +1,127 @@
+"""Skeletons: joint names, links to draw, and which joints swap when an image is mirrored.
+
+Shapes: J joints, L links, P pairs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """The joints of one dataset, in its own order.
+
+    ``links`` and ``flip_pairs`` hold joint indices. A skeleton compares by value, so one that was read from
+    a file equals the built-in one.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    links: tuple[tuple[int, int], ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.joints)
+        if count == 0 or len(set(self.joints)) != count:
+            raise DataError(f"skeleton {self.name!r}: joint names must be unique and at least one, got {self.joints}")
+        for kind, pairs in (("link", self.links), ("flip pair", self.flip_pairs)):
+            for pair in pairs:
+                if len(pair) != 2 or not all(0 <= j < count for j in pair):
+                    raise DataError(f"skeleton {self.name!r}: {kind} {pair} does not name two of {count} joints")
+        swapped = [joint for pair in self.flip_pairs for joint in pair]
+        if len(set(swapped)) != len(swapped):
+            raise DataError(f"skeleton {self.name!r}: a joint is in two flip pairs: {self.flip_pairs}")
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def index(self, joint: str) -> int:
+        """Index of a joint by name; an unknown name is an error that lists the known ones."""
+        try:
+            return self.joints.index(joint)
+        except ValueError:
+            known = ", ".join(self.joints)
+            raise DataError(f"skeleton {self.name!r} has no joint {joint!r}; it has: {known}") from None
+
+    def flip_order(self) -> tuple[int, ...]:
+        """The joint order of a mirrored image: ``mirrored[j] = original[flip_order()[j]]``."""
+        order = list(range(len(self.joints)))
+        for a, b in self.flip_pairs:
+            order[a], order[b] = b, a
+        return tuple(order)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, read back by :meth:`from_json`."""
+        return {
+            "name": self.name,
+            "joints": list(self.joints),
+            "links": [list(pair) for pair in self.links],
+            "flip_pairs": [list(pair) for pair in self.flip_pairs],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Skeleton:
+        """The skeleton that :meth:`to_json` wrote."""
+        try:
+            return cls(
+                name=str(value["name"]),
+                joints=tuple(str(name) for name in value["joints"]),
+                links=tuple((int(a), int(b)) for a, b in value["links"]),
+                flip_pairs=tuple((int(a), int(b)) for a, b in value["flip_pairs"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"not a skeleton ({error!r}): {str(value)[:200]}") from error
+
+
+def flip_pairs_by_name(joints: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Pairs of joints whose names differ only in left and right (``left_knee``/``right_knee``, ``l_hip``/``r_hip``)."""
+    place = {name.lower(): index for index, name in enumerate(joints)}
+    pairs = []
+    for name, index in place.items():
+        partner = re.sub(r"(^|[^a-z])l(eft)?(?=[^a-z]|$)", lambda m: m[1] + ("right" if m[2] else "r"), name)
+        if partner != name and partner in place:
+            pairs.append((min(index, place[partner]), max(index, place[partner])))
+    return tuple(sorted(pairs))
+
+
+# LSP and LSPET count from the right ankle, as seen by the person.
+LSP = Skeleton(
+    name="lsp",
+    joints=(
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+        "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+        "neck", "head_top",
+    ),
+    links=((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 12), (12, 9), (9, 10), (10, 11),
+           (12, 13), (8, 2), (9, 3)),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9)),
+)  # fmt: skip
+
+MPII = Skeleton(
+    name="mpii",
+    joints=(
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+        "pelvis", "thorax", "upper_neck", "head_top",
+        "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+    ),
+    links=((0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12),
+           (12, 7), (7, 13), (13, 14), (14, 15)),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+)  # fmt: skip
+
+COCO = Skeleton(
+    name="coco",
+    joints=(
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",
+        "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip",
+        "left_knee", "right_knee", "left_ankle", "right_ankle",
+    ),
+    links=((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+           (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+)  # fmt: skip
