@@ -1,0 +1,1 @@
+"""Datasets: one reader per format, one in-memory record type, one crop cache."""

@@ -1,0 +1,213 @@
+"""The one in-memory form of a labelled set of people, whichever dataset they came from.
+
+Shapes: N people, J joints.
+
+Coordinates are pixels of the original image with pixel centres at whole numbers (the first pixel is 0).
+Joints that are not labelled keep whatever position the file holds: only the mask says what counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from alpose.runtime.errors import DataError
+from alpose.runtime.skeleton import Skeleton
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+class ImageError(DataError):
+    """One image that is missing or cannot be decoded; the message names it."""
+
+
+class Images(Protocol):
+    """Where pixels come from: files on disk, or a renderer."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def read(self, index: int) -> npt.NDArray[np.uint8]:
+        """One image, uint8 (H, W, 3) RGB. Raises :class:`ImageError`, which names the image."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """What tells this image's content from another's without decoding it (a path, a size, a seed)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """Images on disk, decoded with OpenCV (grey images become RGB; EXIF rotation is ignored, as labels do)."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> npt.NDArray[np.uint8]:
+        """One image, uint8 (H, W, 3) RGB."""
+        path = self.paths[index]
+        try:
+            encoded = np.fromfile(path, dtype=np.uint8)
+        except OSError as error:
+            raise ImageError(f"{path}: {error.strerror or error}") from error
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        image_HW3 = cv2.imdecode(encoded, flags) if encoded.size else None
+        if image_HW3 is None:
+            raise ImageError(f"{path}: cannot be decoded as an image ({encoded.size} bytes)")
+        return np.asarray(cv2.cvtColor(image_HW3, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+    def describe(self, index: int) -> str:
+        """Name and size in bytes; a missing file counts as size -1."""
+        path = self.paths[index]
+        try:
+            return f"{path.name}:{path.stat().st_size}"
+        except OSError:
+            return f"{path.name}:-1"
+
+
+@dataclass(frozen=True, slots=True)
+class PoseData:
+    """People with their images, joints and masks, one row each."""
+
+    name: str
+    skeleton: Skeleton
+    ids: tuple[str, ...]
+    """Unique and stable, such as ``lspet/im00042``; every score that is stored travels with its id."""
+    images: Images
+    image_N: npt.NDArray[np.int64]
+    """Row of ``images`` that shows this person; several people may share one image."""
+    joints_NJ2: Floats
+    labelled_NJ: Bools
+    """The joint has a position that was annotated. The only mask that training and scoring look at."""
+    visible_NJ: Bools
+    """Labelled and not occluded, where the dataset tells; otherwise equal to ``labelled_NJ``."""
+    boxes_N4: Floats
+    """(x0, y0, x1, y1) around the person, before any margin."""
+    head_N: Floats | None = None
+    """MPII's head-box diagonal in pixels, NaN where there is none; None for datasets without head boxes."""
+
+    def __post_init__(self) -> None:
+        count, joints = len(self.ids), len(self.skeleton)
+        expected = {
+            "image_N": (count,),
+            "joints_NJ2": (count, joints, 2),
+            "labelled_NJ": (count, joints),
+            "visible_NJ": (count, joints),
+            "boxes_N4": (count, 4),
+            "head_N": (count,),
+        }
+        for field, shape in expected.items():
+            value = getattr(self, field)
+            if value is not None and value.shape != shape:
+                raise DataError(f"{self.name}: {field} has shape {value.shape}, expected {shape}")
+        if len(set(self.ids)) != count:
+            raise DataError(f"{self.name}: ids are not unique")
+        if (self.visible_NJ & ~self.labelled_NJ).any():
+            raise DataError(f"{self.name}: a joint is visible but not labelled")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def subset(self, index_M: Sequence[int] | npt.NDArray[np.integer], name: str | None = None) -> PoseData:
+        """The people at these rows, in this order; images stay shared."""
+        rows_M = np.asarray(index_M, dtype=np.int64)
+        return PoseData(
+            name=name or self.name,
+            skeleton=self.skeleton,
+            ids=tuple(self.ids[row] for row in rows_M),
+            images=self.images,
+            image_N=self.image_N[rows_M],
+            joints_NJ2=self.joints_NJ2[rows_M],
+            labelled_NJ=self.labelled_NJ[rows_M],
+            visible_NJ=self.visible_NJ[rows_M],
+            boxes_N4=self.boxes_N4[rows_M],
+            head_N=None if self.head_N is None else self.head_N[rows_M],
+        )
+
+    def image(self, row: int) -> npt.NDArray[np.uint8]:
+        """The image of one person, uint8 (H, W, 3) RGB. Raises :class:`ImageError`."""
+        return self.images.read(int(self.image_N[row]))
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, labels, boxes and what is known of the images without decoding them."""
+        digest = hashlib.sha256()
+        digest.update(repr((self.name, self.skeleton.to_json(), self.ids)).encode())
+        for row in self.image_N:
+            digest.update(self.images.describe(int(row)).encode())
+        for array in (self.joints_NJ2, self.labelled_NJ, self.visible_NJ, self.boxes_N4, self.head_N):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedImages:
+    """Several image sources one after the other."""
+
+    parts: tuple[Images, ...]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def _find(self, index: int) -> tuple[Images, int]:
+        for part in self.parts:
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError(index)
+
+    def read(self, index: int) -> npt.NDArray[np.uint8]:
+        """One image, uint8 (H, W, 3) RGB."""
+        part, row = self._find(index)
+        return part.read(row)
+
+    def describe(self, index: int) -> str:
+        """As the part that holds the image describes it."""
+        part, row = self._find(index)
+        return part.describe(row)
+
+
+def join(name: str, *parts: PoseData) -> PoseData:
+    """Several sets of one skeleton as one, in order."""
+    first = parts[0]
+    for part in parts[1:]:
+        if part.skeleton != first.skeleton:
+            raise DataError(
+                f"cannot join {first.name} ({first.skeleton.name}) and {part.name} ({part.skeleton.name}): "
+                "their skeletons differ"
+            )
+    offsets = np.cumsum([0] + [len(part.images) for part in parts[:-1]])
+    has_head = all(part.head_N is not None for part in parts)
+    return PoseData(
+        name=name,
+        skeleton=first.skeleton,
+        ids=tuple(id_ for part in parts for id_ in part.ids),
+        images=JoinedImages(tuple(part.images for part in parts)),
+        image_N=np.concatenate([part.image_N + offset for part, offset in zip(parts, offsets, strict=True)]),
+        joints_NJ2=np.concatenate([part.joints_NJ2 for part in parts]),
+        labelled_NJ=np.concatenate([part.labelled_NJ for part in parts]),
+        visible_NJ=np.concatenate([part.visible_NJ for part in parts]),
+        boxes_N4=np.concatenate([part.boxes_N4 for part in parts]),
+        head_N=np.concatenate([part.head_N for part in parts if part.head_N is not None]) if has_head else None,
+    )
+
+
+def joint_boxes(joints_NJ2: Floats, labelled_NJ: Bools) -> Floats:
+    """Tight boxes (N, 4) around the labelled joints; a person without any gets a box of NaN."""
+    masked_NJ2 = np.where(labelled_NJ[..., None], joints_NJ2, np.inf)
+    low_N2 = masked_NJ2.min(axis=1)
+    high_N2 = np.where(labelled_NJ[..., None], joints_NJ2, -np.inf).max(axis=1)
+    boxes_N4 = np.concatenate([low_N2, high_N2], axis=1)
+    boxes_N4[~labelled_NJ.any(axis=1)] = np.nan
+    return boxes_N4.astype(np.float32)
