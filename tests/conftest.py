@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_second_copy_of_a_folder() -> Iterator[None]:
+    """A folder imported by its bare name would be a second copy of its classes."""
+    yield
+    assert not {"trainer", "runtime", "export", "tools"} & sys.modules.keys()
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder of the real datasets; for tests that are marked ``real_data``."""
+    value = os.environ.get("ALPOSE_DATA")
+    if not value:
+        pytest.skip("ALPOSE_DATA is not set: it names the folder of the real datasets")
+    return Path(value)
+
+
+@pytest.fixture
+def real_folder(data_root: Path) -> Callable[[str], Path]:
+    """One folder below the data root, or a skip that names it."""
+
+    def folder(name: str) -> Path:
+        if not (data_root / name).is_dir():
+            pytest.skip(f"{data_root / name} does not exist")
+        return data_root / name
+
+    return folder

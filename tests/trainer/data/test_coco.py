@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.skeleton import COCO, LSP
+from alpose.trainer.data.coco import annotation_files, read_coco, skeleton_of
+
+JOINTS = ("nose", "left_hand", "right_hand")
+
+
+def dataset(**changes: Any) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "images": [
+            {"id": 7, "file_name": "a.jpg", "width": 40, "height": 30},
+            {"id": 8, "file_name": "more/b.jpg", "width": 40, "height": 30},
+        ],
+        "categories": [
+            {"id": 1, "name": "car"},
+            {"id": 2, "name": "crane", "keypoints": list(JOINTS), "skeleton": [[1, 2], [1, 3]]},
+        ],
+        "annotations": [person(1, 7), person(2, 8), person(3, 7)],
+    }
+    return value | changes
+
+
+def person(id_: int, image_id: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "image_id": image_id,
+        "category_id": 2,
+        "bbox": [1, 2, 10, 20],
+        "iscrowd": 0,
+        "num_keypoints": 2,
+        "keypoints": [5, 6, 2, 7, 8, 1, 0, 0, 0],
+    } | changes
+
+
+def write(root: Path, value: Any, name: str = "mine", images: str = "images") -> Path:
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / "annotations" / f"{name}.json").write_text(json.dumps(value))
+    for file in ("a.jpg", "more/b.jpg"):
+        path = root / images / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.zeros((30, 40, 3), dtype=np.uint8))
+    return root
+
+
+def test_folder_with_its_own_skeleton(tmp_path: Path) -> None:
+    data = read_coco(write(tmp_path / "cranes", dataset()))
+    assert data.name == "cranes"
+    assert data.ids == ("cranes/a#1", "cranes/more/b#2", "cranes/a#3")
+    assert data.image_N.tolist() == [0, 1, 0], "people of one image share it"
+    assert len(data.images) == 2
+    assert data.skeleton.joints == JOINTS
+    assert data.skeleton.links == ((0, 1), (0, 2))
+    assert data.skeleton.flip_order() == (0, 2, 1)
+    assert data.labelled_NJ[0].tolist() == [True, True, False]
+    assert data.visible_NJ[0].tolist() == [True, False, False]
+    np.testing.assert_allclose(data.boxes_N4[0], (1, 2, 11, 22))
+    np.testing.assert_allclose(data.joints_NJ2[0, 1], (7, 8))
+
+
+def test_what_is_left_out_is_counted_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    people = [
+        person(1, 7),
+        person(2, 7, iscrowd=1),
+        person(3, 7, num_keypoints=0),
+        person(4, 7, keypoints=[0] * 9, num_keypoints=None),
+        person(5, 7, category_id=1),
+        person(6, 7, bbox=None),
+    ]
+    with caplog.at_level(logging.WARNING, "alpose"):
+        data = read_coco(write(tmp_path, dataset(annotations=people)))
+    assert [id_.rpartition("#")[2] for id_ in data.ids] == ["1", "6"]
+    assert "1 annotations of other categories, 1 crowds, 2 people without labelled joints" in caplog.text
+    assert "1 people without bbox" in caplog.text
+    np.testing.assert_allclose(data.boxes_N4[1], (5, 6, 7, 8))
+
+
+def test_names_of_a_built_in_skeleton_give_that_skeleton(tmp_path: Path) -> None:
+    for known in (COCO, LSP):
+        assert skeleton_of({"id": 1, "name": "person", "keypoints": list(known.joints)}, tmp_path) is known
+
+
+@pytest.mark.parametrize("name", ["../x.jpg", "/etc/hostname", "more/../../x.jpg", "..\\x.jpg", "C:x.jpg", ""])
+def test_file_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    value = dataset(images=[{"id": 7, "file_name": name}, {"id": 8, "file_name": "more/b.jpg"}])
+    with pytest.raises(DataError, match="leaves the folder"):
+        read_coco(write(tmp_path, value))
+
+
+def test_official_layout_with_splits(tmp_path: Path) -> None:
+    write(tmp_path, dataset(), "person_keypoints_train2017", "train2017")
+    write(tmp_path, dataset(annotations=[person(9, 7)]), "person_keypoints_val2017", "images/val2017")
+    write(tmp_path, {}, "captions_val2017", "val2017")
+    assert len(read_coco(tmp_path, "train2017")) == 3
+    assert len(read_coco(tmp_path, "val")) == 1
+    assert read_coco(tmp_path, "val").image(0).shape == (30, 40, 3)
+    assert [path.name for path in annotation_files(tmp_path)] == [
+        "person_keypoints_train2017.json",
+        "person_keypoints_val2017.json",
+    ]
+    with pytest.raises(DataError, match="several annotation files"):
+        read_coco(tmp_path)
+    with pytest.raises(DataNotFoundError, match="no annotation file for split 'test'"):
+        read_coco(tmp_path, "test")
+    assert len(read_coco(tmp_path / "annotations" / "person_keypoints_val2017.json")) == 1
+
+
+def test_missing_images_are_counted_and_none_at_all_is_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write(tmp_path, dataset())
+    (root / "images" / "a.jpg").unlink()
+    with caplog.at_level(logging.WARNING, "alpose"):
+        read_coco(root)
+    assert "1 of 2 images are missing" in caplog.text
+    (root / "images" / "more" / "b.jpg").unlink()
+    with pytest.raises(DataNotFoundError, match="no image is there"):
+        read_coco(root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"annotations": [person(1, 99)]}, "annotation 1 needs an id, and an image_id"),
+        ({"annotations": [person(1, 7, keypoints=[1, 2, 2])]}, "keypoints must be 3 times"),
+        ({"annotations": [person(1, 7, keypoints=[1, 2, 3] * 3)]}, "v 0, 1 or 2"),
+        ({"annotations": [person(1, 7, keypoints=[None, 2, 2] * 3)]}, "annotation 1: keypoints"),
+        ({"annotations": [person(1, 7, bbox=[1, 2, -3, 4])]}, "sides of 0 or more"),
+        ({"annotations": [person(1, 7, bbox=[1, 2, 3])]}, "bbox must be x, y, width, height"),
+        ({"annotations": [person(1, 7), person(1, 7)]}, "ids are not unique"),
+        ({"images": [{"id": 7, "file_name": "a.jpg"}] * 2}, "given twice"),
+        ({"images": [{"file_name": "a.jpg"}]}, r"images\[0\] needs id"),
+        ({"categories": []}, "expected one category with keypoints, found 0"),
+        ({"categories": [{"id": 2, "name": "x", "keypoints": ["a", "a"]}]}, "not a skeleton"),
+        ({"categories": [{"id": 2, "name": "x", "keypoints": ["a"], "skeleton": [[1, 2]]}]}, "not a skeleton"),
+        ({"annotations": None}, "not in COCO form"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_coco(write(tmp_path, dataset(**changes)))
+
+
+def test_no_folder_and_no_json(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match="not a COCO keypoints folder"):
+        read_coco(tmp_path)
+    root = write(tmp_path, dataset())
+    (root / "annotations" / "mine.json").write_text('{"images": [')
+    with pytest.raises(DataError, match=r"mine\.json is not readable as JSON"):
+        read_coco(root)
+
+
+@pytest.mark.real_data
+def test_real_coco_agrees_with_pycocotools(real_folder: Callable[[str], Path]) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    root = real_folder("coco-mini")
+    data = read_coco(root)
+    reference = coco.COCO(str(root / "annotations" / "person_keypoints.json"))
+    wanted = {a["id"]: a for a in reference.loadAnns(reference.getAnnIds(iscrowd=False)) if a["num_keypoints"]}
+    assert {int(id_.rpartition("#")[2]) for id_ in data.ids} == set(wanted)
+    assert len(data) == 12
+    assert data.skeleton is COCO
+    (category,) = reference.loadCats(reference.getCatIds())
+    assert tuple((a - 1, b - 1) for a, b in category["skeleton"]) == COCO.links
+    for row, id_ in enumerate(data.ids):
+        annotation = wanted[int(id_.rpartition("#")[2])]
+        keypoints_J3 = np.reshape(annotation["keypoints"], (17, 3))
+        np.testing.assert_array_equal(data.joints_NJ2[row], keypoints_J3[:, :2])
+        assert int(data.labelled_NJ[row].sum()) == annotation["num_keypoints"]
+        np.testing.assert_array_equal(data.visible_NJ[row], keypoints_J3[:, 2] == 2)
+        x, y, width, height = annotation["bbox"]
+        np.testing.assert_allclose(data.boxes_N4[row], (x, y, x + width, y + height), rtol=1e-5)
+        image = reference.loadImgs(annotation["image_id"])[0]
+        assert data.images.describe(int(data.image_N[row])).startswith(image["file_name"])
+        assert data.image(row).shape[:2] == (image["height"], image["width"])

@@ -1,0 +1,98 @@
+"""Augmentation of whole batches on the training device.
+
+One affine map per image moves pixels and joints alike: rotation, scale, shift, mirror (joints swap sides); then
+gain, contrast and colour. Random numbers come from a generator on the CPU, so that every device sees the same.
+
+Shapes: B batch, J joints, S crop side without context, T with context.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from alpose.runtime.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Ranges are symmetric and uniform."""
+
+    rotation_deg: float = 45.0
+    scale: float = 0.25
+    shift: float = 0.1
+    """Share of the crop side."""
+    flip: float = 0.5
+    """Probability of a mirror image."""
+    colour: float = 0.2
+    """Largest relative change of brightness, contrast and each channel's gain."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.rotation_deg <= 180 and 0 <= self.scale < 0.9 and 0 <= self.shift <= 0.5):
+            raise ConfigError(f"augmentation out of range (rotation 0-180, scale < 0.9, shift <= 0.5): {self}")
+        if not (0 <= self.flip <= 1 and 0 <= self.colour < 1):
+            raise ConfigError(f"augmentation out of range (flip in [0, 1], colour in [0, 1)): {self}")
+
+
+def to_input(pixels_BSS3: Tensor) -> Tensor:
+    """uint8 (B, S, S, 3) RGB to the net's input (B, 3, S, S) in [0, 1], channels last in memory.
+
+    There is no mean to subtract: black, which pads crops at the frame's edge, is then also what padded
+    convolutions see.
+    """
+    return pixels_BSS3.permute(0, 3, 1, 2).float().div_(255.0)
+
+
+def augment(
+    pixels_BTT3: Tensor,
+    joints_BJ2: Tensor,
+    labelled_BJ: Tensor,
+    *,
+    size_px: int,
+    flip_order: tuple[int, ...],
+    config: AugmentConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Random views: images (B, 3, S, S) in [0, 1], joints in pixels of the view, and which of them count.
+
+    A joint that leaves the view no longer counts: there is nothing there to learn from.
+    """
+    batch, side = pixels_BTT3.shape[:2]
+    device = pixels_BTT3.device
+    draw_B9 = torch.rand(batch, 9, generator=generator).mul_(2).sub_(1).to(device)
+    angle_B = draw_B9[:, 0] * math.radians(config.rotation_deg)
+    zoom_B = 1 + draw_B9[:, 1] * config.scale
+    shift_B2 = draw_B9[:, 2:4] * config.shift * size_px
+    mirror_B = (draw_B9[:, 4] + 1) / 2 < config.flip
+
+    # view → crop with context, about the centres: p = A (v - c) + c' + shift
+    sign_B = torch.where(mirror_B, -1.0, 1.0)
+    cos_B, sin_B = torch.cos(angle_B) / zoom_B, torch.sin(angle_B) / zoom_B
+    forward_B22 = torch.stack(
+        [torch.stack([cos_B * sign_B, -sin_B], dim=1), torch.stack([sin_B * sign_B, cos_B], dim=1)], dim=1
+    )
+    grid_B23 = torch.cat([forward_B22 * (size_px / side), shift_B2[:, :, None] * (2 / side)], dim=2)
+    grid = functional.affine_grid(grid_B23, [batch, 3, size_px, size_px], align_corners=False)
+    images_B3SS = functional.grid_sample(
+        to_input(pixels_BTT3), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+
+    centre = (size_px - 1) / 2
+    moved_BJ2 = (joints_BJ2 - centre - shift_B2[:, None]) @ torch.linalg.inv(forward_B22).mT + centre
+    swapped_BJ2, swapped_BJ = moved_BJ2[:, list(flip_order)], labelled_BJ[:, list(flip_order)]
+    view_BJ2 = torch.where(mirror_B[:, None, None], swapped_BJ2, moved_BJ2)
+    counts_BJ = torch.where(mirror_B[:, None], swapped_BJ, labelled_BJ)
+    inside_BJ = ((view_BJ2 > -0.5) & (view_BJ2 < size_px - 0.5)).all(dim=2)
+    return _colour(images_B3SS, draw_B9[:, 5:9] * config.colour), view_BJ2, counts_BJ & inside_BJ
+
+
+def _colour(images_B3SS: Tensor, draw_B4: Tensor) -> Tensor:
+    """Contrast about each image's mean (first draw), and a gain per channel (the others)."""
+    mean_B111 = images_B3SS.mean(dim=(1, 2, 3), keepdim=True)
+    contrast_B111 = 1 + draw_B4[:, 0, None, None, None]
+    gain_B311 = 1 + draw_B4[:, 1:4, None, None]
+    return (((images_B3SS - mean_B111) * contrast_B111 + mean_B111) * gain_B311).clamp_(0, 1)
