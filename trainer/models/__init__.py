@@ -1,0 +1,1 @@
+"""Pose networks and loss heads."""

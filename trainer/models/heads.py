@@ -1,0 +1,156 @@
+"""Loss heads: from a pose net's features to one predicted loss per image.
+
+What a head predicts is a ranking (learning loss) or a log-loss up to a constant (LearningLoss++): higher means
+"this image is more wrong". Heads take :class:`Features` and never touch the pose net.
+
+Shapes: B batch, C channels, h w a pyramid scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alpose.runtime.errors import ConfigError
+
+from .hourglass import Features
+
+HeadName = Literal["ll", "ll-gap", "ll++", "ll++conv"]
+HEADS: tuple[HeadName, ...] = get_args(HeadName)
+
+Ending = Literal["conv", "gap"]
+
+MLP_WIDTHS = (128, 64, 32, 16, 8)
+"""Hidden widths of the fully connected part, as in the code that was published with the LL++ paper."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadConfig:
+    """Which head, and the features it will see."""
+
+    name: HeadName
+    channels: int
+    sizes: tuple[int, ...]
+    """Side of each pyramid scale, finest first, such as (64, 32, 16, 8, 4)."""
+    ending: Ending = "conv"
+    """How ``ll++conv`` ends: a convolution over the whole coarsest map (published code) or its average (paper)."""
+
+    def __post_init__(self) -> None:
+        if self.name not in HEADS:
+            raise ConfigError(f"unknown loss head {self.name!r}; known: {', '.join(HEADS)}")
+        if self.ending not in get_args(Ending):
+            raise ConfigError(f"loss head ending {self.ending!r} is not one of {get_args(Ending)}")
+        falls = all(a >= b for a, b in zip(self.sizes, self.sizes[1:], strict=False))
+        if not self.sizes or self.sizes[-1] < 1 or not falls:
+            raise ConfigError(f"pyramid sizes must fall from finest to coarsest, got {self.sizes}")
+
+
+class LossHead(nn.Module):
+    """Base of all heads: holds its config and says what it returns."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, features: Features) -> Tensor:
+        """Predicted loss (B,), also for B = 1."""
+        raise NotImplementedError
+
+
+class MultiScaleGapHead(LossHead):
+    """Learning loss as Yoo and Kweon drew it (CVPR 2019, Fig. 2).
+
+    Every scale: global average → FC 128 → ReLU; concatenated → FC 1.
+    """
+
+    def __init__(self, config: HeadConfig, width: int = 128) -> None:
+        super().__init__(config)
+        self.branches = nn.ModuleList(nn.Linear(config.channels, width) for _ in config.sizes)
+        self.out = nn.Linear(width * len(config.sizes), 1)
+
+    def forward(self, features: Features) -> Tensor:
+        """Predicted loss (B,)."""
+        parts = [
+            functional.relu(branch(scale_BChw.mean(dim=(2, 3))))
+            for branch, scale_BChw in zip(self.branches, features.pyramid, strict=True)
+        ]
+        return self.out(torch.cat(parts, dim=1))[:, 0]
+
+
+class GapHead(LossHead):
+    """Global average of the penultimate features → fully connected net.
+
+    ``ll-gap`` and ``ll++`` share it; they differ in the objective alone.
+    """
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(config)
+        self.mlp = _mlp(config.channels)
+
+    def forward(self, features: Features) -> Tensor:
+        """Predicted loss (B,)."""
+        return self.mlp(features.penultimate_BCHW.mean(dim=(2, 3)))[:, 0]
+
+
+class ConvHead(LossHead):
+    """The convolutional head of LearningLoss++ (section 4.2): fine features are folded into coarse ones.
+
+    From scale n1 to the next coarser n2: ``F_n2 + ReLU(Conv(F_n1))`` with kernel and stride ⌊n1/n2⌋; where n1 is
+    no multiple of n2 a second convolution of stride 1 cuts the rest. The paper writes no ReLU there and the
+    published code has one; the code is followed. Then the coarsest map is reduced to one vector.
+    """
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(config)
+        self.downs = nn.ModuleList(
+            _downscale(config.channels, fine, coarse)
+            for fine, coarse in zip(config.sizes, config.sizes[1:], strict=False)
+        )
+        coarsest = config.sizes[-1]
+        self.reduce: nn.Module = (
+            nn.Sequential(nn.Conv2d(config.channels, config.channels, coarsest), nn.ReLU())
+            if config.ending == "conv"
+            else nn.AdaptiveAvgPool2d(1)
+        )
+        self.mlp = _mlp(config.channels)
+
+    def forward(self, features: Features) -> Tensor:
+        """Predicted loss (B,)."""
+        sizes = tuple(tuple(scale_BChw.shape[-2:]) for scale_BChw in features.pyramid)
+        if sizes != tuple((size, size) for size in self.config.sizes):
+            raise ConfigError(f"this head was built for square pyramid sizes {self.config.sizes}, the net gives {sizes}")
+        x_BChw = features.pyramid[0]
+        for down, coarser_BChw in zip(self.downs, features.pyramid[1:], strict=True):
+            x_BChw = coarser_BChw + functional.relu(down(x_BChw))
+        return self.mlp(self.reduce(x_BChw).flatten(1))[:, 0]
+
+
+def build_head(config: HeadConfig) -> LossHead:
+    """The head that a config names."""
+    match config.name:
+        case "ll":
+            return MultiScaleGapHead(config)
+        case "ll-gap" | "ll++":
+            return GapHead(config)
+        case "ll++conv":
+            return ConvHead(config)
+
+
+def _downscale(channels: int, fine: int, coarse: int) -> nn.Module:
+    """Convolution from side ``fine`` to side ``coarse`` by the floor-division rule of the paper."""
+    step = fine // coarse
+    down = nn.Conv2d(channels, channels, step, stride=step)
+    rest = (fine - step) // step + 1 - coarse
+    return nn.Sequential(down, nn.Conv2d(channels, channels, rest + 1)) if rest else down
+
+
+def _mlp(channels: int, widths: Sequence[int] = MLP_WIDTHS) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in zip((channels, *widths), (*widths, 1), strict=True):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
