@@ -1,0 +1,146 @@
+"""The machine that trains: device, precision, and the ranks of a ``torchrun`` job."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, get_args
+
+import torch
+from torch import distributed
+
+from alpose.runtime.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and how tensors are computed. One process of a ``torchrun`` job has one."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of convolutions in the forward pass; weights and losses stay float32."""
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def autocast(self) -> torch.autocast:
+        """Context of a forward pass."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def wait(self) -> None:
+        """Until every process has come this far."""
+        if self.world > 1:
+            distributed.barrier()
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is native: slower emulation does not count."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        try:
+            with open("/proc/cpuinfo") as file:
+                flags = file.read()
+        except OSError:
+            return False
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def machine(device: str | None = None, precision: Precision = "auto") -> Machine:
+    """The machine for this process; under ``torchrun`` it joins the job's group.
+
+    Args:
+        device: such as ``cpu`` or ``cuda:1``; by default the GPU if there is one.
+        precision: ``auto`` takes bfloat16 where it is native.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    if device is None:
+        device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"device {device!r} was asked for, and this torch sees no GPU")
+        torch.cuda.set_device(chosen)
+        torch.backends.cudnn.benchmark = True
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    low = precision == "bf16" or (precision == "auto" and has_bf16(chosen))
+    if world > 1 and not distributed.is_initialized():
+        # A rank may wait while another scores a large pool.
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=timedelta(hours=12))
+    return Machine(chosen, torch.bfloat16 if low else torch.float32, rank, world)
+
+
+@contextmanager
+def evaluating(*modules: torch.nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside; the former modes come back after."""
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
+
+
+def environment(used: Machine) -> dict[str, Any]:
+    """What a result should say about where it was made."""
+    packages = {}
+    for name in ("alpose", "torch", "numpy", "scipy", "scikit-learn", "opencv-python-headless"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    gpu = torch.cuda.get_device_name(used.device) if used.device.type == "cuda" else None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "device": str(used.device),
+        "precision": str(used.dtype).removeprefix("torch."),
+        "processes": used.world,
+        "packages": packages,
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, with a mark when it was changed; None outside a checkout."""
+    folder = os.path.dirname(os.path.realpath(__file__))
+    try:
+        run = subprocess.run(["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"],
+                             capture_output=True, text=True, timeout=10, check=False)  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() or None

@@ -1,0 +1,74 @@
+"""Batches of crops on the training device.
+
+Shapes: B batch, T crop side with context, J joints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .data.crops import Crops
+from .device import Machine
+
+RESIDENT_SHARE = 0.4
+"""A dataset that takes less than this share of the GPU's free memory is kept there while it is trained on."""
+
+
+class Batch(NamedTuple):
+    """Raw material of one step, on the device."""
+
+    pixels_BTT3: Tensor
+    joints_BJ2: Tensor
+    labelled_BJ: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Random access to the people of ``crops`` as tensors of one machine."""
+
+    crops: Crops
+    machine: Machine
+    joints_NJ2: Tensor
+    labelled_NJ: Tensor
+    resident_NTT3: Tensor | None
+
+    @classmethod
+    def open(cls, crops: Crops, machine: Machine) -> Feed:
+        """Labels go to the device; pixels too when they fit."""
+        joints_NJ2 = torch.from_numpy(crops.joints_NJ2).to(machine.device)
+        labelled_NJ = torch.from_numpy(crops.labelled_NJ).to(machine.device)
+        resident = None
+        if machine.device.type == "cuda":
+            size = len(crops) * int(np.prod(crops.pixels_NSS3.shape[1:]))
+            if size < RESIDENT_SHARE * torch.cuda.mem_get_info(machine.device)[0]:
+                resident = torch.empty((len(crops), *crops.pixels_NSS3.shape[1:]), dtype=torch.uint8,
+                                       device=machine.device)  # fmt: skip
+                for rows in np.array_split(np.arange(len(crops)), max(1, len(crops) // 256)):
+                    resident[int(rows[0]) : int(rows[-1]) + 1] = torch.from_numpy(crops.read(rows)).to(machine.device)
+        return cls(crops, machine, joints_NJ2, labelled_NJ, resident)
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def batch(self, index_B: npt.NDArray[np.integer]) -> Batch:
+        """These people."""
+        where_B = torch.from_numpy(np.asarray(index_B, dtype=np.int64)).to(self.machine.device)
+        if self.resident_NTT3 is not None:
+            pixels = self.resident_NTT3[where_B]
+        else:
+            pixels = torch.from_numpy(self.crops.read(index_B))
+            if self.machine.device.type == "cuda":
+                pixels = pixels.pin_memory().to(self.machine.device, non_blocking=True)
+        return Batch(pixels, self.joints_NJ2[where_B], self.labelled_NJ[where_B])
+
+    def bare(self, pixels_BTT3: Tensor) -> Tensor:
+        """The crop without context, as evaluation and a monitor see it."""
+        low = self.crops.config.context_px
+        high = low + self.crops.config.size_px
+        return pixels_BTT3[:, low:high, low:high]

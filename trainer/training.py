@@ -1,0 +1,455 @@
+"""Training: a pose net on heatmaps, and loss heads on the features of a frozen one (or beside it).
+
+Everything random in an epoch follows from (seed, purpose, epoch), so a training that was killed and resumed at an
+epoch ends with the same weights as one that was not.
+
+Shapes: B batch, S stacks, J joints, H W heatmap, N people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from alpose.runtime.errors import CheckpointError, ConfigError
+
+from .checkpoint import PoseModel
+from .data.augment import AugmentConfig, augment, to_input
+from .data.crops import Crops
+from .device import Machine, evaluating
+from .feed import Feed
+from .heatmaps import draw, to_cells
+from .models.heads import HeadName, LossHead
+from .models.hourglass import STRIDE, PoseOutput
+from .objectives import PAIRINGS, Pairing, heatmap_mse, margin_ranking, pair_kl, true_loss
+from .progress import progress
+
+log = logging.getLogger("alpose")
+
+Schedule = Literal["one-cycle", "plateau", "constant"]
+HeadsHow = Literal["frozen", "joint"]
+
+SAVE_EVERY_S = 20.0
+"""A training saves its state at the end of an epoch, at most this often."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoseTraining:
+    """How a pose net is trained."""
+
+    epochs: int = 80
+    batch: int = 16
+    lr: float = 3e-4
+    weight_decay: float = 0.0
+    schedule: Schedule = "plateau"
+    """``plateau`` halves the rate after 8 epochs without a better inner validation loss, as the papers' code does
+    (there on the test split); ``one-cycle`` warms up and falls to zero."""
+    validation: float = 0.1
+    """Share of the labelled people that choose the epoch and the rate, and train nothing."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        _check_positive("pose training", epochs=self.epochs, batch=self.batch, lr=self.lr)
+        if self.schedule not in get_args(Schedule):
+            raise ConfigError(f"pose training: schedule {self.schedule!r} is not one of {get_args(Schedule)}")
+        if not 0 < self.validation < 0.9:
+            raise ConfigError(f"pose training: validation must be in (0, 0.9), got {self.validation}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadTraining:
+    """How loss heads are trained."""
+
+    how: HeadsHow = "frozen"
+    """``frozen``: after the pose net, which stays in eval mode and does not change by a bit. ``joint``: in the same
+    steps as the pose net, on its train-mode features; no gradient of a head enters the pose net either way."""
+    epochs: int = 40
+    """With ``joint`` the pose net's epochs count instead."""
+    batch: int = 32
+    lr: float = 3e-4
+    pairing: Pairing = "disjoint"
+    margin: float = 1.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        _check_positive("head training", epochs=self.epochs, batch=self.batch - 1, lr=self.lr, margin=self.margin)
+        for value, known in ((self.how, get_args(HeadsHow)), (self.pairing, PAIRINGS)):
+            if value not in known:
+                raise ConfigError(f"head training: {value!r} is not one of {known}")
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch had to say."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    lr: float
+    head_loss: dict[str, float]
+
+
+def validation_mask(ids: tuple[str, ...], share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which people validate: a hash of (seed, id) decides.
+
+    So a person keeps its side while the labelled set grows, and no set has to be stored.
+    """
+    limit = int(share * 2**32)
+    mask_N = np.array([_hash(seed, "validation", id_) % 2**32 < limit for id_ in ids])
+    if mask_N.all() or not mask_N.any():  # a handful of people: keep one for validation
+        mask_N = np.arange(len(ids)) == 0
+    return mask_N
+
+
+def train_pose(
+    model: PoseModel,
+    crops: Crops,
+    config: PoseTraining,
+    machine: Machine,
+    *,
+    seed: int,
+    state: Path | None = None,
+    heads: Mapping[HeadName, LossHead] | None = None,
+    head_config: HeadTraining | None = None,
+    what: str = "pose net",
+) -> tuple[Epoch, ...]:
+    """Train the pose net of ``model`` in place; it ends with the weights of its best validation epoch.
+
+    Args:
+        model: the pose net, fresh or trained (warm start).
+        crops: all labelled people; the inner validation split is taken from them.
+        config: how.
+        machine: where; under ``torchrun`` each process takes its share of every batch.
+        seed: decides order, augmentation and validation split.
+        state: file for resuming; the caller discards it (:func:`discard`) once the checkpoint is safe.
+        heads: heads to train in the same steps (``how="joint"``).
+        head_config: how these heads are trained.
+        what: name in progress and log.
+    """
+    valid_N = validation_mask(crops.data.ids, config.validation, seed)
+    feed = Feed.open(crops.subset(np.flatnonzero(~valid_N)), machine)
+    valid = Feed.open(crops.subset(np.flatnonzero(valid_N)), machine)
+    joint = dict(heads or {})
+    head_how = head_config or HeadTraining(how="joint")
+    model.to(machine.device)
+    batch = min(config.batch, len(feed))
+    steps = len(feed) // batch
+    optimiser = torch.optim.AdamW(model.pose.parameters(), config.lr, weight_decay=config.weight_decay,
+                                  fused=True)  # fmt: skip
+    schedule = _Schedule(config, optimiser, steps)
+    head_optimisers = {name: torch.optim.Adam(head.to(machine.device).parameters(), head_how.lr, fused=True)
+                       for name, head in joint.items()}  # fmt: skip
+    net: nn.Module = torch.compile(model.pose) if config.compile else model.pose  # type: ignore[assignment]
+    if machine.world > 1:
+        ids = [machine.device.index] if machine.device.type == "cuda" else None
+        net = DistributedDataParallel(net, device_ids=ids)
+    keeper = _Keeper(state, model.pose, optimiser, schedule, joint, head_optimisers, machine,
+                     identity=_identity(crops, config, head_how, tuple(joint), seed))  # fmt: skip
+
+    for epoch in progress(range(keeper.resume(), config.epochs), what, config.epochs, first=keeper.epoch):
+        model.pose.train()
+        generator = torch.Generator().manual_seed(_hash(seed, "augment", epoch))
+        sums: dict[str, Tensor] = {}
+        for index_B in _batches(len(feed), batch, seed, epoch):
+            images, target, counts, share = _views(model, feed, index_B, config.augment, generator, machine)
+            with machine.autocast():
+                output: PoseOutput = net(images)
+            loss_BS = heatmap_mse(output.heatmaps_BSJHW, target, counts)
+            optimiser.zero_grad(set_to_none=True)
+            (loss_BS.mean() * share).backward()
+            optimiser.step()
+            schedule.step()
+            _add(sums, {"train": loss_BS.mean()})
+            if joint:
+                true_B = true_loss(output.heatmaps_BSJHW, target, counts)
+                _add(sums, _head_step(joint, head_optimisers, output, true_B, head_how, machine))
+        loss = _validation_loss(model, valid, machine)
+        schedule.epoch(loss)
+        mean = {name: float(total) / steps for name, total in sums.items()}
+        keeper.end_epoch(Epoch(epoch, mean.pop("train"), loss, schedule.lr, mean))
+    keeper.restore_best()
+    return tuple(keeper.history)
+
+
+def train_heads(
+    model: PoseModel,
+    heads: Mapping[HeadName, LossHead],
+    crops: Crops,
+    config: HeadTraining,
+    machine: Machine,
+    *,
+    seed: int,
+    validation: float,
+    what: str = "loss heads",
+) -> dict[str, list[float]]:
+    """Train heads in place on a frozen pose net in eval mode; one forward pass feeds them all.
+
+    The pose net's weights and its batch-norm statistics do not change by a bit. The people that validated the pose
+    net are left out, and nothing is chosen by them. Returns each head's mean loss per epoch.
+    """
+    feed = Feed.open(crops.subset(np.flatnonzero(~validation_mask(crops.data.ids, validation, seed))), machine)
+    model.to(machine.device)
+    optimisers = {name: torch.optim.Adam(head.to(machine.device).train().parameters(), config.lr, fused=True)
+                  for name, head in heads.items()}  # fmt: skip
+    batch = min(config.batch, len(feed))
+    history: dict[str, list[float]] = {name: [] for name in heads}
+    for epoch in progress(range(config.epochs), what, config.epochs):
+        generator = torch.Generator().manual_seed(_hash(seed, "augment heads", epoch))
+        sums: dict[str, Tensor] = {}
+        for index_B in _batches(len(feed), batch, seed, epoch):
+            with evaluating(model.pose):
+                images, target, counts, _ = _views(model, feed, index_B, config.augment, generator, machine)
+                with machine.autocast():
+                    output = model.pose(images)
+                true_B = true_loss(output.heatmaps_BSJHW, target, counts)
+            _add(sums, _head_step(heads, optimisers, output, true_B, config, machine))
+        for name in heads:
+            history[name].append(float(sums[name]) / max(1, len(feed) // batch))
+    for head in heads.values():
+        head.eval()
+    return history
+
+
+def _head_step(
+    heads: Mapping[HeadName, LossHead],
+    optimisers: Mapping[HeadName, torch.optim.Optimizer],
+    output: PoseOutput,
+    true_B: Tensor,
+    config: HeadTraining,
+    machine: Machine,
+) -> dict[str, Tensor]:
+    """One step of every head on its own objective; the features carry no gradient."""
+    features = type(output.features)(
+        tuple(scale.detach().float().clone() for scale in output.features.pyramid),
+        output.features.penultimate_BCHW.detach().float().clone(),
+    )
+    true_B = true_B.clone()
+    losses: dict[str, Tensor] = {}
+    for name, head in heads.items():
+        predicted_B = head(features)
+        if name in ("ll", "ll-gap"):
+            loss = margin_ranking(predicted_B, true_B, margin=config.margin, pairing=config.pairing)
+        else:
+            loss = pair_kl(predicted_B, true_B, pairing=config.pairing)
+        optimisers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        _average_gradients(head, machine)
+        optimisers[name].step()
+        losses[name] = loss.detach()
+    return losses
+
+
+def _average_gradients(module: nn.Module, machine: Machine) -> None:
+    if machine.world > 1:
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= machine.world
+
+
+def _views(
+    model: PoseModel,
+    feed: Feed,
+    index_B: npt.NDArray[np.integer],
+    config: AugmentConfig,
+    generator: torch.Generator,
+    machine: Machine,
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Augmented images, their targets and which joints count.
+
+    Every process draws the random numbers of the whole batch and keeps its own rows, so that a job of many
+    processes sees the images of one. The last value weighs the process's mean by its share of the batch.
+    """
+    whole = feed.batch(index_B)
+    images, joints_BJ2, counts_BJ = augment(
+        whole.pixels_BTT3, whole.joints_BJ2, whole.labelled_BJ, size_px=model.crop.size_px,
+        flip_order=model.skeleton.flip_order(), config=config, generator=generator,
+    )  # fmt: skip
+    mine = slice(machine.rank, None, machine.world)
+    images, joints_BJ2, counts_BJ = images[mine], joints_BJ2[mine], counts_BJ[mine]
+    target = draw(to_cells(joints_BJ2, STRIDE), model.size, sigma=model.target.sigma, peak=model.target.peak)
+    share = len(images) * machine.world / len(index_B)
+    return images.contiguous(memory_format=torch.channels_last), target, counts_BJ, share
+
+
+def _batches(count: int, batch: int, seed: int, epoch: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Full batches in a new order; the rest of an epoch waits for the next."""
+    order_N = np.random.default_rng(_hash(seed, "order", epoch)).permutation(count)
+    for start in range(0, count - batch + 1, batch):
+        yield order_N[start : start + batch]
+
+
+def _validation_loss(model: PoseModel, feed: Feed, machine: Machine) -> float:
+    total = 0.0
+    with evaluating(model.pose):
+        for index_B in np.array_split(np.arange(len(feed)), max(1, math.ceil(len(feed) / 32))):
+            batch = feed.batch(index_B)
+            with machine.autocast():
+                output = model.pose(to_input(feed.bare(batch.pixels_BTT3)))
+            target = draw(to_cells(batch.joints_BJ2, STRIDE), model.size, sigma=model.target.sigma,
+                          peak=model.target.peak)  # fmt: skip
+            total += float(true_loss(output.heatmaps_BSJHW, target, batch.labelled_BJ).sum())
+    return total / len(feed)
+
+
+class _Schedule:
+    """Learning rate by step (one-cycle) or by validation loss (plateau)."""
+
+    PATIENCE, COOLDOWN, LOWEST = 8, 2, 3e-6  # of the code published with the LL++ paper
+
+    def __init__(self, config: PoseTraining, optimiser: torch.optim.Optimizer, steps: int) -> None:
+        self._cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
+        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        self._optimiser = optimiser
+        if config.schedule == "one-cycle":
+            self._cycle = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, config.lr, total_steps=steps * config.epochs + 1, pct_start=0.15, div_factor=10.0,
+                final_div_factor=100.0, cycle_momentum=False,
+            )  # fmt: skip
+        elif config.schedule == "plateau":
+            self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimiser, factor=0.5, patience=self.PATIENCE, cooldown=self.COOLDOWN, min_lr=self.LOWEST
+            )
+
+    @property
+    def lr(self) -> float:
+        return float(self._optimiser.param_groups[0]["lr"])
+
+    def step(self) -> None:
+        if self._cycle:
+            self._cycle.step()
+
+    def epoch(self, loss: float) -> None:
+        if self._plateau:
+            self._plateau.step(loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        inner = self._cycle or self._plateau
+        # The schedulers keep functions and the optimiser among their fields; only plain values are state.
+        plain = (int, float, str, bool, list, type(None))
+        return {k: v for k, v in inner.state_dict().items() if isinstance(v, plain)} if inner else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        inner = self._cycle or self._plateau
+        if inner:
+            inner.load_state_dict(state)
+
+
+class _Keeper:
+    """Remembers the best epoch, and saves and resumes a training between epochs."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        pose: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        schedule: _Schedule,
+        heads: Mapping[HeadName, LossHead],
+        head_optimisers: Mapping[HeadName, torch.optim.Optimizer],
+        machine: Machine,
+        *,
+        identity: str,
+    ) -> None:
+        self._path, self._machine, self._identity = path, machine, identity
+        self._modules: dict[str, nn.Module] = {"pose": pose, **{f"head.{name}": head for name, head in heads.items()}}
+        self._stateful: dict[str, Any] = {**self._modules, "optimiser": optimiser, "schedule": schedule,
+                                          **{f"optimiser.{name}": o for name, o in head_optimisers.items()}}  # fmt: skip
+        self._best_loss = math.inf
+        self._best: dict[str, dict[str, Tensor]] = {}
+        self._saved_at = time.monotonic()
+        self.epoch = 0
+        self.history: list[Epoch] = []
+
+    def resume(self) -> int:
+        """The epoch to go on with: 0 without a file, or with one of another training."""
+        if self._path is None or not self._path.exists():
+            return 0
+        try:
+            stored = torch.load(self._path, map_location=self._machine.device, weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{self._path} cannot be read ({error}): delete it to train from the start"
+            ) from error
+        if stored["identity"] != self._identity:
+            log.warning("%s belongs to another training; starting from epoch 0", self._path)
+            return 0
+        for name, part in self._stateful.items():
+            part.load_state_dict(stored["state"][name])
+        self._best_loss, self._best, self.epoch = stored["best_loss"], stored["best"], stored["epoch"]
+        self.history = [Epoch(**value) for value in stored["history"]]
+        return self.epoch
+
+    def end_epoch(self, said: Epoch) -> None:
+        """Note an epoch; raise when the training has diverged."""
+        if not math.isfinite(said.train_loss) or not math.isfinite(said.validation_loss):
+            raise ConfigError(f"training diverged in epoch {said.epoch} (loss {said.train_loss}): lower the rate")
+        self.epoch = said.epoch + 1
+        self.history.append(said)
+        log.debug("epoch %d: train %.4f validation %.4f lr %.2e", said.epoch, said.train_loss,
+                  said.validation_loss, said.lr)  # fmt: skip
+        if said.validation_loss <= self._best_loss:
+            self._best_loss = said.validation_loss
+            self._best = {name: {k: v.detach().clone() for k, v in module.state_dict().items()}
+                          for name, module in self._modules.items()}  # fmt: skip
+        if self._path and self._machine.leads and time.monotonic() - self._saved_at > SAVE_EVERY_S:
+            self._save(self._path)
+
+    def _save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = _beside(path)
+        torch.save({
+            "identity": self._identity, "epoch": self.epoch, "best_loss": self._best_loss, "best": self._best,
+            "history": [asdict(epoch) for epoch in self.history],
+            "state": {name: part.state_dict() for name, part in self._stateful.items()},
+        }, beside)  # fmt: skip
+        beside.replace(path)
+        self._saved_at = time.monotonic()
+
+    def restore_best(self) -> None:
+        for name, module in self._modules.items():
+            module.load_state_dict(self._best[name])
+            module.eval()
+
+
+def discard(state: Path) -> None:
+    """Remove the state of a training whose checkpoint is safe."""
+    for path in (state, _beside(state)):
+        path.unlink(missing_ok=True)
+
+
+def _beside(state: Path) -> Path:
+    return state.with_name(f".{state.name}.tmp")
+
+
+def _identity(crops: Crops, *made_of: object) -> str:
+    return hashlib.sha256(repr((crops.data.ids, made_of)).encode()).hexdigest()
+
+
+def _hash(seed: int, purpose: str, value: object) -> int:
+    """A 63-bit number from all three, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{value}".encode()).digest()[:8], "little") >> 1
+
+
+def _add(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> None:
+    """Sum on the device: reading a number at every step would make the GPU wait."""
+    for name, loss in losses.items():
+        sums[name] = sums[name] + loss.detach() if name in sums else loss.detach()
+
+
+def _check_positive(what: str, **values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ConfigError(f"{what}: {name} must be positive, got {value}")
