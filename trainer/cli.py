@@ -1,0 +1,171 @@
+"""The ``alpose-train`` command. What needs torch is imported inside the commands: --help answers at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alpose import __version__
+from alpose.runtime.errors import ConfigError
+
+from .click_errors import OneLineErrors
+from .data.commands import data
+
+log = logging.getLogger("alpose")
+
+DEFAULT_METHODS = "random,coreset,entropy,multipeak,ll,ll++,ll++conv,oracle-loss,oracle-pck"
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="alpose-train")
+@click.option("-v", "--verbose", is_flag=True, help="Also log every epoch.")
+def main(verbose: bool) -> None:
+    """Train pose nets with loss heads, and run the active-learning benchmark."""
+    level = logging.DEBUG if verbose else logging.INFO
+    log.setLevel(level)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        plain = sys.stderr.isatty()
+        handler.setFormatter(logging.Formatter("%(message)s" if plain else "%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+
+
+main.add_command(data)
+
+
+@main.command()
+@click.option(
+    "--dataset",
+    required=True,
+    metavar="lsp|mpii|synthetic|FOLDER",
+    help="A benchmark by name, or a COCO keypoints folder.",
+)
+@click.option(
+    "--out",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the run lives. An unfinished run there is continued.",
+)
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="ALPOSE_DATA",
+    help="Where the datasets are. [env: ALPOSE_DATA]",
+)
+@click.option(
+    "--preset",
+    "preset_name",
+    default="laptop",
+    show_default=True,
+    type=click.Choice(["smoke", "demo", "laptop", "paper"]),
+    help="Size of net, training and experiment.",
+)
+@click.option("--methods", default=DEFAULT_METHODS, show_default=True, help="Comma-separated.")
+@click.option("--seeds", type=click.IntRange(1), help="Base models, numbered from 0. [default: the preset's]")
+@click.option("--stages", type=click.IntRange(1), help="Rounds of select, label, retrain. [default: the preset's]")
+@click.option("--budget", type=click.IntRange(1), help="People labelled per stage. [default: the preset's]")
+@click.option(
+    "--initial", type=click.IntRange(2), help="People labelled at the start, where the dataset does not fix them."
+)
+@click.option(
+    "--profile",
+    default="standard",
+    show_default=True,
+    type=click.Choice(["standard", "official-2021"]),
+    help="How PCK is computed; written into every result.",
+)
+@click.option(
+    "--start",
+    default="warm",
+    show_default=True,
+    type=click.Choice(["warm", "cold"]),
+    help="Retrain from the selecting model, or from fresh weights.",
+)
+@click.option(
+    "--heads", "how", type=click.Choice(["frozen", "joint"]), help="Train loss heads after or beside the pose net."
+)
+@click.option(
+    "--pairing", type=click.Choice(["disjoint", "all"]), help="Which pairs of a batch the loss heads compare."
+)
+@click.option(
+    "--select-only", is_flag=True, help="Stop after the selection of stage 1: failure detection without retraining."
+)
+@click.option(
+    "--bases",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Take the base models of this run over, in place of training them again.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ALPOSE_CACHE",
+    help="Where crops are cached. [env: ALPOSE_CACHE; default: ~/.cache/alpose]",
+)
+@click.option("--device", help="Such as cpu or cuda:1. [default: the GPU if there is one]")
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    help="auto: bfloat16 where the machine has it natively.",
+)
+@click.option("--compile/--no-compile", "compile_", default=False, help="torch.compile the pose net for training.")
+def cycles(
+    dataset: str, folder: Path, data_root: Path | None, preset_name: Any, methods: str, seeds: int | None,
+    stages: int | None, budget: int | None, initial: int | None, profile: Any, start: Any, how: Any, pairing: Any,
+    select_only: bool, bases: Path | None, cache: Path | None, device: str | None, precision: Any, compile_: bool,
+) -> None:  # fmt: skip
+    """Run the papers' active-learning benchmark: every method from the same base models, stage by stage.
+
+    Writes OUT/results.json and OUT/report.html. Interrupt it whenever you like: the same command goes on.
+
+    \b
+    alpose-train cycles --dataset synthetic --preset demo --out runs/demo
+    alpose-train cycles --dataset lsp --data-root DATA --preset laptop --select-only --out runs/lsp
+    torchrun --nproc-per-node 8 -m alpose.trainer cycles --dataset lsp --preset paper --out runs/paper
+    """
+    from .cycles import run_cycles
+    from .device import machine
+    from .presets import preset
+    from .report import write_report
+    from .run import CyclesConfig
+
+    if select_only and stages not in (None, 1):
+        raise ConfigError(f"--select-only stops after the selection of stage 1: leave out --stages {stages}")
+    chosen = preset(preset_name)
+    recipe = chosen.recipe
+    heads = replace(recipe.heads, **{k: v for k, v in (("how", how), ("pairing", pairing)) if v})
+    recipe = replace(recipe, heads=heads, pose=replace(recipe.pose, compile=compile_),
+                     retrain=replace(recipe.retrain, compile=compile_))  # fmt: skip
+    config = CyclesConfig(
+        dataset=dataset, preset=preset_name, recipe=recipe, profile=profile, start=start, select_only=select_only,
+        methods=tuple(name.strip() for name in methods.split(",") if name.strip()),  # type: ignore[misc]
+        seeds=seeds or chosen.seeds, stages=1 if select_only else stages or chosen.stages,
+        budget=budget or chosen.budget, initial=initial or chosen.initial, sizes=chosen.sizes,
+    )  # fmt: skip
+    used = machine(device, precision)
+    run_cycles(config, folder, used, data_root=data_root, cache=cache or default_cache(), bases=bases)
+    if used.leads:
+        click.echo(f"results: {folder / 'results.json'}")
+        click.echo(f"report:  {write_report(folder)}")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def report(run: Path) -> None:
+    """Write RUN/report.html again, also of a run that has not ended."""
+    from .report import write_report
+
+    click.echo(f"report:  {write_report(run)}")
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/alpose`` or ``~/.cache/alpose``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alpose"

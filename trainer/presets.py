@@ -1,0 +1,123 @@
+"""Presets of the benchmark: functions that return a whole, frozen configuration.
+
+A variant is a ``dataclasses.replace`` of one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from alpose.runtime.errors import ConfigError
+
+from .checkpoint import TargetConfig
+from .data.augment import AugmentConfig
+from .data.benchmarks import Sizes
+from .data.crops import CropConfig
+from .training import HeadTraining, PoseTraining
+
+PresetName = Literal["smoke", "demo", "laptop", "paper"]
+PRESETS: tuple[PresetName, ...] = get_args(PresetName)
+
+Start = Literal["warm", "cold"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetSize:
+    """Size of the stacked hourglass."""
+
+    stacks: int = 2
+    channels: int = 256
+    depth: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """All that makes a model, given the data and a seed. Runs of one recipe can share base models."""
+
+    crop: CropConfig = field(default_factory=CropConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    net: NetSize = field(default_factory=NetSize)
+    pose: PoseTraining = field(default_factory=PoseTraining)
+    """Training of the base model, and of every stage's model from a cold start."""
+    retrain: PoseTraining = field(default_factory=PoseTraining)
+    """Training on the enlarged set from a warm start."""
+    heads: HeadTraining = field(default_factory=HeadTraining)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """A recipe with the size of the experiment that suits it."""
+
+    recipe: Recipe
+    initial: int = 1000
+    """Labelled people at the start, where the dataset does not fix them."""
+    budget: int = 1000
+    """People labelled per stage."""
+    stages: int = 5
+    seeds: int = 5
+    sizes: Sizes = field(default_factory=Sizes)
+    """Of the synthetic dataset."""
+
+
+def smoke() -> Preset:
+    """Seconds on anything; its models know next to nothing. For tests."""
+    train = PoseTraining(epochs=2, batch=8, lr=2e-3, schedule="one-cycle")
+    recipe = Recipe(
+        crop=CropConfig(size_px=64),
+        net=NetSize(stacks=1, channels=8),
+        pose=train,
+        retrain=train,
+        heads=HeadTraining(epochs=2, batch=8),
+    )
+    return Preset(recipe=recipe, initial=32, budget=16, stages=2, seeds=1, sizes=Sizes(initial=32, pool=64, test=24))
+
+
+def demo() -> Preset:
+    """A few minutes on two CPU cores, on the synthetic dataset; differences between methods can be seen."""
+    train = PoseTraining(epochs=40, batch=16, lr=2e-3, schedule="one-cycle")
+    recipe = Recipe(
+        crop=CropConfig(size_px=64),
+        target=TargetConfig(sigma=1.0),
+        net=NetSize(stacks=1, channels=48, depth=3),
+        pose=train,
+        retrain=PoseTraining(epochs=12, batch=16, lr=1e-3, schedule="one-cycle"),
+        heads=HeadTraining(epochs=16, batch=32, lr=1e-3),
+    )
+    return Preset(recipe=recipe, initial=400, budget=200, stages=1, seeds=1,
+                  sizes=Sizes(initial=400, pool=1200, test=300))  # fmt: skip
+
+
+def laptop() -> Preset:
+    """LSP → LSPET on two CPU cores: a base model and stage 1 of every method in well under an hour.
+
+    The papers' net at a quarter of its width and half its resolution. So small a net underfits: it gets a one-cycle
+    schedule with a high rate, and milder views than the papers'.
+    """
+    mild = AugmentConfig(rotation_deg=30, scale=0.2, shift=0.05)
+    recipe = Recipe(
+        crop=CropConfig(size_px=128),
+        net=NetSize(stacks=2, channels=64),
+        pose=PoseTraining(epochs=80, batch=16, lr=4e-3, schedule="one-cycle", augment=mild),
+        retrain=PoseTraining(epochs=20, batch=16, lr=2e-3, schedule="one-cycle", augment=mild),
+        heads=HeadTraining(epochs=40, batch=32, lr=3e-4),
+    )
+    return Preset(recipe=recipe, stages=2, seeds=1)
+
+
+def paper() -> Preset:
+    """The papers' scale: 2 stacks of 256 channels at 256 px, 80 epochs, five stages, five seeds. Wants a GPU."""
+    train = PoseTraining(epochs=80, batch=16, lr=3e-4, schedule="plateau",
+                         augment=AugmentConfig(rotation_deg=45, scale=0.25, shift=0.2, flip=0.5))  # fmt: skip
+    return Preset(recipe=Recipe(pose=train, retrain=train, heads=HeadTraining(epochs=80, batch=32, lr=3e-4)))
+
+
+_BY_NAME: dict[PresetName, Callable[[], Preset]] = {"smoke": smoke, "demo": demo, "laptop": laptop, "paper": paper}
+
+
+def preset(name: PresetName) -> Preset:
+    """The preset of a name."""
+    if name not in _BY_NAME:
+        raise ConfigError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return _BY_NAME[name]()

@@ -1,0 +1,204 @@
+"""What every step of a benchmark run shares: its configuration, its data, and how it makes models.
+
+Shapes: N people who can be labelled.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alpose.runtime.errors import ConfigError
+
+from . import checkpoint
+from .checkpoint import PoseModel
+from .data.benchmarks import Benchmark, Sizes, load_benchmark
+from .data.crops import Crops, prepare
+from .detection import judge_scored, neighbours
+from .device import Machine
+from .metrics import Profile, ProfileName, profile_for
+from .models.heads import HeadName, LossHead
+from .models.hourglass import HourglassConfig
+from .presets import PresetName, Recipe, Start
+from .results import read_json, write_json
+from .samplers import METHODS, Method
+from .scoring import score
+from .training import PoseTraining, train_heads, train_pose
+
+log = logging.getLogger("alpose")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CyclesConfig:
+    """One benchmark. ``dataset`` is a name or the path of a COCO keypoints folder."""
+
+    dataset: str
+    preset: PresetName
+    recipe: Recipe
+    methods: tuple[Method, ...]
+    seeds: int
+    stages: int
+    budget: int
+    initial: int
+    sizes: Sizes
+    profile: ProfileName = "standard"
+    start: Start = "warm"
+    select_only: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown or not self.methods:
+            raise ConfigError(f"--methods: {', '.join(unknown) or 'none'} unknown; known: {', '.join(METHODS)}")
+        if len(set(self.methods)) != len(self.methods):
+            raise ConfigError(f"--methods names one twice: {', '.join(self.methods)}")
+        for name, value in (("seeds", self.seeds), ("stages", self.stages), ("budget", self.budget)):
+            if value < 1:
+                raise ConfigError(f"--{name} must be at least 1, got {value}")
+        if self.select_only and self.stages != 1:
+            raise ConfigError(f"--select-only stops after the selection of stage 1: --stages {self.stages} cannot be")
+
+    def fixed(self) -> dict[str, Any]:
+        """What all rows of one run folder must share; methods, seeds and stages may be added later."""
+        return {
+            k: v for k, v in asdict(self).items() if k not in ("methods", "seeds", "stages", "select_only", "preset")
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What every step of a run needs."""
+
+    config: CyclesConfig
+    folder: Path
+    benchmark: Benchmark
+    people: Crops
+    test: Crops
+    profile: Profile
+    machine: Machine
+    people_sha256: str
+    test_sha256: str
+
+
+def claim(config: CyclesConfig, folder: Path, machine: Machine) -> None:
+    """Refuse a folder that holds another benchmark: its rows would be mixed with ours."""
+    path = folder / "config.json"
+    ours = json.loads(json.dumps(config.fixed()))
+    if path.exists():
+        theirs = read_json(path)
+        differing = [key for key in ours if ours[key] != theirs.get(key)]
+        if differing:
+            was = "; ".join(f"{key} was {theirs.get(key)!r}, now {ours[key]!r}" for key in differing)
+            raise ConfigError(f"{folder} holds another run ({was}): choose another --out")
+    elif machine.leads:
+        write_json(path, ours)
+    machine.wait()
+
+
+def open_run(config: CyclesConfig, folder: Path, data_root: Path | None, cache: Path, machine: Machine) -> Run:
+    """Read the data and cut the crops; refuse what could not be carried out to its end."""
+    benchmark = load_benchmark(config.dataset, data_root, config.sizes)
+    crop = config.recipe.crop
+    if machine.leads:  # one process cuts, the others open what it made
+        prepare(benchmark.people, crop, cache)
+        prepare(benchmark.test, replace(crop, context=0.0), cache)
+    machine.wait()
+    people = prepare(benchmark.people, crop, cache)
+    test = prepare(benchmark.test, replace(crop, context=0.0), cache)
+    run = Run(config, folder, benchmark, people, test, profile_for(config.profile, people.data.skeleton), machine,
+               people.data.fingerprint(), test.data.fingerprint())  # fmt: skip
+    unlabelled = len(people) - int(initial(run, 0).sum())
+    wanted = config.stages * config.budget
+    if wanted > unlabelled:
+        raise ConfigError(
+            f"{config.stages} stages of {config.budget} want {wanted} people, the pool has {unlabelled}: lower "
+            "--budget or --stages"
+        )
+    return run
+
+
+def initial(run: Run, seed: int) -> npt.NDArray[np.bool_]:
+    """Mask of the initial labelled set over the people that could be cut."""
+    everyone_N = run.benchmark.initial(run.config.initial, seed)
+    return everyone_N[run.people.row_N]
+
+
+def new_model(run: Run, seed: int) -> PoseModel:
+    """A pose net of the recipe's size with fresh weights."""
+    recipe, skeleton = run.config.recipe, run.people.data.skeleton
+    size = HourglassConfig(joints=len(skeleton), **asdict(recipe.net))
+    return checkpoint.new_model(size, skeleton, recipe.crop, recipe.target, seed)
+
+
+def train(
+    run: Run, model: PoseModel, labelled: Crops, config: PoseTraining, *, seed: int, state: Path, what: str,
+    heads: tuple[HeadName, ...] = (),
+) -> PoseModel:  # fmt: skip
+    """Train the pose net, with heads beside it when the recipe says ``joint``; its provenance goes into its facts."""
+    recipe = run.config.recipe
+    joint = heads if recipe.heads.how == "joint" else ()
+    new: dict[HeadName, LossHead] = {name: checkpoint.new_head(model, name, seed) for name in joint}
+    started = time.perf_counter()
+    history = train_pose(model, labelled, config, run.machine, seed=seed, state=state, heads=new,
+                         head_config=recipe.heads, what=what)  # fmt: skip
+    return with_facts(
+        model.with_heads(new),
+        what=what,
+        dataset=run.config.dataset,
+        preset=run.config.preset,
+        seed=seed,
+        recipe=asdict(recipe),
+        labelled=len(labelled),
+        labelled_ids=list(labelled.data.ids),
+        train_seconds=time.perf_counter() - started,
+        head_seconds=0.0,
+        losses=[[round(epoch.train_loss, 6), round(epoch.validation_loss, 6)] for epoch in history],
+        head_losses={},
+    )
+
+
+def add_heads(
+    run: Run, model: PoseModel, names: list[HeadName], labelled: Crops, seed: int, what: str,
+    warm: PoseModel | None = None,
+) -> PoseModel:  # fmt: skip
+    """Train heads on the frozen pose net, fresh or from the heads of ``warm``."""
+    recipe = run.config.recipe
+    if recipe.heads.how == "joint":
+        raise ConfigError(f"{what}: heads that are trained beside the pose net cannot be added to it later: name all "
+                          "methods at once, in a new --out")  # fmt: skip
+    heads: dict[HeadName, LossHead] = {
+        name: copy.deepcopy(warm.heads[name]) if warm and name in warm.heads else checkpoint.new_head(model, name, seed)
+        for name in names
+    }
+    started = time.perf_counter()
+    losses = train_heads(
+        model, heads, labelled, recipe.heads, run.machine, seed=seed, validation=recipe.pose.validation, what=what
+    )
+    rounded = {name: [round(loss, 6) for loss in of_head] for name, of_head in losses.items()}
+    return with_facts(
+        model.with_heads(heads),
+        head_seconds=model.facts["head_seconds"] + time.perf_counter() - started,
+        head_losses={**model.facts["head_losses"], **rounded},
+    )
+
+
+def tested(run: Run, model: PoseModel) -> PoseModel:
+    """The model with its test PCK among its facts; one that was tested the same way before is returned as it is."""
+    how = {"profile": run.profile.name, "data_sha256": run.test_sha256}
+    if model.facts.get("tested") == how:
+        return model
+    scored = score(model, run.test, run.machine, what="test")
+    return with_facts(model, tested=how, test_pck=judge_scored(run.test.data, scored, run.profile).pck(),
+                       test_pck_neighbours=neighbours(run.test.data, scored, run.profile, None))  # fmt: skip
+
+
+def with_facts(model: PoseModel, **facts: Any) -> PoseModel:
+    """The model with more provenance."""
+    return replace(model, facts={**model.facts, **facts})
