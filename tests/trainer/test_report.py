@@ -1,0 +1,557 @@
+"""The report of fabricated runs: what a reader must find in it, and what must never be in it.
+
+Shapes: N people of the pool, M selected, G people in the gallery, J joints, S crop side.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from alpose.runtime.errors import DataNotFoundError
+from alpose.runtime.skeleton import LSP
+from alpose.trainer import metrics
+from alpose.trainer.report import write_report
+from alpose.trainer.report.figures import risk_curve
+from alpose.trainer.report.methods import LOOKS
+from alpose.trainer.report.tables import MEASURES
+from alpose.trainer.results import Gallery, Results, Row, Scores, load_npz, save_npz, stage_folder
+from alpose.trainer.samplers import METHODS
+from alpose.trainer.statistics import holm, paired_t_test
+
+NOISE = {
+    "random": None,
+    "coreset": 3.0,
+    "entropy": 0.9,
+    "multipeak": 1.1,
+    "ll": 1.2,
+    "ll-gap": 1.5,
+    "ll++": 0.8,
+    "ll++conv": 0.7,
+    "oracle-loss": 0.0,
+    "oracle-pck": 0.0,
+}
+"""How far each fabricated score lies from the true loss; None has nothing to do with it."""
+
+
+def write_run(
+    run: Path,
+    methods: Sequence[str] = tuple(NOISE),
+    seeds: int = 1,
+    stages: int = 1,
+    N: int = 90,
+    budget: int = 15,
+    select_only: bool = False,
+    crops_GSS3: npt.NDArray[np.uint8] | None = None,
+    true_GJ2: npt.NDArray[np.float32] | None = None,
+    **config: Any,
+) -> Results:
+    """Rows, scores and galleries of a run that never was; the numbers belong together."""
+    generator = np.random.default_rng(7)
+    rows = []
+    if crops_GSS3 is None:
+        crops_GSS3 = generator.integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+    for seed in range(seeds):
+        for stage in range(1, stages + 1):
+            loss_N = generator.gamma(2.0, 0.5, N).astype(np.float32)
+            easy_N = 1.3 - 0.45 * loss_N + 0.12 * stage + generator.normal(0, 0.12, N)
+            pck_N = (np.round(np.clip(easy_N, 0, 1) * 14) / 14).astype(np.float32)
+            pck_N[:2] = np.nan
+            ceiling = float(np.nanmean(pck_N[np.argsort(np.nan_to_num(pck_N, nan=9))[:budget]]))
+            ids = tuple(f"lspet/im{n:05d}" for n in range(N))
+            for method in methods:
+                noise = NOISE.get(method, 1.0)
+                blur_N = generator.normal(0, 1, N)
+                score_N = blur_N if noise is None else np.log(loss_N) + noise * blur_N
+                if method == "oracle-pck":
+                    score_N = -np.nan_to_num(pck_N, nan=9).astype(np.float64)
+                scores = Scores(ids, score_N.astype(np.float32), loss_N, pck_N, np.argsort(-score_N)[:budget])
+                folder = stage_folder(run, seed, method, stage)
+                scores.save(folder / "scores.npz")
+                if (seed, stage) == (0, 1):
+                    fabricate_gallery(scores, crops_GSS3, true_GJ2, generator).save(folder / "gallery.npz")
+                rows.append(fabricate_row(method, seed, stage, scores, budget, ceiling, select_only))
+    recipe = {"crop": {"size_px": 128}, "net": {"stacks": 2, "channels": 64}}
+    epochs = {"pose": {"epochs": 80}, "retrain": {"epochs": 25}}
+    plan = {"methods": list(methods), "seeds": seeds, "stages": stages, "budget": budget}
+    names = {"dataset": "lsp", "preset": "laptop", "profile": "standard", "start": "warm"}
+    settings = {**names, **plan, "select_only": select_only, "recipe": recipe | epochs, **config}
+    results = Results(settings, {"python": "3.11", "torch": "2.x"}, tuple(rows))
+    results.save(run)
+    return results
+
+
+def fabricate_row(
+    method: str, seed: int, stage: int, scores: Scores, budget: int, ceiling: float, select_only: bool
+) -> Row:
+    """The row that belongs to the scores."""
+    pck_N, chosen_M = scores.image_pck_N, scores.selected_M
+    pool_pck, selected_pck = float(np.nanmean(pck_N)), float(np.nanmean(pck_N[chosen_M]))
+    known_N = np.isfinite(pck_N)
+    score_P, failed_P = scores.score_N[known_N], pck_N[known_N] < 0.5
+    spearman, pearson = metrics.correlation(scores.score_N, scores.true_loss_N)
+    return Row(
+        method=method,
+        seed=seed,
+        stage=stage,
+        labelled=1000 + (stage - 1) * budget,
+        pool=len(pck_N),
+        selected=budget,
+        base_test_pck=0.7 + 0.004 * seed,
+        test_pck=None if select_only else 0.71 + 0.02 * stage + 0.003 * seed + 0.001 * len(method),
+        pool_pck=pool_pck,
+        selected_pck=selected_pck,
+        selected_true_loss=float(scores.true_loss_N[chosen_M].mean()),
+        auroc=metrics.auroc(score_P, failed_P),
+        aurc=metrics.aurc(score_P, failed_P),
+        spearman=spearman,
+        pearson=pearson,
+        precision_at_budget=float((pck_N[chosen_M] < 0.5).mean()),
+        gap_closed=(pool_pck - selected_pck) / (pool_pck - ceiling),
+        failures=int(failed_P.sum()),
+        unscored=int((~known_N).sum()),
+        train_seconds=None if select_only else 61.5,
+        score_seconds=2.25,
+    )
+
+
+def fabricate_gallery(
+    scores: Scores,
+    crops_GSS3: npt.NDArray[np.uint8],
+    true_GJ2: npt.NDArray[np.float32] | None,
+    generator: np.random.Generator,
+) -> Gallery:
+    """As many of the selected as there are crops."""
+    G, S, J = len(crops_GSS3), crops_GSS3.shape[1], len(LSP)
+    first_G = scores.selected_M[:G]
+    true_GJ2 = generator.uniform(0, S, (G, J, 2)).astype(np.float32) if true_GJ2 is None else true_GJ2
+    predicted_GJ2 = (true_GJ2 + generator.normal(0, S / 16, true_GJ2.shape)).astype(np.float32)
+    labelled_GJ = np.ones((G, J), dtype=np.bool_)
+    labelled_GJ[0, 3] = False
+    return Gallery(
+        ids=tuple(scores.ids[n] for n in first_G),
+        crops_GSS3=crops_GSS3,
+        true_GJ2=true_GJ2,
+        labelled_GJ=labelled_GJ,
+        predicted_GJ2=predicted_GJ2,
+        score_G=scores.score_N[first_G],
+        true_loss_G=scores.true_loss_N[first_G],
+        image_pck_G=scores.image_pck_N[first_G],
+        skeleton=LSP,
+    )
+
+
+class Tables(HTMLParser):
+    """Table cells by section, as (text of the large line, small line, is bold)."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.cells: dict[str, dict[str, list[tuple[str, str, bool]]]] = {}
+        self.section = self.title = ""
+        self.parts: list[str] = []
+        self.small: list[str] = []
+        self.inside: list[str] = []
+        self.bold = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "section":
+            self.section = dict(attrs)["id"] or ""
+            self.cells[self.section] = {}
+        elif tag in ("td", "th"):
+            self.parts, self.small, self.bold = [], [], False
+            self.inside = ["cell"]
+        elif tag in ("small", "strong") and self.inside:
+            self.inside.append(tag)
+            self.bold |= tag == "strong"
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            (self.small if "small" in self.inside else self.parts).append(data.strip())
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("small", "strong") and self.inside:
+            self.inside.remove(tag)
+        elif tag == "th":
+            self.title, self.inside = "".join(self.parts), []
+            self.cells.setdefault(self.section, {})[self.title] = []
+        elif tag == "td":
+            self.cells[self.section][self.title].append(("".join(self.parts), "".join(self.small), self.bold))
+            self.inside = []
+
+
+def values(results: Results, method: str, stage: int, field: str) -> list[float]:
+    """One field over the seeds, straight from the rows."""
+    return [getattr(row, field) for row in results.rows if (row.method, row.stage) == (method, stage)]
+
+
+def printed(numbers: list[float]) -> str:
+    """What a cell of ``mean ± sd`` has to say."""
+    mean = f"{statistics.fmean(numbers):.3f}"
+    sd = "" if len(numbers) == 1 else f" ± {statistics.stdev(numbers):.3f}"
+    return (mean + sd).replace("-", "\N{MINUS SIGN}")
+
+
+def finding(page: str) -> str:
+    """The sentence under the title."""
+    found = re.search(r'<p class="finding">(.*?)</p>', page, re.S)
+    assert found is not None
+    return html.unescape(found[1])
+
+
+Run = tuple[Results, str]
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All methods, 5 seeds, 3 stages: results and page."""
+    run = tmp_path_factory.mktemp("full")
+    return write_run(run, seeds=5, stages=3), write_report(run).read_text()
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All methods, 1 seed, 1 stage: results and page."""
+    run = tmp_path_factory.mktemp("small")
+    return write_run(run), write_report(run).read_text()
+
+
+@pytest.mark.parametrize(("run", "stages"), [("small_run", 1), ("full_run", 3)])
+def test_tables_say_what_the_rows_say(run: str, stages: int, request: pytest.FixtureRequest) -> None:
+    """Every method is there, A, B and C are formatted from the rows, and curves want stages."""
+    results, page = request.getfixturevalue(run)
+    cells = Tables(page).cells
+
+    for method in NOISE:
+        for stage in range(1, stages + 1):
+            for table, field in (("selected", "selected_pck"), ("accuracy", "test_pck")):
+                assert cells[table][method][stage - 1][0] == printed(values(results, method, stage, field))
+        for place, field in ((1, "auroc"), (2, "aurc"), (3, "spearman"), (4, "pearson")):
+            assert cells["detection"][method][place][0] == printed(values(results, method, 1, field))
+    assert cells["accuracy"]["base model"][0][0] == printed(values(results, "ll", 1, "base_test_pck"))
+    assert page.count('id="curves"') == (stages > 1)
+
+
+def test_the_best_mean_is_bold_and_oracles_do_not_compete(full_run: Run) -> None:
+    """Lowest of Table A, highest of Table B, as printed."""
+    results, page = full_run
+    cells = Tables(page).cells
+    rivals = [method for method in NOISE if not method.startswith("oracle")]
+
+    for table, field, best in (("selected", "selected_pck", min), ("accuracy", "test_pck", max)):
+        for stage in (1, 2, 3):
+            mean = {m: f"{statistics.fmean(values(results, m, stage, field)):.3f}" for m in rivals}
+            bold = {method for method in NOISE if cells[table][method][stage - 1][2]}
+            assert bold == {method for method in rivals if mean[method] == best(mean.values())}
+
+
+def test_holm_adjusted_tests_against_random(full_run: Run) -> None:
+    """The p-values are those of the rows, adjusted over the whole table, oracles not among them."""
+    results, page = full_run
+    rivals = [method for method in NOISE if method != "random" and "oracle" not in method]
+    keys = [(method, stage) for method in rivals for stage in (1, 2, 3)]
+    pairs = [[values(results, name, stage, "selected_pck") for name in (m, "random")] for m, stage in keys]
+    tests = [paired_t_test(ours, theirs, "less") for ours, theirs in pairs]
+    p_values = [test.p for test in tests if test.p is not None]
+    cells = Tables(page).cells["selected"]
+
+    for (method, stage), p, adjusted in zip(keys, p_values, holm(p_values), strict=True):
+        shown = [f"= {value:.3f}" if value >= 0.001 else "< 0.001" for value in (p, adjusted)]
+        assert cells[method][stage - 1][1] == f"p {shown[0]} · Holm {shown[1]}"
+    assert [cells[method][0][1] for method in ("random", "oracle-loss", "oracle-pck")] == ["", "", ""]
+    assert f"all {len(keys)} tests" in page
+
+
+def test_one_seed_is_said_to_be_one_seed(small_run: Run) -> None:
+    """No ±, no test, and the finding warns."""
+    _, page = small_run
+
+    assert "No tests: 1 seed, at least 3 are needed." in page
+    assert "This is one seed: no test is possible" in finding(page)
+    assert "±" not in page.split('id="published"')[0]
+
+
+def test_the_finding_names_the_best_and_its_numbers(full_run: Run) -> None:
+    """Lowest mean at stage 1 against random's, and the gap to the oracle."""
+    results, page = full_run
+    rivals = [method for method in NOISE if "oracle" not in method]
+    mean = {method: statistics.fmean(values(results, method, 1, "selected_pck")) for method in rivals}
+    best = min(rivals, key=mean.__getitem__)
+    closed = statistics.fmean(values(results, best, 1, "gap_closed"))
+    sentence = finding(page)
+
+    assert f"the people that {best} chose" in sentence
+    assert f"PCK {mean[best]:.3f} against {mean['random']:.3f}" in sentence
+    assert f"{100 * closed:.0f} % of the way" in sentence
+    assert "That is more than chance would explain" in sentence
+
+
+def test_a_lost_run_is_told_as_lost(tmp_path: Path) -> None:
+    """No method below random: the finding says so and claims nothing."""
+    results = write_run(tmp_path, ["random", "ll", "ll++"], seeds=5)
+    worse = {"random": 0.3, "ll": 0.5, "ll++": 0.4}
+    rows = tuple(replace(row, selected_pck=worse[row.method] + 0.01 * row.seed**2) for row in results.rows)
+    Results(results.config, {}, rows).save(tmp_path)
+    sentence = finding(write_report(tmp_path).read_text())
+
+    assert "no method found worse predictions than random selection did: the best, ll++" in sentence
+    assert "chance would explain" not in sentence
+
+
+def test_a_difference_within_chance_is_told_as_such(tmp_path: Path) -> None:
+    """Lower on average, but not by more than the seeds differ."""
+    results = write_run(tmp_path, ["random", "ll"], seeds=4)
+    shift = {"random": (0.0, 0.0, 0.0, 0.0), "ll": (-0.1, 0.1, -0.1, 0.05)}
+    rows = tuple(replace(row, selected_pck=0.4 + shift[row.method][row.seed]) for row in results.rows)
+    Results(results.config, {}, rows).save(tmp_path)
+
+    assert "That is not more than chance would explain" in finding(write_report(tmp_path).read_text())
+
+
+def test_differences_that_do_not_vary_have_no_test(tmp_path: Path) -> None:
+    """A constant difference has no t; the note says so."""
+    results = write_run(tmp_path, ["random", "ll"], seeds=3)
+    rows = tuple(replace(row, selected_pck=0.3 + 0.1 * (row.method == "random")) for row in results.rows)
+    Results(results.config, {}, rows).save(tmp_path)
+    page = write_report(tmp_path).read_text()
+
+    assert "Stage 1, no test of ll: the differences do not vary over the seeds." in page
+
+
+def test_nothing_comes_from_the_network(full_run: Run) -> None:
+    """Every reference is into the page itself or a data URI."""
+    _, page = full_run
+    references = re.findall(r'(?:src|href|action|poster|data|cite)\s*=\s*"([^"]*)"', page)
+    references += re.findall(r"url\(([^)]*)\)", page)
+
+    assert references
+    assert [ref for ref in references if not ref.startswith(("#", "data:image/"))] == []
+    for forbidden in ("://", "@import", "<script"):
+        assert forbidden not in page
+
+
+def test_a_large_pool_makes_a_small_file(tmp_path: Path) -> None:
+    """10,000 people, 1000 selected: ten such methods with their galleries stay well under 5 MB."""
+    write_run(tmp_path, ["ll"], N=10_000, budget=1000)
+
+    assert write_report(tmp_path).stat().st_size < 300_000
+
+
+def test_ids_in_the_page_are_unique_and_references_resolve(full_run: Run) -> None:
+    """Drawings on one page must not share ids: a clip path of one would cut another."""
+    _, page = full_run
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    used = re.findall(r'(?:href="|url\()#([^")]*)', page)
+
+    assert len(ids) == len(set(ids))
+    assert set(used) <= set(ids)
+
+
+def test_no_stand_in_colour_is_left(full_run: Run) -> None:
+    """Every colour of the figures is a variable of the page, so that they follow its colour scheme."""
+    _, page = full_run
+    drawings = re.findall(r'<svg role="img" aria-label="[^"]*against.*?</svg>', page, re.S)
+
+    assert len(drawings) == 10  # 2 curves, 7 scatters, risk and coverage
+    assert all("var(--m" in svg for svg in drawings)
+    assert [color for svg in drawings for color in re.findall(r"#[0-9a-f]{6}\b", svg)] == []
+
+
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
+    """Ids, dataset names and config values come from outside."""
+    evil = "<script>alert('x')</script>"
+    write_run(tmp_path, ["random", "ll"], dataset=f'{evil}&"', note=evil)
+    folder = stage_folder(tmp_path, 0, "ll", 1)
+    gallery = Gallery.load(folder / "gallery.npz")
+    ids = (f'"><img src=x onerror=alert(1)>{evil}', *gallery.ids[1:])
+    replace(gallery, ids=ids).save(folder / "gallery.npz")
+    page = write_report(tmp_path).read_text()
+
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;alert" in page
+
+
+def test_an_unknown_method_with_a_hostile_name_is_drawn(tmp_path: Path) -> None:
+    """A method of tomorrow gets a spare colour; its name stays text in tables and figures."""
+    write_run(tmp_path, ["random", "ll", "new<i>"], stages=2)
+    page = write_report(tmp_path).read_text()
+
+    assert "<i>" not in page
+    assert "new&lt;i&gt;" in page
+
+
+def test_an_unfinished_run_says_what_is_missing(tmp_path: Path) -> None:
+    """Rows, scores and galleries that are not there are named, and the rest is reported."""
+    results = write_run(tmp_path, ["random", "coreset", "entropy", "ll", "ll++"], seeds=2, stages=2)
+    gone = {("ll", 1), ("entropy", 0), ("entropy", 1)}
+    rows = tuple(row for row in results.rows if (row.method, row.seed) not in gone)
+    Results(results.config, {}, rows).save(tmp_path)
+    (stage_folder(tmp_path, 0, "ll++", 1) / "scores.npz").unlink()
+    (stage_folder(tmp_path, 0, "ll++", 1) / "gallery.npz").unlink()
+    (stage_folder(tmp_path, 0, "coreset", 1) / "scores.npz").write_bytes(b"PK\x03\x04 half a file")
+    page = html.unescape(write_report(tmp_path).read_text())
+    cells = Tables(page).cells
+
+    assert "ll: 2 selections missing (seed 1 stage 1, seed 1 stage 2)." in page
+    assert "entropy: 4 selections missing" in page
+    assert "ll++, seed 0, stage 1: scores.npz is missing." in page
+    assert "ll++, seed 0, stage 1: gallery.npz is missing." in page
+    assert "coreset, seed 0, stage 1: scores.npz is damaged" in page
+    assert cells["selected"]["entropy"] == [("—", "", False)] * 2
+    assert cells["selected"]["ll"][0][1] == "1 of 2 seeds"
+    assert "The run is unfinished" in finding(page)
+
+
+def test_a_mean_over_fewer_seeds_is_not_best(tmp_path: Path) -> None:
+    """A lucky first seed does not win against methods that have finished all of theirs."""
+    results = write_run(tmp_path, ["random", "ll", "ll++"], seeds=3)
+    lucky = [replace(row, selected_pck=0.0) for row in results.rows if row.method == "ll++" and row.seed == 0]
+    rows = [row for row in results.rows if row.method != "ll++"]
+    Results(results.config, {}, (*rows, *lucky)).save(tmp_path)
+    cells = Tables(write_report(tmp_path).read_text()).cells["selected"]
+
+    assert cells["ll++"] == [("0.000", "1 of 3 seeds", False)]
+    assert cells["ll"][0][2]
+
+
+def test_scores_that_point_outside_their_pool_are_named(tmp_path: Path) -> None:
+    """They are not drawn."""
+    write_run(tmp_path, ["random", "ll"])
+    path = stage_folder(tmp_path, 0, "ll", 1) / "scores.npz"
+    save_npz(path, load_npz(path) | {"selected_M": np.array([10_000])})
+
+    assert "ll, seed 0, stage 1: scores.npz is damaged." in write_report(tmp_path).read_text()
+
+
+def test_a_run_without_a_row_is_reported(tmp_path: Path) -> None:
+    """The first look at a run that has just begun; the base model is there before any row."""
+    bases = ({"seed": 0, "test_pck": 0.7125, "train_seconds": 420.0},)
+    Results({"methods": ["random", "ll"], "seeds": 1, "stages": 1}, {}, (), bases).save(tmp_path)
+    page = write_report(tmp_path).read_text()
+
+    assert "ll: 1 selection missing" in page
+    assert "has finished a stage yet" in finding(page)
+    assert Tables(page).cells["accuracy"]["base model"][0][0] == f"{0.7125:.3f}"
+    assert "Training a base model took 7.0 min" in page
+
+
+def test_an_empty_config_is_reported(tmp_path: Path) -> None:
+    """Rows alone are enough."""
+    results = write_run(tmp_path, ["random", "ll"], seeds=2, stages=2)
+    Results({}, {}, results.rows).save(tmp_path)
+    page = write_report(tmp_path).read_text()
+
+    assert Tables(page).cells["selected"]["ll"][1][0] == printed(values(results, "ll", 2, "selected_pck"))
+    assert "not recorded" in page
+
+
+def test_no_results_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    """A wrong folder is the likeliest mistake."""
+    with pytest.raises(DataNotFoundError, match=re.escape(str(tmp_path / "results.json"))):
+        write_report(tmp_path)
+
+
+def test_values_that_are_not_defined_are_dashes(tmp_path: Path) -> None:
+    """None is a dash in its cell, and never the word None or nan."""
+    results = write_run(tmp_path, ["random", "ll", "ll++"], seeds=3)
+    names = [measure.field for measure in MEASURES]
+    names += ["selected_pck", "pool_pck", "test_pck", "train_seconds", "base_test_pck"]
+    nothing: dict[str, Any] = dict.fromkeys(names)
+    rows = tuple(replace(row, **nothing) if row.method == "ll" else row for row in results.rows)
+    Results(results.config, {}, rows).save(tmp_path)
+    cells = Tables(write_report(tmp_path).read_text()).cells
+    texts = {text.lower() for lines in cells.values() for line in lines.values() for text, _, _ in line}
+
+    assert cells["selected"]["ll"] == cells["accuracy"]["ll"] == [("—", "", False)]
+    assert cells["detection"]["ll"] == [("—", "", False)] * len(MEASURES)
+    assert not texts & {"none", "nan"}
+
+
+def test_select_only_has_dashes_and_a_footnote(tmp_path: Path) -> None:
+    """Table B stays, and says why it is empty."""
+    write_run(tmp_path, ["random", "ll"], select_only=True)
+    page = write_report(tmp_path).read_text()
+
+    assert Tables(page).cells["accuracy"]["ll"] == [("—", "", False)]
+    assert "--select-only" in page
+
+
+PRINTED = {"lsp": "0.209 ± 0.018", "mpii": "0.309 ± 0.029", "coco": None}
+
+
+@pytest.mark.parametrize(("dataset", "first"), PRINTED.items())
+def test_published_numbers_stand_beside_ours(tmp_path: Path, dataset: str, first: str | None) -> None:
+    """LL++conv at stage 1 as in Table 3a, this run's value under it; none for other data sets."""
+    results = write_run(tmp_path, ["random", "ll++conv"], dataset=dataset)
+    page = write_report(tmp_path).read_text()
+    part = page.partition('id="published"')[2]
+
+    assert bool(part) == (first is not None)
+    if first is not None:
+        assert part.index(first) < part.index(printed(values(results, "ll++conv", 1, "selected_pck")))
+        assert "<strong>differs</strong>" in part
+
+
+def test_neighbouring_thresholds_of_the_official_profile(tmp_path: Path) -> None:
+    """Each threshold has a column per stage; a row without them has a dash."""
+    results = write_run(tmp_path, ["random", "ll"], profile="official-2021")
+    at: dict[str, dict[str, float | None]] = {"0.1579": {"selected_pck": 0.123}, "0.2105": {"selected_pck": None}}
+    rows = tuple(replace(row, neighbours=at) if row.method == "ll" else row for row in results.rows)
+    Results(results.config, {}, rows).save(tmp_path)
+    cells = Tables(write_report(tmp_path).read_text()).cells["neighbours"]
+
+    assert cells["ll"] == [("0.123", "", False), ("—", "", False)]
+    assert cells["random"] == [("—", "", False)] * 2
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+    """Nothing of the clock or of memory addresses is in the page."""
+    write_run(tmp_path, ["random", "ll"], stages=2)
+
+    assert write_report(tmp_path).read_bytes() == write_report(tmp_path).read_bytes()
+
+
+def test_a_joint_without_label_is_not_drawn(tmp_path: Path) -> None:
+    """Of 14 true joints the first person lacks one, and with it the links that end there."""
+    write_run(tmp_path, ["random", "ll"])
+    page = write_report(tmp_path).read_text()
+    links, joints = re.findall(r'<path class="true" d="([^"]*)"/>', page)[:2]
+
+    assert joints.count("M") == len(LSP) - 1
+    assert links.count("M") == sum(3 not in link for link in LSP.links)
+
+
+def scores_of(score_N: Sequence[float], pck_N: Sequence[float]) -> Scores:
+    """A record of a pool of which nobody was selected."""
+    score, pck = (np.array(column, dtype=np.float32) for column in (score_N, pck_N))
+    return Scores(tuple("abcdefgh"[: len(score)]), score, pck, pck, np.array([], dtype=np.int64))
+
+
+def test_risk_curve_of_hand_worked_scores() -> None:
+    """The two failures score highest: no risk up to half coverage, then 1/3 and 1/2; no PCK, no point."""
+    kept_K, risk_K = risk_curve(scores_of([0.1, 0.9, 0.2, 0.8, 5.0], [0.9, 0.1, 0.5, 0.4, np.nan]))
+
+    assert kept_K == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert risk_K == pytest.approx([0, 0, 1 / 3, 1 / 2])
+
+
+def test_risk_curve_of_nothing_is_empty() -> None:
+    """A pool without a single defined PCK draws no line."""
+    assert [len(part) for part in risk_curve(scores_of([1.0, 2.0], [np.nan, np.nan]))] == [0, 0]
+
+
+def test_every_method_of_the_benchmark_has_its_look() -> None:
+    """Names are those of the samplers, in their order; two that look alike could not be told apart."""
+    assert tuple(LOOKS) == METHODS
+    assert len({(look.light, look.dash, look.marker) for look in LOOKS.values()}) == len(METHODS)

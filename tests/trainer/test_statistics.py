@@ -1,0 +1,136 @@
+"""Statistics over seeds, against hand-worked values."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from alpose.runtime.errors import ConfigError, DataError
+from alpose.trainer.statistics import holm, mean_sd, paired_t_test
+
+
+def test_mean_and_sample_sd() -> None:
+    """2, 4, 9: mean 5, squares 9 + 1 + 16 = 26 over n - 1 = 2."""
+    summary = mean_sd([2.0, 4.0, 9.0])
+
+    assert summary.mean == 5.0
+    assert summary.sd == pytest.approx(math.sqrt(13))
+    assert summary.count == 3
+    assert summary.reason is None
+
+
+@pytest.mark.parametrize("hole", [None, math.nan, math.inf])
+def test_undefined_values_are_left_out_and_not_counted(hole: float | None) -> None:
+    """A hole changes the count, not the mean."""
+    assert mean_sd([1.0, hole, 3.0]) == mean_sd([1.0, 3.0])
+
+
+def test_one_value_has_a_mean_and_no_sd() -> None:
+    """The sd is None, with the reason."""
+    summary = mean_sd([0.25])
+
+    assert (summary.mean, summary.sd, summary.count) == (0.25, None, 1)
+    assert summary.reason is not None
+
+
+@pytest.mark.parametrize("values", [[], [None], [math.nan, None]])
+def test_no_value_has_neither(values: list[float | None]) -> None:
+    """Nothing to average is None, not an error and not NaN."""
+    summary = mean_sd(values)
+
+    assert (summary.mean, summary.sd, summary.count) == (None, None, 0)
+    assert summary.reason is not None
+
+
+def test_equal_values_have_sd_zero() -> None:
+    """Zero is a defined sd."""
+    assert mean_sd([0.3, 0.3, 0.3]).sd == 0.0
+
+
+def test_t_of_hand_worked_differences() -> None:
+    """Differences -1, -2, -3: mean -2, sd 1, t = -2 sqrt(3), 2 degrees of freedom.
+
+    With 2 degrees of freedom P(T < t) = 1/2 + t / (2 sqrt(2 + t^2)), here 1/2 - sqrt(12 / 14) / 2.
+    """
+    test = paired_t_test([1.0, 1.0, 1.0], [2.0, 3.0, 4.0], "less")
+
+    assert test.t == pytest.approx(-2 * math.sqrt(3))
+    assert test.p == pytest.approx(0.5 - math.sqrt(12 / 14) / 2)
+    assert test.count == 3
+
+
+def test_the_three_alternatives_fit_together() -> None:
+    """less + greater = 1, and two-sided is twice the smaller."""
+    a, b = [0.2, 0.3, 0.25, 0.4], [0.3, 0.31, 0.27, 0.5]
+    less, greater, both = (paired_t_test(a, b, tail).p for tail in ("less", "greater", "two-sided"))
+    assert less is not None
+    assert greater is not None
+
+    assert less + greater == pytest.approx(1)
+    assert both == pytest.approx(2 * min(less, greater))
+
+
+def test_pairs_with_a_hole_are_left_out_together() -> None:
+    """A hole on either side drops that seed from both."""
+    whole = paired_t_test([1.0, 2.0, 4.0], [2.0, 4.0, 5.0])
+    holed = paired_t_test([1.0, None, 2.0, 9.0, 4.0], [2.0, 9.0, 4.0, math.nan, 5.0])
+
+    assert holed == whole
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "reason"),
+    [
+        ([], [], "0 pairs"),
+        ([0.2], [0.3], "1 pair,"),
+        ([0.2, None], [None, 0.3], "0 pairs"),
+        ([0.1, 0.2, 0.3], [0.2, 0.3, 0.4], "do not vary"),
+        ([0.5, 0.5], [0.5, 0.5], "do not vary"),
+        ([0.0, 0.0], [0.0, 0.0], "do not vary"),
+    ],
+)
+def test_an_undefined_test_says_why(a: list[float | None], b: list[float | None], reason: str) -> None:
+    """No p, no warning, no NaN: 0.1 - 0.2 and 0.2 - 0.3 differ by rounding only, and count as equal."""
+    test = paired_t_test(a, b, "less")
+
+    assert (test.t, test.p) == (None, None)
+    assert reason in (test.reason or "")
+
+
+def test_unequal_lengths_are_an_error() -> None:
+    """Seeds that were not paired would otherwise be cut off silently."""
+    with pytest.raises(DataError, match="a has 2 values and b has 3"):
+        paired_t_test([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_unknown_alternative_is_an_error() -> None:
+    """The message names the value."""
+    with pytest.raises(ConfigError, match="'lower'"):
+        paired_t_test([1.0, 2.0], [1.0, 3.0], "lower")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        # sorted .005 .01 .03 .04, times 4 3 2 1 = .02 .03 .06 .04; the last may not fall below .06
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        # 3 × .5 passes 1
+        ([0.5, 0.6, 0.7], [1.0, 1.0, 1.0]),
+        # ties: 2 × .02 = .04, then 1 × .02 is raised to it
+        ([0.02, 0.02], [0.04, 0.04]),
+        ([0.0, 1.0], [0.0, 1.0]),
+    ],
+)
+def test_holm(p_values: list[float], adjusted: list[float]) -> None:
+    """Step down, never below the one before, never above 1, in the order given."""
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+@pytest.mark.parametrize("bad", [-0.01, 1.01, math.nan])
+def test_holm_refuses_what_is_no_p_value(bad: float) -> None:
+    """The message says which."""
+    with pytest.raises(DataError, match=r"p_values\[1\]"):
+        holm([0.5, bad])
