@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from .bases import Base
 from .checkpoint import PoseModel
 from .data.crops import Crops
 from .detection import Selection, head_of, judge_scored, measure, neighbours, select
-from .device import Machine, environment
+from .device import Machine
 from .metrics import neighbour_thresholds
 from .models.heads import HeadName
 from .results import Gallery, Results, Row, Scores, read_json, row_from_json, stage_folder, write_json
@@ -219,30 +220,35 @@ def _retrain(
 
 
 def _collect(run: Run) -> Results:
-    """Gather every row that this folder holds, and write ``results.json``."""
+    """Gather every row that this folder holds, those of earlier calls too, and write ``results.json``."""
     rows = [row_from_json(read_json(path)) for path in run.folder.glob("seed-*/*/stage-*/row.json")]
     order = {method: place for place, method in enumerate(METHODS)}
     rows.sort(key=lambda row: (row.seed, order[row.method], row.stage))  # type: ignore[index]
-    bases = []
-    for path in sorted(run.folder.glob("seed-*/base/model.json"), key=lambda path: int(path.parts[-3][5:])):
-        facts = read_json(path)["facts"]
-        bases.append(
-            {
-                "seed": int(path.parts[-3][5:]),
-                **{
-                    name: facts[name]
-                    for name in ("labelled", "test_pck", "test_pck_neighbours", "train_seconds", "head_seconds")
-                },
-            }
-        )
-    left_out = len(run.people.left_out) + len(run.test.left_out)
-    config = {**asdict(run.config), "profile_details": asdict(run.profile), "people": len(run.people),
-              "test_people": len(run.test), "left_out": left_out,
-              "thresholds": [run.profile.threshold, *neighbour_thresholds(run.profile)]}  # fmt: skip
-    results = Results(config, environment(run.machine), tuple(rows), tuple(bases))
+    asked = run.config
+    config = asdict(asked) | {
+        "methods": sorted({*asked.methods, *(row.method for row in rows)}, key=lambda name: order[name]),  # type: ignore[index]
+        "seeds": max([asked.seeds, *(row.seed + 1 for row in rows)]),
+        "stages": max([asked.stages, *(row.stage for row in rows)]),
+        "profile_details": asdict(run.profile),
+        "thresholds": [run.profile.threshold, *neighbour_thresholds(run.profile)],
+        "people": len(run.people),
+        "test_people": len(run.test),
+        "left_out": len(run.people.left_out) + len(run.test.left_out),
+    }
+    results = Results(config, run.environment, tuple(rows), _bases(run))
     if run.machine.leads:
         results.save(run.folder)
     return results
+
+
+def _bases(run: Run) -> tuple[dict[str, Any], ...]:
+    """What is known of each seed's base model; one that was stopped before its test has no test PCK yet."""
+    wanted = ("labelled", "test_pck", "test_pck_neighbours", "train_seconds", "head_seconds")
+    bases = []
+    for path in run.folder.glob(f"seed-*/base/{checkpoint.FACTS}"):
+        facts = read_json(path)["facts"]
+        bases.append({"seed": int(facts["seed"]), **{name: facts.get(name) for name in wanted}})
+    return tuple(sorted(bases, key=lambda base: int(base["seed"])))
 
 
 def _say(run: Run, row: Row) -> None:

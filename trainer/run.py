@@ -23,7 +23,7 @@ from .checkpoint import PoseModel
 from .data.benchmarks import Benchmark, Sizes, load_benchmark
 from .data.crops import Crops, prepare
 from .detection import judge_scored, neighbours
-from .device import Machine
+from .device import Machine, environment
 from .metrics import Profile, ProfileName, profile_for
 from .models.heads import HeadName, LossHead
 from .models.hourglass import HourglassConfig
@@ -85,6 +85,8 @@ class Run:
     machine: Machine
     people_sha256: str
     test_sha256: str
+    environment: dict[str, Any]
+    """Of this call; a run that was continued elsewhere says where it ended."""
 
 
 def claim(config: CyclesConfig, folder: Path, machine: Machine) -> None:
@@ -106,14 +108,14 @@ def open_run(config: CyclesConfig, folder: Path, data_root: Path | None, cache: 
     """Read the data and cut the crops; refuse what could not be carried out to its end."""
     benchmark = load_benchmark(config.dataset, data_root, config.sizes)
     crop = config.recipe.crop
-    if machine.leads:  # one process cuts, the others open what it made
-        prepare(benchmark.people, crop, cache)
-        prepare(benchmark.test, replace(crop, context=0.0), cache)
-    machine.wait()
+    if not machine.leads:  # the leading process cuts, the others open what it made
+        machine.wait()
     people = prepare(benchmark.people, crop, cache)
     test = prepare(benchmark.test, replace(crop, context=0.0), cache)
+    if machine.leads:
+        machine.wait()
     run = Run(config, folder, benchmark, people, test, profile_for(config.profile, people.data.skeleton), machine,
-               people.data.fingerprint(), test.data.fingerprint())  # fmt: skip
+               people.data.fingerprint(), test.data.fingerprint(), environment(machine))  # fmt: skip
     unlabelled = len(people) - int(initial(run, 0).sum())
     wanted = config.stages * config.budget
     if wanted > unlabelled:
@@ -126,8 +128,7 @@ def open_run(config: CyclesConfig, folder: Path, data_root: Path | None, cache: 
 
 def initial(run: Run, seed: int) -> npt.NDArray[np.bool_]:
     """Mask of the initial labelled set over the people that could be cut."""
-    everyone_N = run.benchmark.initial(run.config.initial, seed)
-    return everyone_N[run.people.row_N]
+    return run.benchmark.initial(run.people.row_N, run.config.initial, seed)
 
 
 def new_model(run: Run, seed: int) -> PoseModel:

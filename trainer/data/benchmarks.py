@@ -44,18 +44,17 @@ class Benchmark:
     first: int | None
     """The first so many people are the initial labelled set; None draws it by seed."""
 
-    def initial(self, count: int, seed: int) -> npt.NDArray[np.bool_]:
-        """Mask over ``people`` of the initial labelled set."""
-        mask_N = np.zeros(len(self.people), dtype=np.bool_)
+    def initial(self, row_N: npt.NDArray[np.integer], count: int, seed: int) -> npt.NDArray[np.bool_]:
+        """Who is labelled at the start, as a mask over ``row_N``: the rows of ``people`` that are usable."""
         if self.first is not None:
-            mask_N[: self.first] = True
-            return mask_N
-        if not 2 <= count < len(self.people):
+            return row_N < self.first
+        if not 2 <= count < len(row_N):
             raise ConfigError(
-                f"{self.name}: cannot label {count} of {len(self.people)} people at the start: set --initial between 2 "
-                f"and {len(self.people) - 1}"
+                f"{self.name}: cannot label {count} of {len(row_N)} people at the start: set --initial between 2 and "
+                f"{len(row_N) - 1}"
             )
-        mask_N[np.random.default_rng([seed, 1]).permutation(len(self.people))[:count]] = True
+        mask_N = np.zeros(len(row_N), dtype=np.bool_)
+        mask_N[np.random.default_rng([seed, 1]).permutation(len(row_N))[:count]] = True
         return mask_N
 
 

@@ -8,19 +8,8 @@ from typing import Any, get_args
 
 import click
 
-from alpose.runtime.errors import AlposeError
-
+from ..click_errors import OneLineErrors
 from .sources import SOURCES, Dataset, Fetchable, data_root_of
-
-
-class _OneLineErrors(click.Group):
-    """Errors of alpose become a message and exit status 1, without a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except AlposeError as error:
-            raise click.ClickException(str(error)) from error
 
 
 class _NameOrFolder(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -51,7 +40,7 @@ _split = click.option("--split", help="Which annotation files of a COCO folder, 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
-@click.group(cls=_OneLineErrors)
+@click.group(cls=OneLineErrors)
 def data() -> None:
     """Get datasets, check them, look at them."""
 

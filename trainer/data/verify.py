@@ -328,7 +328,8 @@ def _newell_check(data: PoseData, path: Path) -> Check:
         if head is not None:
             found += 1
             agreed += abs(float(data.head_N[row]) / head - 1) < 1e-3
-    return Check(f"head sizes agree with {path.name}", f"{found:,} of {found:,}", f"{agreed:,} of {found:,}")
+    what = f"head sizes agree with {path.name}, {len(people.images):,} people"
+    return Check(what, f"{found:,} of {found:,}", f"{agreed:,} of {found:,}")
 
 
 def _rows(part: FolderReport) -> list[tuple[str, str]]:

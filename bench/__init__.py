@@ -1,0 +1,1 @@
+"""Side-by-side measurements; each writes its result under ``bench/results``."""

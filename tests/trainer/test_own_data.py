@@ -1,0 +1,140 @@
+"""The benchmark on datasets that people bring: MPII's JSON form and COCO folders, made from rendered people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from alpose.runtime.errors import ConfigError
+from alpose.runtime.skeleton import LSP, MPII
+from alpose.trainer.cycles import run_cycles
+from alpose.trainer.data.records import PoseData
+from alpose.trainer.data.synthetic import read_people
+from alpose.trainer.device import Machine
+from alpose.trainer.presets import preset
+from alpose.trainer.run import CyclesConfig
+
+
+def write_images(people: PoseData, folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{row:05d}.jpg" for row in range(len(people))]
+    for row, name in enumerate(names):
+        cv2.imwrite(str(folder / name), people.image(row)[..., ::-1])
+    return names
+
+
+def write_coco(people: PoseData, root: Path, part: str) -> None:
+    """A part of a COCO folder; image 3 of it is cut off, image 4 is missing."""
+    names = [f"{part}-{name}" for name in write_images(people, root / "scratch")]
+    (root / "images").mkdir(exist_ok=True)
+    for name in names:
+        (root / "scratch" / name.removeprefix(f"{part}-")).rename(root / "images" / name)
+    broken = root / "images" / names[3]
+    broken.write_bytes(broken.read_bytes()[:300])
+    (root / "images" / names[4]).unlink()
+    annotations = []
+    for row in range(len(people)):
+        points = np.where(people.labelled_NJ[row][:, None], people.joints_NJ2[row], 0.0)
+        keypoints = np.column_stack([points, np.where(people.labelled_NJ[row], 2, 0)]).ravel().tolist()
+        x0, y0, x1, y1 = (float(value) for value in people.boxes_N4[row])
+        annotations.append({
+            "id": row + 1, "image_id": row + 1, "category_id": 1, "keypoints": keypoints, "iscrowd": 0,
+            "num_keypoints": int(people.labelled_NJ[row].sum()), "bbox": [x0, y0, x1 - x0, y1 - y0], "area": 1.0,
+        })  # fmt: skip
+    category = {"id": 1, "name": "person", "keypoints": list(LSP.joints), "skeleton": [[a + 1, b + 1] for a, b in LSP.links]}
+    value = {"images": [{"id": row + 1, "file_name": name, "width": 160, "height": 180} for row, name in enumerate(names)],
+             "annotations": annotations, "categories": [category]}  # fmt: skip
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / f"person_keypoints_{part}.json").write_text(json.dumps(value))
+
+
+def write_mpii(people: PoseData, root: Path, part: str) -> None:
+    names = [f"{part}{name}" for name in write_images(people, root / "scratch")]
+    (root / "images").mkdir(exist_ok=True)
+    (root / "annot").mkdir(exist_ok=True)
+    entries = []
+    for row, name in enumerate(names):
+        (root / "scratch" / name.removeprefix(part)).rename(root / "images" / name)
+        joints_J2 = np.zeros((len(MPII), 2))
+        known_J = np.zeros(len(MPII), dtype=bool)
+        for place, joint in enumerate(MPII.joints):
+            source = {"upper_neck": "neck"}.get(joint, joint)
+            if source in LSP.joints and people.labelled_NJ[row, LSP.index(source)]:
+                joints_J2[place], known_J[place] = people.joints_NJ2[row, LSP.index(source)] + 1, True
+        x0, y0, x1, y1 = (float(value) for value in people.boxes_N4[row])
+        entries.append({"image": name, "center": [(x0 + x1) / 2 + 1, (y0 + y1) / 2 + 1], "scale": max(x1 - x0, y1 - y0) / 200,
+                        "joints": joints_J2.tolist(), "joints_vis": known_J.astype(int).tolist()})  # fmt: skip
+    (root / "annot" / f"{part}.json").write_text(json.dumps(entries))
+
+
+def config(dataset: str, **changes: Any) -> CyclesConfig:
+    small = preset("smoke")
+    plain = CyclesConfig(dataset=dataset, preset="smoke", recipe=small.recipe, methods=("random", "entropy"), seeds=1,
+                         stages=1, budget=6, initial=16, sizes=small.sizes, select_only=True)  # fmt: skip
+    return replace(plain, **changes)
+
+
+def test_a_coco_folder_with_broken_images_runs_and_says_who_is_left_out(
+    tmp_path: Path, cpu: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    people = read_people(seed=3, count=60, domain="easy")
+    write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
+    write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
+    results = run_cycles(
+        config(str(tmp_path / "mine")), tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache"
+    )
+
+    assert [row.method for row in results.rows] == ["random", "entropy"]
+    assert results.config["people"] == 38
+    assert results.config["test_people"] == 18
+    assert results.config["left_out"] == 4
+    assert all(row.labelled == 16 and row.pool == 22 for row in results.rows)
+    assert "train-00003.jpg" in caplog.text
+    assert "val-00004.jpg" in caplog.text
+
+
+def test_seeds_draw_different_initial_sets_where_the_dataset_fixes_none(tmp_path: Path, cpu: Machine) -> None:
+    people = read_people(seed=3, count=60, domain="easy")
+    write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
+    write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
+    run = config(str(tmp_path / "mine"), seeds=2, methods=("random",))
+    run_cycles(run, tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
+
+    labelled = [
+        set(json.loads((tmp_path / f"run/seed-{seed}/base/model.json").read_text())["facts"]["labelled_ids"])
+        for seed in (0, 1)
+    ]
+    assert len(labelled[0]) == len(labelled[1]) == 16
+    assert labelled[0] != labelled[1]
+
+
+def test_too_large_an_initial_set_says_so(tmp_path: Path, cpu: Machine) -> None:
+    people = read_people(seed=3, count=60, domain="easy")
+    write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
+    write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
+    with pytest.raises(ConfigError, match="cannot label 100 of 38 people"):
+        run_cycles(
+            config(str(tmp_path / "mine"), initial=100), tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache"
+        )
+
+
+@pytest.mark.parametrize("profile", ["standard", "official-2021"])
+def test_mpii_in_its_json_form_runs_with_pckh(tmp_path: Path, cpu: Machine, profile: Any) -> None:
+    people = read_people(seed=4, count=50, domain="easy")
+    write_mpii(people.subset(np.arange(36)), tmp_path / "mpii", "train")
+    write_mpii(people.subset(np.arange(36, 50)), tmp_path / "mpii", "valid")
+    results = run_cycles(
+        config("mpii", profile=profile), tmp_path / "run", cpu, data_root=tmp_path, cache=tmp_path / "cache"
+    )
+
+    assert results.config["profile_details"]["threshold"] == 0.5
+    assert "head diagonal" in results.config["profile_details"]["normaliser"]
+    for row in results.rows:
+        assert row.unscored == 0
+        assert row.base_test_pck is not None
