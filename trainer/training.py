@@ -65,6 +65,8 @@ class PoseTraining:
         _check_positive("pose training", epochs=self.epochs, batch=self.batch, lr=self.lr)
         if self.schedule not in get_args(Schedule):
             raise ConfigError(f"pose training: schedule {self.schedule!r} is not one of {get_args(Schedule)}")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"pose training: weight_decay must not be negative, got {self.weight_decay}")
         if not 0 < self.validation < 0.9:
             raise ConfigError(f"pose training: validation must be in (0, 0.9), got {self.validation}")
 
@@ -85,7 +87,9 @@ class HeadTraining:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        _check_positive("head training", epochs=self.epochs, batch=self.batch - 1, lr=self.lr, margin=self.margin)
+        _check_positive("head training", epochs=self.epochs, lr=self.lr, margin=self.margin)
+        if not self.batch >= 2:
+            raise ConfigError(f"head training: batch must be at least 2, heads learn from pairs; got {self.batch}")
         for value, known in ((self.how, get_args(HeadsHow)), (self.pairing, PAIRINGS)):
             if value not in known:
                 raise ConfigError(f"head training: {value!r} is not one of {known}")
@@ -145,7 +149,7 @@ def train_pose(
     joint = dict(heads or {})
     head_how = head_config or HeadTraining(how="joint")
     model.to(machine.device)
-    batch = min(config.batch, len(feed))
+    batch = _batch_of(config.batch, len(feed), machine)
     steps = len(feed) // batch
     optimiser = torch.optim.AdamW(model.pose.parameters(), config.lr, weight_decay=config.weight_decay,
                                   fused=True)  # fmt: skip
@@ -157,7 +161,7 @@ def train_pose(
         ids = [machine.device.index] if machine.device.type == "cuda" else None
         net = DistributedDataParallel(net, device_ids=ids)
     keeper = _Keeper(state, model.pose, optimiser, schedule, joint, head_optimisers, machine,
-                     identity=_identity(crops, config, head_how, tuple(joint), seed))  # fmt: skip
+                     identity=_identity(model, joint, crops, config, head_how, seed))  # fmt: skip
 
     for epoch in progress(range(keeper.resume(), config.epochs), what, config.epochs, first=keeper.epoch):
         model.pose.train()
@@ -172,13 +176,16 @@ def train_pose(
             (loss_BS.mean() * share).backward()
             optimiser.step()
             schedule.step()
-            _add(sums, {"train": loss_BS.mean()})
+            _add(sums, {"train": loss_BS.mean() * share})
             if joint:
                 true_B = true_loss(output.heatmaps_BSJHW, target, counts)
                 _add(sums, _head_step(joint, head_optimisers, output, true_B, head_how, machine))
-        loss = _validation_loss(model, valid, machine)
+        _share_statistics(model.pose, machine)
+        mean = {"validation": _validation_loss(model, valid, machine)}
+        mean |= {name: float(total) / steps for name, total in sums.items()}
+        mean = _average(mean, machine)
+        loss = mean.pop("validation")
         schedule.epoch(loss)
-        mean = {name: float(total) / steps for name, total in sums.items()}
         keeper.end_epoch(Epoch(epoch, mean.pop("train"), loss, schedule.lr, mean))
     keeper.restore_best()
     return tuple(keeper.history)
@@ -204,7 +211,7 @@ def train_heads(
     model.to(machine.device)
     optimisers = {name: torch.optim.Adam(head.to(machine.device).train().parameters(), config.lr, fused=True)
                   for name, head in heads.items()}  # fmt: skip
-    batch = min(config.batch, len(feed))
+    batch = _batch_of(config.batch, len(feed), machine)
     history: dict[str, list[float]] = {name: [] for name in heads}
     for epoch in progress(range(config.epochs), what, config.epochs):
         generator = torch.Generator().manual_seed(_hash(seed, "augment heads", epoch))
@@ -216,8 +223,10 @@ def train_heads(
                     output = model.pose(images)
                 true_B = true_loss(output.heatmaps_BSJHW, target, counts)
             _add(sums, _head_step(heads, optimisers, output, true_B, config, machine))
+        mean = _average({name: float(total) / (len(feed) // batch) for name, total in sums.items()}, machine)
+        _refuse_divergence(epoch, mean)
         for name in heads:
-            history[name].append(float(sums[name]) / max(1, len(feed) // batch))
+            history[name].append(mean[name])
     for head in heads.values():
         head.eval()
     return history
@@ -258,6 +267,31 @@ def _average_gradients(module: nn.Module, machine: Machine) -> None:
             if parameter.grad is not None:
                 torch.distributed.all_reduce(parameter.grad)
                 parameter.grad /= machine.world
+
+
+def _share_statistics(module: nn.Module, machine: Machine) -> None:
+    """Every process saw other rows: without this their batch-norm statistics, and so their models, would differ."""
+    if machine.world > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def _average(values: Mapping[str, float], machine: Machine) -> dict[str, float]:
+    """The mean over processes, so that all of them choose the same epoch and rate."""
+    if machine.world == 1:
+        return dict(values)
+    total = torch.tensor(list(values.values()), dtype=torch.float64, device=machine.device)
+    torch.distributed.all_reduce(total)
+    return dict(zip(values, (total / machine.world).tolist(), strict=True))
+
+
+def _batch_of(wanted: int, people: int, machine: Machine) -> int:
+    if not people:
+        raise ConfigError("cannot train on 1 labelled person: label at least 2, one of them validates")
+    batch = min(wanted, people)
+    if batch < machine.world:
+        raise ConfigError(f"a batch of {batch} cannot be shared by {machine.world} processes")
+    return batch
 
 
 def _views(
@@ -381,8 +415,10 @@ class _Keeper:
             stored = torch.load(self._path, map_location=self._machine.device, weights_only=True)
         except Exception as error:
             raise CheckpointError(
-                f"{self._path} cannot be read ({error}): delete it to train from the start"
+                f"{self._path} cannot be read, delete it to train from the start ({error})"
             ) from error
+        if not isinstance(stored, dict) or "identity" not in stored:
+            raise CheckpointError(f"{self._path} is not the state of a training: delete it to train from the start")
         if stored["identity"] != self._identity:
             log.warning("%s belongs to another training; starting from epoch 0", self._path)
             return 0
@@ -394,8 +430,9 @@ class _Keeper:
 
     def end_epoch(self, said: Epoch) -> None:
         """Note an epoch; raise when the training has diverged."""
-        if not math.isfinite(said.train_loss) or not math.isfinite(said.validation_loss):
-            raise ConfigError(f"training diverged in epoch {said.epoch} (loss {said.train_loss}): lower the rate")
+        _refuse_divergence(
+            said.epoch, {"pose net": said.train_loss, "validation": said.validation_loss, **said.head_loss}
+        )
         self.epoch = said.epoch + 1
         self.history.append(said)
         log.debug("epoch %d: train %.4f validation %.4f lr %.2e", said.epoch, said.train_loss,
@@ -434,8 +471,21 @@ def _beside(state: Path) -> Path:
     return state.with_name(f".{state.name}.tmp")
 
 
-def _identity(crops: Crops, *made_of: object) -> str:
-    return hashlib.sha256(repr((crops.data.ids, made_of)).encode()).hexdigest()
+def _identity(model: PoseModel, heads: Mapping[HeadName, LossHead], crops: Crops, *made_of: object) -> str:
+    """Everything that a training starts from: people and labels, options, and the weights themselves."""
+    options = (crops.data.fingerprint(), crops.config, model.target, {n: h.config for n, h in heads.items()}, made_of)
+    digest = hashlib.sha256(repr(options).encode())
+    for module in (model.pose, *heads.values()):
+        for name, value in module.state_dict().items():
+            digest.update(f"{name} {tuple(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_divergence(epoch: int, losses: Mapping[str, float]) -> None:
+    diverged = ", ".join(f"{name}: {loss}" for name, loss in losses.items() if not math.isfinite(loss))
+    if diverged:
+        raise ConfigError(f"training diverged in epoch {epoch} ({diverged}): lower the rate")
 
 
 def _hash(seed: int, purpose: str, value: object) -> int:
