@@ -4,6 +4,9 @@
 
     AlposeError
     ├── DataError (ValueError)          a dataset, image, box or array that cannot be used
+    │   ├── BundleError                 a bundle that is damaged, incomplete, or contradicts itself
+    │   └── SignatureError              a bundle that the trusted key did not sign
+    ├── WrongAnswerError (RuntimeError) an engine that does not give the expected answers
     ├── DataNotFoundError (FileNotFoundError)
     ├── ConfigError (ValueError)        an option that cannot be carried out
     ├── CheckpointError (ValueError)    a file of weights that is not what it claims
@@ -33,6 +36,18 @@ class ConfigError(AlposeError, ValueError):
 
 class CheckpointError(AlposeError, ValueError):
     """A checkpoint that is damaged or of another kind."""
+
+
+class BundleError(DataError):
+    """A bundle that is damaged, incomplete, of another kind, or that contradicts itself. Names every bad file."""
+
+
+class SignatureError(DataError):
+    """A bundle that the configured key did not sign."""
+
+
+class WrongAnswerError(AlposeError, RuntimeError):
+    """An engine does not give the answers that its bundle expects. The message is the whole report."""
 
 
 class MissingExtraError(AlposeError, ImportError):

@@ -72,10 +72,15 @@ def machine(device: str | None = None, precision: Precision = "auto") -> Machine
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     if device is None:
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is not one that torch knows, such as cpu, cuda or cuda:1") from error
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"device {device!r} was asked for, and this torch sees no GPU")
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"device {device!r} was asked for, and this machine has {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = True
     if precision not in PRECISIONS:
@@ -91,15 +96,15 @@ def machine(device: str | None = None, precision: Precision = "auto") -> Machine
 @contextmanager
 def evaluating(*modules: torch.nn.Module) -> Iterator[None]:
     """Eval mode and no gradients inside; the former modes come back after."""
-    modes = [module.training for module in modules]
+    modes = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
+        for part, mode in modes:  # each by itself: a frozen part of a training module stays frozen
+            part.training = mode
 
 
 def environment(used: Machine) -> dict[str, Any]:

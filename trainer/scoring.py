@@ -83,11 +83,12 @@ def score(model: PoseModel, crops: Crops, machine: Machine, *, batch: int = 32, 
     """
     feed = _stream(crops, machine)
     model.to(machine.device)
-    kept: list[dict[str, Tensor]] = []
     blocks = np.array_split(np.arange(len(crops)), max(1, math.ceil(len(crops) / batch)))
     with evaluating(model.pose, *model.heads.values()):
-        for index_B in progress(blocks, what, len(blocks)):
-            kept.append({name: value.cpu() for name, value in _score_batch(model, feed, index_B, machine).items()})
+        kept = [
+            {name: value.cpu() for name, value in _score_batch(model, feed, index_B, machine).items()}
+            for index_B in progress(blocks, what, len(blocks))
+        ]
     arrays = {name: torch.cat([part[name] for part in kept]).numpy() for name in kept[0]}
     offset_NJ2 = arrays["predicted_NJ2"] - crops.joints_NJ2
     arrays["distance_NJ"] = np.linalg.norm(offset_NJ2, axis=2) * crops.scale_N[:, None]

@@ -400,7 +400,7 @@ class _Keeper:
         self._path, self._machine, self._identity = path, machine, identity
         self._modules: dict[str, nn.Module] = {"pose": pose, **{f"head.{name}": head for name, head in heads.items()}}
         self._stateful: dict[str, Any] = {**self._modules, "optimiser": optimiser, "schedule": schedule,
-                                          **{f"optimiser.{name}": o for name, o in head_optimisers.items()}}  # fmt: skip
+                                          **{f"optimiser.{n}": o for n, o in head_optimisers.items()}}  # fmt: skip
         self._best_loss = math.inf
         self._best: dict[str, dict[str, Tensor]] = {}
         self._saved_at = time.monotonic()
@@ -418,7 +418,7 @@ class _Keeper:
                 f"{self._path} cannot be read, delete it to train from the start ({error})"
             ) from error
         if not isinstance(stored, dict) or "identity" not in stored:
-            raise CheckpointError(f"{self._path} is not the state of a training: delete it to train from the start")
+            raise CheckpointError(f"{self._path} is no state of a training, delete it to train from the start")
         if stored["identity"] != self._identity:
             log.warning("%s belongs to another training; starting from epoch 0", self._path)
             return 0

@@ -123,7 +123,7 @@ class ConvHead(LossHead):
         """Predicted loss (B,)."""
         sizes = tuple(tuple(scale_BChw.shape[-2:]) for scale_BChw in features.pyramid)
         if sizes != tuple((size, size) for size in self.config.sizes):
-            raise ConfigError(f"this head was built for square pyramid sizes {self.config.sizes}, the net gives {sizes}")
+            raise ConfigError(f"this head was built for a square pyramid {self.config.sizes}, the net gives {sizes}")
         x_BChw = features.pyramid[0]
         for down, coarser_BChw in zip(self.downs, features.pyramid[1:], strict=True):
             x_BChw = coarser_BChw + functional.relu(down(x_BChw))
