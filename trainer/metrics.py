@@ -49,6 +49,8 @@ class Profile:
 def profile_for(name: ProfileName, skeleton: Skeleton) -> Profile:
     """The profile for a skeleton: PCKh@0.5 for people with head boxes (MPII), PCK@0.2 of the torso otherwise.
 
+    A skeleton without shoulders and hips by these names is measured by the longer side of its box, at 0.1.
+
     ``standard`` is the literature's: MPII by 0.6 of the head diagonal without pelvis and thorax; torso =
     |left shoulder - right hip|, or the other diagonal where that one is not labelled; joints count equally.
     ``official-2021`` is what the code published with the LL++ paper computes: MPII by the whole head diagonal; LSP
@@ -58,6 +60,8 @@ def profile_for(name: ProfileName, skeleton: Skeleton) -> Profile:
     if name not in PROFILES:
         raise ConfigError(f"unknown metric profile {name!r}; known: {', '.join(PROFILES)}")
     mpii = skeleton.name == "mpii"
+    if not mpii and not _has_torso(skeleton):
+        return Profile(name=name, threshold=0.1, normaliser="longer side of the box", macro=name == "official-2021")
     if name == "standard":
         skip = (skeleton.index("pelvis"), skeleton.index("thorax")) if mpii else ()
         words = "0.6 x head diagonal" if mpii else "torso diagonal, valid corners only"
@@ -73,6 +77,8 @@ def normaliser(data: PoseData, profile: Profile) -> Floats:
         if data.head_N is None:
             raise DataError(f"{data.name}: PCKh needs head boxes, and this set has none")
         return data.head_N * (0.6 if profile.name == "standard" else 1.0)
+    if not _has_torso(data.skeleton):
+        return np.asarray((data.boxes_N4[:, 2:] - data.boxes_N4[:, :2]).max(axis=1), dtype=np.float32)
     left_N, left_valid_N = _diagonal(data, "left_shoulder", "right_hip")
     right_N, right_valid_N = _diagonal(data, "right_shoulder", "left_hip")
     if profile.name == "official-2021":
@@ -80,6 +86,10 @@ def normaliser(data: PoseData, profile: Profile) -> Floats:
     either_N = np.where(left_valid_N, left_N, np.where(right_valid_N, right_N, np.nan))
     # A torso seen from its end has no length to measure by.
     return np.where(either_N > 1.0, either_N, np.nan).astype(np.float32)
+
+
+def _has_torso(skeleton: Skeleton) -> bool:
+    return {"left_shoulder", "right_shoulder", "left_hip", "right_hip"} <= set(skeleton.joints)
 
 
 def _diagonal(data: PoseData, a: str, b: str) -> tuple[Floats, Bools]:
@@ -136,7 +146,7 @@ def judge(
 
 def neighbour_thresholds(profile: Profile) -> tuple[float, ...]:
     """The thresholds of the published evaluation table around the named one (``official-2021`` only)."""
-    return _LINSPACE_NEIGHBOURS[profile.threshold] if profile.name == "official-2021" else ()
+    return _LINSPACE_NEIGHBOURS.get(profile.threshold, ()) if profile.name == "official-2021" else ()
 
 
 # --- Does the score find the failures?

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -215,7 +216,8 @@ def test_control_c_says_how_to_go_on_and_leaves_a_run_that_resumes(tmp_path: Pat
     arguments = [sys.executable, "-m", "alpose.trainer", "cycles", "--dataset", "synthetic", "--preset", "smoke",
                  "--methods", "random,entropy", "--stages", "2", "--out", str(tmp_path), "--cache", str(cache),
                  "--device", "cpu"]  # fmt: skip
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread)
     deadline = time.monotonic() + 60
     while not (tmp_path / "config.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -225,7 +227,7 @@ def test_control_c_says_how_to_go_on_and_leaves_a_run_that_resumes(tmp_path: Pat
     assert process.returncode == 130
     assert "The same command goes on from here" in said
     assert "Traceback" not in said
-    assert subprocess.run(arguments, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(arguments, capture_output=True, check=False, env=one_thread).returncode == 0
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [(row["method"], row["stage"]) for row in rows] == [
         ("random", 1),

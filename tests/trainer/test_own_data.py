@@ -47,7 +47,12 @@ def write_coco(people: PoseData, root: Path, part: str) -> None:
             "id": row + 1, "image_id": row + 1, "category_id": 1, "keypoints": keypoints, "iscrowd": 0,
             "num_keypoints": int(people.labelled_NJ[row].sum()), "bbox": [x0, y0, x1 - x0, y1 - y0], "area": 1.0,
         })  # fmt: skip
-    category = {"id": 1, "name": "person", "keypoints": list(LSP.joints), "skeleton": [[a + 1, b + 1] for a, b in LSP.links]}
+    category = {
+        "id": 1,
+        "name": "person",
+        "keypoints": list(LSP.joints),
+        "skeleton": [[a + 1, b + 1] for a, b in LSP.links],
+    }
     value = {"images": [{"id": row + 1, "file_name": name, "width": 160, "height": 180} for row, name in enumerate(names)],
              "annotations": annotations, "categories": [category]}  # fmt: skip
     (root / "annotations").mkdir(exist_ok=True)

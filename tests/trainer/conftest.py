@@ -1,0 +1,87 @@
+"""Tiny data for the tests of the trainer: made in memory, learnable, no renderer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from alpose.runtime.skeleton import Skeleton
+from alpose.trainer.checkpoint import PoseModel, TargetConfig, new_model
+from alpose.trainer.data.crops import CropConfig, Crops
+from alpose.trainer.data.records import PoseData
+from alpose.trainer.device import Machine
+from alpose.trainer.models.hourglass import HourglassConfig
+
+DOTS = Skeleton("dots", ("left_dot", "right_dot", "top"), ((0, 2), (1, 2)), ((0, 1),))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Nets of 8 channels are slower on two threads than on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class NoImages:
+    """Pixels are in the crops already."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def read(self, index: int) -> npt.NDArray[np.uint8]:
+        raise AssertionError(f"image {index} was read")
+
+    def describe(self, index: int) -> str:
+        return f"made up {index}"
+
+
+def _make_crops(count: int, *, seed: int = 0, context: float = 0.25, unlabelled: float = 0.0) -> Crops:
+    """People of three joints, each a blurred dot of its own colour on noise, in crops of 64 px."""
+    rng = np.random.default_rng(seed)
+    config = CropConfig(size_px=64, context=context)
+    side = config.size_px + 2 * config.context_px
+    joints_NJ2 = rng.uniform(8, 55, (count, 3, 2)).astype(np.float32)
+    axis_S = np.arange(side) - config.context_px
+    bell_NJ2S = np.exp(-((axis_S - joints_NJ2[..., None]) ** 2) / (2 * 3.0**2))
+    dots_NSSJ = np.einsum("njs,njt->nstj", bell_NJ2S[:, :, 1], bell_NJ2S[:, :, 0])
+    pixels_NSS3 = (200 * dots_NSSJ + rng.uniform(0, 40, dots_NSSJ.shape)).clip(0, 255).astype(np.uint8)
+    labelled_NJ = rng.uniform(size=(count, 3)) >= unlabelled
+    scale_N = rng.uniform(0.5, 3, count).astype(np.float32)
+    data = PoseData(
+        name="dots",
+        skeleton=DOTS,
+        ids=tuple(f"dots/{seed}-{row}" for row in range(count)),
+        images=NoImages(),
+        image_N=np.arange(count),
+        joints_NJ2=joints_NJ2 * scale_N[:, None, None],
+        labelled_NJ=labelled_NJ,
+        visible_NJ=labelled_NJ.copy(),
+        boxes_N4=np.tile(np.array([0, 0, 64, 64], dtype=np.float32), (count, 1)) * scale_N[:, None],
+    )
+    return Crops(data, config, pixels_NSS3, np.arange(count), scale_N, joints_NJ2, ())
+
+
+def _make_model(seed: int = 0, **changes: int) -> PoseModel:
+    size = {"joints": len(DOTS), "stacks": 1, "channels": 8, "depth": 4, **changes}
+    return new_model(HourglassConfig(**size), DOTS, CropConfig(size_px=64), TargetConfig(), seed)
+
+
+@pytest.fixture(scope="session")
+def make_crops() -> Callable[..., Crops]:
+    return _make_crops
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., PoseModel]:
+    return _make_model
+
+
+@pytest.fixture(scope="session")
+def cpu() -> Machine:
+    return Machine(torch.device("cpu"), torch.float32)

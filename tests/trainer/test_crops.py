@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import logging
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from alpose.runtime.crop import cut
+from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.skeleton import Skeleton
+from alpose.trainer.data.crops import CropConfig, prepare
+from alpose.trainer.data.records import ImageError, ImageFiles, Images, PoseData
+
+Bytes = npt.NDArray[np.uint8]
+CONFIG = CropConfig(size_px=64, context=0.25)
+
+
+@dataclass
+class Counted:
+    """Noise, and a record of what was read."""
+
+    count: int
+    reads: list[int] = field(default_factory=list)
+    stops_at: int | None = None
+    broken: tuple[int, ...] = ()
+    name: str = "noise"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int) -> Bytes:
+        self.reads.append(index)
+        if index == self.stops_at:
+            raise KeyboardInterrupt
+        if index in self.broken:
+            raise ImageError(f"picture-{index}.jpg: cannot be decoded")
+        return np.random.default_rng(index).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+
+    def describe(self, index: int) -> str:
+        return f"{self.name}:{index}"
+
+
+def people(images: Images, count: int | None = None, **changes: Any) -> PoseData:
+    n = len(images) if count is None else count
+    rng = np.random.default_rng(0)
+    joints_NJ2 = rng.uniform(5, 35, (n, 2, 2)).astype(np.float32)
+    values: dict[str, Any] = {
+        "name": "noise",
+        "skeleton": Skeleton("two", ("a", "b"), ((0, 1),), ()),
+        "ids": tuple(f"person-{row}" for row in range(n)),
+        "images": images,
+        "image_N": np.arange(n, dtype=np.int64),
+        "joints_NJ2": joints_NJ2,
+        "labelled_NJ": np.ones((n, 2), dtype=np.bool_),
+        "visible_NJ": np.ones((n, 2), dtype=np.bool_),
+        "boxes_N4": np.concatenate([joints_NJ2.min(axis=1), joints_NJ2.max(axis=1)], axis=1),
+    }
+    return PoseData(**{**values, **changes})
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_crop_is_the_cut_of_its_box_and_joints_lie_in_it(tmp_path: Path) -> None:
+    data = people(Counted(5))
+    crops = prepare(data, CONFIG, tmp_path, workers=2)
+
+    assert len(crops) == 5
+    for row in range(5):
+        crop = CONFIG.crop_of(data.boxes_N4[row])
+        np.testing.assert_array_equal(crops.read(np.array([row]))[0], cut(data.image(row), crop))
+        np.testing.assert_array_equal(crops.joints_NJ2[row], crop.to_crop(data.joints_NJ2[row]))
+        assert crops.scale_N[row] == np.float32(crop.scale)
+
+
+def test_the_bare_crop_is_the_centre_of_the_one_with_context(tmp_path: Path) -> None:
+    data = people(Counted(3))
+    with_context = prepare(data, CONFIG, tmp_path, workers=1)
+    bare = prepare(data, replace(CONFIG, context=0.0), tmp_path, workers=1)
+    rows = np.array([2, 0])
+
+    assert with_context.read(rows).shape == (2, 96, 96, 3)
+    np.testing.assert_array_equal(with_context.read_bare(rows), bare.read(rows))
+    np.testing.assert_array_equal(with_context.joints_NJ2, bare.joints_NJ2)
+
+
+def test_a_second_start_reads_no_image(tmp_path: Path) -> None:
+    images = Counted(6)
+    first = prepare(people(images), CONFIG, tmp_path, workers=2)
+    assert sorted(images.reads) == list(range(6))
+    images.reads.clear()
+    again = prepare(people(images), CONFIG, tmp_path, workers=2)
+
+    assert images.reads == []
+    np.testing.assert_array_equal(first.read(np.arange(6)), again.read(np.arange(6)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: (replace(data, joints_NJ2=data.joints_NJ2 + 1), CONFIG),
+        lambda data: (replace(data, labelled_NJ=data.labelled_NJ & [[0, 1]], visible_NJ=data.visible_NJ & [[0, 1]]),
+                      CONFIG),
+        lambda data: (replace(data, visible_NJ=data.visible_NJ ^ [[0, 1]]), CONFIG),
+        lambda data: (replace(data, boxes_N4=data.boxes_N4 + 1), CONFIG),
+        lambda data: (replace(data, image_N=data.image_N[::-1].copy()), CONFIG),
+        lambda data: (replace(data, ids=tuple(f"x{id_}" for id_ in data.ids)), CONFIG),
+        lambda data: (replace(data, images=Counted(3, name="other pixels")), CONFIG),
+        lambda data: (data, replace(CONFIG, size_px=128)),
+        lambda data: (data, replace(CONFIG, margin=1.3)),
+        lambda data: (data, replace(CONFIG, context=0.5)),
+    ],
+    ids=["joints", "labels", "visible", "boxes", "images", "ids", "pixels", "size", "margin", "context"],
+)  # fmt: skip
+def test_anything_that_makes_a_crop_makes_another_cache(
+    tmp_path: Path, change: Callable[[PoseData], tuple[PoseData, CropConfig]]
+) -> None:
+    data = people(Counted(3))
+    prepare(data, CONFIG, tmp_path, workers=1)
+    changed, config = change(data)
+    assert isinstance(changed.images, Counted)
+    changed.images.reads.clear()
+    prepare(changed, config, tmp_path, workers=1)
+
+    assert len(changed.images.reads) == 3
+    assert len([name for name in files(tmp_path) if name.endswith(".npy")]) == 2
+
+
+def test_a_broken_image_is_left_out_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = people(Counted(4, broken=(1,)))
+    with caplog.at_level(logging.WARNING, "alpose"):
+        crops = prepare(data, CONFIG, tmp_path, workers=2)
+
+    assert crops.data.ids == ("person-0", "person-2", "person-3")
+    assert crops.row_N.tolist() == [0, 2, 3]
+    assert crops.left_out == ("person-1: picture-1.jpg: cannot be decoded",)
+    assert "1 of 4 people left out" in caplog.text
+    assert "picture-1.jpg" in caplog.text
+    crop = CONFIG.crop_of(data.boxes_N4[3])
+    np.testing.assert_array_equal(crops.read(np.array([2]))[0], cut(data.image(3), crop))
+
+
+def test_who_was_left_out_is_said_again_on_the_second_start(tmp_path: Path) -> None:
+    data = people(Counted(4, broken=(1,)))
+    first = prepare(data, CONFIG, tmp_path, workers=1)
+
+    assert prepare(data, CONFIG, tmp_path, workers=1).left_out == first.left_out
+
+
+@pytest.mark.parametrize("box", [(np.nan,) * 4, (5, 5, 4, 9), (0, 0, 1e10, 1e10)])
+def test_a_person_without_a_usable_box_is_left_out(tmp_path: Path, box: tuple[float, ...]) -> None:
+    data = people(Counted(3))
+    data.boxes_N4[2] = box
+    crops = prepare(data, CONFIG, tmp_path, workers=1)
+
+    assert crops.data.ids == ("person-0", "person-1")
+    assert crops.left_out[0].startswith("person-2: ")
+    assert "box" in crops.left_out[0]
+
+
+def bomb() -> bytes:
+    """A PNG whose header claims 2^21 x 2^21 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 2**21, 2**21, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def test_files_that_cannot_be_read_never_stop_a_run(tmp_path: Path) -> None:
+    good = cv2.imencode(".png", np.full((50, 40, 3), 90, dtype=np.uint8))[1].tobytes()
+    contents = {
+        "good.png": good, "empty.png": b"", "cut.png": good[:40], "text.jpg": b"not an image", "bomb.png": bomb(),
+        "folder.png": None, "missing.png": None,
+    }  # fmt: skip
+    for name, content in contents.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.png").mkdir()
+    data = people(ImageFiles(tuple(tmp_path / name for name in contents)))
+
+    crops = prepare(data, CONFIG, tmp_path / "cache", workers=1)
+
+    assert crops.data.ids == ("person-0",)
+    for place, name in enumerate(list(contents)[1:]):
+        assert crops.left_out[place].startswith(f"person-{place + 1}: ")
+        assert name in crops.left_out[place]
+
+
+@pytest.mark.parametrize("kind", ["grey", "alpha", "sixteen bits"])
+def test_other_kinds_of_images_become_rgb(tmp_path: Path, kind: str) -> None:
+    image = {
+        "grey": np.full((50, 40), 90, dtype=np.uint8),
+        "alpha": np.full((50, 40, 4), 90, dtype=np.uint8),
+        "sixteen bits": np.full((50, 40, 3), 90 * 257, dtype=np.uint16),
+    }[kind]
+    cv2.imwrite(str(tmp_path / "image.png"), image)
+    read = ImageFiles((tmp_path / "image.png",)).read(0)
+
+    assert read.shape == (50, 40, 3)
+    assert read.dtype == np.uint8
+    assert (read == 90).all()
+
+
+def test_colours_are_rgb(tmp_path: Path) -> None:
+    red = np.zeros((4, 4, 3), dtype=np.uint8)
+    red[..., 2] = 200  # OpenCV writes BGR
+    cv2.imwrite(str(tmp_path / "red.png"), red)
+
+    assert ImageFiles((tmp_path / "red.png",)).read(0)[0, 0].tolist() == [200, 0, 0]
+
+
+def test_a_set_of_which_nothing_can_be_cut_is_an_error_that_shows_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of its 2 people.*person-0.*picture-0"):
+        prepare(people(Counted(2, broken=(0, 1))), CONFIG, tmp_path, workers=1)
+
+
+def test_a_set_of_nobody_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="noise"):
+        prepare(people(Counted(0)), CONFIG, tmp_path, workers=1)
+
+
+def test_an_interrupted_cache_leaves_nothing_and_the_next_start_makes_it(tmp_path: Path) -> None:
+    images = Counted(5, stops_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(people(images), CONFIG, tmp_path, workers=1)
+
+    assert files(tmp_path) == []
+    images.stops_at = None
+    assert len(prepare(people(images), CONFIG, tmp_path, workers=1)) == 5
+
+
+def test_a_finished_cache_is_two_files_and_nothing_temporary(tmp_path: Path) -> None:
+    prepare(people(Counted(3, broken=(0,))), CONFIG, tmp_path, workers=2)
+
+    assert [name.rsplit(".")[-1] for name in files(tmp_path)] == ["json", "npy"]
+    assert not any(name.startswith(".") for name in files(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["npy", "json"])
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"[]", None])
+def test_a_damaged_cache_is_an_error_that_names_the_file(tmp_path: Path, kind: str, damage: bytes | None) -> None:
+    data = people(Counted(3))
+    prepare(data, CONFIG, tmp_path, workers=1)
+    (path,) = tmp_path.glob(f"*.{kind}")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if damage is None else damage)
+
+    with pytest.raises(DataError, match=path.name):
+        prepare(data, CONFIG, tmp_path, workers=1)
+
+
+def test_a_subset_keeps_pixels_and_people_together(tmp_path: Path) -> None:
+    data = people(Counted(6, broken=(1,)))
+    crops = prepare(data, CONFIG, tmp_path, workers=1)
+    some = crops.subset([3, 0]).subset(np.array([1, 0]))
+
+    assert some.data.ids == ("person-0", "person-4")
+    np.testing.assert_array_equal(some.read(np.array([1]))[0], cut(data.image(4), CONFIG.crop_of(data.boxes_N4[4])))
+    np.testing.assert_array_equal(some.joints_NJ2, crops.joints_NJ2[[0, 3]])
+    np.testing.assert_array_equal(some.scale_N, crops.scale_N[[0, 3]])
+
+
+def test_the_order_of_threads_does_not_matter(tmp_path: Path) -> None:
+    data = people(Counted(12))
+    one, many = (prepare(data, CONFIG, tmp_path / str(n), workers=n) for n in (1, 4))
+
+    np.testing.assert_array_equal(one.read(np.arange(12)), many.read(np.arange(12)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"size_px": 32}, {"size_px": 100}, {"size_px": 0}, {"margin": 0.9}, {"margin": 5.0}, {"context": -0.1},
+     {"context": 1.5}, {"margin": float("nan")}],
+    ids=str,
+)  # fmt: skip
+def test_a_crop_that_cannot_be_is_an_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="crop"):
+        CropConfig(**changes)

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alpose.runtime.errors import ConfigError, DataError
+from alpose.trainer.samplers import Floats, at_random, k_centre, top
+
+
+def points(count: int, dim: int, seed: int, scale: float = 1.0, offset: float = 0.0) -> Floats:
+    return (np.random.default_rng(seed).normal(size=(count, dim)) * scale + offset).astype(np.float32)
+
+
+# --- Coreset
+
+
+def nearest_slow(points_ND: Floats, centres_CD: Floats) -> Any:
+    """Distance of every point to its nearest centre: the whole matrix in float64."""
+    difference_NCD = points_ND[:, None].astype(np.float64) - centres_CD[None].astype(np.float64)
+    return np.sqrt((difference_NCD**2).sum(axis=2)).min(axis=1)
+
+
+def assert_is_greedy(points_ND: Floats, labelled_LD: Floats, picks: list[int], tolerance: float) -> None:
+    """Every pick is as far from all earlier centres as any other row that was left; near ties may fall either way."""
+    assert len(set(picks)) == len(picks)
+    centres_CD = labelled_LD
+    for place, pick in enumerate(picks):
+        distance_N = nearest_slow(points_ND, centres_CD)
+        left = np.setdiff1d(np.arange(len(points_ND)), picks[:place])
+        assert distance_N[pick] >= distance_N[left].max() - tolerance
+        centres_CD = np.concatenate([centres_CD, points_ND[pick : pick + 1]])
+
+
+@given(
+    count=st.integers(1, 25),
+    labelled=st.integers(1, 6),
+    dim=st.integers(1, 5),
+    seed=st.integers(0, 10_000),
+    scale=st.sampled_from([1e-2, 1.0, 1e3]),
+    data=st.data(),
+)
+@settings(deadline=None, max_examples=50)
+def test_k_centre_agrees_with_greedy_on_the_whole_distance_matrix(
+    count: int, labelled: int, dim: int, seed: int, scale: float, data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, count))
+    pool, start = points(count, dim, seed, scale), points(labelled, dim, seed + 1, scale)
+
+    picks, before_N = k_centre(pool, start, k)
+
+    np.testing.assert_allclose(before_N, nearest_slow(pool, start), rtol=1e-4, atol=1e-4 * scale)
+    assert_is_greedy(pool, start, picks.tolist(), tolerance=1e-4 * scale)
+    assert len(picks) == k
+
+
+def test_the_labelled_set_is_the_first_set_of_centres() -> None:
+    """On a line, with someone labelled at 0: the far end 10 first, then 5 (5 away from both)."""
+    pool = np.array([[10], [1], [5], [9]], dtype=np.float32)
+
+    picks, before_N = k_centre(pool, np.array([[0]], dtype=np.float32), 3)
+
+    assert picks.tolist()[:2] == [0, 2]
+    assert before_N.tolist() == pytest.approx([10, 1, 5, 9])
+    # A second one labelled at 9 leaves 5 as the farthest.
+    assert k_centre(pool, np.array([[0], [9]], dtype=np.float32), 1)[0].tolist() == [2]
+
+
+@pytest.mark.parametrize("k", [1, 4, 12])
+def test_duplicates_are_picked_last_and_each_row_once(k: int) -> None:
+    distinct = points(4, 3, 0)
+    pool = np.repeat(distinct, 3, axis=0)
+
+    picks = k_centre(pool, points(2, 3, 1), k)[0].tolist()
+
+    assert len(set(picks)) == k
+    assert {pick // 3 for pick in picks[:4]} == set(range(min(k, 4))) if k >= 4 else True
+
+
+def test_duplicates_of_the_labelled_set_come_last() -> None:
+    labelled = points(5, 4, 0)
+    pool = np.concatenate([labelled, points(3, 4, 1)])
+
+    assert set(k_centre(pool, labelled, 3)[0].tolist()) == {5, 6, 7}
+
+
+@pytest.mark.parametrize("offset", [1e4, -3e4])
+def test_points_far_from_the_origin_are_told_apart(offset: float) -> None:
+    pool, labelled = points(60, 16, 0, offset=offset), points(10, 16, 1, offset=offset)
+
+    picks, before_N = k_centre(pool, labelled, 30)
+
+    np.testing.assert_allclose(before_N, nearest_slow(pool, labelled), rtol=1e-4)
+    assert_is_greedy(pool, labelled, picks.tolist(), tolerance=1e-3)
+
+
+@pytest.mark.parametrize("gap", [1.0, 30.0, 1000.0])
+def test_distances_are_told_apart_down_to_a_thousandth_of_the_spread(gap: float) -> None:
+    """Two clusters far apart, one labelled person in each: what is left to cover lies within the clusters."""
+    pool = np.concatenate([points(30, 8, 0, offset=gap), points(30, 8, 1, offset=-gap)])
+    labelled = pool[[0, -1]] + np.float32(0.01)
+    spread = float(np.linalg.norm(pool - pool.mean(axis=0), axis=1).max())
+
+    picks, before_N = k_centre(pool, labelled, 20)
+
+    np.testing.assert_allclose(before_N, nearest_slow(pool, labelled), atol=1e-3 * spread)
+    assert_is_greedy(pool, labelled, picks.tolist(), tolerance=1e-3 * spread)
+
+
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 3))
+@settings(deadline=None, max_examples=25)
+def test_greedy_covers_within_twice_the_best_radius(seed: int, k: int) -> None:
+    pool, labelled = points(8, 2, seed), points(2, 2, seed + 1)
+
+    picks, _ = k_centre(pool, labelled, k)
+
+    def radius(rows: Any) -> float:
+        return float(nearest_slow(pool, np.concatenate([labelled, pool[list(rows)]])).max())
+
+    best = min(radius(rows) for rows in combinations(range(8), k))
+    assert radius(picks) <= 2 * best + 1e-5
+
+
+def test_k_centre_does_not_edit_its_inputs() -> None:
+    pool, labelled = points(9, 3, 0), points(2, 3, 1)
+    before = pool.copy(), labelled.copy()
+    k_centre(pool, labelled, 5)
+
+    np.testing.assert_array_equal(pool, before[0])
+    np.testing.assert_array_equal(labelled, before[1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["pool", "labelled"])
+def test_an_embedding_that_is_not_finite_is_refused(bad: float, where: str) -> None:
+    pool, labelled = points(5, 3, 0), points(2, 3, 1)
+    (pool if where == "pool" else labelled)[1, 1] = bad
+
+    with pytest.raises(DataError, match="not finite"):
+        k_centre(pool, labelled, 2)
+
+
+def test_coreset_wants_something_labelled() -> None:
+    with pytest.raises(DataError, match="labelled"):
+        k_centre(points(5, 3, 0), np.zeros((0, 3), dtype=np.float32), 2)
+
+
+# --- Top and random
+
+
+def test_top_takes_the_highest_first_and_keeps_the_order_of_equals() -> None:
+    score_N = np.array([1, 3, 2, 3, -np.inf, 2, 3], dtype=np.float32)
+
+    assert top(score_N, 5).tolist() == [1, 3, 6, 2, 5]
+
+
+@given(scores=st.lists(st.integers(-4, 4), min_size=1, max_size=30), data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_top_agrees_with_a_stable_sort(scores: list[int], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(scores)))
+    expected = sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:k]
+
+    assert top(np.array(scores, dtype=np.float32), k).tolist() == expected
+
+
+def test_minus_infinity_is_never_chosen() -> None:
+    score_N = np.array([-np.inf, 0, -np.inf, 1], dtype=np.float32)
+
+    assert top(score_N, 2).tolist() == [3, 1]
+    with pytest.raises(ConfigError, match="3 from a pool of 2"):
+        top(score_N, 3)
+
+
+def test_a_score_that_is_not_a_number_selects_nothing() -> None:
+    with pytest.raises(DataError, match=r"1 of 3 scores are NaN.*row 1"):
+        top(np.array([1, np.nan, 2], dtype=np.float32), 1)
+
+
+def test_random_is_without_replacement_and_follows_its_generator() -> None:
+    picks = at_random(20, 8, np.random.default_rng(5))
+
+    assert len(set(picks.tolist())) == 8
+    assert set(picks.tolist()) <= set(range(20))
+    np.testing.assert_array_equal(picks, at_random(20, 8, np.random.default_rng(5)))
+    assert picks.tolist() != at_random(20, 8, np.random.default_rng(6)).tolist()
+
+
+def test_random_is_uniform() -> None:
+    """5,000 draws of 2 of 5: each row is drawn 2,000 times, standard deviation sqrt(5000 · 0.4 · 0.6) = 35."""
+    rng = np.random.default_rng(0)
+    counts = np.bincount(np.concatenate([at_random(5, 2, rng) for _ in range(5000)]), minlength=5)
+
+    assert np.abs(counts - 2000).max() < 5 * 35
+
+
+@pytest.mark.parametrize("k", [0, -1, 6])
+def test_a_budget_that_the_pool_cannot_meet_is_an_error(k: int) -> None:
+    for select in (
+        lambda: top(np.arange(5, dtype=np.float32), k),
+        lambda: at_random(5, k, np.random.default_rng(0)),
+        lambda: k_centre(points(5, 2, 0), points(1, 2, 1), k),
+    ):
+        with pytest.raises(ConfigError, match=f"cannot select {k} from a pool of 5"):
+            select()
