@@ -510,11 +510,8 @@ class TensorRTEngine:
         trt = self._trt
         log_to, self._messages = logger(trt)
         self._runtime = create(lambda: trt.Runtime(log_to), "starting TensorRT's runtime", self._messages)
-        self._engine = create(
-            lambda: self._runtime.deserialize_cuda_engine(plan),
-            f"loading a plan of {self.bundle.folder}",
-            self._messages,
-        )
+        what = f"loading an engine of {self.bundle.folder}"
+        self._engine = create(lambda: self._runtime.deserialize_cuda_engine(plan), what, self._messages)
         self.profile = self._check()
         self._context = create(self._engine.create_execution_context, "making an execution context", self._messages)
         shapes = self._shapes(self.profile.max)

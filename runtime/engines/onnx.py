@@ -1,0 +1,180 @@
+"""ONNX Runtime behind the interface of every engine.
+
+ONNX Runtime goes on with the CPU when a provider does not start, and says so in its log alone. Here that is an error
+unless it was allowed, and :attr:`OnnxEngine.provider` says what runs.
+
+Shapes: N batch, S crop side, J joints, D embedding.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle import Bundle
+from ..errors import CheckpointError, ConfigError, DataError, DataNotFoundError, MissingExtraError
+from ..manifest import check_against_engine
+from ..outputs import OUTPUT_AXES, OUTPUT_NAMES, Outputs
+
+INPUT = "frames"
+
+SHORT = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+"""Providers that have a short name; every other goes by ONNX Runtime's own."""
+
+REMOTE = "AzureExecutionProvider"
+"""In every build, and sends frames to a service: it is not offered."""
+
+QUIET = 3
+"""Errors alone reach ONNX Runtime's log: what its warnings tell of providers is checked here."""
+
+
+class OnnxEngine:
+    """A graph in an ONNX Runtime session.
+
+    Args:
+        source: a :class:`Bundle`, the path of its folder, or the path of a bare ``model.onnx``. A folder is opened with
+            all its checks.
+        provider: ``cpu``, ``cuda``, ``tensorrt`` or a name as ONNX Runtime knows it.
+        threads: within an operator; None leaves it to ONNX Runtime, which takes all cores.
+        allow_fallback: go on with the CPU where the provider does not start.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ConfigError: the provider is unknown, not in this build, or did not start.
+        CheckpointError: the file is no graph of ours, or a damaged one.
+    """
+
+    def __init__(
+        self,
+        source: Bundle | str | Path,
+        provider: str = "cpu",
+        threads: int | None = None,
+        allow_fallback: bool = False,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {threads}")
+        bundle, where, content = _content(source)
+        runtime = _onnxruntime()
+        asked = _provider(runtime, provider, allow_fallback)
+        options = runtime.SessionOptions()
+        options.log_severity_level = QUIET
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        chain = [asked] if asked == SHORT["cpu"] else [asked, SHORT["cpu"]]
+        try:
+            self._session = runtime.InferenceSession(content, options, providers=chain)
+        except Exception as error:  # its errors have no common parent
+            raise CheckpointError(
+                f"{where} does not load in ONNX Runtime {runtime.__version__} with {asked}: {str(error)[:300]}. "
+                "Copy or export it again if it is damaged; update onnxruntime if it is newer than this one"
+            ) from error
+        # Otherwise a provider that fails during a call is replaced without a word.
+        self._session.disable_fallback()
+        running = self._session.get_providers()[0]
+        if running != asked and not allow_fallback:
+            raise ConfigError(
+                f"{asked} was asked for and did not start; ONNX Runtime took {running}. Look for the libraries that it "
+                "misses in its log above, or allow the fallback"
+            )
+        self.provider: str = running
+        """What runs, in ONNX Runtime's own words."""
+        short = {long: name for name, long in SHORT.items()}
+        self.name = f"onnxruntime {short.get(running, running)}"
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        """The graph's ``metadata_props``."""
+        self.size_px = self._check(where, bundle)
+
+    def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
+        """Answer N ≥ 1 crops in one call of the session."""
+        size = self.size_px
+        shape: tuple[int, ...] = getattr(frames_NHW3, "shape", ())
+        if getattr(frames_NHW3, "dtype", None) != np.uint8 or len(shape) != 4 or not shape[0]:
+            raise DataError(
+                f"frames are a uint8 array (N, {size}, {size}, 3) with N >= 1, got "
+                f"{getattr(frames_NHW3, 'dtype', type(frames_NHW3).__name__)} {shape}"
+            )
+        if shape[1:] != (size, size, 3):
+            raise DataError(f"this graph takes crops of {size} x {size} px in RGB, got the shape {shape}")
+        return Outputs(*self._session.run(OUTPUT_NAMES, {INPUT: np.ascontiguousarray(frames_NHW3)}))
+
+    def _check(self, where: str, bundle: Bundle | None) -> int:
+        """The crop side; a graph with other inputs, outputs or dynamic axes is refused."""
+        inputs = {value.name: (value.type, value.shape) for value in self._session.get_inputs()}
+        outputs = {value.name: (value.type, value.shape) for value in self._session.get_outputs()}
+        if bundle is not None:
+            check_against_engine(
+                bundle.manifest,
+                {name: shape for name, (_, shape) in inputs.items()},
+                {name: shape for name, (_, shape) in outputs.items()},
+            )
+        ours = set(inputs) == {INPUT} and set(outputs) == set(OUTPUT_NAMES)
+        if ours:
+            kind, shape = inputs[INPUT]
+            ours = kind == "tensor(uint8)" and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
+            ours = ours and isinstance(shape[1], int) and all(_fits(name, *outputs[name]) for name in OUTPUT_NAMES)
+        if not ours:
+            raise CheckpointError(
+                f"{where} is not a graph of alpose: it takes {inputs} and gives {outputs}; expected uint8 {INPUT} "
+                f"(N, S, S, 3) and float32 {', '.join(OUTPUT_NAMES)}. Export it with alpose-export"
+            )
+        return int(inputs[INPUT][1][1])
+
+
+def _fits(name: str, kind: str, shape: list[Any]) -> bool:
+    """Whether an output is float32 with the axes that its name wants, all but the first of a known length."""
+    whole = all(isinstance(length, int) for length in shape[1:])
+    return kind == "tensor(float)" and len(shape) == len(OUTPUT_AXES[name]) and whole
+
+
+def providers() -> tuple[str, ...]:
+    """The providers of the installed ONNX Runtime, by short name where they have one; empty where there is none."""
+    try:
+        runtime = _onnxruntime()
+    except MissingExtraError:
+        return ()
+    short = {long: name for name, long in SHORT.items()}
+    return tuple(short.get(name, name) for name in runtime.get_available_providers() if name != REMOTE)
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "running a bundle", "cpu") from error
+    return onnxruntime
+
+
+def _content(source: Bundle | str | Path) -> tuple[Bundle | None, str, bytes]:
+    """The graph's bytes and a name for messages."""
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if path.is_file():
+            return None, str(path), path.read_bytes()
+        if not path.exists():
+            raise DataNotFoundError(f"{path} does not exist: give a bundle's folder or a model.onnx")
+        source = Bundle.open(path)
+    return source, str(source.model_path), source.model_bytes()
+
+
+def _provider(runtime: Any, name: str, allow_fallback: bool) -> str:
+    """The provider in ONNX Runtime's words, if this build has it."""
+    known = runtime.get_all_providers()
+    asked = SHORT.get(name.lower(), name)
+    if asked not in known:
+        near = difflib.get_close_matches(name, [*SHORT, *known], 3, 0.4) or [*SHORT]
+        raise ConfigError(
+            f"ONNX Runtime {runtime.__version__} knows no provider {name!r}: did you mean {', '.join(near)}?"
+        )
+    available = runtime.get_available_providers()
+    if asked in available:
+        return asked
+    if allow_fallback:
+        return SHORT["cpu"]
+    raise ConfigError(
+        f"this onnxruntime {runtime.__version__} was built without {asked}; it has {', '.join(available)}. For NVIDIA "
+        "GPUs install alpose[gpu] in place of alpose[cpu], or allow the fallback"
+    )

@@ -1,0 +1,202 @@
+"""The adapter alone, with graphs of a few nodes: no torch, nothing of the trainer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alpose.runtime.engines import OnnxEngine, providers
+from alpose.runtime.engines import onnx as adapter
+from alpose.runtime.errors import CheckpointError, ConfigError, DataError, DataNotFoundError, MissingExtraError
+from alpose.runtime.outputs import OUTPUT_NAMES, form_problems
+
+onnx: Any = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+SIZE, JOINTS, DIMENSIONS = 8, 3, 4
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """A graph whose every output is a sum over the frame, in the shape of the output; ``changes`` spoil it."""
+
+    def make(name: str = "model.onnx", *, size: Any = SIZE, dtype: int = onnx.TensorProto.UINT8, rename: str = "",
+             joints: Any = JOINTS, input_name: str = "frames") -> Path:  # fmt: skip
+        helper, kinds = onnx.helper, onnx.TensorProto
+        shapes: dict[str, tuple[Any, ...]] = {
+            "keypoints": ("N", joints, 2), "scores": ("N", joints), "predicted_loss": ("N",),
+            "failure_probability": ("N",), "embedding": ("N", DIMENSIONS),
+        }  # fmt: skip
+        nodes = [
+            helper.make_node("Cast", [input_name], ["float"], to=kinds.FLOAT),
+            helper.make_node("ReduceSum", ["float", "axes"], ["sum_N"], keepdims=0),
+            helper.make_node("Unsqueeze", ["sum_N", "one"], ["sum_N1"]),
+            helper.make_node("Unsqueeze", ["sum_N1", "two"], ["sum_N11"]),
+        ]
+        weights = [
+            onnx.numpy_helper.from_array(np.array(value, dtype=np.int64), name)
+            for name, value in {"axes": [1, 2, 3], "one": [1], "two": [2]}.items()
+        ]
+        outputs = []
+        for output, shape in shapes.items():
+            source = {1: "sum_N", 2: "sum_N1", 3: "sum_N11"}[len(shape)]
+            name = f"{output}{rename}" if output == "scores" else output
+            inner = tuple(length if isinstance(length, int) else JOINTS for length in shape[1:])
+            ones = np.arange(1, 1 + int(np.prod(inner)), dtype=np.float32).reshape(1, *inner) if inner else np.ones(1)
+            weights.append(onnx.numpy_helper.from_array(np.asarray(ones, dtype=np.float32), f"{output}_gain"))
+            nodes.append(helper.make_node("Mul", [source, f"{output}_gain"], [name]))
+            outputs.append(helper.make_tensor_value_info(name, kinds.FLOAT, shape))
+        frames = helper.make_tensor_value_info(input_name, dtype, ("N", size, size, 3))
+        graph = helper.make_graph(nodes, "test", [frames], outputs, weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        helper.set_model_props(model, {"alpose.head": "ll++"})
+        path = tmp_path / name
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return make
+
+
+def frames(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_it_answers_in_the_form_of_every_engine(write: Write, count: int) -> None:
+    engine = OnnxEngine(write(), threads=1)
+    pixels = frames(count)
+    answer = engine(pixels)
+    assert form_problems(answer, count, JOINTS, DIMENSIONS) == {}
+    np.testing.assert_array_equal(answer.predicted_loss_N, pixels.sum(axis=(1, 2, 3), dtype=np.float32))
+    np.testing.assert_array_equal(answer.scores_NJ, answer.predicted_loss_N[:, None] * np.array([1, 2, 3]))
+    assert (engine.name, engine.provider, engine.size_px) == ("onnxruntime cpu", "CPUExecutionProvider", SIZE)
+    assert engine.metadata == {"alpose.head": "ll++"}
+
+
+def test_frames_need_not_be_contiguous(write: Write) -> None:
+    engine, pixels = OnnxEngine(str(write())), frames(6)
+    strided = engine(pixels[::2, ::-1])
+    np.testing.assert_array_equal(strided.predicted_loss_N, engine(pixels[::2].copy()).predicted_loss_N)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((1, SIZE, SIZE, 3), dtype=np.float32), "got float32"),
+        (np.zeros((SIZE, SIZE, 3), dtype=np.uint8), r"got uint8 \(8, 8, 3\)"),
+        (np.zeros((0, SIZE, SIZE, 3), dtype=np.uint8), r"N >= 1, got uint8 \(0, 8, 8, 3\)"),
+        (np.zeros((1, 3, SIZE, SIZE), dtype=np.uint8), r"crops of 8 x 8 px in RGB, got the shape \(1, 3, 8, 8\)"),
+        (np.zeros((1, 16, 16, 3), dtype=np.uint8), "crops of 8 x 8 px"),
+        ([[1]], r"got list \(\)"),
+    ],
+)
+def test_frames_of_another_form_are_refused(write: Write, bad: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        OnnxEngine(write())(bad)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rename": "_"}, {"dtype": onnx.TensorProto.FLOAT}, {"size": "S"}, {"joints": "J"}, {"input_name": "images"},
+    ],
+)  # fmt: skip
+def test_a_graph_of_another_kind_is_refused(write: Write, changes: dict[str, Any]) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"model\.onnx is not a graph of alpose: it takes .* expected uint8 frames"
+    ):
+        OnnxEngine(write(**changes))
+
+
+def test_a_damaged_or_missing_file_is_named(write: Write, tmp_path: Path) -> None:
+    path = write()
+    content = path.read_bytes()
+    for cut in (0, 1, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
+        with pytest.raises(CheckpointError, match=r"model\.onnx (does not load in ONNX Runtime|is not a graph)"):
+            OnnxEngine(path)
+    with pytest.raises(DataNotFoundError, match=r"none\.onnx does not exist"):
+        OnnxEngine(tmp_path / "none.onnx")
+
+
+def test_choices_that_cannot_be_carried_out(write: Write) -> None:
+    path = write()
+    with pytest.raises(ConfigError, match="knows no provider 'cude': did you mean cuda"):
+        OnnxEngine(path, "cude")
+    with pytest.raises(ConfigError, match="threads must be at least 1, got 0"):
+        OnnxEngine(path, threads=0)
+    if "cuda" not in providers():
+        with pytest.raises(ConfigError, match=r"built without CUDAExecutionProvider; it has .*CPUExecutionProvider"):
+            OnnxEngine(path, "cuda")
+        engine = OnnxEngine(path, "CUDA", allow_fallback=True)
+        assert engine.name == "onnxruntime cpu"
+        assert len(engine(frames(2))) == 2
+
+
+class FakeSession:
+    """A runtime whose GPU provider is compiled in and does not start: it takes the CPU and raises nothing."""
+
+    asked: list[str] = []  # noqa: RUF012  # a record of the last session
+
+    def __init__(self, _content: bytes, _options: Any, providers: list[str]) -> None:
+        type(self).asked = providers
+        self.fallback = True
+
+    def disable_fallback(self) -> None:
+        self.fallback = False
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+class FakeRuntime:
+    __version__ = "0"
+    InferenceSession = FakeSession
+
+    class SessionOptions:
+        log_severity_level = 0
+        intra_op_num_threads = 0
+
+    @staticmethod
+    def get_all_providers() -> list[str]:
+        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    get_available_providers = get_all_providers
+
+
+def test_a_silent_fallback_to_the_cpu_is_an_error(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "_onnxruntime", lambda: FakeRuntime)
+    with pytest.raises(
+        ConfigError, match="CUDAExecutionProvider was asked for and did not start; ONNX Runtime took CPU"
+    ):
+        OnnxEngine(write(), "cuda")
+    assert FakeSession.asked == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert providers() == ("tensorrt", "cuda", "cpu")
+
+
+def test_without_onnxruntime_the_extra_is_named(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"needs onnxruntime, .* pip install 'alpose\[cpu\]'"):
+        OnnxEngine(path)
+    assert providers() == ()
+
+
+def test_importing_engines_imports_no_engine() -> None:
+    code = (
+        "import sys, alpose.runtime.engines; "
+        "bad = {'onnxruntime', 'onnx', 'torch', 'tensorrt', 'alpose.trainer'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_names_of_outputs_are_those_of_the_graph() -> None:
+    assert OUTPUT_NAMES == ("keypoints", "scores", "predicted_loss", "failure_probability", "embedding")
