@@ -1,0 +1,154 @@
+"""The ``alpose-export`` command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from alpose import __version__
+from alpose.runtime.manifest import Precision
+from alpose.trainer.cli import default_cache
+from alpose.trainer.click_errors import OneLineErrors
+
+log = logging.getLogger("alpose")
+
+
+class _CheckpointOrCommand(OneLineErrors):
+    """``alpose-export CHECKPOINT …`` means ``alpose-export bundle CHECKPOINT …``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["bundle", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_CheckpointOrCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(__version__, prog_name="alpose-export")
+def main() -> None:
+    """Turn a trained model into one verified bundle for devices.
+
+    \b
+    alpose-export CHECKPOINT -o NAME.alpose     write the bundle (short for: alpose-export bundle CHECKPOINT ...)
+    alpose-export verify NAME.alpose            check every file, and the golden frames on every engine here
+    alpose-export engine NAME.alpose            build a TensorRT engine on this device
+    """
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+
+
+_BUNDLE = click.argument("bundle", type=click.Path(path_type=Path, file_okay=False))
+_PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                           help="Refuse a bundle that this key did not sign.")  # fmt: skip
+
+
+@main.command("bundle")
+@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="NAME.alpose")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(get_args(Precision)))
+@click.option("--head", help="Which loss head. [default: ll++conv, else the best that the checkpoint has]")
+@click.option(
+    "--calibration",
+    metavar="lsp|lspet|mpii|synthetic|synthetic-hard|FOLDER",
+    help="Labelled people that trained nothing. [default: the test part of the model's own dataset]",
+)
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="ALPOSE_DATA",
+    help="Where the datasets are. [env: ALPOSE_DATA]",
+)
+@click.option(
+    "--failure",
+    default="image-pck",
+    show_default=True,
+    type=click.Choice(["image-pck", "any-joint", "mean-error"]),
+    help="What counts as a failed pose; stored in the bundle.",
+)
+@click.option("--failure-limit", type=float, help="PCK under which, or mean error over which, a pose fails.")
+@click.option(
+    "--also", multiple=True, metavar="DATA", help="Other labelled people: the card shows what the thresholds do there."
+)
+@click.option(
+    "--previous",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="An older bundle: the card shows its calibration on the same people, before and after.",
+)
+@click.option(
+    "--sign", "sign_key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Private key to sign with."
+)
+@click.option("--replace", is_flag=True, help="Replace a bundle that is there.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path, file_okay=False), envvar="ALPOSE_CACHE", help="Where crops are cached."
+)
+def bundle(
+    checkpoint: Path, out: Path, precision: Any, head: Any, calibration: str | None, data_root: Path | None,
+    failure: Any, failure_limit: float | None, also: tuple[str, ...], previous: Path | None, sign_key: Path | None,
+    replace: bool, cache: Path | None,
+) -> None:  # fmt: skip
+    """Write a bundle from CHECKPOINT: graph, manifest, calibration, golden frames and card."""
+    from .failure import Failure
+    from .write import ExportConfig, export_checkpoint
+
+    made = export_checkpoint(
+        checkpoint, out, config=ExportConfig(precision=precision, failure=Failure(failure, failure_limit)), head=head,
+        calibration=calibration, data_root=data_root, also=also, previous=previous, sign_key=sign_key, replace=replace,
+        cache=cache or default_cache(),
+    )  # fmt: skip
+    click.echo(str(made))
+
+
+@main.command()
+@_BUNDLE
+@_PUBLIC_KEY
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def verify(bundle: Path, public_key: Path | None, as_json: bool) -> None:
+    """Check hashes, schema and golden frames on every engine of this machine; the exit status says it."""
+    from .verify import verify as verify_bundle
+
+    report = verify_bundle(bundle, public_key)
+    click.echo(report.to_json() if as_json else str(report))
+    sys.exit(0 if report.passed else 1)
+
+
+@main.command()
+@_BUNDLE
+@_PUBLIC_KEY
+@click.option(
+    "--max-batch",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Frames per call; 1 builds a static engine.",
+)
+@click.option(
+    "--workspace", default=1024, show_default=True, type=click.IntRange(16), help="Memory for building, in MiB."
+)
+def engine(bundle: Path, public_key: Path | None, max_batch: int, workspace: int) -> None:
+    """Build a TensorRT engine on this device, into BUNDLE/engines; kept only if the golden frames pass."""
+    from .tensorrt import build_engine
+
+    built = build_engine(
+        bundle, public_key=public_key, max_batch=max_batch, workspace_bytes=workspace << 20 if workspace else None,
+        say=click.echo,
+    )  # fmt: skip
+    click.echo(f"engine: {built}")
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+def keygen(path: Path) -> None:
+    """Make a signing key: PATH (keep it secret) and PATH.pub (give it to devices)."""
+    from alpose.runtime.signature import generate_key
+
+    click.echo(f"public key: {generate_key(path)}")

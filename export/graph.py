@@ -1,0 +1,434 @@
+"""One graph for a device: RGB crops in; joints, scores, predicted loss, failure probability and embedding out.
+
+The same :class:`MonitorGraph` answers in PyTorch and is written as ONNX, so that the two can be compared. Everything
+that a device would otherwise do beside the net is inside: normalising, decoding, calibrating. No heatmap leaves it.
+
+Shapes: N batch, S crop side, J joints, H W heatmap, C channels, D embedding, K knots of the calibration, h w a scale.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+import alpose
+from alpose.runtime.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from alpose.runtime.outputs import OUTPUT_NAMES, Outputs
+from alpose.runtime.skeleton import Skeleton
+from alpose.trainer.checkpoint import PoseModel
+from alpose.trainer.data.augment import to_input
+from alpose.trainer.heatmaps import entropy, to_pixels
+from alpose.trainer.models.heads import HeadName
+from alpose.trainer.models.hourglass import STRIDE
+from alpose.trainer.results import write_atomically
+from alpose.trainer.scoring import ENTROPY_TEMPERATURE, REFERENCE_PEAK
+
+from .calibration import Calibration
+from .onnx_graph import BATCH, INPUT, OPSET, GraphSpec, OnnxFacts, check_model, import_onnx, set_metadata, tidy
+from .trunks import HourglassTrunk, TappedTrunk, Trunk, form
+
+if TYPE_CHECKING:
+    import onnx
+
+log = logging.getLogger("alpose")
+
+UNCALIBRATED = Calibration(
+    np.zeros(3), np.ones(3), np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0]), np.array([0.0, 1.0])
+)
+"""Stands in where nothing was calibrated: one minus the mean score, cut to [0, 1]. It is no probability."""
+
+
+# --- What follows the trunk
+
+
+class Normalise(nn.Module):
+    """uint8 (N, S, S, 3) to float32 (N, 3, S, S) in [0, 1].
+
+    It casts first: TensorRT takes uint8 at a graph's border and nowhere else.
+    """
+
+    def forward(self, frames_NSS3: Tensor) -> Tensor:
+        """As in training."""
+        return to_input(frames_NSS3.float())
+
+
+class Decode(nn.Module):
+    """Heatmaps to joints in pixels and scores; the twin of :func:`alpose.trainer.heatmaps.decode`.
+
+    The five cells that decide are gathered together, which takes a third of the nodes: at batch 1 a node costs more
+    than its arithmetic.
+    """
+
+    step_5: Tensor
+
+    def __init__(self, stride: float, peak: float, cells: int) -> None:
+        super().__init__()
+        self.stride, self.peak, self.cells = stride, peak, cells
+        # Centre, left, right, above, below: steps along the row, and along the flattened map.
+        self.register_buffer("step_5", torch.tensor([0, -1, 1, -cells, cells]))
+
+    def forward(self, maps_NJHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Joints (N, J, 2) in pixels of the crop, scores (N, J)."""
+        flat_NJP = maps_NJHW.flatten(2)
+        place_NJ1 = flat_NJP.argmax(dim=2, keepdim=True)
+        # A step off the map is pulled back to some cell of it; at the border its value is not used.
+        near_NJ5 = (place_NJ1 + self.step_5).clamp(0, self.cells * self.cells - 1)
+        value_NJ5 = flat_NJP.gather(2, near_NJ5)
+        peak_NJ1 = value_NJ5[..., :1]
+        log_NJ5 = torch.maximum(value_NJ5, 1e-3 * peak_NJ1.clamp_min(1e-6)).log()
+        before_NJ2, after_NJ2 = log_NJ5[..., 1::2], log_NJ5[..., 2::2]
+        bend_NJ2 = 2 * log_NJ5[..., :1] - before_NJ2 - after_NJ2
+        move_NJ2 = ((after_NJ2 - before_NJ2) / (2 * bend_NJ2.clamp_min(1e-6))).clamp(-0.5, 0.5)
+        # Whole numbers in float32: exact, and fewer nodes than integer division, which exporters guard by its sign.
+        row_NJ1 = ((place_NJ1 + 0.5) / self.cells).floor()
+        cell_NJ2 = torch.cat([place_NJ1 - row_NJ1 * self.cells, row_NJ1], dim=2)
+        inside_NJ2 = (bend_NJ2 > 1e-6) & (cell_NJ2 > 0) & (cell_NJ2 < self.cells - 1)
+        joints_NJ2 = cell_NJ2 + torch.where(inside_NJ2, move_NJ2, 0.0)
+        return to_pixels(joints_NJ2, self.stride), peak_NJ1[..., 0] / self.peak  # type: ignore[arg-type]
+
+
+class Doubt(nn.Module):
+    """The evidence that heatmaps give for nothing: entropy (N,), and one minus the mean score (N,)."""
+
+    def __init__(self, peak: float) -> None:
+        super().__init__()
+        self.scale = REFERENCE_PEAK / peak
+
+    def forward(self, maps_NJHW: Tensor, scores_NJ: Tensor) -> tuple[Tensor, Tensor]:
+        """As :func:`alpose.trainer.scoring.score` computes them."""
+        return entropy(maps_NJHW * self.scale, ENTROPY_TEMPERATURE), 1.0 - scores_NJ.mean(dim=1)
+
+
+class Embedding(nn.Module):
+    """Global average, scaled to unit length: (N, C, h, w) to (N, D)."""
+
+    def forward(self, features_NChw: Tensor) -> Tensor:
+        """A map of zeros stays zero."""
+        mean_ND = features_NChw.mean(dim=(2, 3))
+        return mean_ND / mean_ND.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+
+
+class Calibrate(nn.Module):
+    """:meth:`Calibration.probability` as tensors: evidence (N, 3) to probability (N,)."""
+
+    mean_3: Tensor
+    sd_3: Tensor
+    weight_31: Tensor
+    start_L: Tensor
+    length_L: Tensor
+    rise_L1: Tensor
+
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__()
+
+        def tensor(values: npt.NDArray[np.floating]) -> Tensor:
+            return torch.from_numpy(np.asarray(values, dtype=np.float32).copy())
+
+        self.register_buffer("mean_3", tensor(calibration.mean_3))
+        self.register_buffer("sd_3", tensor(calibration.sd_3))
+        self.register_buffer("weight_31", tensor(calibration.weight_3)[:, None])
+        score_K = tensor(calibration.score_K)
+        self.register_buffer("start_L", score_K[:-1])
+        self.register_buffer("length_L", score_K.diff())
+        self.register_buffer("rise_L1", tensor(np.diff(calibration.probability_K))[:, None])
+        self.first = float(calibration.probability_K[0])
+
+    def forward(self, evidence_N3: Tensor) -> Tensor:
+        """A sum over the L segments between knots: how far each is walked, times its rise."""
+        score_N1 = ((evidence_N3 - self.mean_3) / self.sd_3) @ self.weight_31
+        walked_NL = ((score_N1 - self.start_L) / self.length_L).clamp(0.0, 1.0)
+        return (walked_NL @ self.rise_L1)[:, 0] + self.first
+
+
+# --- The graph
+
+
+class MonitorGraph(nn.Module):
+    """uint8 crops (N, S, S, 3) to the five outputs, in the order of ``OUTPUT_NAMES``.
+
+    Build it with :meth:`from_model` or :meth:`from_modules`. It holds copies, in eval mode, float32 and on the CPU:
+    what it was built from stays as it was. The evidence for a failure is, in this order, the predicted loss, the
+    entropy of the heatmaps, and one minus the mean score.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        head: nn.Module,
+        *,
+        skeleton: Skeleton,
+        size_px: int,
+        peak: float,
+        head_name: str,
+        stride: float | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        super().__init__()
+        if peak <= 0 or size_px < 8:
+            raise ConfigError(f"peak must be positive and size_px at least 8, got {peak} and {size_px}")
+        self.trunk = _own(trunk)
+        self.head = _own(head)
+        _refuse_damaged(self)
+        self.normalise = Normalise()
+        cells, dimensions = self._try(skeleton, size_px)
+        if stride is None and size_px % cells:
+            raise ConfigError(
+                f"a crop of {size_px} px and heatmaps of {cells} cells give no whole stride: state stride="
+            )
+        self.spec = GraphSpec(skeleton=skeleton, size_px=size_px, stride=size_px / cells if stride is None else stride,
+                              peak=peak, head=head_name, dimensions=dimensions)  # fmt: skip
+        self.decode = Decode(self.spec.stride, peak, cells)
+        self.doubt = Doubt(peak)
+        self.embedding = Embedding()
+        self.calibration = calibration
+        self.calibrate = Calibrate(calibration or UNCALIBRATED)
+        self.eval()
+
+    @classmethod
+    def from_model(
+        cls, model: PoseModel, head: HeadName | None = None, calibration: Calibration | None = None
+    ) -> MonitorGraph:
+        """From a checkpoint of ours; ``head`` may be left out where the model has one only."""
+        known = ", ".join(model.heads) or "none"
+        if head is None and len(model.heads) == 1:
+            head = next(iter(model.heads))
+        if head is None or head not in model.heads:
+            raise ConfigError(f"the model has the loss heads {known}, asked for {head!r}: name one of them")
+        return cls(HourglassTrunk(model.pose), model.heads[head], skeleton=model.skeleton, head_name=head,
+                   size_px=model.crop.size_px, peak=model.target.peak, stride=STRIDE,
+                   calibration=calibration)  # fmt: skip
+
+    @classmethod
+    def from_modules(
+        cls,
+        pose_net: nn.Module,
+        loss_head: nn.Module,
+        *,
+        skeleton: Skeleton,
+        size_px: int,
+        peak: float,
+        taps: Sequence[str],
+        penultimate: str,
+        heatmaps: str | None = None,
+        stride: float | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        head_name: str | None = None,
+        calibration: Calibration | None = None,
+    ) -> MonitorGraph:
+        """From anybody's net.
+
+        Args:
+            pose_net: images (N, 3, S, S) to heatmaps (N, J, H, H).
+            loss_head: takes :class:`alpose.trainer.models.hourglass.Features`, gives the predicted loss (N,).
+            skeleton: the joints, in the order of the heatmaps.
+            size_px: S.
+            peak: height of the heatmaps that the net was trained towards.
+            taps: names of the modules whose outputs are the pyramid, finest first.
+            penultimate: name of the module before the heatmaps; its global average is the embedding.
+            heatmaps: name of the module that gives the heatmaps, where the net does not simply return them.
+            stride: crop pixels per heatmap cell; S / H unless stated.
+            mean: of each colour in [0, 1], subtracted before the net.
+            std: of each colour, divided by.
+            head_name: for the manifest; the head's class unless stated.
+            calibration: from evidence to probability; without it the probability is none.
+
+        Raises:
+            ConfigError: a name that the net does not have, or shapes that do not fit.
+            CheckpointError: weights that are not finite.
+        """
+        trunk = TappedTrunk(pose_net, taps=taps, penultimate=penultimate, heatmaps=heatmaps, mean=mean, std=std)
+        return cls(trunk, loss_head, skeleton=skeleton, size_px=size_px, peak=peak, stride=stride,
+                   head_name=head_name or type(loss_head).__name__, calibration=calibration)  # fmt: skip
+
+    def with_calibration(self, calibration: Calibration) -> MonitorGraph:
+        """The same graph with these probabilities."""
+        other = copy.deepcopy(self)
+        other.calibration, other.calibrate = calibration, Calibrate(calibration).eval()
+        return other
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Keypoints (N, J, 2), scores (N, J), predicted loss (N,), failure probability (N,), embedding (N, D)."""
+        keypoints_NJ2, scores_NJ, parts_N, embedding_ND = self._all(frames)
+        return keypoints_NJ2, scores_NJ, parts_N[0], self.calibrate(torch.stack(parts_N, dim=1)), embedding_ND
+
+    def evidence(self, frames: Tensor) -> Tensor:
+        """What a calibration is fitted to: (N, 3)."""
+        return torch.stack(self._all(frames)[2], dim=1)
+
+    def _all(self, frames_NSS3: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+        maps_NJHW, features = self.trunk(self.normalise(frames_NSS3))
+        keypoints_NJ2, scores_NJ = self.decode(maps_NJHW)
+        entropy_N, doubt_N = self.doubt(maps_NJHW, scores_NJ)
+        parts_N = [self.head(features), entropy_N, doubt_N]
+        return keypoints_NJ2, scores_NJ, parts_N, self.embedding(features.penultimate_BCHW)
+
+    def _try(self, skeleton: Skeleton, size_px: int) -> tuple[int, int]:
+        """Run two black frames and check every shape; cells across a heatmap, and D."""
+        frames = torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8)
+        with torch.inference_mode():
+            try:
+                maps, features = self.trunk.eval()(self.normalise(frames))
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                if isinstance(error, ConfigError):
+                    raise
+                raise ConfigError(f"the pose net does not take images of 3 x {size_px} x {size_px}: {error}") from error
+            sizes = [tuple(scale.shape[1:]) for scale in features.pyramid]
+            cells = maps.shape[-1]
+            if maps.ndim != 4 or tuple(maps.shape) != (2, len(skeleton), cells, cells):
+                raise ConfigError(f"heatmaps of {len(skeleton)} joints ({skeleton.name}) from 2 images must have the shape "
+                                  f"(2, {len(skeleton)}, H, H), the net gives {tuple(maps.shape)}")  # fmt: skip
+            if any(a[1] < b[1] or a[2] < b[2] for a, b in itertools.pairwise(sizes)):
+                raise ConfigError(f"taps must go from the finest to the coarsest scale, their (C, h, w) are {sizes}")
+            try:
+                loss = self.head.eval()(features)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise ConfigError(f"the loss head does not take features of (C, h, w) {sizes} and penultimate "
+                                  f"{tuple(features.penultimate_BCHW.shape[1:])}: {error}") from error  # fmt: skip
+        if not isinstance(loss, Tensor) or tuple(loss.shape) != (2,):
+            raise ConfigError(f"the loss head must give one number per image, shape (N,), it gives {form(loss)} for 2")
+        return cells, int(features.penultimate_BCHW.shape[1])
+
+
+def _own(module: nn.Module) -> Any:
+    own = copy.deepcopy(module).to(device="cpu", dtype=torch.float32)
+    return own.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+
+
+def _refuse_damaged(module: nn.Module) -> None:
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise CheckpointError(f"{bad} of {value.numel()} numbers of {name} are not finite: these weights are damaged, "
+                                  "train again or take an earlier checkpoint")  # fmt: skip
+
+
+class TorchEngine:
+    """A :class:`MonitorGraph` behind the interface of every engine; the reference of the others."""
+
+    def __init__(self, graph: MonitorGraph, batch: int = 32) -> None:
+        self.graph, self.batch, self.name = graph.eval(), batch, "torch fp32"
+
+    def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
+        """Answer N frames, ``batch`` at a time."""
+        return Outputs(*self._run(frames_NHW3, self.graph))
+
+    def evidence(self, frames_NHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """What a calibration is fitted to: (N, 3)."""
+        return self._run(frames_NHW3, lambda frames: (self.graph.evidence(frames),))[0]
+
+    def _run(self, frames_NHW3: npt.NDArray[np.uint8], call: Any) -> list[npt.NDArray[np.float32]]:
+        size = self.graph.spec.size_px
+        if frames_NHW3.dtype != np.uint8 or frames_NHW3.shape[1:] != (size, size, 3) or not len(frames_NHW3):
+            raise DataError(f"frames are uint8 (N, {size}, {size}, 3) with N >= 1, got {frames_NHW3.dtype} "
+                            f"{frames_NHW3.shape}")  # fmt: skip
+        with torch.inference_mode():
+            parts = [call(torch.from_numpy(np.array(frames_NHW3[start : start + self.batch])))
+                     for start in range(0, len(frames_NHW3), self.batch)]  # fmt: skip
+        return [torch.cat(pieces).numpy() for pieces in zip(*parts, strict=True)]
+
+
+# --- ONNX
+
+
+def to_onnx(graph: MonitorGraph, path: Path, *, metadata: Mapping[str, str] | None = None) -> OnnxFacts:
+    """Write a graph as one ONNX file with the weights inside.
+
+    It goes through ``torch.export`` (the "dynamo" exporter): the older one, through TorchScript, is announced to be
+    removed, leaves unnamed symbolic sizes in outputs and computes shapes in the graph.
+
+    Args:
+        graph: what to write.
+        path: of the file.
+        metadata: more facts for ``metadata_props``, their keys get the prefix ``alpose.``.
+
+    Raises:
+        ConfigError: the net cannot be exported with a dynamic batch, or the graph holds control flow.
+        MissingExtraError: the packages of ``alpose[export]`` are not installed.
+    """
+    model = _exported(graph)
+    tidy(model, graph.spec)
+    _describe(model, graph, metadata or {})
+    facts = check_model(model, graph.spec)
+    if facts.outside_tensorrt:
+        log.warning("%s: TensorRT 10 does not document the operators %s; ONNX Runtime runs the graph, an engine may not "
+                    "build", path.name, ", ".join(facts.outside_tensorrt))  # fmt: skip
+    write_atomically(path, model.SerializeToString(deterministic=True))
+    return facts
+
+
+def _exported(graph: MonitorGraph) -> onnx.ModelProto:
+    import_onnx()
+    try:
+        import onnxscript  # noqa: F401  # torch.onnx imports it late and then fails in its own words
+    except ImportError as error:
+        raise MissingExtraError("onnxscript", "exporting", "export") from error
+    size = graph.spec.size_px
+    # Two frames: a batch of one would be taken for a constant.
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    batch = torch.export.Dim(BATCH, min=1)
+    try:
+        with _quiet(), torch.no_grad():
+            exported = torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
+            program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, input_names=[INPUT],
+                                        output_names=list(OUTPUT_NAMES), verbose=False)  # fmt: skip
+    except Exception as error:  # the exporter has no family of errors
+        reason = str(error).strip().splitlines()
+        raise ConfigError(f"the net cannot be exported with a dynamic batch ({type(error).__name__}): "
+                          f"{' '.join(reason[:6])}. Its forward pass must not depend on values or on the batch "
+                          "size") from error  # fmt: skip
+    if program is None:
+        raise ConfigError(
+            "torch.onnx.export returned nothing: this version of torch has no exporter through torch.export"
+        )
+    return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a remark of torch on its own pytrees, one on torchvision's absence, and the optimiser's diary."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx._internal.exporter._registration", "onnx_ir", "onnxscript")
+    ]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _describe(model: onnx.ModelProto, graph: MonitorGraph, metadata: Mapping[str, str]) -> None:
+    spec = graph.spec
+    model.producer_name, model.producer_version = "alpose", alpose.__version__
+    model.domain, model.model_version = "alpose", 1
+    model.doc_string = "Pose and its probability of failure from RGB crops. Facts under alpose.* in metadata_props."
+    calibration = graph.calibration.to_json() if graph.calibration else None
+    facts = {
+        "schema": "1",
+        "precision": "fp32",
+        "head": spec.head,
+        "skeleton": json.dumps(spec.skeleton.to_json()),
+        "input": json.dumps({"name": INPUT, "dtype": "uint8", "shape": [BATCH, spec.size_px, spec.size_px, 3],
+                             "colour": "RGB"}),
+        "outputs": json.dumps({name: list(spec.shape_of(name)) for name in OUTPUT_NAMES}),
+        "calibration": json.dumps(calibration),
+        **metadata,
+    }  # fmt: skip
+    set_metadata(model, facts)

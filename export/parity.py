@@ -1,0 +1,242 @@
+"""How far an engine's answers lie from another's on real crops, and how far they may.
+
+The reference is the graph in PyTorch at fp32. Keypoints count by their score: where the net sees nothing, two cells of
+a flat map compete, and a rounding decides which wins.
+
+Shapes: N crops, J joints, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from alpose.runtime.errors import AlposeError, ConfigError, DataError
+from alpose.runtime.manifest import Precision
+from alpose.runtime.outputs import Engine, Outputs, form_problems
+from alpose.trainer.data.crops import Crops
+from alpose.trainer.data.records import Bools, Floats
+from alpose.trainer.metrics import Judged, Profile, auroc, judge
+
+from .failure import Failure, failures
+
+JUDGED_SCORE = 0.3
+"""A joint with a lower reference score has no weight: its place is the net's guess among flat cells."""
+
+
+Doubles = npt.NDArray[np.float64]
+
+
+class ParityError(AlposeError, RuntimeError):
+    """A precision whose answers lie too far from the reference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityFigures:
+    """Deviations of one engine from the reference, over the same crops."""
+
+    crops: int
+    joints: int
+    """Joints that were judged: reference score of at least ``JUDGED_SCORE``."""
+    unjudged: int
+    """Joints below it."""
+    keypoint_median_px: float | None
+    """Weighted by the reference score, as p99 is; pixels of the crop. None where no joint was judged."""
+    keypoint_p99_px: float | None
+    keypoint_max_px: float | None
+    score_max: float
+    probability_max: float
+    embedding_max: float
+    """Largest distance between the two unit vectors of a crop."""
+    loss_rank_correlation: float
+    """Spearman's, of the predicted loss with the reference's."""
+    pck: float | None
+    """Of this engine, and its difference from the reference's; None without labels, or where none can be scored."""
+    pck_change: float | None
+    auroc: float | None
+    """Of the failure probability, for this engine's own failures; None without labels, or where all or none failed."""
+    auroc_change: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityLimits:
+    """What each figure may reach; None leaves one unjudged. Changes are judged in the direction that hurts."""
+
+    keypoint_median_px: float | None = None
+    keypoint_p99_px: float | None = None
+    keypoint_max_px: float | None = None
+    score_max: float | None = None
+    probability_max: float | None = None
+    embedding_max: float | None = None
+    loss_rank_correlation: float | None = None
+    """The least that it may be."""
+    pck_change: float | None = None
+    """The most that PCK may fall."""
+    auroc_change: float | None = None
+    """The most that AUROC may fall."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not (np.isfinite(value) and value >= 0):
+                raise ConfigError(f"parity limit {field.name} must be a number of at least 0, got {value}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a manifest."""
+        return asdict(self)
+
+
+# fp32 is arithmetic in another order. In fp16 and int8 two peaks of nearly equal height can change places, which moves
+# a joint across the crop: the largest deviation says nothing there that p99 and PCK do not say better.
+LIMITS: Mapping[Precision, ParityLimits] = {
+    "fp32": ParityLimits(keypoint_max_px=0.05, score_max=1e-3, probability_max=1e-3, embedding_max=1e-3,
+                         loss_rank_correlation=0.9999, pck_change=0.001, auroc_change=0.001),
+    "fp16": ParityLimits(keypoint_median_px=0.05, keypoint_p99_px=0.5, embedding_max=0.05, loss_rank_correlation=0.999,
+                         pck_change=0.005, auroc_change=0.005),
+    "int8": ParityLimits(keypoint_median_px=0.5, keypoint_p99_px=4.0, loss_rank_correlation=0.99, pck_change=0.01,
+                         auroc_change=0.02),
+}  # fmt: skip
+"""Keypoint limits are for crops of 128 px and hold at other sizes as they are: they are pixels, as users see them."""
+
+
+def answer(engine: Engine, frames_NSS3: npt.NDArray[np.uint8], batch: int = 8) -> Outputs:
+    """Every frame's answer, ``batch`` frames in a call."""
+    if not len(frames_NSS3):
+        raise DataError("there are no crops to compare engines on")
+    parts = [engine(frames_NSS3[start : start + batch]).named() for start in range(0, len(frames_NSS3), batch)]
+    return Outputs(*(np.concatenate([part[name] for part in parts]) for name in parts[0]))
+
+
+def compare(
+    reference: Outputs,
+    outputs: Outputs,
+    *,
+    crops: Crops | None = None,
+    profile: Profile | None = None,
+    failure: Failure | None = None,
+) -> ParityFigures:
+    """All figures of one engine.
+
+    Args:
+        reference: of the fp32 graph in PyTorch.
+        outputs: of the engine, for the same crops in the same order.
+        crops: the crops with their labels; without them PCK and AUROC are not known.
+        profile: how joints are scored; needed with ``crops``.
+        failure: what AUROC calls a failure; image PCK under 0.5 unless given.
+
+    Raises :class:`ParityError` for answers of another form or that are not finite, naming the output.
+    """
+    count, joints = reference.scores_NJ.shape
+    problems = form_problems(outputs, count, joints, reference.embedding_ND.shape[1])
+    for name, value in outputs.named().items():
+        if name not in problems and not np.isfinite(value).all():
+            bad = int((~np.isfinite(value)).sum())
+            problems[name] = f"has {bad} of {value.size} values that are not finite"
+    if problems:
+        raise ParityError("; ".join(f"{name} {what}" for name, what in problems.items()))
+    distance_NJ = np.linalg.norm(outputs.keypoints_NJ2 - reference.keypoints_NJ2, axis=2).astype(np.float64)
+    judged_NJ = reference.scores_NJ >= JUDGED_SCORE
+    distance, weight = distance_NJ[judged_NJ], reference.scores_NJ[judged_NJ].astype(np.float64)
+    known = bool(judged_NJ.any())
+    ours, theirs = (_quality(one, crops, profile, failure or Failure()) for one in (outputs, reference))
+    return ParityFigures(
+        crops=count,
+        joints=int(judged_NJ.sum()),
+        unjudged=int((~judged_NJ).sum()),
+        keypoint_median_px=weighted_quantile(distance, weight, 0.5) if known else None,
+        keypoint_p99_px=weighted_quantile(distance, weight, 0.99) if known else None,
+        keypoint_max_px=float(distance.max()) if known else None,
+        score_max=_largest(outputs.scores_NJ - reference.scores_NJ),
+        probability_max=_largest(outputs.failure_probability_N - reference.failure_probability_N),
+        embedding_max=_largest(np.linalg.norm(outputs.embedding_ND - reference.embedding_ND, axis=1)),
+        loss_rank_correlation=rank_correlation(outputs.predicted_loss_N, reference.predicted_loss_N),
+        pck=ours[0],
+        pck_change=_change(ours[0], theirs[0]),
+        auroc=ours[1],
+        auroc_change=_change(ours[1], theirs[1]),
+    )
+
+
+def exceeded(figures: ParityFigures, limits: ParityLimits) -> tuple[str, ...]:
+    """The figures that pass their limits, each in words with its value and limit."""
+    found = []
+    for field in fields(limits):
+        limit, value = getattr(limits, field.name), getattr(figures, field.name)
+        if limit is None or value is None:
+            continue
+        if field.name == "loss_rank_correlation":
+            if value < limit:
+                found.append(f"{field.name} is {value:.6g}, must be at least {limit:g}")
+        elif field.name.endswith("_change"):
+            if value < -limit:
+                found.append(f"{field.name} is {value:+.4g}, may fall by {limit:g} at most")
+        elif value > limit:
+            found.append(f"{field.name} is {value:.4g}, may be {limit:g} at most")
+    return tuple(found)
+
+
+def require(figures: ParityFigures, limits: ParityLimits, what: str) -> ParityFigures:
+    """The figures, if they keep their limits; otherwise :class:`ParityError` with every one that does not."""
+    if failed := exceeded(figures, limits):
+        raise ParityError(
+            f"{what} differs from fp32 in PyTorch by more than its limits on {figures.crops} crops: {'; '.join(failed)}. "
+            "Export at a higher precision, or set other limits if your use allows them"
+        )
+    return figures
+
+
+def weighted_quantile(values_M: Doubles, weight_M: Doubles, share: float) -> float | None:
+    """The least value that this share of the weight does not exceed; None of nothing."""
+    if not len(values_M):
+        return None
+    order_M = np.argsort(values_M, kind="stable")
+    reached_M = np.cumsum(weight_M[order_M])
+    place = int(np.searchsorted(reached_M, share * reached_M[-1]))
+    return float(values_M[order_M][min(place, len(order_M) - 1)])
+
+
+def rank_correlation(a_N: Floats, b_N: Floats) -> float:
+    """Spearman's; where one of them is constant, 1 if both are and 0 otherwise."""
+    if np.ptp(a_N) == 0 or np.ptp(b_N) == 0:
+        return float(np.ptp(a_N) == np.ptp(b_N))
+    return float(stats.spearmanr(a_N, b_N).statistic)
+
+
+def _quality(
+    outputs: Outputs, crops: Crops | None, profile: Profile | None, failure: Failure
+) -> tuple[float | None, float | None]:
+    """PCK and the AUROC of the failure probability."""
+    if crops is None:
+        return None, None
+    if profile is None:
+        raise ConfigError("crops without a profile: PCK needs one, see alpose.trainer.metrics.profile_for")
+    if len(crops) != len(outputs):
+        raise DataError(f"{len(outputs)} answers do not fit the labels of {len(crops)} crops")
+    judged, failed_N, defined_N = judge_outputs(outputs, crops, profile, failure)
+    return judged.pck(), auroc(outputs.failure_probability_N[defined_N], failed_N[defined_N])
+
+
+def judge_outputs(outputs: Outputs, crops: Crops, profile: Profile, failure: Failure) -> tuple[Judged, Bools, Bools]:
+    """Right and wrong joints, who failed, and of whom that can be said."""
+    offset_NJ2 = outputs.keypoints_NJ2 - crops.joints_NJ2
+    distance_NJ = np.linalg.norm(offset_NJ2, axis=2) * crops.scale_N[:, None]
+    judged = judge(crops.data, distance_NJ, outputs.scores_NJ, profile)
+    side_N = crops.scale_N * crops.config.size_px
+    return judged, *failures(failure, judged, distance_NJ, crops.labelled_NJ, side_N)
+
+
+def _largest(deviation: npt.NDArray[np.floating]) -> float:
+    return float(np.abs(deviation).max())
+
+
+def _change(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or theirs is None else ours - theirs

@@ -1,0 +1,355 @@
+"""The whole export: from a model and labelled people to a bundle that has been verified.
+
+Order matters: the calibration is fitted before the graph is written, because it is part of the graph; parity is measured
+on the graph as a device will run it; and nothing is written to its place before every check has passed.
+
+Shapes: N people, S crop side, J joints, G golden frames.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from alpose import __version__
+from alpose.runtime.bundle import Bundle
+from alpose.runtime.engines.onnx import OnnxEngine
+from alpose.runtime.errors import ConfigError
+from alpose.runtime.golden import Golden, Tolerances, run_golden
+from alpose.runtime.manifest import CARD, GOLDEN, MODEL, Precision, tensors
+from alpose.runtime.outputs import Outputs
+from alpose.runtime.skeleton import Skeleton
+from alpose.trainer import checkpoint
+from alpose.trainer.checkpoint import PoseModel
+from alpose.trainer.data.benchmarks import Sizes
+from alpose.trainer.data.crops import CropConfig, Crops
+from alpose.trainer.data.records import PoseData
+from alpose.trainer.metrics import ProfileName, profile_for
+from alpose.trainer.models.heads import HeadName
+from alpose.trainer.presets import preset
+
+from .bundle_files import golden_bytes, write_bundle
+from .card import render_card
+from .failure import Failure
+from .graph import MonitorGraph, TorchEngine, to_onnx
+from .parity import LIMITS, ParityFigures, ParityLimits, answer, compare, judge_outputs, require
+from .people import calibration_people, unseen_crops
+from .precision import Int8Config, to_fp16, to_int8
+from .quality import CalibrationReport, calibrate
+from .shift import Applied, apply
+
+log = logging.getLogger("alpose")
+
+PREFERRED: tuple[HeadName, ...] = ("ll++conv", "ll++", "ll-gap", "ll")
+"""Which of a checkpoint's heads goes into the bundle unless one is named."""
+
+PARITY_CROPS = 500
+GOLDEN_FRAMES = 8
+SPEED_ROUNDS = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """Choices of an export; each is stored in the bundle."""
+
+    precision: Precision = "fp32"
+    failure: Failure = field(default_factory=Failure)
+    profile: ProfileName = "standard"
+    limits: ParityLimits | None = None
+    """What parity may reach; the limits of the precision unless given."""
+    int8: Int8Config | None = None
+
+
+def export_checkpoint(
+    path: Path,
+    out: Path,
+    *,
+    config: ExportConfig | None = None,
+    head: HeadName | None = None,
+    calibration: str | None = None,
+    data_root: Path | None = None,
+    also: Sequence[str] = (),
+    previous: Path | None = None,
+    sign_key: Path | None = None,
+    replace: bool = False,
+    cache: Path,
+) -> Path:
+    """Write the bundle of a checkpoint of ours.
+
+    Args:
+        path: the checkpoint.
+        out: ``NAME.alpose``.
+        config: precision, definition of failure, limits.
+        head: which loss head; the first of ``PREFERRED`` that the checkpoint has, unless named.
+        calibration: name of the labelled people, see :func:`alpose.export.people.calibration_people`; the test part of
+            the model's own dataset unless named.
+        data_root: where datasets are.
+        also: more labelled people, on which the card shows what the thresholds do.
+        previous: an older bundle, whose calibration the card shows on the same people.
+        sign_key: private key file.
+        replace: whether a bundle that is there may be replaced.
+        cache: for crops.
+    """
+    model = checkpoint.load(path)
+    graph = MonitorGraph.from_model(model, head or _best_head(model, path))
+    name = calibration or model.facts.get("dataset")
+    if not name:
+        raise ConfigError(
+            f"{path} does not say which dataset it was trained on: name labelled people with --calibration"
+        )
+    sizes = preset(model.facts["preset"]).sizes if "preset" in model.facts else Sizes()
+    seen = frozenset(model.facts.get("labelled_ids", ()))
+
+    def people(of: str) -> Crops:
+        return unseen_crops(calibration_people(of, data_root, sizes), model.skeleton, model.crop, cache, seen)
+
+    made = {key: model.facts[key] for key in ("what", "dataset", "preset", "seed", "labelled", "test_pck", "train_seconds")
+            if key in model.facts}  # fmt: skip
+    return _write(
+        graph, people(str(name)), [people(each) for each in also], out, config=config or ExportConfig(),
+        provenance={"model": {"checkpoint": path.name, **made}}, previous=previous, sign_key=sign_key, replace=replace,
+    )  # fmt: skip
+
+
+def export(
+    pose_net: nn.Module,
+    loss_head: nn.Module,
+    out: str | Path,
+    *,
+    skeleton: Skeleton,
+    size_px: int,
+    peak: float,
+    taps: Sequence[str],
+    penultimate: str,
+    people: PoseData,
+    margin: float = 1.25,
+    heatmaps: str | None = None,
+    stride: float | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    head_name: str | None = None,
+    seen: Collection[str] = (),
+    config: ExportConfig | None = None,
+    provenance: dict[str, Any] | None = None,
+    sign_key: Path | None = None,
+    replace: bool = False,
+    cache: Path | None = None,
+) -> Path:
+    """Write the bundle of anybody's net.
+
+    Args:
+        pose_net: images (N, 3, S, S) in [0, 1] to heatmaps (N, J, H, H).
+        loss_head: takes :class:`alpose.trainer.models.hourglass.Features`, gives the predicted loss (N,).
+        out: ``NAME.alpose``.
+        skeleton: the joints, in the order of the heatmaps.
+        size_px: S, a multiple of 64.
+        peak: height of the heatmaps that the net was trained towards.
+        taps: names of the modules whose outputs are the loss head's pyramid, finest first.
+        penultimate: name of the module before the heatmaps.
+        people: labelled people that trained nothing: for calibration, parity and golden frames.
+        margin: side of the crop over the longer side of a box.
+        heatmaps: name of the module that gives the heatmaps, where the net does not simply return them.
+        stride: crop pixels per heatmap cell; S / H unless stated.
+        mean: of each colour in [0, 1], subtracted before the net.
+        std: of each colour, divided by.
+        head_name: for the manifest; the head's class unless stated.
+        seen: ids of people that trained the net: left out of ``people`` and counted.
+        config: precision, definition of failure, limits.
+        provenance: plain JSON values for the card.
+        sign_key: private key file.
+        replace: whether a bundle that is there may be replaced.
+        cache: for crops; a temporary folder unless given.
+    """
+    graph = MonitorGraph.from_modules(
+        pose_net, loss_head, skeleton=skeleton, size_px=size_px, peak=peak, taps=taps, penultimate=penultimate,
+        heatmaps=heatmaps, stride=stride, mean=mean, std=std, head_name=head_name,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        crop = CropConfig(size_px=size_px, margin=margin)
+        crops = unseen_crops(people, skeleton, crop, cache or Path(scratch), seen)
+        return _write(
+            graph, crops, (), Path(out), config=config or ExportConfig(),
+            provenance={"model": {"class": type(pose_net).__name__}, **(provenance or {})}, previous=None,
+            sign_key=sign_key, replace=replace,
+        )  # fmt: skip
+
+
+def _best_head(model: PoseModel, path: Path) -> HeadName:
+    for name in PREFERRED:
+        if name in model.heads:
+            return name
+    raise ConfigError(f"{path} has no loss head: train one, for example with --methods random,ll++conv")
+
+
+def _write(
+    graph: MonitorGraph, crops: Crops, also: Sequence[Crops], out: Path, *, config: ExportConfig,
+    provenance: dict[str, Any], previous: Path | None, sign_key: Path | None, replace: bool,
+) -> Path:  # fmt: skip
+    """Calibrate, write the graph, hold it against PyTorch, and put the bundle together."""
+    if out.suffix != ".alpose":
+        raise ConfigError(f"a bundle's name ends in .alpose, got {out.name!r}")
+    log.info("calibrating on %d people of %s", len(crops), crops.data.name)
+    report = _calibrate(graph, crops, config)
+    for warning in report.warnings:
+        log.warning("%s", warning)
+    calibrated = graph.with_calibration(report.calibration)
+    rows_M = np.unique(np.linspace(0, len(crops) - 1, min(PARITY_CROPS, len(crops))).astype(np.int64))
+    spread, frames_NSS3 = crops.subset(rows_M), crops.read_bare(rows_M)
+    expected = answer(TorchEngine(calibrated), frames_NSS3, batch=32)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / MODEL
+        facts = to_onnx(calibrated, path)
+        plain = OnnxEngine(path)
+        if config.precision == "fp16":
+            to_fp16(path, path)
+        elif config.precision == "int8":
+            # Ranges are measured on other crops than parity is, where there are enough people.
+            others = np.setdiff1d(np.arange(len(crops)), rows_M)
+            to_int8(path, path, crops.read_bare(others if len(others) else rows_M), config.int8)
+        engine = OnnxEngine(path)
+        given = answer(engine, frames_NSS3)
+        parity = _parity(expected, given, spread, config)
+        speed = (
+            {} if config.precision == "fp32" else {"speed": _speed(plain, engine, frames_NSS3[:1], config.precision)}
+        )
+        golden = _golden(frames_NSS3, expected, given, config.precision)
+        content = path.read_bytes()
+    dimensions = graph.spec.dimensions
+    inputs, outputs = tensors(graph.spec.size_px, len(graph.spec.skeleton), dimensions)
+    trained = f"{len(crops)} labelled people of {crops.data.name} that trained nothing"
+    manifest: dict[str, Any] = {
+        "name": out.stem,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "alpose": __version__,
+        "skeleton": graph.spec.skeleton.to_json(),
+        "crop": {"size_px": crops.config.size_px, "margin": crops.config.margin},
+        "precision": config.precision,
+        "head": graph.spec.head,
+        "inputs": inputs,
+        "outputs": outputs,
+        "calibration": report.to_json(),
+        "parity": _with_limits(parity, config),
+        "provenance": {**provenance, **speed, "calibration": {"people": trained, "data_sha256": crops.data.fingerprint(),
+                                                     "left_out": len(crops.left_out)}},
+        "opset": facts.opset,
+    }  # fmt: skip
+    before = _previous(previous, graph, crops, config) if previous else None
+    elsewhere = [_applied(report, graph, other, config) for other in also]
+    shown = {key: value for key, value in manifest.items() if key != "calibration"}
+    card = render_card(shown, report, previous=before, elsewhere=elsewhere)
+    files = {MODEL: content, GOLDEN: golden_bytes(golden), CARD: card.encode()}
+    write_bundle(out, files, manifest, replace=replace, sign_key=sign_key)
+    checked = run_golden(OnnxEngine(Bundle.open(out)), golden).require()
+    log.info("%s", checked)
+    return out
+
+
+def _evidence(graph: MonitorGraph, crops: Crops, config: ExportConfig) -> tuple[npt.NDArray[np.float64], Any, Any]:
+    """Evidence (N, 3), who failed, and of whom that can be said, in blocks that fit in memory."""
+    engine = TorchEngine(graph)
+    evidence, failed, defined = [], [], []
+    profile = profile_for(config.profile, crops.data.skeleton)
+    for block in np.array_split(np.arange(len(crops)), max(1, len(crops) // 256)):
+        frames_BSS3 = crops.read_bare(block)
+        evidence.append(engine.evidence(frames_BSS3))
+        _, failed_B, defined_B = judge_outputs(engine(frames_BSS3), crops.subset(block), profile, config.failure)
+        failed.append(failed_B)
+        defined.append(defined_B)
+    return np.concatenate(evidence).astype(np.float64), np.concatenate(failed), np.concatenate(defined)
+
+
+def _calibrate(graph: MonitorGraph, crops: Crops, config: ExportConfig) -> CalibrationReport:
+    evidence_N3, failed_N, defined_N = _evidence(graph, crops, config)
+    profile = profile_for(config.profile, crops.data.skeleton)
+    # By image: two people of one photograph must not lie in both halves.
+    ids = [crops.data.images.describe(int(row)) for row in crops.data.image_N]
+    return calibrate(evidence_N3, failed_N, ids, defined_N=defined_N, data=crops.data.name, failure=config.failure,
+                     profile=profile.name, definition=config.failure.words(profile))  # fmt: skip
+
+
+def _applied(report: CalibrationReport, graph: MonitorGraph, crops: Crops, config: ExportConfig) -> Applied:
+    """What a calibration does on other people."""
+    evidence_N3, failed_N, defined_N = _evidence(graph, crops, config)
+    return apply(report, evidence_N3[defined_N], failed_N[defined_N], crops.data.name)
+
+
+def _previous(bundle: Path, graph: MonitorGraph, crops: Crops, config: ExportConfig) -> Applied:
+    """What an older bundle's calibration does on the people of this one."""
+    calibration = Bundle.open(bundle).calibration
+    if calibration is None:
+        raise ConfigError(f"{bundle} has no calibration to compare with")
+    return _applied(CalibrationReport.from_json(calibration.facts), graph, crops, config)
+
+
+def _parity(expected: Outputs, given: Outputs, crops: Crops, config: ExportConfig) -> ParityFigures:
+    profile = profile_for(config.profile, crops.data.skeleton)
+    figures = compare(expected, given, crops=crops, profile=profile, failure=config.failure)
+    if not figures.joints:
+        log.warning(
+            "no joint of %d crops has a score of 0.3: keypoints were not judged. Is this model trained?", len(crops)
+        )
+    return require(figures, config.limits or LIMITS[config.precision], f"the {config.precision} graph in ONNX Runtime")
+
+
+def _speed(plain: OnnxEngine, engine: OnnxEngine, frame_1SS3: npt.NDArray[np.uint8], precision: str) -> dict[str, Any]:
+    """Milliseconds of one frame at fp32 and at this precision, call by call in turns; medians after a warm-up."""
+    took: dict[str, list[float]] = {"fp32": [], precision: []}
+    for _ in range(SPEED_ROUNDS):
+        for name, one in (("fp32", plain), (precision, engine)):
+            started = time.perf_counter()
+            one(frame_1SS3)
+            took[name].append(1000 * (time.perf_counter() - started))
+    median = {name: float(np.median(times[SPEED_ROUNDS // 4 :])) for name, times in took.items()}
+    ratio = median["fp32"] / median[precision]
+    verdict = f"{ratio:.2f} times as fast as fp32" if ratio >= 1 else f"{1 / ratio:.2f} times as slow as fp32"
+    if ratio < 1:
+        verdict += ": ONNX Runtime's CPU provider has no kernels of this precision for every operator, and converts"
+    return {"machine": "the one that exported, ONNX Runtime CPU, batch 1",
+            **{f"{name}_ms": round(value, 3) for name, value in median.items()}, "verdict": verdict}  # fmt: skip
+
+
+def _with_limits(figures: ParityFigures, config: ExportConfig) -> dict[str, Any]:
+    """Every figure with the limit that it kept."""
+    limits = asdict(config.limits or LIMITS[config.precision])
+    return {name: {"value": value, "limit": limits.get(name), "unit": "px" if name.endswith("_px") else None}
+            for name, value in figures.to_json().items()}  # fmt: skip
+
+
+def _golden(frames_NSS3: npt.NDArray[np.uint8], expected: Outputs, given: Outputs, precision: Precision) -> Golden:
+    """Frames from the surest to the worst by their probability of failure, with tolerances for this precision.
+
+    fp32 is arithmetic in another order: its tolerances are fixed. A lower precision answers differently by nature, and
+    another engine at that precision about as much: it gets twice what ONNX Runtime was seen to do on these frames.
+    """
+    order_N = np.argsort(expected.failure_probability_N, kind="stable")
+    rows_G = order_N[np.unique(np.linspace(0, len(order_N) - 1, GOLDEN_FRAMES).astype(np.int64))]
+    expected_G, given_G = (Outputs(*(value[rows_G] for value in out.named().values())) for out in (expected, given))
+    floor = Tolerances(keypoints_px=0.1, score=2e-3, predicted_loss=2e-3 * (1 + float(np.std(expected.predicted_loss_N))),
+                       probability=2e-3, embedding=2e-3)  # fmt: skip
+    if precision == "fp32":
+        return Golden(frames_NSS3[rows_G], expected_G, floor)
+    judged_GJ = expected_G.scores_NJ >= 0.3
+    moved_GJ = np.linalg.norm(given_G.keypoints_NJ2 - expected_G.keypoints_NJ2, axis=2)
+    seen = (
+        float(moved_GJ[judged_GJ].max(initial=0.0)),
+        float(np.abs(given_G.scores_NJ - expected_G.scores_NJ).max()),
+        float(np.abs(given_G.predicted_loss_N - expected_G.predicted_loss_N).max()),
+        float(np.abs(given_G.failure_probability_N - expected_G.failure_probability_N).max()),
+        float(np.linalg.norm(given_G.embedding_ND - expected_G.embedding_ND, axis=1).max()),
+    )
+    low = asdict(floor)
+    ceiling = {"probability": 0.99, "embedding": 1.99}
+    wide = {
+        name: min(max(2 * value, low[name]), ceiling.get(name, np.inf)) for name, value in zip(low, seen, strict=True)
+    }
+    return Golden(frames_NSS3[rows_G], expected_G, Tolerances(**wide))
