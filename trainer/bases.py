@@ -17,9 +17,9 @@ from .checkpoint import PoseModel
 from .data.crops import Crops
 from .models.heads import HeadName
 from .results import load_npz, read_json, save_npz, write_atomically
+from .resume import discard
 from .run import Run, add_heads, initial, new_model, tested, train, with_facts
 from .scoring import Scored, score
-from .training import discard
 
 SCORED = "scored.npz"
 

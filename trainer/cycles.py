@@ -32,10 +32,10 @@ from .device import Machine
 from .metrics import neighbour_thresholds
 from .models.heads import HeadName
 from .results import Gallery, Results, Row, Scores, read_json, row_from_json, stage_folder, write_json
+from .resume import discard
 from .run import CyclesConfig, Run, add_heads, claim, initial, new_model, open_run, tested, train
 from .samplers import METHODS, Method
 from .scoring import Scored, score
-from .training import discard
 
 log = logging.getLogger("alpose")
 

@@ -141,11 +141,18 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, with a mark when it was changed; None outside a checkout."""
-    folder = os.path.dirname(os.path.realpath(__file__))
-    try:
-        run = subprocess.run(["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"],
-                             capture_output=True, text=True, timeout=10, check=False)  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
+    """The commit of the source tree, with a mark when it was changed; None where this file is in no checkout."""
+    file = os.path.realpath(__file__)
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", os.path.dirname(file), *words]
+        try:
+            run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return run.stdout.strip() if run.returncode == 0 else None
+
+    # An installed package may lie inside somebody else's checkout.
+    if git("ls-files", "--error-unmatch", file) is None:
         return None
-    return run.stdout.strip() or None
+    return git("describe", "--always", "--dirty", "--abbrev=12")

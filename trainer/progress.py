@@ -1,6 +1,6 @@
 """Progress that a person can watch and a log can bear.
 
-On a terminal a bar with the time left; elsewhere one log line a minute, and one at the end.
+On a terminal a bar with the time left; elsewhere one log line a minute.
 """
 
 from __future__ import annotations

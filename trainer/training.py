@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alpose.runtime.errors import CheckpointError, ConfigError
+from alpose.runtime.errors import ConfigError
 
 from .checkpoint import PoseModel
 from .data.augment import AugmentConfig, augment, to_input
@@ -35,14 +34,11 @@ from .models.heads import HeadName, LossHead
 from .models.hourglass import STRIDE, PoseOutput
 from .objectives import PAIRINGS, Pairing, heatmap_mse, margin_ranking, pair_kl, true_loss
 from .progress import progress
+from .resume import Epoch, Keeper, Schedule, Stepper, identity, refuse_divergence
 
 log = logging.getLogger("alpose")
 
-Schedule = Literal["one-cycle", "plateau", "constant"]
 HeadsHow = Literal["frozen", "joint"]
-
-SAVE_EVERY_S = 20.0
-"""A training saves its state at the end of an epoch, at most this often."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,17 +91,6 @@ class HeadTraining:
                 raise ConfigError(f"head training: {value!r} is not one of {known}")
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What one epoch had to say."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    lr: float
-    head_loss: dict[str, float]
-
-
 def validation_mask(ids: tuple[str, ...], share: float, seed: int) -> npt.NDArray[np.bool_]:
     """Which people validate: a hash of (seed, id) decides.
 
@@ -153,15 +138,15 @@ def train_pose(
     steps = len(feed) // batch
     optimiser = torch.optim.AdamW(model.pose.parameters(), config.lr, weight_decay=config.weight_decay,
                                   fused=True)  # fmt: skip
-    schedule = _Schedule(config, optimiser, steps)
+    schedule = Stepper(config.schedule, config.lr, optimiser, epochs=config.epochs, steps=steps)
     head_optimisers = {name: torch.optim.Adam(head.to(machine.device).parameters(), head_how.lr, fused=True)
                        for name, head in joint.items()}  # fmt: skip
     net: nn.Module = torch.compile(model.pose) if config.compile else model.pose  # type: ignore[assignment]
     if machine.world > 1:
         ids = [machine.device.index] if machine.device.type == "cuda" else None
         net = DistributedDataParallel(net, device_ids=ids)
-    keeper = _Keeper(state, model.pose, optimiser, schedule, joint, head_optimisers, machine,
-                     identity=_identity(model, joint, crops, config, head_how, seed))  # fmt: skip
+    keeper = Keeper(state, model.pose, optimiser, schedule, joint, head_optimisers, machine,
+                     identity=identity(model, joint, crops, config, head_how, seed))  # fmt: skip
 
     for epoch in progress(range(keeper.resume(), config.epochs), what, config.epochs, first=keeper.epoch):
         model.pose.train()
@@ -179,7 +164,7 @@ def train_pose(
             _add(sums, {"train": loss_BS.mean() * share})
             if joint:
                 true_B = true_loss(output.heatmaps_BSJHW, target, counts)
-                _add(sums, _head_step(joint, head_optimisers, output, true_B, head_how, machine))
+                _add(sums, _head_step(joint, head_optimisers, output, true_B, counts.any(dim=1), head_how, machine))
         _share_statistics(model.pose, machine)
         mean = {"validation": _validation_loss(model, valid, machine)}
         mean |= {name: float(total) / steps for name, total in sums.items()}
@@ -222,9 +207,9 @@ def train_heads(
                 with machine.autocast():
                     output = model.pose(images)
                 true_B = true_loss(output.heatmaps_BSJHW, target, counts)
-            _add(sums, _head_step(heads, optimisers, output, true_B, config, machine))
+            _add(sums, _head_step(heads, optimisers, output, true_B, counts.any(dim=1), config, machine))
         mean = _average({name: float(total) / (len(feed) // batch) for name, total in sums.items()}, machine)
-        _refuse_divergence(epoch, mean)
+        refuse_divergence(epoch, mean)
         for name in heads:
             history[name].append(mean[name])
     for head in heads.values():
@@ -237,18 +222,22 @@ def _head_step(
     optimisers: Mapping[HeadName, torch.optim.Optimizer],
     output: PoseOutput,
     true_B: Tensor,
+    seen_B: Tensor,
     config: HeadTraining,
     machine: Machine,
 ) -> dict[str, Tensor]:
-    """One step of every head on its own objective; the features carry no gradient."""
+    """One step of every head on its own objective; the features carry no gradient.
+
+    Images whose joints all left the view (``seen_B`` false) have no true loss: they are in no pair.
+    """
     features = type(output.features)(
         tuple(scale.detach().float().clone() for scale in output.features.pyramid),
         output.features.penultimate_BCHW.detach().float().clone(),
     )
-    true_B = true_B.clone()
+    true_B = true_B.clone()[seen_B]
     losses: dict[str, Tensor] = {}
     for name, head in heads.items():
-        predicted_B = head(features)
+        predicted_B = head(features)[seen_B]
         if name in ("ll", "ll-gap"):
             loss = margin_ranking(predicted_B, true_B, margin=config.margin, pairing=config.pairing)
         else:
@@ -337,155 +326,6 @@ def _validation_loss(model: PoseModel, feed: Feed, machine: Machine) -> float:
                           peak=model.target.peak)  # fmt: skip
             total += float(true_loss(output.heatmaps_BSJHW, target, batch.labelled_BJ).sum())
     return total / len(feed)
-
-
-class _Schedule:
-    """Learning rate by step (one-cycle) or by validation loss (plateau)."""
-
-    PATIENCE, COOLDOWN, LOWEST = 8, 2, 3e-6  # of the code published with the LL++ paper
-
-    def __init__(self, config: PoseTraining, optimiser: torch.optim.Optimizer, steps: int) -> None:
-        self._cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
-        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
-        self._optimiser = optimiser
-        if config.schedule == "one-cycle":
-            self._cycle = torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, config.lr, total_steps=steps * config.epochs + 1, pct_start=0.15, div_factor=10.0,
-                final_div_factor=100.0, cycle_momentum=False,
-            )  # fmt: skip
-        elif config.schedule == "plateau":
-            self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimiser, factor=0.5, patience=self.PATIENCE, cooldown=self.COOLDOWN, min_lr=self.LOWEST
-            )
-
-    @property
-    def lr(self) -> float:
-        return float(self._optimiser.param_groups[0]["lr"])
-
-    def step(self) -> None:
-        if self._cycle:
-            self._cycle.step()
-
-    def epoch(self, loss: float) -> None:
-        if self._plateau:
-            self._plateau.step(loss)
-
-    def state_dict(self) -> dict[str, Any]:
-        inner = self._cycle or self._plateau
-        # The schedulers keep functions and the optimiser among their fields; only plain values are state.
-        plain = (int, float, str, bool, list, type(None))
-        return {k: v for k, v in inner.state_dict().items() if isinstance(v, plain)} if inner else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        inner = self._cycle or self._plateau
-        if inner:
-            inner.load_state_dict(state)
-
-
-class _Keeper:
-    """Remembers the best epoch, and saves and resumes a training between epochs."""
-
-    def __init__(
-        self,
-        path: Path | None,
-        pose: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        schedule: _Schedule,
-        heads: Mapping[HeadName, LossHead],
-        head_optimisers: Mapping[HeadName, torch.optim.Optimizer],
-        machine: Machine,
-        *,
-        identity: str,
-    ) -> None:
-        self._path, self._machine, self._identity = path, machine, identity
-        self._modules: dict[str, nn.Module] = {"pose": pose, **{f"head.{name}": head for name, head in heads.items()}}
-        self._stateful: dict[str, Any] = {**self._modules, "optimiser": optimiser, "schedule": schedule,
-                                          **{f"optimiser.{n}": o for n, o in head_optimisers.items()}}  # fmt: skip
-        self._best_loss = math.inf
-        self._best: dict[str, dict[str, Tensor]] = {}
-        self._saved_at = time.monotonic()
-        self.epoch = 0
-        self.history: list[Epoch] = []
-
-    def resume(self) -> int:
-        """The epoch to go on with: 0 without a file, or with one of another training."""
-        if self._path is None or not self._path.exists():
-            return 0
-        try:
-            stored = torch.load(self._path, map_location=self._machine.device, weights_only=True)
-        except Exception as error:
-            raise CheckpointError(
-                f"{self._path} cannot be read, delete it to train from the start ({error})"
-            ) from error
-        if not isinstance(stored, dict) or "identity" not in stored:
-            raise CheckpointError(f"{self._path} is no state of a training, delete it to train from the start")
-        if stored["identity"] != self._identity:
-            log.warning("%s belongs to another training; starting from epoch 0", self._path)
-            return 0
-        for name, part in self._stateful.items():
-            part.load_state_dict(stored["state"][name])
-        self._best_loss, self._best, self.epoch = stored["best_loss"], stored["best"], stored["epoch"]
-        self.history = [Epoch(**value) for value in stored["history"]]
-        return self.epoch
-
-    def end_epoch(self, said: Epoch) -> None:
-        """Note an epoch; raise when the training has diverged."""
-        _refuse_divergence(
-            said.epoch, {"pose net": said.train_loss, "validation": said.validation_loss, **said.head_loss}
-        )
-        self.epoch = said.epoch + 1
-        self.history.append(said)
-        log.debug("epoch %d: train %.4f validation %.4f lr %.2e", said.epoch, said.train_loss,
-                  said.validation_loss, said.lr)  # fmt: skip
-        if said.validation_loss <= self._best_loss:
-            self._best_loss = said.validation_loss
-            self._best = {name: {k: v.detach().clone() for k, v in module.state_dict().items()}
-                          for name, module in self._modules.items()}  # fmt: skip
-        if self._path and self._machine.leads and time.monotonic() - self._saved_at > SAVE_EVERY_S:
-            self._save(self._path)
-
-    def _save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = _beside(path)
-        torch.save({
-            "identity": self._identity, "epoch": self.epoch, "best_loss": self._best_loss, "best": self._best,
-            "history": [asdict(epoch) for epoch in self.history],
-            "state": {name: part.state_dict() for name, part in self._stateful.items()},
-        }, beside)  # fmt: skip
-        beside.replace(path)
-        self._saved_at = time.monotonic()
-
-    def restore_best(self) -> None:
-        for name, module in self._modules.items():
-            module.load_state_dict(self._best[name])
-            module.eval()
-
-
-def discard(state: Path) -> None:
-    """Remove the state of a training whose checkpoint is safe."""
-    for path in (state, _beside(state)):
-        path.unlink(missing_ok=True)
-
-
-def _beside(state: Path) -> Path:
-    return state.with_name(f".{state.name}.tmp")
-
-
-def _identity(model: PoseModel, heads: Mapping[HeadName, LossHead], crops: Crops, *made_of: object) -> str:
-    """Everything that a training starts from: people and labels, options, and the weights themselves."""
-    options = (crops.data.fingerprint(), crops.config, model.target, {n: h.config for n, h in heads.items()}, made_of)
-    digest = hashlib.sha256(repr(options).encode())
-    for module in (model.pose, *heads.values()):
-        for name, value in module.state_dict().items():
-            digest.update(f"{name} {tuple(value.shape)}".encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _refuse_divergence(epoch: int, losses: Mapping[str, float]) -> None:
-    diverged = ", ".join(f"{name}: {loss}" for name, loss in losses.items() if not math.isfinite(loss))
-    if diverged:
-        raise ConfigError(f"training diverged in epoch {epoch} ({diverged}): lower the rate")
 
 
 def _hash(seed: int, purpose: str, value: object) -> int:

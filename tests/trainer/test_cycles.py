@@ -177,7 +177,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_rows(tmp_path: Path, ca
     """SIGKILL at growing delays until one attempt ends by itself, against a run that was left alone."""
     code = (
         "import sys, torch; torch.set_num_threads(1)\n"
-        "from alpose.trainer import training; training.SAVE_EVERY_S = 0.0\n"
+        "from alpose.trainer import resume; resume.SAVE_EVERY_S = 0.0\n"
         "from alpose.trainer.cli import main; main(sys.argv[1:])"
     )
 

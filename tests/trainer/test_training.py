@@ -19,23 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from alpose.runtime.errors import CheckpointError, ConfigError
-from alpose.trainer import training
+from alpose.trainer import resume, training
 from alpose.trainer.checkpoint import PoseModel, new_head
 from alpose.trainer.data.augment import AugmentConfig, augment
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import Machine
 from alpose.trainer.models.heads import HEADS, HeadName, LossHead
 from alpose.trainer.objectives import Pairing
-from alpose.trainer.training import (
-    Epoch,
-    HeadTraining,
-    PoseTraining,
-    Schedule,
-    discard,
-    train_heads,
-    train_pose,
-    validation_mask,
-)
+from alpose.trainer.resume import Epoch, Schedule, discard
+from alpose.trainer.training import HeadTraining, PoseTraining, train_heads, train_pose, validation_mask
 
 MakeCrops = Callable[..., Crops]
 MakeModel = Callable[..., PoseModel]
@@ -386,7 +378,7 @@ def test_joint_heads_do_not_touch_the_pose_net(crops: Crops, make_model: MakeMod
 
 @pytest.fixture
 def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(resume, "SAVE_EVERY_S", -1.0)
 
 
 class Killed(BaseException):

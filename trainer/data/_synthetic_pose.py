@@ -292,7 +292,7 @@ def _missing(u_NJ: Array, covered_NJ: Bools, joints_NJ2: Array, size_N2: npt.NDA
     """
     outside_NJ = ((joints_NJ2 < 0) | (joints_NJ2 > size_N2[:, None] - 1)).any(axis=2)
     if domain == "easy":
-        return outside_NJ
+        return np.asarray(outside_NJ)
     chance_NJ = np.where(covered_NJ, np.where(_TORSO_J, 0.15, 0.5), np.where(_TORSO_J, 0.005, 0.04))
     return np.asarray(outside_NJ | (u_NJ < chance_NJ))
 
