@@ -1,6 +1,7 @@
 """What runs on the device, and the numpy code that every other part shares with it.
 
-Today: skeletons, the crop, and the decoding of heatmaps. It imports numpy and nothing else.
+Today: skeletons, the crop, bundles with their golden frames, and the engines. It imports numpy and nothing else; an
+engine imports its library when it is made.
 """
 
 from .crop import Crop, cut, square_crop

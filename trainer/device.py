@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ import torch
 from torch import distributed
 
 from alpose.runtime.errors import ConfigError
+
+log = logging.getLogger("alpose")
 
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -85,12 +89,51 @@ def machine(device: str | None = None, precision: Precision = "auto") -> Machine
         torch.backends.cudnn.benchmark = True
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if chosen.type == "cpu":
+        _leave_busy_cores_alone()
     low = precision == "bf16" or (precision == "auto" and has_bf16(chosen))
     if world > 1 and not distributed.is_initialized():
         # A rank may wait while another scores a large pool.
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         distributed.init_process_group(backend, timeout=timedelta(hours=12))
     return Machine(chosen, torch.bfloat16 if low else torch.float32, rank, world)
+
+
+def _leave_busy_cores_alone() -> None:
+    """Compute on the cores that are free now, unless OMP_NUM_THREADS says how many.
+
+    Every parallel step waits for its slowest thread. A thread that shares its core with another program makes a small
+    net many times slower than one thread fewer would.
+    """
+    cores = os.cpu_count() or 1
+    if "OMP_NUM_THREADS" in os.environ or cores == 1:
+        return
+    busy = _busy_cores(cores)
+    if busy is not None and busy >= 0.5:
+        threads = max(1, cores - round(busy))
+        if threads < torch.get_num_threads():
+            torch.set_num_threads(threads)
+            log.info("%.1f of %d cores are busy with other programs: computing on %d (OMP_NUM_THREADS decides otherwise)",
+                     busy, cores, threads)  # fmt: skip
+
+
+def _busy_cores(cores: int, watch_s: float = 0.3) -> float | None:
+    """How many cores were busy over a moment; None where the system does not tell."""
+
+    def times() -> tuple[float, float]:
+        with open("/proc/stat") as file:
+            fields = [float(value) for value in file.readline().split()[1:9]]
+        return sum(fields), fields[3] + fields[4]  # idle and waiting for disks
+
+    try:
+        total, idle = times()
+        time.sleep(watch_s)
+        later_total, later_idle = times()
+    except (OSError, ValueError, IndexError):
+        return None
+    if later_total <= total:
+        return None
+    return cores * min(1.0, max(0.0, 1 - (later_idle - idle) / (later_total - total)))
 
 
 @contextmanager

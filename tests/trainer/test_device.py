@@ -148,3 +148,28 @@ def test_the_environment_can_be_written_down() -> None:
     assert found["packages"]["torch"] == torch.__version__
     assert (found["device"], found["precision"], found["processes"], found["gpu"]) == ("cpu", "float32", 1, None)
     assert found["processor"]
+
+
+@pytest.mark.parametrize(("busy", "threads"), [(0.2, 4), (0.6, 3), (2.4, 2), (9.0, 1), (None, 4)])
+def test_threads_leave_busy_cores_alone(busy: float | None, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(device.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(device, "_busy_cores", lambda _cores: busy)
+    try:
+        torch.set_num_threads(4)
+        device.machine("cpu")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_omp_num_threads_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(device, "_busy_cores", lambda _cores: pytest.fail("looked"))
+    device.machine("cpu")
+
+
+def test_busy_cores_are_between_none_and_all() -> None:
+    busy = device._busy_cores(2, watch_s=0.05)
+    assert busy is None or 0 <= busy <= 2
