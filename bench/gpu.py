@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 import torch
@@ -33,6 +33,8 @@ from alpose.trainer.presets import Preset, Recipe, preset
 from alpose.trainer.results import Results, write_json
 from alpose.trainer.run import CyclesConfig
 
+from ._bundle import measure_bundle
+from ._bundle import show as show_bundle
 from ._contestants import (
     NOT_TIMED,
     WORK_SAYS,
@@ -47,7 +49,7 @@ from ._contestants import (
 )
 from ._measure import RESULTS, Bench, Task, interleave, machine_facts, rates, spread, synchroniser, table
 
-Part = Literal["all", "throughput", "stage1"]
+Part = Literal["all", "throughput", "bundle", "stage1"]
 
 PEAK_BF16_TFLOPS: tuple[tuple[str, float], ...] = (
     ("H200 NVL", 835), ("H200", 989), ("H100 PCIe", 756), ("H100 NVL", 835), ("H100", 989), ("A100", 312),
@@ -338,7 +340,9 @@ def _show_summary(of: Mapping[str, Mapping[str, Mapping[str, float | int | None]
               help="How PCK is computed.")  # fmt: skip
 @click.option("--bases", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="A run folder, such as the other profile's, to take base models over from.")  # fmt: skip
-@click.option("--part", default="all", show_default=True, type=click.Choice(["all", "throughput", "stage1"]))
+@click.option("--part", default="all", show_default=True, type=click.Choice(get_args(Part)))
+@click.option("--bundle", type=click.Path(path_type=Path, exists=True), metavar="CHECKPOINT",
+              help="Also run this model's exported graph: ONNX Runtime and PyTorch, fp32 and fp16.")  # fmt: skip
 @click.option("--batches", metavar="N,N,...", help="Of the throughput part. [default: 16,32,64,128]")
 @click.option("--out", default=RESULTS, type=click.Path(path_type=Path, file_okay=False),
               help="Folder of the results. [default: bench/results]")  # fmt: skip
@@ -351,7 +355,7 @@ def _show_summary(of: Mapping[str, Mapping[str, Mapping[str, float | int | None]
 @click.pass_context
 def main(
     ctx: click.Context, minutes: float, seeds: int | None, data_root: Path | None, profile: ProfileName,
-    bases: Path | None, part: Part, batches: str | None, out: Path, runs: Path, cache: Path | None,
+    bases: Path | None, part: Part, bundle: Path | None, batches: str | None, out: Path, runs: Path, cache: Path | None,
     device: str | None, tiny: bool,
 ) -> None:  # fmt: skip
     """Throughput and TFLOP/s of the paper preset, then failure detection on LSP → LSPET."""
@@ -363,11 +367,11 @@ def main(
         _refuse(ctx, f"--device {wanted} is not a GPU, and the paper's size would take a day there")
     used = machine(device, "auto")
     chosen = replace(preset("smoke"), recipe=tiny_recipe()) if tiny else preset("paper")
-    if part != "throughput" and not tiny:  # before minutes are spent on the rest
+    if part in ("all", "stage1") and not tiny:  # before minutes are spent on the rest
         find("lsp", data_root)
         find("lspet", data_root)
     prefix = "gpu-tiny" if tiny else "gpu"
-    if part != "stage1":
+    if part in ("all", "throughput"):
         effort = TINY if tiny else FULL
         effort = replace(effort, batches=_numbers(batches)) if batches else effort
         settings = {**asdict(chosen.recipe.net), "size_px": chosen.recipe.crop.size_px}
@@ -375,7 +379,14 @@ def main(
             result = {"bench": "gpu throughput", "tiny": tiny, "machine": machine_facts(used), "settings": settings,
                       **measured}  # fmt: skip
             print(f"written: {write_json(out / f'{prefix}-throughput.json', result)}", flush=True)
-    if part != "throughput":
+    if bundle is not None and part in ("all", "bundle"):
+        measured_bundle = measure_bundle(bundle, used, rounds=2 if tiny else 20, calls=1 if tiny else 5)
+        print(show_bundle(measured_bundle), flush=True)
+        value = {"bench": "gpu bundle", "tiny": tiny, "machine": machine_facts(used), **measured_bundle}
+        print(f"written: {write_json(out / f'{prefix}-bundle.json', value)}", flush=True)
+    elif part == "bundle":
+        raise ConfigError("--part bundle needs --bundle CHECKPOINT: the model whose graph is run")
+    if part in ("all", "stage1"):
         name = f"{prefix}-stage1-{profile}"
         stage_one(chosen, used, tiny=tiny, profile=profile, seeds=seeds or chosen.seeds,
                   deadline=started + minutes * 60, folder=runs / name, out=out / f"{name}.json", data_root=data_root,

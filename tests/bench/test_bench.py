@@ -17,8 +17,12 @@ import torch
 from click.testing import CliRunner
 
 from alpose.runtime.errors import ConfigError, DataNotFoundError
+from alpose.runtime.skeleton import LSP
+from alpose.trainer.checkpoint import TargetConfig, new_head, new_model, save
 from alpose.trainer.cli import DEFAULT_METHODS
+from alpose.trainer.data.crops import CropConfig
 from alpose.trainer.device import Machine, has_bf16
+from alpose.trainer.models.hourglass import HourglassConfig
 from alpose.trainer.presets import preset
 from bench import gpu, training
 from bench._contestants import make_material, official, our_facts, ours
@@ -471,3 +475,30 @@ def test_a_seed_that_was_there_does_not_make_the_next_one_look_short() -> None:
     seeds = Seeds([0.1, 10], guess=10)
     assert seeds.run(deadline=5) == pytest.approx([0.1])
     assert seeds.ran == [0]
+
+
+def test_gpu_runs_a_models_graph_in_every_way_and_says_what_could_not(tmp_path: Path) -> None:
+    model = new_model(
+        HourglassConfig(joints=len(LSP), stacks=1, channels=8), LSP, CropConfig(size_px=64), TargetConfig(), 0
+    )
+    save(model.with_heads({"ll++": new_head(model, "ll++", 0)}), tmp_path / "model")
+    folder = tmp_path / "out"
+    run = CliRunner().invoke(gpu.main, ["--device", "cpu", "--tiny", "--part", "bundle", "--bundle",
+                                        str(tmp_path / "model"), "--out", str(folder)])  # fmt: skip
+    assert run.exit_code == 0, run.output
+    result = json.loads((folder / "gpu-tiny-bundle.json").read_text())
+    ran, left_out = set(result["parity"]), {one["engine"] for one in result["left_out"]}
+    assert ran | left_out == {f"onnxruntime cpu {p}" for p in ("fp32", "fp16")} | {
+        f"torch {p}" for p in ("fp32", "fp16")
+    }
+    assert {"onnxruntime cpu fp32", "torch fp32"} <= ran
+    assert result["parity"]["onnxruntime cpu fp32"]["score_max"] < 1e-3
+    assert {(one["batch"], one["engine"]) for one in result["measurements"]} == {
+        (b, e) for b in (1, 8, 32) for e in ran
+    }
+
+
+def test_the_bundle_part_alone_needs_a_model() -> None:
+    run = CliRunner().invoke(gpu.main, ["--device", "cpu", "--tiny", "--part", "bundle"])
+    assert run.exit_code == 1
+    assert "--bundle CHECKPOINT" in run.output

@@ -154,7 +154,7 @@ def test_the_environment_can_be_written_down() -> None:
 def test_threads_leave_busy_cores_alone(busy: float | None, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(device.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
     monkeypatch.setattr(device, "_busy_cores", lambda _cores: busy)
     try:
         torch.set_num_threads(4)
