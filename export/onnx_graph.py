@@ -98,12 +98,12 @@ def tidy(model: onnx.ModelProto, spec: GraphSpec) -> None:
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         del value.metadata_props[:]
-        dims = value.type.tensor_type.shape.dim
-        # The exporter may call a batch by an expression of its own; every first axis here is the batch.
-        if dims and dims[0].dim_param:
-            dims[0].dim_param = BATCH
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == batch and batch:  # by whatever name the exporter calls it
+                dim.dim_param = BATCH
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
         tensor.doc_string = ""

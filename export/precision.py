@@ -13,7 +13,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -63,7 +63,7 @@ class Int8Config:
     """Share of an activation's values inside its range, for ``percentile``."""
     crops: int = 64
     """How many of the calibration crops are run, spread evenly over them."""
-    smallest_map: int = 9
+    smallest_map: int = 5
     """Maps with fewer cells on a side stay float32: there an int8 convolution costs more than it saves."""
     fewest_channels: int = 8
     """Convolutions of fewer input channels (the first, of three colours) stay float32, for the same reason."""
@@ -86,6 +86,8 @@ class Int8Facts:
     """Convolutions of the trunk that stayed float32."""
     crops: int
     """Crops that measured the activations."""
+    method: Method
+    """How: the config's, or ``minmax`` where that failed."""
 
 
 # --- float16
@@ -208,7 +210,17 @@ def to_int8(
         # ONNX Runtime's quantiser goes from file to file.
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         before.write_bytes(model.SerializeToString())
-        _quantise(before, after, [frames_NSS3[row : row + 1] for row in rows], kept, config)
+        frames = [frames_NSS3[row : row + 1] for row in rows]
+        method = config.method
+        try:
+            _quantise(before, after, frames, kept, config)
+        except ValueError as error:
+            if method == "minmax":
+                raise ConfigError(f"the trunk cannot be quantised: {error}. Keep fp32 or fp16") from error
+            # A layer that is all but constant on these crops has no histogram.
+            log.warning("int8: ranges by %s failed (%s); taking the least and largest values", method, error)
+            method = "minmax"
+            _quantise(before, after, frames, kept, replace(config, method=method))
         quantised = onnx.load(after)
     quantised.producer_name, quantised.producer_version = model.producer_name, model.producer_version
     set_metadata(quantised, {"precision": "int8", **{entry.key.removeprefix("alpose."): entry.value
@@ -220,7 +232,7 @@ def to_int8(
     write_atomically(target, quantised.SerializeToString(deterministic=True))
     convolutions = [node for node in model.graph.node if node.op_type == "Conv" and in_trunk(node)]
     stayed = sum(node.name in kept for node in convolutions)
-    return Int8Facts(quantised=len(convolutions) - stayed, float32=stayed, crops=len(rows))
+    return Int8Facts(quantised=len(convolutions) - stayed, float32=stayed, crops=len(rows), method=method)
 
 
 def _quantise(

@@ -62,6 +62,8 @@ class OnnxEngine:
         asked = _provider(runtime, provider, allow_fallback)
         options = runtime.SessionOptions()
         options.log_severity_level = QUIET
+        # Its threads otherwise wait in a loop for the next frame: at 30 frames/s that is a whole core for nothing.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         chain = [asked] if asked == SHORT["cpu"] else [asked, SHORT["cpu"]]

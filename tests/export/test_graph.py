@@ -140,7 +140,7 @@ def test_damaged_weights_and_wrong_choices_are_refused(tiny_model: PoseModel, ti
         MonitorGraph.from_model(tiny_model)
     with pytest.raises(ConfigError, match="asked for 'll-gap'"):
         MonitorGraph.from_model(tiny_model, "ll-gap")
-    weight = tiny_model.pose.hourglasses[0].low1.conv2.weight  # type: ignore[union-attr]
+    weight = tiny_model.pose.get_parameter("hourglasses.0.low1.conv2.weight")
     kept = weight.data.clone()
     weight.data[0, 0, 0, 0] = float("nan")
     try:
@@ -154,7 +154,7 @@ def test_damaged_weights_and_wrong_choices_are_refused(tiny_model: PoseModel, ti
     with pytest.raises(DataError, match=r"frames are uint8 \(N, 64, 64, 3\)"):
         engine(np.zeros((1, 32, 32, 3), dtype=np.uint8))
     with pytest.raises(DataError, match="float32"):
-        engine(np.zeros((1, 64, 64, 3), dtype=np.float32))  # type: ignore[arg-type]
+        engine(np.zeros((1, 64, 64, 3), dtype=np.float32))
 
 
 # --- in ONNX

@@ -192,9 +192,9 @@ def test_an_engine_is_asked_batch_by_batch(reference: Outputs) -> None:
     class Engine:
         name = "fake"
 
-        def __call__(self, frames: npt.NDArray[np.uint8]) -> Outputs:
-            sizes.append(len(frames))
-            rows = frames[:, 0, 0, 0]
+        def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
+            sizes.append(len(frames_NHW3))
+            rows = frames_NHW3[:, 0, 0, 0]
             return Outputs(*(value[rows] for value in reference.named().values()))
 
     frames = np.zeros((11, 2, 2, 3), dtype=np.uint8)

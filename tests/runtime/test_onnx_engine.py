@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ def write(tmp_path: Path) -> Write:
     """A graph whose every output is a sum over the frame, in the shape of the output; ``changes`` spoil it."""
 
     def make(name: str = "model.onnx", *, size: Any = SIZE, dtype: int = onnx.TensorProto.UINT8, rename: str = "",
-             joints: Any = JOINTS, input_name: str = "frames") -> Path:  # fmt: skip
+             input_name: str = "frames") -> Path:  # fmt: skip
         helper, kinds = onnx.helper, onnx.TensorProto
         shapes: dict[str, tuple[Any, ...]] = {
-            "keypoints": ("N", joints, 2), "scores": ("N", joints), "predicted_loss": ("N",),
+            "keypoints": ("N", JOINTS, 2), "scores": ("N", JOINTS), "predicted_loss": ("N",),
             "failure_probability": ("N",), "embedding": ("N", DIMENSIONS),
         }  # fmt: skip
         nodes = [
@@ -42,18 +43,18 @@ def write(tmp_path: Path) -> Write:
             helper.make_node("Unsqueeze", ["sum_N1", "two"], ["sum_N11"]),
         ]
         weights = [
-            onnx.numpy_helper.from_array(np.array(value, dtype=np.int64), name)
-            for name, value in {"axes": [1, 2, 3], "one": [1], "two": [2]}.items()
+            onnx.numpy_helper.from_array(np.array(value, dtype=np.int64), key)
+            for key, value in {"axes": [1, 2, 3], "one": [1], "two": [2]}.items()
         ]
         outputs = []
         for output, shape in shapes.items():
             source = {1: "sum_N", 2: "sum_N1", 3: "sum_N11"}[len(shape)]
-            name = f"{output}{rename}" if output == "scores" else output
+            called = f"{output}{rename}" if output == "scores" else output
             inner = tuple(length if isinstance(length, int) else JOINTS for length in shape[1:])
             ones = np.arange(1, 1 + int(np.prod(inner)), dtype=np.float32).reshape(1, *inner) if inner else np.ones(1)
             weights.append(onnx.numpy_helper.from_array(np.asarray(ones, dtype=np.float32), f"{output}_gain"))
-            nodes.append(helper.make_node("Mul", [source, f"{output}_gain"], [name]))
-            outputs.append(helper.make_tensor_value_info(name, kinds.FLOAT, shape))
+            nodes.append(helper.make_node("Mul", [source, f"{output}_gain"], [called]))
+            outputs.append(helper.make_tensor_value_info(called, kinds.FLOAT, shape))
         frames = helper.make_tensor_value_info(input_name, dtype, ("N", size, size, 3))
         graph = helper.make_graph(nodes, "test", [frames], outputs, weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
@@ -106,7 +107,7 @@ def test_frames_of_another_form_are_refused(write: Write, bad: Any, message: str
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rename": "_"}, {"dtype": onnx.TensorProto.FLOAT}, {"size": "S"}, {"joints": "J"}, {"input_name": "images"},
+        {"rename": "_"}, {"dtype": onnx.TensorProto.FLOAT}, {"size": "S"}, {"input_name": "images"},
     ],
 )  # fmt: skip
 def test_a_graph_of_another_kind_is_refused(write: Write, changes: dict[str, Any]) -> None:
@@ -165,6 +166,9 @@ class FakeRuntime:
         log_severity_level = 0
         intra_op_num_threads = 0
 
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            pass
+
     @staticmethod
     def get_all_providers() -> list[str]:
         return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -180,6 +184,17 @@ def test_a_silent_fallback_to_the_cpu_is_an_error(write: Write, monkeypatch: pyt
         OnnxEngine(write(), "cuda")
     assert FakeSession.asked == ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert providers() == ("tensorrt", "cuda", "cpu")
+
+
+def test_an_engine_that_waits_uses_no_cpu(write: Write) -> None:
+    """ONNX Runtime's threads would spin for the next call."""
+    engine, pixels = OnnxEngine(write(), threads=4), frames(8)
+    engine(pixels)
+    before = time.process_time()
+    for _ in range(5):
+        engine(pixels)
+        time.sleep(0.04)
+    assert time.process_time() - before < 0.1
 
 
 def test_without_onnxruntime_the_extra_is_named(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
