@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from alpose.export.failure import Failure
+from alpose.export.graph import MonitorGraph, TorchEngine
 from alpose.export.parity import ParityError, ParityLimits
 from alpose.export.people import unseen_crops
 from alpose.export.precision import Int8Config
+from alpose.export.quality import CalibrationReport
 from alpose.export.verify import verify
 from alpose.export.write import ExportConfig, export, export_checkpoint
 from alpose.runtime.bundle import Bundle
@@ -73,12 +75,16 @@ def test_the_bundle_answers_as_the_trainer_scores(base: Path, bundle: Path, cach
     assert np.linalg.norm(given.embedding_ND, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_the_probability_is_the_calibration_of_the_evidence(bundle: Path) -> None:
+def test_the_probability_is_the_stored_calibration_of_the_nets_evidence(base: Path, bundle: Path) -> None:
     opened = Bundle.open(bundle)
     assert opened.calibration is not None
-    probability_N = opened.golden.expected.failure_probability_N
-    assert (np.diff(probability_N) >= 0).all()  # from the surest to the worst
-    assert probability_N[0] < probability_N[-1]
+    graph = MonitorGraph.from_model(checkpoint.load(base), "ll++conv")
+    evidence_G3 = TorchEngine(graph).evidence(opened.golden.frames_GSS3)
+    report = CalibrationReport.from_json(opened.calibration.facts)
+    probability_G = OnnxEngine(bundle)(opened.golden.frames_GSS3).failure_probability_N
+
+    assert probability_G == pytest.approx(report.calibration.probability(evidence_G3), abs=1e-4)
+    assert (np.diff(opened.golden.expected.failure_probability_N) >= 0).all()  # from the surest to the worst
 
 
 def test_the_manifest_tells_what_it_was_made_of(base: Path, bundle: Path) -> None:
