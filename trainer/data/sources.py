@@ -27,10 +27,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
-
-from tqdm import tqdm
 
 from alpose.runtime.errors import AlposeError, ConfigError, DataError, DataNotFoundError
 
@@ -333,6 +331,13 @@ def download(url: str, target: Path, *, attempts: int = 5, pause_s: float = 2.0,
     raise DownloadError(f"could not download {url}: {failure}{kept}")
 
 
+def _bar(*args: Any, **options: Any) -> Any:
+    """A progress bar; imported late, because the command line also answers without the train extra."""
+    from tqdm import tqdm
+
+    return tqdm(*args, disable=None, **options)
+
+
 def _continue(url: str, part: Path, timeout_s: float) -> None:
     """One try: append what is missing. Raises OSError when fewer bytes came than were announced."""
     have = part.stat().st_size if part.exists() else 0
@@ -354,7 +359,7 @@ def _continue(url: str, part: Path, timeout_s: float) -> None:
         total = have + int(length) if length is not None else None
         with (
             open(part, "ab" if have else "wb") as file,
-            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
+            _bar(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem) as bar,
         ):
             while chunk := response.read(CHUNK_BYTES):
                 file.write(chunk)
@@ -405,7 +410,7 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
             if stat.S_ISLNK(member.external_attr >> 16):
                 raise DataError(f"{archive}: the member {member.filename!r} is a link; only plain files are unpacked")
         _check_room(sum(member.file_size for member in members), folder, archive)
-        for member in tqdm(members, desc=f"unpacking {archive.name}", unit="file", disable=None):
+        for member in _bar(members, desc=f"unpacking {archive.name}", unit="file"):
             with opened.open(member) as file:
                 _write(file, inside(folder, member.filename, archive))
 
@@ -413,7 +418,7 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
 def _unpack_tar(archive: Path, folder: Path) -> None:
     size = 0
     with tarfile.open(archive, "r|*") as opened:
-        for member in tqdm(opened, desc=f"unpacking {archive.name}", unit="file", disable=None):
+        for member in _bar(opened, desc=f"unpacking {archive.name}", unit="file"):
             target = inside(folder, member.name, archive)
             if member.isdir():
                 continue
