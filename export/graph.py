@@ -261,8 +261,13 @@ class MonitorGraph(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Keypoints (N, J, 2), scores (N, J), predicted loss (N,), failure probability (N,), embedding (N, D)."""
+        return self.answers_and_evidence(frames)[:5]  # type: ignore[return-value]
+
+    def answers_and_evidence(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """The five outputs and, sixth, what the calibration is applied to (N, 3); one pass gives both."""
         keypoints_NJ2, scores_NJ, parts_N, embedding_ND = self._all(frames)
-        return keypoints_NJ2, scores_NJ, parts_N[0], self.calibrate(torch.stack(parts_N, dim=1)), embedding_ND
+        evidence_N3 = torch.stack(parts_N, dim=1)
+        return keypoints_NJ2, scores_NJ, parts_N[0], self.calibrate(evidence_N3), embedding_ND, evidence_N3
 
     def evidence(self, frames: Tensor) -> Tensor:
         """What a calibration is fitted to: (N, 3)."""
@@ -328,6 +333,11 @@ class TorchEngine:
     def evidence(self, frames_NHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What a calibration is fitted to: (N, 3)."""
         return self._run(frames_NHW3, lambda frames: (self.graph.evidence(frames),))[0]
+
+    def answers_and_evidence(self, frames_NHW3: npt.NDArray[np.uint8]) -> tuple[Outputs, npt.NDArray[np.float32]]:
+        """Both from one pass."""
+        *answers, evidence_N3 = self._run(frames_NHW3, self.graph.answers_and_evidence)
+        return Outputs(*answers), evidence_N3
 
     def _run(self, frames_NHW3: npt.NDArray[np.uint8], call: Any) -> list[npt.NDArray[np.float32]]:
         size = self.graph.spec.size_px

@@ -33,12 +33,13 @@ from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.benchmarks import Sizes
 from alpose.trainer.data.crops import CropConfig, Crops
-from alpose.trainer.data.records import PoseData
+from alpose.trainer.data.records import Bools, PoseData
 from alpose.trainer.metrics import ProfileName, profile_for
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.presets import preset
 
 from .bundle_files import golden_bytes, write_bundle
+from .calibration import fitting_half
 from .card import render_card
 from .failure import Failure
 from .graph import MonitorGraph, TorchEngine, to_onnx
@@ -206,7 +207,8 @@ def _write(
     if out.suffix != ".alpose":
         raise ConfigError(f"a bundle's name ends in .alpose, got {out.name!r}")
     log.info("calibrating on %d people of %s", len(crops), crops.data.name)
-    report = _calibrate(graph, crops, config)
+    seen = _see(graph, crops, config)
+    report = _calibrate(seen, crops, config)
     for warning in report.warnings:
         log.warning("%s", warning)
     calibrated = graph.with_calibration(report.calibration)
@@ -250,7 +252,7 @@ def _write(
                                                      "left_out": len(crops.left_out)}},
         "opset": facts.opset,
     }  # fmt: skip
-    before = _previous(previous, graph, crops, config) if previous else None
+    before = _previous(previous, seen, crops) if previous else None
     elsewhere = [_applied(report, graph, other, config) for other in also]
     shown = {key: value for key, value in manifest.items() if key != "calibration"}
     card = render_card(shown, report, previous=before, elsewhere=elsewhere)
@@ -261,41 +263,53 @@ def _write(
     return out
 
 
-def _evidence(graph: MonitorGraph, crops: Crops, config: ExportConfig) -> tuple[npt.NDArray[np.float64], Any, Any]:
-    """Evidence (N, 3), who failed, and of whom that can be said, in blocks that fit in memory."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the uncalibrated graph shows of labelled people, from one pass."""
+
+    evidence_N3: npt.NDArray[np.float64]
+    failed_N: Bools
+    defined_N: Bools
+    """Of whom it can be said whether they failed."""
+    ids: tuple[str, ...]
+    """Of their images: two people of one photograph must not lie in both halves of a calibration."""
+
+
+def _see(graph: MonitorGraph, crops: Crops, config: ExportConfig) -> _Seen:
+    """Run the graph over people in blocks that fit in memory, and hold its poses against their labels."""
     engine = TorchEngine(graph)
     evidence, failed, defined = [], [], []
     profile = profile_for(config.profile, crops.data.skeleton)
     for block in np.array_split(np.arange(len(crops)), max(1, len(crops) // 256)):
-        frames_BSS3 = crops.read_bare(block)
-        evidence.append(engine.evidence(frames_BSS3))
-        _, failed_B, defined_B = judge_outputs(engine(frames_BSS3), crops.subset(block), profile, config.failure)
+        outputs, evidence_B3 = engine.answers_and_evidence(crops.read_bare(block))
+        _, failed_B, defined_B = judge_outputs(outputs, crops.subset(block), profile, config.failure)
+        evidence.append(evidence_B3)
         failed.append(failed_B)
         defined.append(defined_B)
-    return np.concatenate(evidence).astype(np.float64), np.concatenate(failed), np.concatenate(defined)
+    ids = tuple(crops.data.images.describe(int(row)) for row in crops.data.image_N)
+    return _Seen(np.concatenate(evidence).astype(np.float64), np.concatenate(failed), np.concatenate(defined), ids)
 
 
-def _calibrate(graph: MonitorGraph, crops: Crops, config: ExportConfig) -> CalibrationReport:
-    evidence_N3, failed_N, defined_N = _evidence(graph, crops, config)
+def _calibrate(seen: _Seen, crops: Crops, config: ExportConfig) -> CalibrationReport:
     profile = profile_for(config.profile, crops.data.skeleton)
-    # By image: two people of one photograph must not lie in both halves.
-    ids = [crops.data.images.describe(int(row)) for row in crops.data.image_N]
-    return calibrate(evidence_N3, failed_N, ids, defined_N=defined_N, data=crops.data.name, failure=config.failure,
-                     profile=profile.name, definition=config.failure.words(profile))  # fmt: skip
+    return calibrate(seen.evidence_N3, seen.failed_N, seen.ids, defined_N=seen.defined_N, data=crops.data.name,
+                     failure=config.failure, profile=profile.name, definition=config.failure.words(profile))  # fmt: skip
+
+
+def _previous(bundle: Path, seen: _Seen, crops: Crops) -> Applied:
+    """What an older bundle's calibration does on the people that measure this one: the half that did not fit it."""
+    calibration = Bundle.open(bundle).calibration
+    if calibration is None:
+        raise ConfigError(f"{bundle} has no calibration to compare with")
+    measured_N = seen.defined_N & ~fitting_half(seen.ids)
+    report = CalibrationReport.from_json(calibration.facts)
+    return apply(report, seen.evidence_N3[measured_N], seen.failed_N[measured_N], crops.data.name)
 
 
 def _applied(report: CalibrationReport, graph: MonitorGraph, crops: Crops, config: ExportConfig) -> Applied:
     """What a calibration does on other people."""
-    evidence_N3, failed_N, defined_N = _evidence(graph, crops, config)
-    return apply(report, evidence_N3[defined_N], failed_N[defined_N], crops.data.name)
-
-
-def _previous(bundle: Path, graph: MonitorGraph, crops: Crops, config: ExportConfig) -> Applied:
-    """What an older bundle's calibration does on the people of this one."""
-    calibration = Bundle.open(bundle).calibration
-    if calibration is None:
-        raise ConfigError(f"{bundle} has no calibration to compare with")
-    return _applied(CalibrationReport.from_json(calibration.facts), graph, crops, config)
+    seen = _see(graph, crops, config)
+    return apply(report, seen.evidence_N3[seen.defined_N], seen.failed_N[seen.defined_N], crops.data.name)
 
 
 def _parity(expected: Outputs, given: Outputs, crops: Crops, config: ExportConfig) -> ParityFigures:
