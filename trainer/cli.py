@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -155,6 +156,92 @@ def cycles(
     if used.leads:
         click.echo(f"results: {folder / 'results.json'}")
         click.echo(f"report:  {write_report(folder)}")
+
+
+@main.command()
+@click.option(
+    "--data",
+    "data_",
+    multiple=True,
+    required=True,
+    metavar="FOLDER|lsp|mpii|synthetic",
+    help="A COCO keypoints folder, or a benchmark by name. Repeatable.",
+)
+@click.option(
+    "--from",
+    "start",
+    type=click.Path(path_type=Path, exists=True),
+    help="A checkpoint to train on. [default: a new model]",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the new checkpoint."
+)
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="ALPOSE_DATA",
+    help="Where the datasets are that go by a name. [env: ALPOSE_DATA]",
+)
+@click.option(
+    "--preset",
+    "preset_name",
+    type=click.Choice(["smoke", "demo", "laptop", "paper"]),
+    help="Recipe. [default: the checkpoint's, or laptop]",
+)
+@click.option("--heads", help="Loss heads, comma-separated. [default: the checkpoint's, or ll++conv]")
+@click.option("--epochs", type=click.IntRange(1), help="Of the pose net. [default: the preset's]")
+@click.option(
+    "--hold-out",
+    default=0.25,
+    show_default=True,
+    type=click.FloatRange(0, 0.9, min_open=True, max_open=True),
+    help="Share of the images that trains nothing, of folders without a val part.",
+)
+@click.option("--without-old-data", is_flag=True, help="Do not train again on the people that trained the checkpoint.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ALPOSE_CACHE",
+    help="Where crops are cached. [env: ALPOSE_CACHE; default: ~/.cache/alpose]",
+)
+@click.option("--device", help="Such as cpu or cuda:1. [default: the GPU if there is one]")
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
+@click.option("--json", "as_json", is_flag=True, help="Print fit.json in place of a table.")
+def fit(
+    data_: tuple[str, ...], start: Path | None, out: Path, data_root: Path | None, preset_name: Any, heads: str | None,
+    epochs: int | None, hold_out: float, without_old_data: bool, seed: int, cache: Path | None, device: str | None,
+    precision: Any, as_json: bool,
+) -> None:  # fmt: skip
+    """Train a model and its loss heads on your own data; with --from, train a model on.
+
+    Writes OUT/model.safetensors with OUT/model.json beside it, and OUT/fit.json: PCK and failure detection on the
+    people that were held out, before and after. Interrupt it whenever you like: the same command goes on.
+
+    \b
+    alpose-train fit --data my-keypoints/ --out models/first
+    alpose-train fit --data dataset/ --from models/first --out models/second
+    alpose-export models/second --calibration dataset/ --previous first.alpose -o second.alpose
+    """
+    from .device import machine
+    from .fit import FitConfig
+    from .fit import fit as run_fit
+    from .models.heads import HEADS
+
+    names = tuple(name.strip() for name in heads.split(",") if name.strip()) if heads else None
+    unknown = [name for name in names or () if name not in HEADS]
+    if unknown:
+        raise ConfigError(f"--heads: {', '.join(unknown)} unknown; known: {', '.join(HEADS)}")
+    config = FitConfig(
+        data=data_, start=start, preset=preset_name, heads=names, epochs=epochs,  # type: ignore[arg-type]
+        hold_out=hold_out, old_data=not without_old_data, seed=seed,
+    )  # fmt: skip
+    used = machine(device, precision)
+    result = run_fit(config, out, used, data_root=data_root, cache=cache or default_cache())
+    if used.leads:
+        click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.table())
+        if not as_json:
+            click.echo(f"checkpoint: {out}")
 
 
 @main.command()

@@ -1,0 +1,318 @@
+"""A model and its loss heads on your own data; or an existing model, trained on with what came back from the field.
+
+The people that a fit holds out train nothing and choose nothing: they say what the training was worth, and an export
+calibrates on them (it leaves out everybody whose id stands in the checkpoint).
+
+Shapes: N people.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alpose.runtime.errors import ConfigError, DataError
+
+from . import checkpoint
+from .checkpoint import PoseModel
+from .data.benchmarks import load_benchmark
+from .data.coco import annotation_files, read_coco
+from .data.crops import CropConfig, Crops, prepare
+from .data.records import Bools, PoseData, join
+from .detection import judge_scored
+from .device import Machine, environment
+from .metrics import FAILURE_PCK, auroc, profile_for
+from .models.heads import HeadName, LossHead
+from .models.hourglass import HourglassConfig
+from .presets import Preset, PresetName, preset
+from .results import write_json
+from .resume import discard
+from .scoring import score
+from .training import train_heads, train_pose
+
+log = logging.getLogger("alpose")
+
+FACTS = "fit.json"
+DEFAULT_HEADS: tuple[HeadName, ...] = ("ll++conv",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """What to train on, from what, and how long."""
+
+    data: tuple[str, ...]
+    """COCO keypoints folders, or benchmarks by name."""
+    start: Path | None = None
+    """The checkpoint that is trained on; None begins a new model."""
+    preset: PresetName | None = None
+    """Recipe; by default that of the checkpoint, or ``laptop``."""
+    heads: tuple[HeadName, ...] | None = None
+    """By default those of the checkpoint, or ``ll++conv``."""
+    epochs: int | None = None
+    """Of the pose net; by default the preset's."""
+    hold_out: float = 0.25
+    """Share of the images of each folder that has no ``val`` part of its own."""
+    old_data: bool = True
+    """Whether the people that trained the checkpoint train again: without them it forgets them."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigError("--data: name at least one COCO keypoints folder")
+        if not 0 < self.hold_out < 0.9:
+            raise ConfigError(f"--hold-out is a share of the images in (0, 0.9), got {self.hold_out}")
+        if self.epochs is not None and self.epochs < 1:
+            raise ConfigError(f"--epochs must be at least 1, got {self.epochs}")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One dataset in its two roles."""
+
+    name: str
+    train: PoseData
+    held_out: PoseData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A model on people that trained nothing."""
+
+    people: int
+    failures: int
+    pck: float | None
+    auroc: Mapping[str, float | None]
+    """Of failure (image PCK below one half), by loss head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What came out; ``fit.json``."""
+
+    checkpoint: Path
+    trained_on: Mapping[str, int]
+    """People by dataset."""
+    before: Mapping[str, Measured]
+    """Of the checkpoint that it began with, by dataset; empty for a new model."""
+    after: Mapping[str, Measured]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "checkpoint": self.checkpoint.name}
+
+    def table(self) -> str:
+        """For people."""
+        lines = [f"{'held out of':<24} {'people':>6} {'PCK':>16}  AUROC of failure"]
+        for name, after in self.after.items():
+            before = self.before.get(name)
+            pck = _arrow(before.pck if before else None, after.pck, before is not None)
+            heads = "  ".join(
+                f"{head} {_arrow(before.auroc.get(head) if before else None, value, before is not None)}"
+                for head, value in after.auroc.items()
+            )
+            lines.append(f"{name:<24} {after.people:>6} {pck:>16}  {heads}")
+        return "\n".join(lines)
+
+
+def fit(config: FitConfig, out: Path, machine: Machine, *, data_root: Path | None, cache: Path) -> Fit:
+    """Train, measure, and write a checkpoint; a fit that was interrupted goes on at its last epoch.
+
+    Args:
+        config: what.
+        out: folder of the new checkpoint.
+        machine: where to compute; under ``torchrun`` every process calls this.
+        data_root: where datasets are that go by a name.
+        cache: where crops are cached.
+    """
+    old = checkpoint.load(config.start) if config.start else None
+    if checkpoint.exists(out):
+        raise ConfigError(f"{out} holds a checkpoint already: choose another --out")
+    chosen = preset(config.preset or (old.facts.get("preset", "laptop") if old else "laptop"))
+    new = [_source(name, chosen, data_root, config.hold_out) for name in config.data]
+    before = _old_sources(old, chosen, data_root, {source.name for source in new}) if old and config.old_data else []
+    sources = [*before, *new]
+    model = _fresh(old, chosen, sources, config.seed)
+    train = prepare(_together([source.train for source in sources]), model.crop, cache)
+    bare = replace(model.crop, context=0.0)
+    held_out = {source.name: prepare(source.held_out, bare, cache) for source in sources if len(source.held_out)}
+
+    measured_before = {name: measure(old.to(machine.device), crops, machine, f"before, {name}")
+                       for name, crops in held_out.items()} if old else {}  # fmt: skip
+    started = time.perf_counter()
+    state = out / "training.pt"
+    model = _train(model, train, config, chosen, machine, state)
+    seconds = time.perf_counter() - started
+    measured_after = {name: measure(model, crops, machine, f"after, {name}") for name, crops in held_out.items()}
+    result = Fit(
+        checkpoint=out,
+        trained_on={source.name: len(source.train) for source in sources},
+        before=measured_before,
+        after=measured_after,
+        seconds=seconds,
+    )
+    facts = _facts(config, chosen, sources, train, old, result, machine)
+    if machine.leads:
+        checkpoint.save(replace(model, facts={**model.facts, **facts}), out)
+        write_json(out / FACTS, result.to_json())
+        discard(state)
+    machine.wait()
+    return result
+
+
+def measure(model: PoseModel, crops: Crops, machine: Machine, what: str) -> Measured:
+    """PCK of a model, and how well its heads tell the people on whom it fails."""
+    scored = score(model, crops, machine, what=what)
+    judged = judge_scored(crops.data, scored, profile_for("standard", crops.data.skeleton))
+    image_pck_N = judged.image_pck()
+    defined_N = np.isfinite(image_pck_N)
+    failed_N: Bools = image_pck_N < FAILURE_PCK
+    return Measured(
+        people=len(crops),
+        failures=int(failed_N.sum()),
+        pck=judged.pck(),
+        auroc={name: auroc(value_N[defined_N], failed_N[defined_N]) for name, value_N in scored.predicted_loss.items()},
+    )
+
+
+def held_out_mask(data: PoseData, share: float) -> Bools:
+    """Which people are held out: a hash of the image decides.
+
+    So a person keeps its side while a dataset grows, and two people of one photograph share it.
+    """
+    limit = int(share * 2**32)
+    image_of = [id_.rpartition("#")[0] or id_ for id_ in data.ids]
+    sides = {image: _hash(image) < limit for image in image_of}
+    mask_N = np.array([sides[image] for image in image_of], dtype=np.bool_)
+    if mask_N.all() or not mask_N.any():
+        raise DataError(f"{data.name}: {len(sides)} images are too few to hold {share:.0%} of them out")
+    return mask_N
+
+
+def _source(name: str, chosen: Preset, data_root: Path | None, hold_out: float) -> Source:
+    """A folder is split by its own parts where it has them, else by image; a benchmark as it always is."""
+    folder = Path(name)
+    if not folder.is_dir():
+        benchmark = load_benchmark(name, data_root, chosen.sizes)
+        return Source(name, benchmark.people, benchmark.test)
+    parts = [path.stem for path in annotation_files(folder)]
+    if any("val" in part for part in parts) and any("train" in part for part in parts):
+        return Source(name, read_coco(folder, "train"), read_coco(folder, "val"))
+    everyone = read_coco(folder)
+    held_N = held_out_mask(everyone, hold_out)
+    return Source(name, everyone.subset(np.flatnonzero(~held_N)), everyone.subset(np.flatnonzero(held_N)))
+
+
+def _old_sources(old: PoseModel, chosen: Preset, data_root: Path | None, given: Collection[str]) -> list[Source]:
+    """The people that trained the checkpoint, from the datasets that it names; those given anew are not repeated."""
+    facts = old.facts
+    datasets: Sequence[str] = facts.get("datasets") or [facts["dataset"]] if "dataset" in facts else []
+    if not datasets:
+        raise ConfigError("--from: this checkpoint does not say what trained it: give that data with --data and "
+                          "--without-old-data")  # fmt: skip
+    trained = frozenset(facts.get("labelled_ids", ()))
+    sizes = preset(facts["preset"]).sizes if "preset" in facts else chosen.sizes
+    sources = []
+    for name in datasets:
+        if name in given:
+            continue
+        try:
+            benchmark = load_benchmark(name, data_root, sizes)
+        except (ConfigError, DataError, FileNotFoundError) as error:
+            raise ConfigError(
+                f"the data that trained this checkpoint cannot be read again ({name}: {error}). Without it the model "
+                "forgets it; name its place with --data-root, or go on with --without-old-data"
+            ) from error
+        everyone = benchmark.people
+        test = benchmark.test
+        if Path(name).is_dir():  # its own split, whatever it was: who trained is known by id
+            everyone = join(everyone.name, everyone, test)
+            test = everyone.subset([row for row, id_ in enumerate(everyone.ids) if id_ not in trained])
+        sources.append(Source(name, _only(everyone, trained, name), test))
+    return sources
+
+
+def _only(data: PoseData, ids: Collection[str], name: str) -> PoseData:
+    found = data.subset([row for row, id_ in enumerate(data.ids) if id_ in ids])
+    if not len(found):
+        raise ConfigError(
+            f"{name} holds nobody of those who trained this checkpoint: is it another version of the data?"
+        )
+    return found
+
+
+def _together(parts: Sequence[PoseData]) -> PoseData:
+    return parts[0] if len(parts) == 1 else join("+".join(part.name for part in parts), *parts)
+
+
+def _fresh(old: PoseModel | None, chosen: Preset, sources: Sequence[Source], seed: int) -> PoseModel:
+    """The model that is trained: a copy of the old one, or a new one of the preset's size."""
+    skeleton = sources[-1].train.skeleton
+    if old is None:
+        recipe = chosen.recipe
+        size = HourglassConfig(joints=len(skeleton), **asdict(recipe.net))
+        return checkpoint.new_model(size, skeleton, recipe.crop, recipe.target, seed)
+    if old.skeleton != skeleton:
+        raise ConfigError(f"--from: the checkpoint has the joints of {old.skeleton.name!r}, {sources[-1].name} those of "
+                          f"{skeleton.name!r}")  # fmt: skip
+    crop = CropConfig(size_px=old.crop.size_px, margin=old.crop.margin, context=chosen.recipe.crop.context)
+    return replace(old, pose=copy.deepcopy(old.pose), heads={}, crop=crop, facts={})
+
+
+def _train(
+    model: PoseModel, train: Crops, config: FitConfig, chosen: Preset, machine: Machine, state: Path
+) -> PoseModel:
+    recipe = chosen.recipe
+    how = recipe.retrain if config.start else recipe.pose
+    how = replace(how, epochs=config.epochs or how.epochs)
+    train_pose(model, train, how, machine, seed=config.seed, state=state, what="pose net")
+    warm = checkpoint.load(config.start).heads if config.start else {}
+    names = config.heads or tuple(warm) or DEFAULT_HEADS
+    heads: dict[HeadName, LossHead] = {
+        name: copy.deepcopy(warm[name]) if name in warm else checkpoint.new_head(model, name, config.seed)
+        for name in names
+    }
+    train_heads(model, heads, train, replace(recipe.heads, how="frozen"), machine, seed=config.seed,
+                validation=how.validation)  # fmt: skip
+    return model.with_heads(heads)
+
+
+def _facts(
+    config: FitConfig, chosen: Preset, sources: Sequence[Source], train: Crops, old: PoseModel | None, result: Fit,
+    machine: Machine,
+) -> dict[str, Any]:  # fmt: skip
+    """Provenance; ``labelled_ids`` is what keeps a later calibration apart from the training."""
+    name = config.preset or (old.facts.get("preset", "laptop") if old else "laptop")
+    return {
+        "what": "fit",
+        "dataset": config.data[-1],
+        "datasets": [source.name for source in sources],
+        "preset": name,
+        "seed": config.seed,
+        "recipe": asdict(chosen.recipe),
+        "labelled": len(train),
+        # Who trained once stays known, whether or not it trained again.
+        "labelled_ids": sorted({*train.data.ids, *(old.facts.get("labelled_ids", ()) if old else ())}),
+        "train_seconds": result.seconds,
+        "held_out": result.to_json()["after"],
+        "environment": environment(machine),
+    }
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"hold out/{text}".encode()).digest()[:4], "little")
+
+
+def _arrow(before: float | None, after: float | None, both: bool) -> str:
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    return f"{shown(before)} -> {shown(after)}" if both else shown(after)
