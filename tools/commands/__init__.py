@@ -1,0 +1,1 @@
+"""The commands of ``alpose-harvest``, one module each; loaded when they are called."""
