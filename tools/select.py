@@ -1,0 +1,200 @@
+"""One global batch across devices: what to annotate next, out of everything that the fleet sent.
+
+The control stream is kept apart: each of its frames takes part in one draw, in the first selection after it arrived, so
+that its probability of being labelled stays known. Everything else is chosen by what it is worth.
+
+Shapes: N candidates, D embedding, V devices.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from alpose.runtime.errors import ConfigError
+
+from .batch import STRATEGIES, Choice, Strategy, Stream
+from .diversity import Nearest, greedy
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+CONTROL_SHARE = 0.2
+"""Of the budget that goes to the control stream, unless it is said."""
+MIN_DISTANCE = 0.02
+"""Cosine distance under which two frames are near-duplicates."""
+LEAST_HARDNESS = 1e-3
+"""So that frames which the model is sure of can still be chosen for being new."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Frames of an inbox, one row each."""
+
+    id_N: npt.NDArray[np.bytes_] | npt.NDArray[np.str_]
+    device_N: Ints
+    """Row of ``devices``."""
+    devices: Sequence[str]
+    bundle_N: Ints
+    """Frames of different bundles have embeddings that cannot be compared."""
+    failure_probability_N: Floats
+    embedding_ND: npt.NDArray[np.floating]
+    """Rows of unit length; float16 is enough."""
+    control_N: Bools
+    """In the control stream at its present rate."""
+    undrawn_N: Bools
+    """Control frames that have not had their draw."""
+    open_N: Bools
+    """Can be annotated: there is or can be a picture, and nobody has it yet."""
+    taken_N: Bools
+    """Chosen or annotated earlier: what is chosen now should differ from it."""
+
+    def __len__(self) -> int:
+        return len(self.id_N)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What was chosen, and who had their draw."""
+
+    choices: tuple[Choice, ...]
+    drawn_N: Bools
+    """Control frames that took part in this draw, chosen or not."""
+    counted: dict[str, int] = field(default_factory=dict)
+    """Frames that were considered and not chosen, by reason."""
+
+
+def select(
+    candidates: Candidates,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    strategy: Strategy = "value",
+    control: int | None = None,
+    min_distance: float = MIN_DISTANCE,
+) -> Selection:
+    """Choose ``budget`` frames.
+
+    Args:
+        candidates: everything in the inbox.
+        budget: how many frames annotators can do.
+        rng: for the control stream and for ``random``.
+        strategy: ``value``: failure probability times distance to all that is chosen, times what the device is due;
+            ``top``: failure probability alone; ``coreset``: distance alone (k-centre); ``random``: by chance, for
+            comparison.
+        control: how many of the budget go to the control stream; by default a fifth, or as many as there are.
+        min_distance: cosine distance under which frames are near-duplicates (``value`` and ``coreset``).
+    """
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"--strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
+    if budget < 1:
+        raise ConfigError(f"--budget must be at least 1, got {budget}")
+    if control is not None and not 0 <= control <= budget:
+        raise ConfigError(f"--control takes from the budget of {budget}: it must lie between 0 and that, got {control}")
+    if not 0 <= min_distance < 1:
+        raise ConfigError(f"--min-distance is a cosine distance in [0, 1), got {min_distance}")
+    wanted = round(CONTROL_SHARE * budget) if control is None else control
+    drawing_N = candidates.control_N & candidates.undrawn_N & candidates.open_N & (wanted > 0)
+    control_M, control_probability = _draw(np.flatnonzero(drawing_N), wanted, rng)
+    # A control frame that was not drawn may still be worth its label for itself.
+    value_N = candidates.open_N.copy()
+    value_N[control_M] = False
+    counted = Counter({"without a picture, or chosen before": int((~candidates.open_N).sum())})
+    chosen = _by_value(candidates, value_N, control_M, budget - len(control_M), rng, strategy, min_distance, counted)
+    counted["not chosen"] = int(candidates.open_N.sum()) - len(control_M) - len(chosen) - counted["near-duplicates"]
+    control_why = "drawn by chance from the control stream"
+    drawn = [_Chosen(int(row), control_why, "control", control_probability) for row in control_M]
+    return Selection(
+        choices=tuple(
+            Choice(id=_text(candidates.id_N[one.row]), rank=rank, reason=one.reason, stream=one.stream,
+                   select_probability=one.probability)
+            for rank, one in enumerate(_spread(chosen, drawn), start=1)
+        ),
+        drawn_N=drawing_N,
+        counted={reason: count for reason, count in counted.items() if count},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    row: int
+    reason: str
+    stream: Stream
+    probability: float | None
+
+
+def _draw(row_M: Ints, wanted: int, rng: np.random.Generator) -> tuple[Ints, float]:
+    """A simple random sample and its probability."""
+    count = min(wanted, len(row_M))
+    if not count:
+        return np.zeros(0, dtype=np.int64), 1.0
+    return np.sort(rng.choice(row_M, size=count, replace=False)), count / len(row_M)
+
+
+def _by_value(
+    candidates: Candidates, value_N: Bools, control_M: Ints, k: int, rng: np.random.Generator, strategy: Strategy,
+    min_distance: float, counted: Counter[str],
+) -> list[_Chosen]:  # fmt: skip
+    row_M = np.flatnonzero(value_N)
+    if k < 1 or not len(row_M):
+        return []
+    failure_M = candidates.failure_probability_N[row_M]
+    if strategy == "random":
+        picked_M, probability = _draw(row_M, k, rng)
+        # A frame that was passed over by an earlier, not random choice has no probability any more.
+        known = None if (candidates.taken_N & ~candidates.control_N).any() else probability
+        return [_Chosen(int(row), "by chance", "value", known) for row in rng.permutation(picked_M)]
+    if strategy == "top":
+        order = np.argsort(-failure_M, kind="stable")[:k]
+        return [_Chosen(int(row_M[i]), f"failure {failure_M[i]:.2f}", "value", None) for i in order]
+    weight_M = np.ones(len(row_M), dtype=np.float32)
+    if strategy == "value":
+        weight_M = np.maximum(np.nan_to_num(failure_M), LEAST_HARDNESS).astype(np.float32)
+    whole = len(row_M) == len(candidates)
+    embedding_MD = candidates.embedding_ND if whole else candidates.embedding_ND[row_M]
+    near = Nearest(embedding_MD, candidates.bundle_N[row_M])
+    before = np.concatenate([np.flatnonzero(candidates.taken_N), control_M])
+    for row in before:
+        near.add(candidates.embedding_ND[row], int(candidates.bundle_N[row]))
+    device_M = candidates.device_N[row_M]
+    given: Counter[int] = Counter()
+    chosen: list[_Chosen] = []
+    for pick in greedy(weight_M, near, embedding_MD, candidates.bundle_N[row_M], device_M, k,
+                       min_distance=min_distance, fair=strategy == "value"):  # fmt: skip
+        device = int(device_M[pick.row])
+        given[device] += 1
+        hard = f"failure {failure_M[pick.row]:.2f}, " if strategy == "value" else ""
+        far = f"{pick.distance:.2f} from all chosen before" if chosen or len(before) else "the first"
+        why = f"{hard}{far}, {_nth(given[device])} of {candidates.devices[device]}"
+        chosen.append(_Chosen(int(row_M[pick.row]), why, "value", None))
+    counted["near-duplicates"] = near.count_below(min_distance, {one.row for one in chosen}, row_M)
+    return chosen
+
+
+def _spread(value: list[_Chosen], control: list[_Chosen]) -> list[_Chosen]:
+    """Control frames evenly between the others: annotators who stop early leave a share of both."""
+    if not control:
+        return value
+    places = {round((i + 0.5) * (len(value) + len(control)) / len(control) - 0.5) for i in range(len(control))}
+    ordered: list[_Chosen] = []
+    values, controls = iter(value), iter(control)
+    for place in range(len(value) + len(control)):
+        first, second = (controls, values) if place in places else (values, controls)
+        one = next(first, None) or next(second, None)
+        assert one is not None
+        ordered.append(one)
+    return ordered
+
+
+def _nth(number: int) -> str:
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+def _text(id_: bytes | str) -> str:
+    return id_.decode() if isinstance(id_, bytes) else str(id_)
