@@ -1,0 +1,116 @@
+"""CVAT: a COCO Keypoints archive, the skeleton's label constructor, and the command that uploads both.
+
+CVAT takes a skeleton only where a task has a label of that name with sub-labels of the joints' names, in their order; it
+cannot be changed afterwards. So labels, images and poses leave together.
+
+Sources: CVAT's documentation of the format COCO Keypoints 1.0 and of the raw label constructor.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+
+from alpose.runtime.skeleton import Skeleton
+
+from ..annotation import Task
+from . import coco
+
+FORMAT = "COCO Keypoints 1.0"
+SUBSET = "default"
+ARCHIVE, LABELS, README, IMAGES = "annotations.zip", "labels.json", "README.txt", "images"
+
+_STANDING = {
+    "head_top": (50, 4), "nose": (50, 12), "left_eye": (53, 9), "right_eye": (47, 9), "left_ear": (57, 11),
+    "right_ear": (43, 11), "neck": (50, 20), "upper_neck": (50, 18), "thorax": (50, 24), "pelvis": (50, 54),
+    "left_shoulder": (62, 24), "right_shoulder": (38, 24), "left_elbow": (70, 38), "right_elbow": (30, 38),
+    "left_wrist": (74, 52), "right_wrist": (26, 52), "left_hip": (57, 54), "right_hip": (43, 54),
+    "left_knee": (59, 74), "right_knee": (41, 74), "left_ankle": (60, 94), "right_ankle": (40, 94),
+}  # fmt: skip
+"""Where joints of known names stand in the constructor's drawing, in percent; seen from the front."""
+
+
+def labels(skeleton: Skeleton) -> list[dict[str, Any]]:
+    """The raw label constructor: paste it under *Raw*, or let the command pass it."""
+    text = {"mutable": False, "input_type": "text", "values": [""], "default_value": ""}
+    return [
+        {
+            "name": "person",
+            "type": "skeleton",
+            "attributes": [{"name": name, **text} for name in ("failure_probability", "reason", "device")],
+            "sublabels": [{"name": joint, "type": "points", "attributes": []} for joint in skeleton.joints],
+            "svg": drawing(skeleton),
+        }
+    ]
+
+
+def drawing(skeleton: Skeleton) -> str:
+    """The skeleton as CVAT draws it in its constructor; nodes count from 1."""
+    place_J2 = _places(skeleton)
+    parts = []
+    for a, b in skeleton.links:
+        (x1, y1), (x2, y2) = place_J2[a], place_J2[b]
+        parts.append(
+            f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" data-type="edge" '
+            f'data-node-from="{a + 1}" data-node-to="{b + 1}"></line>'
+        )
+    for joint, (name, (x, y)) in enumerate(zip(skeleton.joints, place_J2, strict=True), start=1):
+        parts.append(
+            f'<circle r="0.75" cx="{x:.2f}" cy="{y:.2f}" data-type="element node" data-element-id="{joint}" '
+            f'data-node-id="{joint}" data-label-name={quoteattr(name)}></circle>'
+        )
+    return "".join(parts)
+
+
+def write(tasks: Sequence[Task], skeleton: Skeleton, out: Path, name: str) -> list[Path]:
+    """Everything but the images, which lie in ``OUT/images`` in order of priority."""
+    files = {
+        ARCHIVE: coco.archive(coco.document(tasks, skeleton), SUBSET),
+        LABELS: json.dumps(labels(skeleton), indent=2).encode(),
+        README: readme(name, len(tasks)).encode(),
+    }
+    for file, content in files.items():
+        (out / file).write_bytes(content)
+    return [out / file for file in files]
+
+
+def readme(name: str, count: int) -> str:
+    """What to do with the folder."""
+    create = (f"cvat-cli --server-host http://localhost:8080 --auth USER task create {shlex.quote(name)} local {IMAGES}/* "
+              f"--labels @{LABELS} --sorting-method lexicographical --annotation_path {ARCHIVE} "
+              f'--annotation_format "{FORMAT}"')  # fmt: skip
+    return f"""{count} frames for CVAT, the most wanted first: the order of the file names is the order of work.
+
+1. In this folder (pip install cvat-cli):
+
+   {create}
+
+   Or in the browser: create a task with the images of {IMAGES}/, paste {LABELS} under Raw, then upload annotations:
+   {ARCHIVE}, format {FORMAT}.
+
+2. Correct the skeletons. What the model expects of itself stands in the attributes of each skeleton: failure_probability,
+   and the reason why the frame was kept. Hidden joints: occluded. Joints that nobody can know: outside.
+
+3. Export the task as {FORMAT} (without images), and give the archive to
+
+   alpose-harvest import EXPORTED.zip --into dataset/
+
+   A part of the batch is enough. Frames that come back as they went out, after the last corrected one in this order, are
+   taken for not looked at; say --unchanged accept when all of them were.
+"""
+
+
+def _places(skeleton: Skeleton) -> list[tuple[float, float]]:
+    """Percent of the drawing; joints of unknown names on a circle."""
+    angle_J = np.linspace(0, 2 * np.pi, len(skeleton), endpoint=False)
+    known = sum(joint in _STANDING for joint in skeleton.joints) == len(skeleton)
+    return [
+        _STANDING[joint] if known else (50 + 40 * float(np.sin(angle)), 50 - 40 * float(np.cos(angle)))
+        for joint, angle in zip(skeleton.joints, angle_J, strict=True)
+    ]
