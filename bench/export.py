@@ -23,7 +23,7 @@ import torch
 from alpose.export.graph import UNCALIBRATED, MonitorGraph, to_onnx
 from alpose.export.onnx_graph import import_onnx
 from alpose.export.precision import to_fp16, to_int8
-from alpose.runtime.crop import Crop, _taps, cut, square_crop
+from alpose.runtime.crop import AFTER, BETWEEN, Crop, cut, square_crop, taps
 from alpose.runtime.engines import OnnxEngine
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.outputs import OUTPUT_NAMES
@@ -240,7 +240,7 @@ def cropping(folder: Path, size_px: int, threads: int) -> dict[str, Task]:
         return running.run(None, given)[0]
 
     worst = int(np.abs(in_graph().astype(int) - cut(frame_HW3, crop)).max())
-    if worst > 1:
+    if worst:  # the arithmetic is exact: see alpose.runtime.crop
         raise ConfigError(
             f"the crop in the graph differs from alpose.runtime.cut by {worst} levels: it is not the same work"
         )
@@ -249,7 +249,7 @@ def cropping(folder: Path, size_px: int, threads: int) -> dict[str, Task]:
 
 def weights(start: float, crop: Crop, length: int) -> npt.NDArray[np.float32]:
     """The resampling filter along one axis as a dense matrix (S, length)."""
-    tap_KS, weight_KS = _taps(start, crop, length)
+    tap_KS, weight_KS = taps(start, crop, length)
     dense = np.zeros((crop.size_px, length), dtype=np.float32)
     np.add.at(dense, (np.broadcast_to(np.arange(crop.size_px), tap_KS.shape), tap_KS), weight_KS)
     return dense
@@ -263,15 +263,19 @@ def crop_graph(size_px: int) -> bytes:
     nodes = [
         helper.make_node("Cast", ["frame"], ["float"], to=kinds.FLOAT),
         helper.make_node("Reshape", ["float", "flat"], ["lines"]),
-        helper.make_node("MatMul", ["rows", "lines"], ["short"]),
+        helper.make_node("MatMul", ["rows", "lines"], ["rows_sum"]),
+        helper.make_node("Div", ["rows_sum", "between"], ["rows_share"]),
+        helper.make_node("Add", ["rows_share", "half"], ["rows_up"]),
+        helper.make_node("Floor", ["rows_up"], ["short"]),
         helper.make_node("Reshape", ["short", "split"], ["parted"]),
-        helper.make_node("MatMul", ["columns", "parted"], ["small"]),
-        helper.make_node("Round", ["small"], ["whole"]),
-        helper.make_node("Clip", ["whole", "least", "most"], ["level"]),
+        helper.make_node("MatMul", ["columns", "parted"], ["sum"]),
+        helper.make_node("Div", ["sum", "after"], ["share"]),
+        helper.make_node("Add", ["share", "half"], ["up"]),
+        helper.make_node("Floor", ["up"], ["level"]),
         helper.make_node("Cast", ["level"], ["crop"], to=kinds.UINT8),
     ]
     constants = {"flat": np.array([height, width * 3]), "split": np.array([size_px, width, 3]),
-                 "least": np.float32(0), "most": np.float32(255)}  # fmt: skip
+                 "half": np.float32(0.5), "between": np.float32(BETWEEN), "after": np.float32(AFTER)}  # fmt: skip
     inputs = [
         helper.make_tensor_value_info("frame", kinds.UINT8, (height, width, 3)),
         helper.make_tensor_value_info("rows", kinds.FLOAT, (size_px, height)),

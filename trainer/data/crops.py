@@ -31,7 +31,7 @@ from .records import Bools, Floats, ImageError, PoseData
 
 log = logging.getLogger("alpose")
 
-VERSION = 1
+VERSION = 2
 """Raise this when the pixels of a crop change."""
 
 

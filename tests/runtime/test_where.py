@@ -1,0 +1,328 @@
+"""The tracker is told poses that a person would have: joints on a grid in their box, or a net's guesses at furniture.
+
+Shapes: J joints.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alpose.runtime.crop import square_crop
+from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.where import (
+    Box,
+    Following,
+    Place,
+    Region,
+    Track,
+    TrackConfig,
+    Whole,
+    pose_box,
+    search_windows,
+    sureness,
+    usual_sureness,
+)
+
+WIDTH, HEIGHT, MARGIN, JOINTS = 768, 432, 1.25, 14
+PERSON: Box = (380.0, 40.0, 520.0, 380.0)
+
+Floats = npt.NDArray[np.float32]
+
+
+def joints_in(box_4: Box) -> Floats:
+    """Two columns of joints, from corner to corner."""
+    x0, y0, x1, y1 = box_4
+    rows = np.linspace(y0, y1, JOINTS // 2)
+    return np.array([(x, y) for y in rows for x in (x0, x1)], dtype=np.float32)
+
+
+@dataclass
+class Room:
+    """What a net sees: the person where the crop holds them at a good scale, furniture otherwise."""
+
+    person: Box | None = PERSON
+    sure: float = 0.8
+    furniture: float = 0.3
+
+    def look(self, place: Place) -> tuple[Floats, Floats]:
+        crop = square_crop(place.box_4, margin=MARGIN, size_px=128)
+        if self.person is not None:
+            x0, y0, x1, y1 = self.person
+            covers = crop.x0 <= x0 and crop.y0 <= y0 and crop.x0 + crop.side >= x1 and crop.y0 + crop.side >= y1
+            if covers and crop.side <= 2.5 * max(x1 - x0, y1 - y0):
+                return joints_in(self.person), np.full(JOINTS, self.sure, np.float32)
+        third = crop.side / 3
+        corner = (crop.x0 + third, crop.y0 + third, crop.x0 + 2 * third, crop.y0 + 2 * third)
+        return joints_in(corner), np.full(JOINTS, self.furniture, np.float32)
+
+
+def step(track: Track, room: Room) -> Place:
+    place = track.locate(WIDTH, HEIGHT)
+    track.update(*room.look(place), place, WIDTH, HEIGHT)
+    return place
+
+
+def watch(track: Track, room: Room, frames: int) -> list[str]:
+    return [step(track, room).source for _ in range(frames)]
+
+
+def iou(one: Box, other: Box) -> float:
+    across = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
+    down = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return across * down / (sum(areas) - across * down)
+
+
+def test_the_whole_frame_is_cut_by_its_longer_side() -> None:
+    for width, height in ((640, 480), (480, 640), (100, 100)):
+        place = Whole(MARGIN).locate(width, height)
+        crop = square_crop(place.box_4, margin=MARGIN, size_px=64)
+        side = max(width, height)
+
+        assert place.source == "whole"
+        assert crop.side == pytest.approx(side)
+        assert (crop.x0, crop.y0) == pytest.approx(((width - side) / 2 - 0.5, (height - side) / 2 - 0.5))
+
+
+def test_a_region_is_looked_at_whatever_is_seen() -> None:
+    region = Region((10, 20, 200, 300))
+    for _ in range(3):
+        place = region.locate(640, 480)
+        assert place == Place((10, 20, 200, 300), "roi")
+        region.update(*Room().look(place), place, 640, 480)
+
+
+@pytest.mark.parametrize(
+    "roi", [(10, 10, 10, 20), (10, 20, 20, 10), (0, 0, math.nan, 4), (0, 0, math.inf, 4), (1, 2, 3), (0, 0, 1e9, 5)]
+)
+def test_a_region_that_is_none_is_an_error(roi: Box) -> None:
+    with pytest.raises(ConfigError, match="roi"):
+        Region(roi)
+
+
+def test_a_region_outside_the_frame_is_an_error_and_one_that_overlaps_is_not() -> None:
+    with pytest.raises(ConfigError, match="outside the frame of 640 x 480"):
+        Region((700, 10, 800, 100)).locate(640, 480)
+    assert Region((600, 400, 800, 600)).locate(640, 480).source == "roi"
+
+
+def test_sureness_is_of_the_better_half() -> None:
+    assert sureness(np.array([0.9, 0.1, 0.7, 0.0])) == pytest.approx(0.8)
+    assert sureness(np.array([0.9, 0.3, 0.6])) == pytest.approx(0.75)
+    assert sureness(np.array([0.9, math.nan, 0.7, 0.0])) == 0.0
+    assert sureness(np.array([0.9, math.inf])) == 0.0
+
+
+def test_the_usual_sureness_is_that_of_most_golden_frames() -> None:
+    assert usual_sureness(np.array([[0.9, 0.1], [0.7, 0.6], [0.1, 0.1]])) == pytest.approx(0.7)
+    assert usual_sureness(np.zeros((2, 4))) > 0
+
+
+@pytest.mark.parametrize(("width", "height"), [(768, 432), (640, 480), (480, 640), (1920, 1080), (500, 500), (300, 40)])
+def test_the_windows_cover_the_frame_and_overlap_by_half(width: int, height: int) -> None:
+    whole, *inner = search_windows(width, height, (1.0, 0.67), MARGIN)
+    side = max(width, height)
+
+    assert square_crop(whole, margin=MARGIN, size_px=64).side == pytest.approx(side)
+    for share in (1.0, 0.67):
+        squares = [square_crop(box, margin=MARGIN, size_px=64) for box in inner]
+        squares = [square for square in squares if square.side == pytest.approx(share * min(width, height))]
+        assert squares
+        for start, length in (("x0", width), ("y0", height)):
+            starts = sorted({round(getattr(square, start), 6) for square in squares})
+            assert starts[0] == pytest.approx(-0.5)
+            assert starts[-1] + squares[0].side == pytest.approx(length - 0.5)
+            assert (np.diff(starts) <= squares[0].side / 2 + 1e-6).all()
+
+
+def test_a_search_over_a_wide_frame_takes_about_a_second() -> None:
+    assert len(search_windows(1920, 1080, TrackConfig().windows, MARGIN)) <= 16
+
+
+def test_an_empty_room_is_searched_in_turn() -> None:
+    track, room = Track(margin=MARGIN), Room(person=None)
+    windows = search_windows(WIDTH, HEIGHT, track.config.windows, MARGIN)
+
+    places = [step(track, room) for _ in range(2 * len(windows))]
+
+    assert {place.source for place in places} == {"search"}
+    assert [place.box_4 for place in places] == windows * 2
+
+
+def test_a_person_is_found_within_one_round_and_followed() -> None:
+    track, room = Track(margin=MARGIN), Room()
+    windows = search_windows(WIDTH, HEIGHT, track.config.windows, MARGIN)
+
+    sources = watch(track, room, len(windows) + 20)
+
+    first = sources.index("track")
+    assert first <= len(windows)
+    assert set(sources[first:]) == {"track"}
+    assert iou(track.locate(WIDTH, HEIGHT).box_4, PERSON) > 0.99
+
+
+def test_a_walking_person_is_followed() -> None:
+    track = Track(margin=MARGIN)
+    watch(track, Room(), 20)
+    for frame in range(1, 41):
+        x0, y0, x1, y1 = PERSON
+        person = (x0 - 6.0 * frame, y0, x1 - 6.0 * frame, y1)
+        place = step(track, Room(person))
+        assert place.source == "track"
+        assert iou(place.box_4, person) > 0.6
+
+
+def test_a_person_who_leaves_is_lost_and_the_next_one_found() -> None:
+    track, empty = Track(margin=MARGIN), Room(person=None)
+    watch(track, Room(), 20)
+
+    left = watch(track, empty, 30)
+    found = watch(track, Room((60.0, 30.0, 180.0, 350.0)), 20)
+
+    patience = int(track.config.patience)
+    assert left == ["track"] * patience + ["search"] * (30 - patience)
+    assert found[-1] == "track"
+    assert iou(track.locate(WIDTH, HEIGHT).box_4, (60.0, 30.0, 180.0, 350.0)) > 0.9
+
+
+def test_a_blink_does_not_lose_the_person_and_widens_the_box_until_they_are_seen_again() -> None:
+    track, empty = Track(margin=MARGIN), Room(person=None)
+    watch(track, Room(), 20)
+    before = track.locate(WIDTH, HEIGHT).box_4
+
+    watch(track, empty, 3)
+    wider = track.locate(WIDTH, HEIGHT).box_4
+    sources = watch(track, Room(), 12)
+
+    assert wider[2] - wider[0] == pytest.approx(1.3 * (before[2] - before[0]))
+    assert set(sources) == {"track"}
+    assert iou(track.locate(WIDTH, HEIGHT).box_4, PERSON) > 0.9
+
+
+def test_furniture_that_nobody_would_be_sure_of_is_not_found() -> None:
+    config = TrackConfig()
+
+    sources = watch(Track(margin=MARGIN), Room(person=None, furniture=config.find - 0.01), 60)
+
+    assert set(sources) == {"search"}
+
+
+def test_furniture_that_is_taken_for_the_person_who_left_is_let_go() -> None:
+    """The pose on it is between ``keep`` and ``find``."""
+    track = Track(margin=MARGIN)
+    watch(track, Room(), 20)
+
+    sources = watch(track, Room(person=None, furniture=0.5), 60)
+
+    limit = math.ceil(track.config.patience / track.config.doubt)
+    assert sources.count("track") == limit
+    assert set(sources[limit:]) == {"search"}
+
+
+def test_the_limits_are_relative_to_what_is_usual_for_the_net() -> None:
+    modest = Room(sure=0.3, furniture=0.1)
+
+    assert set(watch(Track(margin=MARGIN), modest, 30)) == {"search"}
+    assert "track" in watch(Track(margin=MARGIN, usual=0.35), modest, 30)
+
+
+def test_the_box_grows_faster_than_it_shrinks() -> None:
+    config, box = TrackConfig(), (300.0, 100.0, 400.0, 300.0)
+    wide, narrow = (280.0, 80.0, 420.0, 320.0), (320.0, 120.0, 380.0, 280.0)
+    moved = []
+    for seen in (wide, narrow):
+        track = Track(margin=MARGIN, config=config)
+        track.state = Following(box)
+        track.update(joints_in(seen), np.full(JOINTS, 0.9, np.float32), Place(box, "track"), WIDTH, HEIGHT)
+        moved.append(track.state.box_4)
+
+    assert moved[0] == pytest.approx((300 - 12, 100 - 12, 400 + 12, 300 + 12))
+    assert moved[1] == pytest.approx((300 + 6, 100 + 6, 400 - 6, 300 - 6))
+
+
+def test_a_person_of_whom_only_the_upper_half_is_sure_keeps_their_box() -> None:
+    track = Track(margin=MARGIN)
+    track.state = Following(PERSON)
+    scores_J = np.where(np.arange(JOINTS) < JOINTS // 2, 0.9, 0.05).astype(np.float32)
+
+    for _ in range(10):
+        place = track.locate(WIDTH, HEIGHT)
+        track.update(joints_in(PERSON), scores_J, place, WIDTH, HEIGHT)
+
+    assert track.state.missed == 0
+    height = place.box_4[3] - place.box_4[1]
+    assert 0.65 * (PERSON[3] - PERSON[1]) < height < PERSON[3] - PERSON[1]
+
+
+def test_a_box_of_the_app_is_believed_and_then_followed() -> None:
+    track = Track(margin=MARGIN)
+    unsure = np.full(JOINTS, 0.1, np.float32)
+
+    track.update(joints_in(PERSON), unsure, Place(PERSON, "box"), WIDTH, HEIGHT)
+    assert track.locate(WIDTH, HEIGHT) == Place(PERSON, "track")
+
+    sure = np.full(JOINTS, 0.9, np.float32)
+    elsewhere = (50.0, 60.0, 150.0, 300.0)
+    track.update(joints_in(elsewhere), sure, Place((40.0, 50.0, 160.0, 310.0), "box"), WIDTH, HEIGHT)
+    assert track.locate(WIDTH, HEIGHT) == Place(elsewhere, "track")
+
+
+def test_joints_beyond_the_frame_are_clamped_to_it() -> None:
+    box = pose_box(joints_in((-50.0, -20.0, 900.0, 300.0)), np.full(JOINTS, 0.9, np.float32), 0.3, WIDTH, HEIGHT)
+
+    assert box == (0.0, 0.0, WIDTH - 1.0, 300.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_pose_of_no_numbers_is_nobody(value: float) -> None:
+    broken = np.full((JOINTS, 2), value, np.float32)
+    sure = np.full(JOINTS, 0.9, np.float32)
+
+    assert pose_box(broken, sure, 0.3, WIDTH, HEIGHT) is None
+    assert pose_box(np.full((JOINTS, 2), 100.0, np.float32), sure, 0.3, WIDTH, HEIGHT) is None
+
+
+@given(data=st.data(), width=st.integers(1, 900), height=st.integers(1, 900))
+@settings(deadline=None, max_examples=150)
+def test_whatever_a_net_says_the_next_place_can_be_cut(data: st.DataObject, width: int, height: int) -> None:
+    """Any numbers, NaN and infinity included; frames that change their size on the way; boxes from nowhere."""
+    number = st.floats(width=32)
+    track = Track(margin=MARGIN)
+    for _ in range(4):
+        place = track.locate(width, height)
+        if data.draw(st.booleans()):
+            place = replace(
+                place, box_4=data.draw(st.sampled_from([(-900.0, -900.0, -800.0, -700.0), PERSON])), source="box"
+            )
+        keypoints = np.array(data.draw(st.lists(st.tuples(number, number), min_size=4, max_size=4)), dtype=np.float32)
+        scores = np.array(data.draw(st.lists(number | st.floats(0, 1, width=32), min_size=4, max_size=4)), np.float32)
+        track.update(keypoints, scores, place, width, height)
+        width, height = data.draw(st.sampled_from([(width, height), (height, width), (64, 48)]))
+        square_crop(track.locate(width, height).box_4, margin=MARGIN, size_px=64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"find": 0.0}, {"keep": 0.9}, {"patience": 0.5}, {"windows": (1.5,)}, {"grow": math.nan}, {"wider": -1.0}],
+)
+def test_limits_that_make_no_sense_are_an_error(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="track"):
+        TrackConfig(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("margin", "usual"), [(0.5, 1.0), (1.25, 0.0), (1.25, math.nan), (math.nan, 1.0)])
+def test_a_track_of_no_margin_is_an_error(margin: float, usual: float) -> None:
+    with pytest.raises(ConfigError, match="track"):
+        Track(margin=margin, usual=usual)
+
+
+def test_a_box_of_nan_is_an_error_where_it_is_cut() -> None:
+    with pytest.raises(DataError, match="box"):
+        square_crop((0.0, math.nan, 5.0, 5.0), margin=MARGIN, size_px=64)
