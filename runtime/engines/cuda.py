@@ -1,5 +1,7 @@
 """The few calls of the CUDA runtime that an engine needs, each checked; cuda-python is imported here alone.
 
+Kernels, which need its other parts, are in :mod:`.cuda_kernel`.
+
 Its functions answer a tuple: a status, then the results. Older releases raise RuntimeError instead where the driver's
 library is missing. Both become :class:`CudaError`, which names the call and what CUDA calls the failure.
 """
@@ -16,10 +18,14 @@ import numpy.typing as npt
 
 from ..errors import AlposeError, MissingExtraError
 
-SPELLINGS = ("cuda.bindings.runtime", "cuda.cudart")
-"""Where cuda-python keeps the runtime: since 12.6.1, and before. 13.0 removed the older name."""
+SPELLINGS = {
+    "runtime": ("cuda.bindings.runtime", "cuda.cudart"),
+    "driver": ("cuda.bindings.driver", "cuda.cuda"),
+    "nvrtc": ("cuda.bindings.nvrtc", "cuda.nvrtc"),
+}
+"""Where cuda-python keeps its parts: since 12.6.1, and before. 13.0 removed the older names."""
 
-_PARTS = frozenset({"cuda", "cuda.bindings", *SPELLINGS})
+_PARTS = frozenset({"cuda", "cuda.bindings"}.union(*SPELLINGS.values()))
 
 
 class CudaError(AlposeError, RuntimeError):
@@ -50,7 +56,7 @@ class Cuda:
     """
 
     def __init__(self) -> None:
-        self._api = _load()
+        self._api = load("runtime")
         try:
             devices = int(self.call("cudaGetDeviceCount"))
         except CudaError as error:
@@ -129,8 +135,9 @@ def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def _load() -> Any:
-    for spelling in SPELLINGS:
+def load(part: str) -> Any:
+    """The module of a part of cuda-python: ``runtime``, ``driver`` or ``nvrtc``."""
+    for spelling in SPELLINGS[part]:
         try:
             return importlib.import_module(spelling)
         except ModuleNotFoundError as error:

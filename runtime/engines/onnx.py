@@ -9,6 +9,7 @@ Shapes: N batch, S crop side, J joints, D embedding.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import Bundle
+from ..crop import Crop
+from ..device_frames import DeviceFrame
 from ..errors import CheckpointError, ConfigError, DataError, DataNotFoundError, MissingExtraError
 from ..manifest import check_against_engine
 from ..outputs import OUTPUT_AXES, OUTPUT_NAMES, Outputs
+from .onnx_device import OnnxDevice
 
 INPUT = "frames"
 
@@ -60,12 +64,7 @@ class OnnxEngine:
         bundle, where, content = _content(source)
         runtime = _onnxruntime()
         asked = _provider(runtime, provider, allow_fallback)
-        options = runtime.SessionOptions()
-        options.log_severity_level = QUIET
-        # Its threads otherwise wait in a loop for the next frame: at 30 frames/s that is a whole core for nothing.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        options = _options(runtime, threads)
         chain = [asked] if asked == SHORT["cpu"] else [asked, SHORT["cpu"]]
         try:
             self._session = runtime.InferenceSession(content, options, providers=chain)
@@ -89,6 +88,8 @@ class OnnxEngine:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         """The graph's ``metadata_props``."""
         self.size_px = self._check(where, bundle)
+        self._runtime, self._threads = runtime, threads
+        self._device: OnnxDevice | None = None
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
         """Answer N ≥ 1 crops in one call of the session."""
@@ -102,6 +103,26 @@ class OnnxEngine:
         if shape[1:] != (size, size, 3):
             raise DataError(f"this graph takes crops of {size} x {size} px in RGB, got the shape {shape}")
         return Outputs(*self._session.run(OUTPUT_NAMES, {INPUT: np.ascontiguousarray(frames_NHW3)}))
+
+    def answer_device(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
+        """Cut and answer frames in the provider's own memory; see :class:`~.device.DeviceEngine`."""
+        return self._on_device().answer(frames, crops)
+
+    def to_host(self, frame: DeviceFrame, region: tuple[int, int, int, int] | None = None) -> npt.NDArray[np.uint8]:
+        """A copy as RGB of a frame in the provider's own memory; see :class:`~.device.DeviceEngine`."""
+        return self._on_device().to_host(frame, region)
+
+    @property
+    def copies_to_host(self) -> int:
+        """Frames that :meth:`to_host` has brought so far."""
+        return self._device.copies_to_host if self._device else 0
+
+    def _on_device(self) -> OnnxDevice:
+        """Made for the first frame that needs it: most engines never see one."""
+        if self._device is None:
+            options = _options(self._runtime, self._threads)
+            self._device = OnnxDevice(self._runtime, self._session, options, INPUT, self.size_px, self.name)
+        return self._device
 
     def _check(self, where: str, bundle: Bundle | None) -> int:
         """The crop side; a graph with other inputs, outputs or dynamic axes is refused."""
@@ -140,6 +161,16 @@ def providers() -> tuple[str, ...]:
         return ()
     short = {long: name for name, long in SHORT.items()}
     return tuple(short.get(name, name) for name in runtime.get_available_providers() if name != REMOTE)
+
+
+def _options(runtime: Any, threads: int | None) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = QUIET
+    # Its threads otherwise wait in a loop for the next frame: at 30 frames/s that is a whole core for nothing.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def _onnxruntime() -> Any:

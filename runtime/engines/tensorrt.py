@@ -18,8 +18,8 @@ import math
 import re
 import threading
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -29,11 +29,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import Bundle
+from ..crop import Crop
+from ..device_frames import DeviceFrame
 from ..errors import AlposeError, DataError, DataNotFoundError, MissingExtraError
 from ..golden import Golden, GoldenReport, run_golden
 from ..manifest import MODEL, check_against_engine, parse_json
 from ..outputs import OUTPUT_NAMES, Outputs, output_shapes
+from .crop_kernel import CropKernel
 from .cuda import Cuda, CudaError, handle
+from .device import check, check_place, extent, to_rgb
 
 log = logging.getLogger("alpose")
 
@@ -389,6 +393,10 @@ def create(make: Any, what: str, messages: Messages) -> Any:
 
 # --- The engine
 
+Place = Callable[[Sequence[int]], object]
+"""Queues the writing of the crops of these numbers into the engine's input, in this order. What it returns must live
+until the stream was waited for."""
+
 
 class TensorRTEngine:
     """An engine of this machine, ready to answer. Use it as a context manager, or close it.
@@ -426,6 +434,8 @@ class TensorRTEngine:
         self._engine: Any = None
         self._context: Any = None
         self._rows = 0
+        self._cropper: CropKernel | None = None
+        self.copies_to_host = 0
         self._open = True
         try:
             with self._cuda.current():
@@ -466,15 +476,39 @@ class TensorRTEngine:
                 f"{self.name}: frames must be uint8 (N, {size_px}, {size_px}, 3) with N at least 1, got "
                 f"{frames_NHW3.dtype} {frames_NHW3.shape}"
             )
-        outputs = self._empty(count)
-        with self._lock:
-            if not self._open:
-                raise TensorRTError(f"{self.name} of {self.bundle.folder} was closed: make a new one")
-            with self._cuda.current():
-                for start in range(0, count, self.profile.max):
-                    rows = slice(start, min(start + self.profile.max, count))
-                    self._run(np.ascontiguousarray(frames_NHW3[rows]), {name: outputs[name][rows] for name in outputs})
-        return Outputs(*(outputs[name] for name in OUTPUT_NAMES))
+
+        def place(chosen: Sequence[int]) -> object:
+            part = np.ascontiguousarray(frames_NHW3[list(chosen)])
+            self._cuda.to_device(self._addresses[INPUT], part, self._stream)
+            return part
+
+        return self._answer(count, place)
+
+    def answer_device(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
+        """Cut and answer frames that lie on this GPU; see :class:`~.device.DeviceEngine`."""
+        size_px = self.bundle.crop.size_px
+        check(self.name, self._cuda.device, size_px, frames, crops)
+
+        def place(chosen: Sequence[int]) -> object:
+            cropper = self._cropper = self._cropper or CropKernel(self._cuda, self._stream)
+            for stream in {frames[n].stream for n in chosen} - {None}:
+                self._cuda.call("cudaStreamSynchronize", stream)  # its producer may still be writing
+            address, step = self._addresses[INPUT], size_px * size_px * 3
+            return [cropper.queue(frames[n], crops[n], address + row * step) for row, n in enumerate(chosen)]
+
+        return self._answer(len(frames), place)
+
+    def to_host(self, frame: DeviceFrame, region: tuple[int, int, int, int] | None = None) -> npt.NDArray[np.uint8]:
+        """A copy as RGB of a frame that lies on this GPU; see :class:`~.device.DeviceEngine`."""
+        check_place(self.name, self._cuda.device, frame)
+        content_L = np.empty(extent(frame), np.uint8)
+        with self._working():
+            if frame.stream is not None:
+                self._cuda.call("cudaStreamSynchronize", frame.stream)
+            self._cuda.to_host(content_L, frame.address, self._stream)
+            self._cuda.call("cudaStreamSynchronize", self._stream)
+            self.copies_to_host += 1
+        return to_rgb(content_L, frame, region)
 
     def close(self) -> None:
         """Give the GPU's memory back. Calling it again does nothing."""
@@ -488,20 +522,23 @@ class TensorRTEngine:
             failures = []
             with self._cuda.current():
                 if self._stream is not None:
-                    failures += self._attempt("cudaStreamSynchronize", self._stream)
+                    failures += self._attempt(self._cuda.call, "cudaStreamSynchronize", self._stream)
+                if self._cropper is not None:
+                    failures += self._attempt(self._cropper.close)
                 self._context = self._engine = self._runtime = None  # in this order: each lives on the next
                 for address in self._addresses.values():
-                    failures += self._attempt("cudaFree", address)
+                    failures += self._attempt(self._cuda.call, "cudaFree", address)
                 if self._stream is not None:
-                    failures += self._attempt("cudaStreamDestroy", self._stream)
-            self._addresses, self._stream = {}, None
+                    failures += self._attempt(self._cuda.call, "cudaStreamDestroy", self._stream)
+            self._addresses, self._stream, self._cropper = {}, None, None
         if failures:
             raise failures[0]
 
-    def _attempt(self, name: str, argument: Any) -> list[CudaError]:
+    @staticmethod
+    def _attempt(step: Callable[..., object], *arguments: Any) -> list[CudaError]:
         """Everything else is given back even where one thing cannot be."""
         try:
-            self._cuda.call(name, argument)
+            step(*arguments)
         except CudaError as error:
             return [error]
         return []
@@ -554,23 +591,37 @@ class TensorRTEngine:
     def _empty(self, rows: int) -> dict[str, npt.NDArray[np.float32]]:
         return {name: np.empty(shape, np.float32) for name, shape in self._shapes(rows).items() if name != INPUT}
 
-    def _run(self, frames_BHW3: npt.NDArray[np.uint8], outputs: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Answer one batch into ``outputs``."""
-        rows = len(frames_BHW3)
-        if rows < self.profile.min:
-            frames_BHW3 = np.concatenate([frames_BHW3, np.repeat(frames_BHW3[-1:], self.profile.min - rows, axis=0)])
-            filled = self._empty(self.profile.min)
-            self._run(frames_BHW3, filled)
-            for name, value in outputs.items():
-                value[:] = filled[name][:rows]
-            return
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Alone, on the engine's GPU, and not after it was closed."""
+        with self._lock:
+            if not self._open:
+                raise TensorRTError(f"{self.name} of {self.bundle.folder} was closed: make a new one")
+            with self._cuda.current():
+                yield
+
+    def _answer(self, count: int, place: Place) -> Outputs:
+        """Answer ``count`` crops in as many runs as it takes."""
+        outputs = self._empty(count)
+        with self._working():
+            for start in range(0, count, self.profile.max):
+                rows = range(start, min(start + self.profile.max, count))
+                missing = max(0, self.profile.min - len(rows))
+                chosen = [*rows, *[rows[-1]] * missing]
+                self._run(chosen, place, {name: outputs[name][rows.start : rows.stop] for name in outputs})
+        return Outputs(*(outputs[name] for name in OUTPUT_NAMES))
+
+    def _run(self, chosen: Sequence[int], place: Place, outputs: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Answer one batch; its first rows go into ``outputs``."""
+        rows = len(chosen)
         self._messages.clear()
         if rows != self._rows:
             self._rows = 0  # what a failure leaves behind is not known
-            self._ask(self._context.set_input_shape(INPUT, frames_BHW3.shape), f"a batch of {rows}")
+            self._ask(self._context.set_input_shape(INPUT, self._shapes(rows)[INPUT]), f"a batch of {rows}")
             self._rows = rows
+        held: object = None
         try:
-            self._cuda.to_device(self._addresses[INPUT], frames_BHW3, self._stream)
+            held = place(chosen)
             self._ask(self._context.execute_async_v3(self._handle), "running the engine")
             for name, value in outputs.items():
                 self._cuda.to_host(value, self._addresses[name], self._stream)
@@ -580,6 +631,7 @@ class TensorRTEngine:
                 self._cuda.call("cudaStreamSynchronize", self._stream)
             raise
         self._cuda.call("cudaStreamSynchronize", self._stream)
+        del held  # the copies have read it
 
     def _ask(self, done: bool, what: str) -> None:
         if not done:

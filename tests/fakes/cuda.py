@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import threading
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ class cudaError_t(enum.IntEnum):
     cudaErrorNoDevice = 100
     cudaErrorInvalidDevice = 101
     cudaErrorInvalidResourceHandle = 400
+    cudaErrorIllegalAddress = 700
     cudaErrorLaunchFailure = 719
 
 
@@ -55,6 +57,9 @@ class FakeCuda:
         self.gpu, self.capability, self.driver, self.devices, self.device = gpu, capability, driver, 1, 0
         self.memory: dict[int, ctypes.Array[ctypes.c_char]] = {}
         self.streams: dict[int, list[Callable[[], object]]] = {}
+        self.default_streams: dict[int, list[Callable[[], object]]] = {1: [], 2: []}
+        """Those that CUDA has by itself; nobody makes them or gives them back."""
+        self._context = threading.local()
         self.calls: list[str] = []
         self.failing: dict[str, tuple[int, cudaError_t]] = {}
         self.raising: Exception | None = None
@@ -68,6 +73,11 @@ class FakeCuda:
     def leaks(self) -> int:
         """What was not given back."""
         return len(self.memory) + len(self.streams)
+
+    @property
+    def has_context(self) -> bool:
+        """Whether this thread has called the runtime so that the driver has a context to work in."""
+        return bool(getattr(self._context, "there", False))
 
     def module(self, name: str) -> ModuleType:
         module = ModuleType(name)
@@ -87,7 +97,7 @@ class FakeCuda:
 
     def enqueue(self, stream: int, work: Callable[[], object]) -> None:
         """Work for a stream; it is done when the stream is waited for."""
-        self.streams[stream].append(work)
+        (self.streams | self.default_streams)[stream].append(work)
 
     def _checked(self, name: str) -> Callable[..., Answer]:
         def call(*arguments: Any) -> Answer:
@@ -96,6 +106,8 @@ class FakeCuda:
             from_call, status = self.failing.get(name, (1 << 30, OK))
             self.calls.append(name)
             answer: Answer = getattr(self, name)(*arguments)
+            if name in ("cudaMalloc", "cudaFree", "cudaStreamCreate", "cudaMemcpyAsync"):
+                self._context.there = True
             # A failed call gives as many results as one that succeeded, all of them None.
             return (status, *([None] * (len(answer) - 1))) if self.calls.count(name) > from_call else answer
 
@@ -136,6 +148,8 @@ class FakeCuda:
         return OK, address
 
     def cudaFree(self, devPtr: int) -> Answer:
+        if devPtr == 0:
+            return (OK,)
         return (OK,) if self.memory.pop(devPtr, None) is not None else (cudaError_t.cudaErrorInvalidValue,)
 
     def cudaStreamCreate(self) -> Answer:
@@ -148,11 +162,14 @@ class FakeCuda:
         return (cudaError_t.cudaErrorInvalidResourceHandle if gone else OK,)
 
     def cudaStreamSynchronize(self, stream: Any) -> Answer:
-        if int(stream) not in self.streams:
+        queue = (self.streams | self.default_streams).get(int(stream))
+        if queue is None:
             return (cudaError_t.cudaErrorInvalidResourceHandle,)
-        queue = self.streams[int(stream)]
         while queue:
-            queue.pop(0)()
+            try:
+                queue.pop(0)()
+            except ValueError:  # memory that is not there, or not any more
+                return (cudaError_t.cudaErrorIllegalAddress,)
         return (OK,)
 
     def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: cudaMemcpyKind, stream: Any) -> Answer:
