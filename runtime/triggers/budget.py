@@ -1,0 +1,184 @@
+"""``Budget``: the highest failure probabilities of the stream, so many an hour.
+
+An account earns ``per_hour / 3600`` a second while frames come, up to a cap of one hour's worth, and pays 1 for every
+frame that was really kept. A frame is flagged if its score is in the top share ``q`` of what was seen lately and the
+account holds a whole frame, where
+
+    q = (wanted frames per frame) · (flagged per kept) · x / (1 - x),     x = account / cap.
+
+* Half full asks for exactly the wanted rate. A full account lowers the threshold to nothing, so no income is ever lost;
+  an empty one flags nothing. Hence after t hours ``kept = per_hour · t ± cap / 2``, whatever the scores do: no gain has
+  to be tuned, and the estimates only have to be roughly right for the *best* frames to be taken.
+* It starts half full, and a camera that was parked all night finds at most the cap.
+* *Flagged per kept* is how many of its frames it takes until one is kept, where Episodes, Cooldown or Novel hold most
+  of them back. Without it the account would have to run nearly full to ask for enough, and take what comes.
+
+"Seen lately" is a histogram of the failure probability; it begins with the bundle's calibration set, and like the counts
+of flagged and kept forgets half in :data:`HALF_LIFE_S`. Where many frames share the bin at the threshold (a calibrated score has plateaus) a draw
+takes the right part of them, and the decision says with which probability.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..manifest import HISTOGRAM_BINS
+from .base import Observation, Part, Reason, Setting, Trigger, positive
+from .draws import Draws, Pace
+
+BINS = 64 * HISTOGRAM_BINS
+"""Of the failure probability: steps of 0.00024, far finer than any calibration set can tell apart."""
+
+HALF_LIFE_S = 3600.0
+PRIOR_S = 30.0
+"""How many seconds of frames the calibration histogram counts for at the start."""
+PRIOR_FRAMES = 4.0
+"""Frames flagged and kept that are assumed to have been before the start."""
+
+MIN_CAP = 4.0
+"""Frames: what the account can hold where an hour's worth is less."""
+
+_FORGET_PER_S = math.log(2.0) / HALF_LIFE_S
+_LEAST_KEPT = 0.5
+_RENEW_AT = 2.0**24
+
+
+@dataclass(frozen=True)
+class Budget(Trigger):
+    """Flag the frames most likely to be failures, ``per_hour`` of them in an hour of running, whatever the scores do.
+
+    It counts what was really kept: what a Cooldown, Novel or Episodes around it holds back costs nothing, and a frame
+    that Episodes replaces is paid back. Frames of the control stream and of other branches are not counted. At most
+    one hour's worth (at least 4) come at once.
+    """
+
+    per_hour: float
+    named: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        positive(self, per_hour=self.per_hour)
+
+    def part(self, setting: Setting) -> Part:
+        """An account and a histogram."""
+        return BudgetPart(self.per_hour, setting)
+
+
+class Scores:
+    """A histogram of scores that forgets, and the bin at which its upper tail holds a given share.
+
+    Time is forgotten by letting the weight of new frames grow. The tail above the bin is carried along, because the bin
+    moves little from frame to frame and the histogram is long.
+    """
+
+    __slots__ = ("_mass", "_tail", "_total", "_weight", "bin")
+
+    def __init__(self, histogram: tuple[int, ...] | None) -> None:
+        prior = histogram if histogram and sum(histogram) else (1,) * HISTOGRAM_BINS
+        fine = BINS // len(prior)
+        scale = PRIOR_S / (sum(prior) * fine)
+        self._mass = [count * scale for count in prior for _ in range(fine)]
+        self._weight = 1.0
+        self._total, self._tail = math.fsum(self._mass), 0.0
+        self.bin = BINS - 1
+
+    def find(self, share: float) -> float:
+        """Move :attr:`bin` to where the top ``share`` ends; the part of that bin which belongs to it, 0 to 1."""
+        mass, wanted, at, tail = self._mass, share * self._total, self.bin, self._tail
+        while tail > wanted and at < BINS - 1:
+            at += 1
+            tail -= mass[at]
+        while tail + mass[at] < wanted and at > 0:
+            tail += mass[at]
+            at -= 1
+        self.bin, self._tail = at, tail
+        return min(max((wanted - tail) / mass[at], 0.0), 1.0) if mass[at] > 0.0 else 1.0
+
+    def add(self, place: int, seconds: float, passed_s: float) -> None:
+        """Count a frame that stands for ``seconds``, ``passed_s`` after the last one."""
+        self._weight *= 1.0 + _FORGET_PER_S * passed_s
+        mass = self._weight * seconds
+        self._mass[place] += mass
+        self._total += mass
+        if place > self.bin:
+            self._tail += mass
+        if self._weight > _RENEW_AT:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Back to weight 1, with exact sums."""
+        self._mass = [mass / self._weight for mass in self._mass]
+        self._weight = 1.0
+        self._total, self._tail = math.fsum(self._mass), math.fsum(self._mass[self.bin + 1 :])
+
+
+class BudgetPart(Part):
+    """The account and the histogram at work."""
+
+    __slots__ = ("_account", "_cap", "_draws", "_flagged", "_kept", "_pace", "_per_s", "_score", "_scores")
+
+    def __init__(self, per_hour: float, setting: Setting) -> None:
+        super().__init__()
+        self._per_s = per_hour / 3600.0
+        self._cap = max(float(per_hour), MIN_CAP)
+        self._account = self._cap / 2
+        self._flagged = self._kept = PRIOR_FRAMES
+        self._pace = Pace(setting.frames_per_second)
+        self._draws = Draws(setting.rng)
+        self._scores = Scores(setting.calibration.histogram if setting.calibration else None)
+        self._score = math.nan
+
+    def judge(self, seen: Observation) -> None:
+        """Earn, find the threshold, compare, count the score."""
+        passed_s = self._pace.step(seen.time_s)
+        self._earn(passed_s)
+        score = self._score = seen.failure_probability
+        if score != score:
+            self.certain(False)
+            return
+        scores, share = self._scores, self._share()
+        place = min(max(int(score * BINS), 0), BINS - 1)
+        if share >= 1.0:
+            probability = 1.0
+        else:
+            at_threshold = scores.find(share)
+            probability = 1.0 if place > scores.bin else at_threshold if place == scores.bin else 0.0
+        scores.add(place, self._pace.interval_s, passed_s)
+        found = probability == 1.0 or (probability > 0.0 and self._draws.next() < probability)
+        can_pay = self._account >= 1.0
+        self.stirred, self.fires = found, found and can_pay
+        self.probability = probability if can_pay else 0.0
+        self._flagged += self.fires
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """Score and threshold, or what is left in an account that cannot pay."""
+        if self._account < 1.0:
+            return (Reason("budget spent", self._account, 1.0),)
+        # At a tie that the draw decided against, the limit is the next bin.
+        return (Reason("budget", self._score, (self._scores.bin + (not self.fires)) / BINS),)
+
+    def settle(self, kept: bool, replaced: int, held: bool) -> None:
+        """Pay, and be paid back for what is replaced."""
+        if kept:
+            self._account = min(self._account - 1.0 + replaced, self._cap)
+            self._kept = max(self._kept + 1.0 - replaced, _LEAST_KEPT)
+
+    @property
+    def threshold(self) -> float | None:
+        """Lower edge of the bin; while the account is full, the one last in force."""
+        return self._scores.bin / BINS
+
+    def _earn(self, passed_s: float) -> None:
+        self._account = min(self._account + self._per_s * passed_s, self._cap)
+        forget = max(1.0 - _FORGET_PER_S * passed_s, 0.0)
+        self._flagged *= forget
+        self._kept = max(self._kept * forget, _LEAST_KEPT)
+
+    def _share(self) -> float:
+        """q: of all frames, the share to flag."""
+        room = self._cap - self._account
+        if room <= 0.0:
+            return math.inf
+        wanted = self._per_s * self._pace.interval_s
+        return wanted * max(self._flagged / self._kept, 1.0) * self._account / room
