@@ -10,6 +10,7 @@
     ├── DataNotFoundError (FileNotFoundError)
     ├── ConfigError (ValueError)        an option that cannot be carried out
     ├── CheckpointError (ValueError)    a file of weights that is not what it claims
+    ├── QueueError (OSError)            a queue file that cannot be read or written now; ``reason`` tells why
     └── MissingExtraError (ImportError) an optional package that is not installed
 
 Every message says what is wrong, where, the value, and what to do.
@@ -48,6 +49,19 @@ class SignatureError(DataError):
 
 class WrongAnswerError(AlposeError, RuntimeError):
     """An engine does not give the answers that its bundle expects. The message is the whole report."""
+
+
+class QueueError(AlposeError, OSError):
+    """A queue file cannot be read or written now. ``reason`` is a word for counters and decisions.
+
+    ``full``: no room on the disk. ``read_only``. ``locked``: another process held it for too long. ``damaged``.
+    ``moved``: the path names another file now, or none. ``held``: a reader keeps the write-ahead log from being emptied.
+    ``foreign``: the database of somebody else, or of a newer version. ``closed``. ``io``: anything else.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class MissingExtraError(AlposeError, ImportError):

@@ -8,14 +8,14 @@ is noticed by everyone, also without pynacl and without a key.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ConfigError, DataNotFoundError, MissingExtraError, SignatureError
+from . import keyfile
+from .errors import ConfigError, MissingExtraError, SignatureError
+from .keyfile import short
 
 if TYPE_CHECKING:
     from nacl.signing import SigningKey
@@ -68,16 +68,9 @@ def generate_key(path: Path) -> str:
 
     Existing files are never written over. Returns the public key as hex.
     """
-    signing, public_path = _nacl_signing(), path.with_name(f"{path.name}.pub")
-    for part in (path, public_path):
-        if part.exists():
-            raise ConfigError(f"{part} exists: a key is never written over. Give another name, or move it away")
-    if not path.parent.is_dir():
-        raise DataNotFoundError(f"{path.parent} does not exist: make the folder of the key first")
-    key = signing.generate()
+    key = _nacl_signing().generate()
     public = bytes(key.verify_key).hex()
-    _write_new(path, f"{bytes(key).hex()}{public}\n", 0o600)
-    _write_new(public_path, f"{public}\n", 0o644)
+    keyfile.write_pair(path, f"{bytes(key).hex()}{public}", public)
     return public
 
 
@@ -110,13 +103,13 @@ def verify(manifest: bytes, signature: bytes | None, public_key: str | Path) -> 
     _nacl_signing()
     if signature is None:
         raise SignatureError(
-            f"the bundle is unsigned, and this runtime only takes bundles that key {_short(trusted)} signed. "
+            f"the bundle is unsigned, and this runtime only takes bundles that key {short(trusted)} signed. "
             "Sign it on export, or configure no public key"
         )
     said = Signature.from_bytes(signature)
     if said.key != trusted:
         raise SignatureError(
-            f"the bundle is signed by key {_short(said.key)}, and this runtime only trusts key {_short(trusted)}. "
+            f"the bundle is signed by key {short(said.key)}, and this runtime only trusts key {short(trusted)}. "
             "Get the bundle from its owner, or configure the right public key"
         )
     if said.manifest_sha256 != hashlib.sha256(manifest).hexdigest():
@@ -131,7 +124,7 @@ def verify(manifest: bytes, signature: bytes | None, public_key: str | Path) -> 
         VerifyKey(bytes.fromhex(trusted)).verify(manifest, bytes.fromhex(said.signature))
     except BadSignatureError:
         raise SignatureError(
-            f"the signature is wrong: key {_short(trusted)} did not make it for this bundle.json. "
+            f"the signature is wrong: key {short(trusted)} did not make it for this bundle.json. "
             "Do not use this bundle, and get it from its owner again"
         ) from None
     return trusted
@@ -140,7 +133,7 @@ def verify(manifest: bytes, signature: bytes | None, public_key: str | Path) -> 
 def public_key_of(source: str | Path) -> str:
     """A public key as 64 hex digits, from such digits or from a ``.pub`` file."""
     if isinstance(source, Path):
-        text, where = _read_text(source), str(source)
+        text, where = keyfile.read_text(source), str(source)
     else:
         text, where = source, "the public key"
     key = text.strip().lower()
@@ -153,14 +146,12 @@ def public_key_of(source: str | Path) -> str:
 
 def _read_private_key(path: Path) -> SigningKey:
     signing = _nacl_signing()
-    text = _read_text(path).strip()
+    text = keyfile.read_text(path)
     if re.fullmatch(r"[0-9a-f]{64}", text):
         raise ConfigError(f"{path} is a public key: signing needs the private one, the file without .pub")
     if not re.fullmatch(r"[0-9a-f]{128}", text):
         raise ConfigError(f"{path} is no private key: 128 hex digits are wanted, as generate_key writes them")
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if os.name == "posix" and mode & 0o077:
-        raise ConfigError(f"{path} can be read by others (mode {mode:04o}): run chmod 600 on it, or make a new key")
+    keyfile.check_private(path)
     key = signing(bytes.fromhex(text[:64]))
     if bytes(key.verify_key).hex() != text[64:]:
         raise ConfigError(f"{path} is damaged: its two halves do not belong together. Restore it from a backup")
@@ -173,26 +164,3 @@ def _nacl_signing() -> type[SigningKey]:
     except ImportError:
         raise MissingExtraError("pynacl", "signing and checking bundles", "crypto") from None
     return SigningKey
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read(MAX_BYTES)
-    except FileNotFoundError:
-        raise DataNotFoundError(f"{path} does not exist: it should hold a key") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as a key: {error}") from error
-
-
-def _write_new(path: Path, text: str, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _short(key: str) -> str:
-    """Enough of a key to compare by eye."""
-    return f"{key[:8]}…{key[-8:]}"

@@ -1,0 +1,239 @@
+"""Saving what can be saved of a damaged queue.
+
+The damaged file is copied and never written. From the copy every row that SQLite can still reach is read by its number,
+verified by its hash, and written into a new file. Where the first page is lost, without which SQLite reads nothing at
+all, the first page of a new queue takes its place: the tables of this version stand at the same pages in every file.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, DataNotFoundError, QueueError
+from . import rows, schema
+from .canonical import Encoded, decode, is_hex
+from .clock import Clock
+from .eviction import DEFAULT_HALF_LIFE_S, worth
+from .facts import Damage, RecoverReport
+from .file import File
+from .opening import open_writable
+from .record import STATES, Picture, Record
+from .rows import PLACES, Found
+
+MOST_PROBES = 1_000_000
+"""Numbers between the smallest and the largest known one that are tried although nothing names them any more."""
+
+_COLUMNS = "id, state, sha256, CAST(manifest AS BLOB), arrays, put_ns, draw, period"
+_NUMBERS = (
+    "SELECT seq FROM record NOT INDEXED ORDER BY seq",
+    "SELECT seq FROM record NOT INDEXED ORDER BY seq DESC",
+    "SELECT seq FROM record INDEXED BY sqlite_autoindex_record_1 ORDER BY id",
+    "SELECT seq FROM record INDEXED BY sqlite_autoindex_record_1 ORDER BY id DESC",
+    "SELECT seq FROM record INDEXED BY record_rank ORDER BY rank",
+    "SELECT seq FROM record INDEXED BY record_rank ORDER BY rank DESC",
+)
+_KEYS = ("SELECT key FROM picture ORDER BY key", "SELECT key FROM picture ORDER BY key DESC")
+
+
+def recover(path: str | Path, into: str | Path) -> RecoverReport:
+    """Copy every whole record of a damaged queue into a new one.
+
+    Args:
+        path: the damaged file, with its ``-wal`` beside it if there is one. It is not changed.
+        into: the new file; beside it there must be room for two more copies of the damaged one.
+
+    Raises:
+        DataNotFoundError: ``path`` is not there.
+        QueueError: it is a sound database of somebody else (``foreign``).
+        DataError: ``into`` exists.
+    """
+    path, into = Path(path), Path(into)
+    if not path.is_file():
+        raise DataNotFoundError(f"{path} is not there: give the path of a damaged queue")
+    if into.exists():
+        raise DataError(f"{into} exists: what is recovered goes into a new file")
+    with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}.") as scratch:
+        copy = Path(scratch) / "damaged.db"
+        shutil.copyfile(path, copy)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(f"{path}-wal", f"{copy}-wal")
+        source = _open_damaged(copy, path)
+        with closing(source):
+            target = open_writable(
+                into, max_bytes=max(64 << 20, 4 * path.stat().st_size), busy_timeout_s=5, clock=Clock()
+            )
+            try:
+                return _copy(source, target)
+            finally:
+                target.close()
+
+
+def _open_damaged(copy: Path, path: Path) -> sqlite3.Connection:
+    """The copy as a database; with another first page, where its own says nothing."""
+    for grafted in (False, True):
+        if grafted:
+            _graft_first_page(copy)
+        db = sqlite3.connect(copy, isolation_level=None)
+        try:
+            owner = schema.pragma(db, "application_id")
+            if owner not in (0, schema.APPLICATION_ID):
+                raise QueueError("foreign", f"{path} is a database, and not a queue of alpose (id {owner:#x})")
+            if owner == schema.APPLICATION_ID and schema.problem(db) is None:
+                return db
+        except sqlite3.DatabaseError:
+            pass
+        except BaseException:
+            db.close()
+            raise
+        db.close()
+    raise QueueError("damaged", f"{path} cannot be read even with a sound first page: nothing is left in it")
+
+
+def _graft_first_page(copy: Path) -> None:
+    with open(copy, "rb") as file:
+        header = file.read(100)
+    size = int.from_bytes(header[16:18], "big")
+    page_bytes = size if size in (4096, 8192, 16384, 32768) else schema.PAGE_BYTES
+    template = copy.with_name("template.db")
+    with closing(sqlite3.connect(template, isolation_level=None)) as db:
+        db.execute(f"PRAGMA page_size = {page_bytes}")
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA journal_mode = WAL").fetchone()
+        db.execute("BEGIN")
+        schema.create(db, 0)
+        db.execute("COMMIT")
+    page = bytearray(template.read_bytes()[:page_bytes])
+    page[28:32] = (copy.stat().st_size // page_bytes).to_bytes(4, "big")
+    page[32:40] = bytes(8)  # No free pages: nothing is written into the copy.
+    with open(copy, "r+b") as file:
+        file.write(page)
+
+
+def _copy(source: sqlite3.Connection, target: File) -> RecoverReport:
+    chunks = _copy_table(source, target, "score")
+    bundles = _copy_table(source, target, "bundle")
+    tallies = _copy_table(source, target, "tally")
+    for table in ("counter", "control"):
+        _copy_table(source, target, table)
+    last_ns = next(_until_damage(source, "SELECT value FROM meta WHERE key = 'clock_ns'"), (0,))[0]
+    if isinstance(last_ns, int):
+        target.clock.raise_to(last_ns)
+    for (device_id,) in _until_damage(source, "SELECT value FROM meta WHERE key = 'device_id'"):
+        with target.transaction() as transaction:
+            transaction.db.execute("INSERT INTO meta VALUES ('device_id', ?)", (device_id,))
+    keys = {key for query in _KEYS for (key,) in _until_damage(source, query) if isinstance(key, int)}
+    named = {seq for query in _NUMBERS for (seq,) in _until_damage(source, query) if isinstance(seq, int)}
+    known = named | {key // PLACES for key in keys}
+    if known and max(known) - min(known) < MOST_PROBES:
+        known |= set(range(min(known), max(known)))
+    records = pictures = unreadable = 0
+    saved = set[int]()
+    lost = list[Damage]()
+    with target.transaction() as transaction:
+        for seq in sorted(known):
+            try:
+                row = source.execute(f"SELECT {_COLUMNS} FROM record NOT INDEXED WHERE seq = ?", (seq,)).fetchone()
+            except sqlite3.DatabaseError:
+                unreadable += 1
+                continue
+            if row is None and seq in named:
+                lost.append(Damage(None, seq, "an index names it, and its row is gone"))
+            if row is None:
+                continue
+            try:
+                found = _verified(source, seq, row)
+            except (DataError, sqlite3.DatabaseError) as error:
+                lost.append(Damage(row[0] if is_hex(row[0], 32) else None, seq, str(error)))
+                continue
+            if rows.by_id(transaction.db, found.record.id) is None:
+                transaction.afford(target.bounds.cost(found.content, len(found.pictures)))
+                _write(transaction.db, found, last_ns)
+                transaction.spend(target.bounds.cost(found.content, len(found.pictures)))
+                records += 1
+                pictures += len(found.pictures)
+            saved.add(seq)
+        schema.count(transaction.db, "recovered_total", "", records)
+    told = {damage.row for damage in lost}
+    orphans = sum(1 for key in keys if key // PLACES not in saved and key // PLACES not in told)
+    return RecoverReport(records, pictures, bundles, chunks, tallies, tuple(lost), orphans, unreadable)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A record of which every hash is right."""
+
+    record: Record
+    encoded: Encoded
+    pictures: list[Picture]
+    put_ns: Any
+    draw: Any
+    period: Any
+
+    @property
+    def content(self) -> int:
+        return rows.content_bytes(self.encoded, self.pictures)
+
+
+def _verified(source: sqlite3.Connection, seq: int, row: tuple[Any, ...]) -> _Whole:
+    id, state, sha256, manifest, arrays, put_ns, draw, period = row
+    if not (isinstance(manifest, bytes) and isinstance(arrays, bytes) and isinstance(sha256, str)):
+        raise DataError("a column has another type than it was written with")
+    record, facts = decode(manifest, arrays, sha256, state=state if state in STATES else "queued")
+    if record.id != id:
+        raise DataError("the row's id is not the manifest's")
+    pictures = rows.read_pictures(source, Found(seq, 0.0, record, facts, None))
+    return _Whole(record, Encoded(manifest, arrays, sha256), pictures, put_ns, draw, period)
+
+
+def _write(db: sqlite3.Connection, found: _Whole, last_ns: Any) -> None:
+    """The columns beside the manifest are not covered by its hash: what is not of its type is made anew."""
+    record = found.record
+    put_ns = found.put_ns if isinstance(found.put_ns, int) else last_ns
+    put_ns = put_ns if isinstance(put_ns, int) else record.captured_ns
+    life = db.execute("SELECT value FROM meta WHERE key = 'half_life_s'").fetchone()
+    value = worth(record)
+    rows.insert(
+        db,
+        record,
+        found.encoded,
+        found.pictures,
+        put_ns=put_ns,
+        worth=value,
+        rank=value + put_ns / 1e9 / (life[0] if life else DEFAULT_HALF_LIFE_S),  # Opening it sets it right.
+        draw=found.draw if isinstance(found.draw, float) and found.draw == record.control_draw else None,
+        period=found.period if isinstance(found.period, int) else 1,
+    )
+    if record.state != "queued":
+        db.execute("UPDATE record SET state = ? WHERE id = ?", (record.state, record.id))
+
+
+def _copy_table(source: sqlite3.Connection, target: File, table: str) -> int:
+    """Copy the rows that can be read from either end of a small table; how many."""
+    found = dict[Any, tuple[Any, ...]]()
+    key = {"counter": "name, reason", "tally": "hour_ns, device, camera, bundle", "bundle": "sha256"}
+    by = key.get(table, {"score": "number", "control": "period"}.get(table, ""))
+    for way in ("ASC", "DESC"):
+        order = ", ".join(f"{column} {way}" for column in by.split(", "))
+        for row in _until_damage(source, f"SELECT * FROM {table} ORDER BY {order}"):
+            found.setdefault(row[: len(by.split(", "))], row)
+    for row in sorted(found.values(), key=lambda row: str(row[0]).zfill(20)):
+        marks = ", ".join("?" * len(row))
+        with target.transaction() as transaction:
+            transaction.afford(target.bounds.cost(sum(len(v) for v in row if isinstance(v, (bytes, str))), 1))
+            transaction.db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
+    return len(found)
+
+
+def _until_damage(db: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
+    """Rows, as long as they can be read."""
+    try:
+        yield from db.execute(query)
+    except sqlite3.DatabaseError:
+        return
