@@ -17,6 +17,7 @@ from alpose.runtime.errors import ConfigError
 
 from .click_errors import OneLineErrors
 from .data.commands import data
+from .theory_command import theory
 
 log = logging.getLogger("alpose")
 
@@ -38,6 +39,7 @@ def main(verbose: bool) -> None:
 
 
 main.add_command(data)
+main.add_command(theory)
 
 
 @main.command()
