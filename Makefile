@@ -4,10 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: help demo test check format clean
+ANNOTATION := .venv-annotation
+
+.PHONY: help demo test test-annotation check format clean
 help:
-	@echo "make demo    train, select and report on the embedded synthetic dataset (a few minutes)"
+	@echo "make demo    the whole loop on rendered people: train, export, watch, harvest, annotate, train again (minutes)"
 	@echo "make test    the whole test suite"
+	@echo "make test-annotation   installs Label Studio beside it, and corrects a pose in its page (minutes; wants chromium)"
 	@echo "make check   ruff, mypy, import contracts, and the wheel in a clean environment"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made, caches and runs excepted"
@@ -19,10 +22,20 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@# One thread: nets this small gain nothing from a second, and lose much where a core is busy.
-	OMP_NUM_THREADS=1 $(BIN)/alpose-train cycles --dataset synthetic --preset demo --out runs/demo
+	OMP_NUM_THREADS=1 $(BIN)/python -m alpose.tools.demo --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Label Studio pins what others need newer: it has an environment of its own.
+$(ANNOTATION)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(ANNOTATION)
+	$(ANNOTATION)/bin/python -m pip install --quiet --disable-pip-version-check -e . \
+		label-studio==1.23.2 playwright pytest scipy jinja2
+	@touch $@
+
+test-annotation: $(ANNOTATION)/.installed
+	$(ANNOTATION)/bin/python -m pytest tests/annotation -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -36,4 +49,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(ANNOTATION) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

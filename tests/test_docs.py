@@ -3,12 +3,15 @@
 The fence says what a block needs: ```` ```sh ```` runs always; ```` ```sh real-data ```` where ``$ALPOSE_DATA`` is set
 (the page writes DATA); ```` ```sh long ```` (minutes to hours), ```` ```sh gpu ```` and ```` ```sh setup ````
 (networks, installs) are read by people alone.
+
+Many pages begin by making the same toy bundle. It is made once, and every page that begins so gets a copy.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,26 +24,48 @@ BLOCK = re.compile(r"^```sh *(?P<needs>[a-z-]*)\n(?P<code>.*?)^```$", re.MULTILI
 NEEDS = {"", "real-data", "long", "gpu", "setup"}
 
 
+TOY = """\
+alpose-train cycles --dataset synthetic --preset smoke --methods random,ll++conv --select-only --out runs/smoke
+alpose-export runs/smoke/seed-0/base --calibration synthetic-hard --failure mean-error --failure-limit 0.6 -o toy.alpose
+"""
+
+
 def blocks(page: Path) -> list[tuple[str, str]]:
     return [(match["needs"], match["code"]) for match in BLOCK.finditer(page.read_text())]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_run_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
-    data = os.environ.get("ALPOSE_DATA")
+def run(code: str, folder: Path, where: str) -> None:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "ALPOSE_CACHE": str(tmp_path / "cache"),
+        "ALPOSE_CACHE": str(folder / "cache"),
     }
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], cwd=folder, env=environment,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, f"{where}:\n{code}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    run(TOY, folder, "the toy bundle")
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_run_from_top_to_bottom(
+    page: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    data = os.environ.get("ALPOSE_DATA")
     wanted = [code for needs, code in blocks(page) if needs == "" or (needs == "real-data" and data)]
     if not wanted:
         pytest.skip("no block of this page runs here")
+    if wanted[0].startswith(TOY):
+        shutil.copytree(request.getfixturevalue("toy"), tmp_path, dirs_exist_ok=True)
+        wanted[0] = wanted[0].removeprefix(TOY)
     if data:
         (tmp_path / "DATA").symlink_to(data)
     for code in wanted:
-        run = subprocess.run(["bash", "-euo", "pipefail", "-c", code], cwd=tmp_path, env=environment,
-                             capture_output=True, text=True, check=False)  # fmt: skip
-        assert run.returncode == 0, f"{page.name}:\n{code}\n{run.stdout}\n{run.stderr}"
+        run(code, tmp_path, page.name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

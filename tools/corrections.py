@@ -39,12 +39,11 @@ def compare(task: Task, answer: Answer, resolution_px: float) -> Correction:
     both_J = predicted_J & labelled_J
     distance_J = np.full(len(both_J), np.nan)
     distance_J[both_J] = np.linalg.norm(answer.keypoints_J2[both_J] - task.keypoints_J2[both_J], axis=1)
-    # Rounding moves each axis by half a unit at most.
-    same = bool((task.visibility_J == answer.visibility_J).all() and not (distance_J > resolution_px).any())
-    if same:
-        # What rounding did is no correction.
-        answer = replace(answer, keypoints_J2=np.where(labelled_J[:, None], task.keypoints_J2, 0.0))
-        distance_J = np.where(both_J, 0.0, np.nan)
+    # Rounding moves each axis by half a unit at most, and what rounding did is no correction: joint by joint.
+    still_J = both_J & ~(distance_J > resolution_px)
+    distance_J[still_J] = 0.0
+    answer = replace(answer, keypoints_J2=np.where(still_J[:, None], task.keypoints_J2, answer.keypoints_J2))
+    same = bool((task.visibility_J == answer.visibility_J).all() and not (distance_J > 0).any())
     return Correction(answer, "accepted" if same else "corrected", distance_J, int((labelled_J & ~predicted_J).sum()),
                       int((predicted_J & ~labelled_J).sum()))  # fmt: skip
 

@@ -8,7 +8,8 @@
       field/tallies.json          frames that the monitors counted, by device and bundle
       field/bundles.json          names of bundles by sha256
       field/batches/NAME.json     batches of which something was imported
-      field/conflicts/TIME.json   answers that contradict what was there: nothing is dropped
+      field/conflicts/TIME.json   answers that contradict what was there, and
+      field/unknown/TIME.json     answers to frames that the inbox does not know: nothing is dropped
 
 Image and annotation ids stay what they are while the dataset grows, and so do the ids under which people train.
 """
@@ -16,6 +17,7 @@ Image and annotation ids stay what they are while the dataset grows, and so do t
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,16 +120,21 @@ def merge(
             there.update(annotation)
             replaced += 1
     if conflicts:
-        write_json(dataset / FIELD / "conflicts" / f"{_now()}.json", conflicts)
+        write_once(dataset / FIELD / "conflicts", conflicts)
+    # A dataset may be filled from several inboxes: each replaces what it counted itself.
     if tallies:
-        write_json(dataset / FIELD / "tallies.json", list(tallies))
+        path = dataset / FIELD / "tallies.json"
+        there = read_json(path) if path.exists() else []
+        rows = {(row["device"], row["bundle"]): dict(row) for row in (*there, *tallies)}
+        write_json(path, [rows[key] for key in sorted(rows)])
     if bundles:
-        write_json(dataset / FIELD / "bundles.json", dict(bundles))
+        path = dataset / FIELD / "bundles.json"
+        write_json(path, {**(read_json(path) if path.exists() else {}), **bundles})
     for batch in batches:
         write_json(dataset / FIELD / "batches" / f"{batch.name}.json", batch.to_json())
     # Last, so that whatever it names is there.
     if added or replaced or not (dataset / ANNOTATIONS).exists():
-        write_atomically(dataset / ANNOTATIONS, json.dumps(document).encode())
+        write_atomically(dataset / ANNOTATIONS, json.dumps(document, allow_nan=False).encode())
     return Merged(added=added, unchanged=unchanged, replaced=replaced, total=len(document["images"]),
                   conflicts=tuple(one["id"] for one in conflicts))  # fmt: skip
 
@@ -138,6 +145,14 @@ def annotated_ids(dataset: Path) -> frozenset[str]:
     if not path.exists():
         return frozenset()
     return frozenset(image["alpose"]["id"] for image in read_json(path)["images"] if "alpose" in image)
+
+
+def write_once(folder: Path, value: Any) -> Path:
+    """Write what has to be looked at under the time of day, unless the same lies there from an earlier import."""
+    for path in sorted(folder.glob("*.json")):
+        if read_json(path) == value:
+            return path
+    return write_json(folder / f"{_now()}.json", value)
 
 
 def _document(dataset: Path, skeleton: Skeleton) -> dict[str, Any]:
@@ -172,7 +187,7 @@ def _annotation(item: Item, correction: Correction) -> dict[str, Any]:
     predicted = np.column_stack([item.task.keypoints_J2, item.task.scores_J])
     facts: dict[str, Any] = {
         "status": correction.status,
-        "predicted": [round(value, 3) for value in predicted.ravel().tolist()],
+        "predicted": [round(value, 3) if math.isfinite(value) else None for value in predicted.ravel().tolist()],
         "distance_px": [None if np.isnan(value) else round(value, 3) for value in correction.distance_J.tolist()],
     }
     if answer.annotator is not None:

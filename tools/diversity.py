@@ -20,9 +20,11 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 FARTHEST = 2.0
-"""Cosine distance of opposite embeddings: what a frame has to an empty choice."""
+"""Distance to an empty choice, and the largest there is."""
 UNRELATED = 1.0
 """Distance between embeddings of different bundles: their axes mean different things."""
+TYPICAL_PAIRS = 4_000
+"""Random pairs that tell how far apart the frames of a bundle usually are."""
 CHUNK = 65_536
 """Candidates whose distances are computed at once: bounds the memory."""
 TOP = 512
@@ -38,16 +40,42 @@ class Pick:
     """To the nearest frame chosen before it."""
 
 
+def typical_distances(embedding_ND: npt.NDArray[np.floating], space_N: Ints) -> Floats:
+    """Median cosine distance of two random frames, by space; 1 where there are no two.
+
+    One net spreads its embeddings over the sphere, another keeps them in a narrow cone: what is near can only be said
+    beside what is usual.
+    """
+    spaces = int(space_N.max()) + 1 if len(space_N) else 0
+    typical_S = np.ones(spaces, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    for space in range(spaces):
+        row_M = np.flatnonzero(space_N == space)
+        if len(row_M) < 2:
+            continue
+        a_P, b_P = (np.asarray(embedding_ND[rng.choice(row_M, TYPICAL_PAIRS)], dtype=np.float32) for _ in range(2))
+        distance_P = 1.0 - (a_P * b_P).sum(axis=1)
+        # A frame beside itself says nothing.
+        apart_P = distance_P[distance_P > 1e-3 * max(float(distance_P.max()), 1e-6)]
+        if len(apart_P):
+            typical_S[space] = max(float(np.median(apart_P)), 1e-6)
+    return typical_S
+
+
 class Nearest:
-    """Cosine distance of every candidate to the nearest chosen frame, brought up to date only where it is asked for.
+    """Distance of every candidate to the nearest chosen frame, brought up to date only where it is asked for.
+
+    A distance is the cosine distance over what is typical in its space, and at most :data:`FARTHEST`.
 
     Args:
         embedding_ND: rows of unit length; float16 is read in chunks.
         space_N: embeddings of different spaces (bundles) are :data:`UNRELATED`.
+        typical_S: see :func:`typical_distances`; by default that of the candidates.
     """
 
-    def __init__(self, embedding_ND: npt.NDArray[np.floating], space_N: Ints) -> None:
+    def __init__(self, embedding_ND: npt.NDArray[np.floating], space_N: Ints, typical_S: Floats | None = None) -> None:
         self._embedding_ND, self._space_N = embedding_ND, space_N
+        self._typical_S = typical_distances(embedding_ND, space_N) if typical_S is None else typical_S
         spaces = int(space_N.max()) + 1 if len(space_N) else 0
         self._chosen: list[list[Floats]] = [[] for _ in range(spaces)]
         self._count = 0
@@ -83,7 +111,8 @@ class Nearest:
                     self._others_N[here] = True
                 if first < len(chosen):
                     similar_MK = np.asarray(self._embedding_ND[here], dtype=np.float32) @ np.stack(chosen[first:]).T
-                    self.distance_N[here] = np.minimum(self.distance_N[here], 1.0 - similar_MK.max(axis=1))
+                    distance_M = (1.0 - similar_MK.max(axis=1)) / self._typical_S[space]
+                    self.distance_N[here] = np.minimum(self.distance_N[here], distance_M)
                 self._seen_N[here] = len(chosen)
 
     def count_below(self, limit: float, chosen: Collection[int], row_M: Ints) -> int:

@@ -26,8 +26,8 @@ Ints = npt.NDArray[np.int64]
 
 CONTROL_SHARE = 0.2
 """Of the budget that goes to the control stream, unless it is said."""
-MIN_DISTANCE = 0.02
-"""Cosine distance under which two frames are near-duplicates."""
+MIN_DISTANCE = 0.05
+"""Distance under which two frames are near-duplicates; 1 is what two random frames of a bundle are apart."""
 LEAST_HARDNESS = 1e-3
 """So that frames which the model is sure of can still be chosen for being new."""
 
@@ -88,7 +88,8 @@ def select(
             ``top``: failure probability alone; ``coreset``: distance alone (k-centre); ``random``: by chance, for
             comparison.
         control: how many of the budget go to the control stream; by default a fifth, or as many as there are.
-        min_distance: cosine distance under which frames are near-duplicates (``value`` and ``coreset``).
+        min_distance: distance under which frames are near-duplicates (``value`` and ``coreset``), as a share of what is
+            typical between two frames of the same bundle.
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"--strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
@@ -97,7 +98,7 @@ def select(
     if control is not None and not 0 <= control <= budget:
         raise ConfigError(f"--control takes from the budget of {budget}: it must lie between 0 and that, got {control}")
     if not 0 <= min_distance < 1:
-        raise ConfigError(f"--min-distance is a cosine distance in [0, 1), got {min_distance}")
+        raise ConfigError(f"--min-distance is a share of the typical distance in [0, 1), got {min_distance}")
     wanted = round(CONTROL_SHARE * budget) if control is None else control
     drawing_N = candidates.control_N & candidates.undrawn_N & candidates.open_N & (wanted > 0)
     control_M, control_probability = _draw(np.flatnonzero(drawing_N), wanted, rng)

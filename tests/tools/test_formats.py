@@ -196,10 +196,10 @@ def test_label_studio_gets_the_surest_failure_first_and_shows_why(tmp_path: Path
     assert value["predictions"][0]["score"] == pytest.approx(1 - task.failure_probability)
     assert task.reason in value["data"]["alpose_summary"]
     assert root.find("Header").get("value") == "$alpose_summary"  # type: ignore[union-attr]
-    labels = [label.get("value") for label in root.find("KeyPointLabels") or ()]
+    labels = [label.get("value") for label in root.find(".//KeyPointLabels") or ()]
     assert labels == list(LSP.joints)
     regions = value["predictions"][0]["result"]
-    controls = {node.get("name") for node in root}
+    controls = {node.get("name") for node in root.iter()}
     assert {region["from_name"] for region in regions} <= controls
     assert all(0 <= region["value"]["x"] <= 100 for region in regions if region["type"] == "keypointlabels")
 

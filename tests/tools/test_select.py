@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.tools.batch import Batch, Choice
-from alpose.tools.diversity import FARTHEST, UNRELATED, Floats, Ints, Nearest, greedy
+from alpose.tools.diversity import FARTHEST, UNRELATED, Floats, Ints, Nearest, greedy, typical_distances
 from alpose.tools.select import Candidates, Selection, select
 
 
@@ -26,6 +26,7 @@ def plain_greedy(
 ) -> list[int]:  # fmt: skip
     """The definition: look at everything, every time."""
     chosen = list(before)
+    typical_S = typical_distances(embedding_ND, space_N)
     picks: list[int] = []
     devices = int(device_N.max()) + 1
     given_V = np.zeros(devices)
@@ -36,7 +37,8 @@ def plain_greedy(
                 continue
             distance = FARTHEST
             for vector, space in chosen:
-                distance = min(distance, 1 - float(embedding_ND[row] @ vector) if space == space_N[row] else UNRELATED)
+                near = (1 - float(embedding_ND[row] @ vector)) / typical_S[space_N[row]]
+                distance = min(distance, near if space == space_N[row] else UNRELATED)
             if distance < min_distance:
                 continue
             value = float(weight_N[row]) * distance / (1 + (given_V[device_N[row]] / (k / devices) if fair else 0))
@@ -145,7 +147,20 @@ def test_what_was_chosen_before_pushes_the_next_batch_away() -> None:
 
     assert not set(first.tolist()) & set(second.tolist())
     embedding_ND = candidates.embedding_ND.astype(np.float32)
-    assert (1 - (embedding_ND[second] @ embedding_ND[first].T).max(axis=1)).min() >= 0.02
+    apart = (1 - (embedding_ND[second] @ embedding_ND[first].T).max(axis=1)).min()
+    assert apart >= 0.05 * typical_distances(embedding_ND, np.zeros(400, dtype=np.int64))[0] - 1e-3
+
+
+def test_distances_are_relative_to_what_a_bundle_does() -> None:
+    """A net whose embeddings share a large common part: the same choice, not a heap of duplicates."""
+    candidates = fleet(400)
+    narrow_ND = unit(candidates.embedding_ND.astype(np.float32) * 0.2 + unit(np.ones((1, 16))))
+    wide, narrow = (
+        select(replace(candidates, embedding_ND=embedding_ND), 60, np.random.default_rng(0), control=0)
+        for embedding_ND in (candidates.embedding_ND, narrow_ND)
+    )
+    assert len(narrow.choices) == len(wide.choices) == 60
+    assert len(set(rows(narrow).tolist()) & set(rows(wide).tolist())) > 30
 
 
 def test_control_frames_are_a_random_sample_with_a_known_probability() -> None:

@@ -21,7 +21,7 @@ from alpose.runtime.errors import DataError
 from alpose.runtime.manifest import parse_json
 from alpose.runtime.skeleton import Skeleton
 
-from ..annotation import HIDDEN, VISIBLE, Answer, Answers, Task, check_tasks, id_in, order_of
+from ..annotation import HIDDEN, Answer, Answers, Task, check_tasks, id_in, order_of
 
 CATEGORY_ID = 1
 DIGITS = 2
@@ -29,6 +29,9 @@ DIGITS = 2
 RESOLUTION_PX = 10.0**-DIGITS
 MAX_BYTES = 1 << 30
 """Of an annotation file, also inside an archive."""
+
+Documents = tuple[tuple[str, Any], ...]
+"""(where it stands, parsed JSON) of each annotation file."""
 
 
 def document(tasks: Sequence[Task], skeleton: Skeleton) -> dict[str, Any]:
@@ -67,22 +70,63 @@ def flat(keypoints_J2: Any, visibility_J: Any) -> list[float | int]:
 
 
 def read(path: Path, skeleton: Skeleton) -> Answers:
-    """Answers in a COCO file, or in an archive as CVAT exports it.
+    """Answers in a COCO file, or in an archive as CVAT exports it."""
+    return read_documents(documents(path), skeleton)
+
+
+def read_documents(found: Documents, skeleton: Skeleton) -> Answers:
+    """Answers in parsed files.
 
     Whether somebody has looked at a pose that comes back as it went out cannot be known from this format.
     """
     answers: dict[str, Answer] = {}
     problems: list[str] = []
-    for name, content in annotation_files(path):
-        where = f"{path.name}:{name}" if name else path.name
-        value = parse_json(content)
-        if not isinstance(value, dict) or not all(isinstance(value.get(k), list) for k in _LISTS):
-            raise DataError(f"{where} is not in COCO form: it needs the lists {', '.join(_LISTS)}")
+    for where, value in found:
+        _check(value, where)
         _read_one(value, skeleton, where, answers, problems)
     return Answers(tuple(answers.values()), tuple(problems), RESOLUTION_PX)
 
 
+def ids_of(found: Documents) -> frozenset[str]:
+    """Ids of the records whose images are listed."""
+    names = [str(image.get("file_name")) for where, value in found for image in _check(value, where)["images"]
+             if isinstance(image, dict)]  # fmt: skip
+    return frozenset(id_ for id_ in map(id_in, names) if id_ is not None)
+
+
+def joints_of(found: Documents) -> tuple[str, ...]:
+    """Names of the joints, in the file's order."""
+    return tuple(
+        str(joint) for where, value in found for joint in _with_joints(_check(value, where), where)["keypoints"]
+    )
+
+
+def _check(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(value.get(k), list) for k in _LISTS):
+        raise DataError(f"{where} is not in COCO form: it needs the lists {', '.join(_LISTS)}")
+    return value
+
+
+def _with_joints(value: dict[str, Any], where: str) -> dict[str, Any]:
+    found = [
+        c
+        for c in value["categories"]
+        if isinstance(c, dict) and isinstance(c.get("keypoints"), list) and c["keypoints"]
+    ]
+    if len(found) != 1:
+        raise DataError(f"{where}: expected one category with keypoints, found {len(found)}. From CVAT, export as "
+                        "COCO Keypoints 1.0")  # fmt: skip
+    return found[0]
+
+
 _LISTS = ("images", "annotations", "categories")
+
+
+def documents(path: Path) -> Documents:
+    """The parsed annotation files in a JSON file or an archive, each with its name for messages."""
+    return tuple(
+        (f"{path.name}:{name}" if name else path.name, parse_json(content)) for name, content in annotation_files(path)
+    )
 
 
 def annotation_files(path: Path) -> list[tuple[str, bytes]]:
@@ -143,10 +187,7 @@ def attributes(task: Task) -> dict[str, str]:
 def _read_one(
     value: dict[str, Any], skeleton: Skeleton, where: str, answers: dict[str, Answer], problems: list[str]
 ) -> None:
-    with_joints = [c for c in value["categories"] if isinstance(c, dict) and c.get("keypoints")]
-    if len(with_joints) != 1:
-        raise DataError(f"{where}: expected one category with keypoints, found {len(with_joints)}")
-    order = order_of([str(name) for name in with_joints[0]["keypoints"]], skeleton, where)
+    order = order_of([str(name) for name in _with_joints(value, where)["keypoints"]], skeleton, where)
     ids: dict[Any, str] = {}
     for image in value["images"]:
         name = str(image.get("file_name")) if isinstance(image, dict) else str(image)[:80]
@@ -154,7 +195,7 @@ def _read_one(
         if id_ is None:
             problems.append(f"{where}: image {name!r} carries no id of a record")
         else:
-            ids[image["id"]] = id_
+            ids[image.get("id")] = id_
     people = Counter(a.get("image_id") for a in value["annotations"] if isinstance(a, dict))
     for place, annotation in enumerate(value["annotations"]):
         at = f"{where}: annotations[{place}]"
@@ -183,6 +224,5 @@ def _read_one(
             visibility_J=visibility_J,
             looked_at=False,
         )
-
-
-__all__ = ["VISIBLE", "annotation_files", "archive", "attributes", "category", "document", "flat", "read"]
+    problems += [f"{where}: image {id_} has no pose: to say that nobody is there, keep the skeleton with all joints outside"
+                 for image_id, id_ in ids.items() if not people[image_id]]  # fmt: skip

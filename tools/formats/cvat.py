@@ -57,13 +57,13 @@ def drawing(skeleton: Skeleton) -> str:
     for a, b in skeleton.links:
         (x1, y1), (x2, y2) = place_J2[a], place_J2[b]
         parts.append(
-            f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" data-type="edge" '
-            f'data-node-from="{a + 1}" data-node-to="{b + 1}"></line>'
+            f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" stroke="black" '
+            f'stroke-width="0.5" data-type="edge" data-node-from="{a + 1}" data-node-to="{b + 1}"></line>'
         )
     for joint, (name, (x, y)) in enumerate(zip(skeleton.joints, place_J2, strict=True), start=1):
         parts.append(
-            f'<circle r="0.75" cx="{x:.2f}" cy="{y:.2f}" data-type="element node" data-element-id="{joint}" '
-            f'data-node-id="{joint}" data-label-name={quoteattr(name)}></circle>'
+            f'<circle r="0.75" cx="{x:.2f}" cy="{y:.2f}" stroke="black" fill="#b3b3b3" stroke-width="0.1" '
+            f'data-type="element node" data-element-id="{joint}" data-node-id="{joint}" data-label-name={quoteattr(name)}></circle>'
         )
     return "".join(parts)
 
@@ -83,7 +83,7 @@ def write(tasks: Sequence[Task], skeleton: Skeleton, out: Path, name: str) -> li
 def readme(name: str, count: int) -> str:
     """What to do with the folder."""
     create = (f"cvat-cli --server-host http://localhost:8080 --auth USER task create {shlex.quote(name)} local {IMAGES}/* "
-              f"--labels @{LABELS} --sorting-method lexicographical --annotation_path {ARCHIVE} "
+              f"--labels {LABELS} --image_quality 95 --sorting-method lexicographical --annotation_path {ARCHIVE} "
               f'--annotation_format "{FORMAT}"')  # fmt: skip
     return f"""{count} frames for CVAT, the most wanted first: the order of the file names is the order of work.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.manifest import parse_json
+from alpose.runtime.queue.canonical import is_hex
 from alpose.runtime.skeleton import Skeleton
 
 from ..annotation import HIDDEN, OCCLUDED, VISIBLE, Answer, Answers, Task, check_tasks
-from .coco import annotation_files
+from .coco import Documents, documents
 
 TASKS, CONFIG, README, IMAGES = "tasks.json", "interface.xml", "README.txt", "images"
 KEYPOINTS, BOX, HIDING, IMAGE = "joint", "person", "hidden", "image"
@@ -41,21 +42,27 @@ _LEFT, _RIGHT, _MIDDLE = "#2a7de1", "#ee7d22", "#16a34a"
 def interface(skeleton: Skeleton) -> str:
     """The labelling interface, with what the model expects of itself above the image."""
     labels = "\n".join(
-        f'    <Label value={quoteattr(joint)} background={quoteattr(_colour(joint))} model_index="{index}"/>'
+        f'        <Label value={quoteattr(joint)} background={quoteattr(_colour(joint))} model_index="{index}"/>'
         for index, joint in enumerate(skeleton.joints)
     )
     return f"""<View>
   <Header value="$alpose_summary" size="5"/>
-  <Image name="{IMAGE}" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
-  <KeyPointLabels name="{KEYPOINTS}" toName="{IMAGE}" strokeWidth="2" opacity="0.9">
+  <View style="display: flex; gap: 1em">
+    <View style="flex: 1 1 auto; min-width: 0">
+      <Image name="{IMAGE}" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
+    </View>
+    <View style="flex: 0 0 10em">
+      <Choices name="{HIDING}" toName="{IMAGE}" perRegion="true" whenTagName="{KEYPOINTS}" choice="multiple">
+        <Choice value="{HIDDEN_CHOICE}"/>
+      </Choices>
+      <KeyPointLabels name="{KEYPOINTS}" toName="{IMAGE}" strokeWidth="2" opacity="0.9">
 {labels}
-  </KeyPointLabels>
-  <RectangleLabels name="{BOX}" toName="{IMAGE}">
-    <Label value="person" background="#8a94a3"/>
-  </RectangleLabels>
-  <Choices name="{HIDING}" toName="{IMAGE}" perRegion="true" whenTagName="{KEYPOINTS}" choice="multiple">
-    <Choice value="{HIDDEN_CHOICE}"/>
-  </Choices>
+      </KeyPointLabels>
+      <RectangleLabels name="{BOX}" toName="{IMAGE}" fillOpacity="0">
+        <Label value="person" background="#8a94a3"/>
+      </RectangleLabels>
+    </View>
+  </View>
 </View>
 """
 
@@ -82,7 +89,7 @@ def tasks_json(tasks: Sequence[Task], skeleton: Skeleton, image_url: str, model:
                 {
                     "model_version": model,
                     # Label Studio orders by ascending confidence.
-                    "score": round(1 - task.failure_probability, 4),
+                    "score": _confidence(task),
                     "result": _result(task, skeleton),
                 }
             ],
@@ -116,8 +123,8 @@ def readme(name: str, count: int, image_url: str) -> str:
    The tasks say {image_url}FILE. In the project: Settings, Cloud Storage, Add Source Storage, Local files, absolute path
    $(pwd)/{IMAGES}; do not synchronise it, the tasks come from {TASKS}.
 
-2. New project; Settings, Labeling Interface, Code: paste {CONFIG}. Import {TASKS}. Order the tasks by prediction score,
-   ascending: the surest failures come first.
+2. New project; Settings, Labeling Interface, Code: paste {CONFIG}. Import {TASKS}. The tasks stand in the order of work,
+   hardest first with the control stream between them: Label All Tasks follows it.
 
 3. Correct the joints and submit. What the model expects of itself stands above the image. Hidden joints: select them and
    tick hidden. Joints that nobody can know: delete them.
@@ -132,21 +139,47 @@ def readme(name: str, count: int, image_url: str) -> str:
 
 def read(path: Path, skeleton: Skeleton) -> Answers:
     """Answers in a JSON export (not JSON-MIN). Predictions that nobody submitted are no answers."""
+    return read_documents(documents(path), skeleton)
+
+
+def read_documents(found: Documents, skeleton: Skeleton) -> Answers:
+    """Answers in parsed files."""
     answers: dict[str, Answer] = {}
     problems: list[str] = []
-    for name, content in annotation_files(path):
-        where = f"{path.name}:{name}" if name else path.name
-        value = parse_json(content)
-        if not isinstance(value, list):
-            raise DataError(f"{where} is no export of Label Studio: it must be a list of tasks. Export as JSON")
-        for place, task in enumerate(value):
+    for where, value in found:
+        for place, task in enumerate(_check(value, where)):
             _read_task(task, skeleton, f"{where}: task {place}", answers, problems)
     return Answers(tuple(answers.values()), tuple(problems), RESOLUTION_PX)
 
 
-def looks_like(content: bytes) -> bool:
-    """Whether a file is a list of Label Studio's tasks, and not COCO."""
-    return content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+def ids_of(found: Documents) -> frozenset[str]:
+    """Ids of the records that the tasks name."""
+    ids = {_id(task) for where, value in found for task in _check(value, where)}
+    return frozenset(id_ for id_ in ids if id_ is not None)
+
+
+def joints_of(found: Documents) -> tuple[str, ...]:
+    """Names of the joints that somebody has placed, in the order of their appearance."""
+    regions = [region for where, value in found for task in _check(value, where) if isinstance(task, dict)
+               for annotation in task.get("annotations") or () if isinstance(annotation, dict)
+               for region in annotation.get("result") or () if isinstance(region, dict)]  # fmt: skip
+    values = [region.get("value") for region in regions if region.get("type") == "keypointlabels"]
+    names = [value.get("keypointlabels") for value in values if isinstance(value, dict)]
+    return tuple(dict.fromkeys(str(name) for some in names if isinstance(some, list) for name in some))
+
+
+def _check(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise DataError(f"{where} is no export of Label Studio: it must be a list of tasks. Export as JSON")
+    if value and not any(isinstance(task, dict) and "data" in task for task in value):
+        raise DataError(f"{where} is a list, and not of Label Studio's tasks: export as JSON, not as JSON-MIN; a COCO file "
+                        "needs its images and categories")  # fmt: skip
+    return value
+
+
+def _id(task: Any) -> str | None:
+    id_ = task["data"].get("alpose_id") if isinstance(task, dict) and isinstance(task.get("data"), dict) else None
+    return id_ if is_hex(id_, 32) else None
 
 
 def _result(task: Task, skeleton: Skeleton) -> list[dict[str, Any]]:
@@ -156,10 +189,7 @@ def _result(task: Task, skeleton: Skeleton) -> list[dict[str, Any]]:
     parent = _region_id(task.id, "person")
     left, top = _percent(x0, task.width), _percent(y0, task.height)
     box = {"x": left, "y": top, "width": _percent(x1, task.width) - left, "height": _percent(y1, task.height) - top}
-    regions: list[dict[str, Any]] = [
-        {"id": parent, "type": "rectanglelabels", "from_name": BOX, "to_name": IMAGE, **size,
-         "value": {**box, "rotation": 0, "rectanglelabels": ["person"]}}
-    ]  # fmt: skip
+    regions: list[dict[str, Any]] = []
     for joint, (x, y), v, score in zip(skeleton.joints, task.keypoints_J2.tolist(), task.visibility_J.tolist(),
                                        task.scores_J.tolist(), strict=True):  # fmt: skip
         if v == HIDDEN:
@@ -170,12 +200,17 @@ def _result(task: Task, skeleton: Skeleton) -> list[dict[str, Any]]:
              "to_name": IMAGE, **size, "score": round(min(max(score, 0.0), 1.0), 4),
              "value": {**value, "keypointlabels": [joint]}}
         )  # fmt: skip
+    # The last region lies under the others: where the box came first, dragging a joint moved the box in its place.
+    regions.append(
+        {"id": parent, "type": "rectanglelabels", "from_name": BOX, "to_name": IMAGE, **size, "readonly": True,
+         "value": {**box, "rotation": 0, "rectanglelabels": ["person"]}}
+    )  # fmt: skip
     return regions
 
 
 def _read_task(task: Any, skeleton: Skeleton, where: str, answers: dict[str, Answer], problems: list[str]) -> None:
-    id_ = task["data"].get("alpose_id") if isinstance(task, dict) and isinstance(task.get("data"), dict) else None
-    if not isinstance(id_, str):
+    id_ = _id(task)
+    if id_ is None:
         problems.append(f"{where} has no alpose_id in its data: it does not come from a batch")
         return
     submitted = [one for one in task.get("annotations") or [] if isinstance(one, dict)]
@@ -223,6 +258,11 @@ def _answer(id_: str, annotation: dict[str, Any], skeleton: Skeleton) -> Answer:
     return Answer(
         id=id_, keypoints_J2=keypoints_J2, visibility_J=visibility_J, annotator=None if by is None else str(by)
     )
+
+
+def _confidence(task: Task) -> float:
+    """A model that does not know what it expects is not to be relied on."""
+    return round(1 - task.failure_probability, 4) if math.isfinite(task.failure_probability) else 0.0
 
 
 def _percent(pixel: float, length: int) -> float:

@@ -1,0 +1,400 @@
+"""``alpose-harvest`` from an inbox to a dataset, as people call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from alpose.runtime.queue import Picture, Queue
+from alpose.runtime.queue.canonical import PictureFacts
+from alpose.runtime.queue.record import Record
+from alpose.runtime.skeleton import LSP, MPII, Skeleton
+from alpose.tools import sample
+from alpose.tools.batch import Batch
+from alpose.tools.cli import Harvest, main
+from alpose.tools.dataset import ANNOTATIONS
+from alpose.tools.field.labelled import read_labelled, read_tallies
+from alpose.tools.formats import coco
+from alpose.tools.inbox import Inbox
+from alpose.tools.pull import pull
+from alpose.tools.sources import LocalSource
+from alpose.tools.tasks import gather, to_image
+from alpose.trainer.data.coco import read_coco
+
+from .queues import make_record
+
+BUDGET = 10
+
+
+def call(*arguments: object, fails: bool = False) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert (result.exit_code != 0) == fails, result.output
+    return result
+
+
+def value_of(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+def bring(inbox: Path, queue: Path, **options: Any) -> None:
+    with Inbox(inbox, create=True) as opened:
+        pull(opened, LocalSource(queue), **options)
+
+
+@pytest.fixture(scope="module")
+def harvested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two devices' frames of rendered people."""
+    folder = tmp_path_factory.mktemp("harvested")
+    for seed, (device, count) in enumerate((("car-17", 14), ("car-3", 8))):
+        sample.fill(folder / f"{device}.db", count=count, device=device, seed=seed)
+        bring(folder / "inbox", folder / f"{device}.db")
+    return folder / "inbox"
+
+
+@pytest.fixture
+def inbox(harvested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(harvested, tmp_path / "inbox"))
+
+
+@pytest.fixture
+def batch(inbox: Path) -> Batch:
+    call("select", inbox, "--budget", BUDGET, "--name", "week-1", "--seed", 3)
+    with Inbox(inbox) as opened:
+        return opened.batch("week-1")
+
+
+def correct(path: Path, moves: dict[str, Callable[[Any], None]], out: Path) -> Path:
+    """An annotator on a COCO file: ``moves`` change the joints (J, 3) of some frames; other frames stay."""
+    document = json.loads(path.read_text())
+    names = {image["id"]: image["file_name"] for image in document["images"]}
+    for annotation in document["annotations"]:
+        for id_, move in moves.items():
+            if id_ in names[annotation["image_id"]]:
+                joints_J3 = np.array(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
+                move(joints_J3)
+                annotation["keypoints"] = joints_J3.ravel().tolist()
+    out.write_text(json.dumps(document))
+    return out
+
+
+def nudge(joint: int, by_px: float) -> Callable[[Any], None]:
+    def move(joints_J3: Any) -> None:
+        joints_J3[joint] = [joints_J3[joint][0] + by_px, joints_J3[joint][1], 2]
+
+    return move
+
+
+# --- select
+
+
+def test_select_writes_a_batch_that_says_why_and_is_not_offered_again(inbox: Path) -> None:
+    first = value_of(call("select", inbox, "--budget", BUDGET, "--name", "week-1", "--json"))
+    second = value_of(call("select", inbox, "--budget", 99, "--name", "week-2", "--min-distance", 0, "--json"))
+
+    chosen = first["batch"]["choices"]
+    assert len(chosen) == BUDGET
+    assert [choice["rank"] for choice in chosen] == list(range(1, BUDGET + 1))
+    assert all(choice["reason"] for choice in chosen)
+    assert {choice["stream"] for choice in chosen} == {"value", "control"}
+    assert sum(row["value"] + row["control"] for row in first["devices"]) == BUDGET
+    assert first["to_fetch"] == first["sealed"] == 0
+    assert first["triggers"]["budget"] > 0
+    # Every frame is annotated once; each control frame had its one draw.
+    later = second["batch"]["choices"]
+    assert not {choice["id"] for choice in chosen} & {choice["id"] for choice in later}
+    assert len(later) == 22 - BUDGET
+    assert {choice["stream"] for choice in later} == {"value"}
+    assert second["batch"]["counted"] == {"chosen before": BUDGET}
+    assert "another --name" in call("select", inbox, "--budget", 1, "--name", "week-1", fails=True).stderr
+
+
+def test_select_says_what_it_left_out_and_what_comes_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    with Queue(tmp_path / "q.db") as queue:
+        queue.add_bundle("b" * 64, "driver", {"skeleton": LSP.to_json()})
+        queue.put(make_record(queue, rng, store="keypoints"), [])
+        for _ in range(3):
+            record = make_record(queue, rng)
+            queue.put(record, [Picture.of(b"jpeg" + rng.bytes(20), width=640, height=480, captured_ns=1)])
+    bring(tmp_path / "inbox", tmp_path / "q.db", images=())
+
+    text = call("select", "inbox", "--budget", 9, "--control", 0, "--name", "b").output
+    assert "left out: 1 only their keypoints were stored" in text
+    assert "pull SOURCE --into inbox --images b" in text
+    assert "the budget was 9" in text
+    refused = call("export", "inbox", "--to", "coco", fails=True)
+    assert "3 of the batch are left out, not fetched yet" in refused.stderr
+    assert not (tmp_path / "b-coco").exists()
+
+
+# --- export
+
+
+def test_the_pose_is_put_into_the_pictures_pixels() -> None:
+    """A crop at half size: the inverse of frame_xy = (image_xy + 0.5) * scale + origin."""
+    facts = PictureFacts(0, 1, "image/jpeg", False, 100, 80, (30.0, 40.0), 2.0, "0" * 64, 1)
+    image_N2 = np.array([[0.0, 0.0], [99.0, 79.0], [10.25, 3.5]])
+    frame_N2 = (image_N2 + 0.5) * facts.scale + facts.origin
+
+    assert np.allclose(to_image(frame_N2, facts), image_N2)
+
+
+def test_coco_is_a_folder_that_the_trainer_and_pycocotools_read(inbox: Path, batch: Batch) -> None:
+    text = call("export", inbox, "--to", "coco").output
+    folder = Path("week-1-coco")
+    people = read_coco(folder)
+
+    assert "alpose-harvest import CORRECTED.json" in text
+    assert len(people) == BUDGET
+    names = sorted(path.name for path in (folder / "images").iterdir())
+    assert [name.partition("_")[0] for name in names] == [f"{rank:05d}" for rank in range(1, BUDGET + 1)]
+    assert [name[6:38] for name in names] == [choice.id for choice in batch.choices]
+    with Inbox(inbox) as opened:
+        entry = opened.entries([batch.choices[0].id])[0]
+        assert (folder / "images" / names[0]).read_bytes() == opened.image(entry.record.id).read_bytes()  # type: ignore[union-attr]
+    # The rendered pictures are whole frames: the pose stands where the device saw it.
+    labelled_J = people.labelled_NJ[0]
+    assert np.allclose(people.joints_NJ2[0][labelled_J], entry.record.keypoints_J2[labelled_J], atol=0.006)
+    assert people.image(0).shape[:2] == (entry.record.frame_height, entry.record.frame_width)
+    api = pytest.importorskip("pycocotools.coco")
+    loaded = api.COCO(str(next((folder / "annotations").iterdir())))
+    assert len(loaded.getAnnIds()) == BUDGET
+
+
+def test_export_again_brings_what_came_since_and_spares_what_is_not_its_own(inbox: Path, batch: Batch) -> None:
+    first = batch.choices[0].id
+    with Inbox(inbox) as opened:
+        path = opened.image(first)
+        assert path is not None
+        hidden = path.rename(path.with_suffix(".away"))
+        opened.lost(first)
+    assert value_of(call("export", inbox, "--to", "cvat", "--json"))["missing"] == {"not fetched yet": [first]}
+    hidden.rename(path)
+    assert value_of(call("export", inbox, "--to", "cvat", "--json"))["frames"] == BUDGET
+    ((_, content),) = coco.annotation_files(Path("week-1-cvat/annotations.zip"))
+    assert len(json.loads(content)["images"]) == len(list(Path("week-1-cvat/images").iterdir())) == BUDGET
+
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("x")
+    assert "something else" in call("export", inbox, "--to", "cvat", "--out", "mine", fails=True).output
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
+
+
+def test_label_studio_gets_urls_and_reasons(inbox: Path, batch: Batch) -> None:
+    call("export", inbox, "--to", "label-studio", "--image-url", "https://images.example/", "--link")
+    tasks = json.loads(Path("week-1-label-studio/tasks.json").read_text())
+
+    assert [task["data"]["alpose_id"] for task in tasks] == [choice.id for choice in batch.choices]
+    image = tasks[0]["data"]["image"]
+    assert image.startswith("https://images.example/00001_")
+    linked = Path("week-1-label-studio/images") / image.rpartition("/")[2]
+    with Inbox(inbox) as opened:
+        assert linked.samefile(opened.image(batch.choices[0].id))  # type: ignore[arg-type]
+    assert batch.choices[0].reason in tasks[0]["data"]["alpose_summary"]
+    assert any("budget 0." in task["data"]["alpose_summary"] for task in tasks)
+    assert tasks[0]["predictions"][0]["model_version"].startswith("sample ")
+
+
+# --- import
+
+
+def test_a_correction_comes_back_with_all_that_the_field_report_needs(inbox: Path, batch: Batch) -> None:
+    call("export", inbox, "--to", "coco")
+    last = batch.choices[-1].id
+    came = correct(next(Path("week-1-coco/annotations").iterdir()), {last: nudge(2, 7.0)}, Path("came.json"))
+
+    done = value_of(call("import", came, "--into", "dataset", "--json"))
+    assert (done["accepted"], done["corrected"], done["problems"], done["unknown"]) == (BUDGET - 1, 1, [], [])
+    moved = {one["joint"]: one["moved"] for one in done["joints"]}
+    assert moved == {joint: int(joint == LSP.joints[2]) for joint in LSP.joints}
+    assert next(one["largest_px"] for one in done["joints"] if one["moved"]) == pytest.approx(7.0, abs=0.01)
+
+    labelled = read_labelled(Path("dataset"))
+    drawn = [choice for choice in batch.choices if choice.stream == "control"]
+    assert np.isfinite(labelled.control_N).sum() == len(drawn) > 0
+    probability = drawn[0].select_probability
+    assert probability is not None
+    assert np.nanmax(labelled.control_N) == pytest.approx(sample.CONTROL_RATE * probability)
+    assert {(tally.device, tally.lost) for tally in read_tallies(Path("dataset"))} == {("car-17", 0), ("car-3", 0)}
+    assert "fleet" in call("report", "dataset").output
+    with Inbox(inbox) as opened:
+        assert opened.columns().annotated_N.sum() == BUDGET
+        assert (
+            value_of(call("select", inbox, "--budget", 1, "--json"))["batch"]["counted"]["annotated before"] == BUDGET
+        )
+    api = pytest.importorskip("pycocotools.coco")
+    assert len(api.COCO(str(Path("dataset") / ANNOTATIONS)).getAnnIds()) == BUDGET
+
+
+def test_parts_are_legal_in_any_order_and_twice_is_once(inbox: Path, batch: Batch) -> None:
+    call("export", inbox, "--to", "coco")
+    whole = next(Path("week-1-coco/annotations").iterdir())
+    third, fifth = batch.choices[2].id, batch.choices[4].id
+    part = correct(whole, {third: nudge(0, 5.0)}, Path("part.json"))
+    more = correct(whole, {third: nudge(0, 5.0), fifth: nudge(1, 4.0)}, Path("more.json"))
+
+    # CVAT cannot say who looked: what lies behind the last correction waits.
+    first = value_of(call("import", part, "--into", "dataset", "--json"))
+    assert (first["accepted"], first["corrected"], len(first["unopened"])) == (2, 1, BUDGET - 3)
+    before = (Path("dataset") / ANNOTATIONS).read_bytes()
+    again = value_of(call("import", part, "--into", "dataset", "--json"))
+    assert (again["merged"]["added"], again["merged"]["unchanged"]) == (0, 3)
+    assert (Path("dataset") / ANNOTATIONS).read_bytes() == before
+    then = value_of(call("import", part, more, "--into", "dataset", "--json"))
+    assert (then["merged"]["added"], then["merged"]["total"], then["problems"]) == (2, 5, [])
+    everything = value_of(call("import", more, "--into", "dataset", "--unchanged", "accept", "--json"))
+    assert everything["merged"]["total"] == BUDGET
+
+
+def test_a_contradiction_is_listed_and_kept_until_it_is_said_otherwise(inbox: Path, batch: Batch) -> None:
+    call("export", inbox, "--to", "coco")
+    whole, first = next(Path("week-1-coco/annotations").iterdir()), batch.choices[0].id
+    one = correct(whole, {first: nudge(0, 5.0)}, Path("one.json"))
+    other = correct(whole, {first: nudge(0, 9.0)}, Path("other.json"))
+    call("import", one, "--into", "dataset", "--unchanged", "skip")
+    for _ in range(2):
+        assert first in call("import", other, "--into", "dataset", "--unchanged", "skip").output
+    assert len(list(Path("dataset/field/conflicts").iterdir())) == 1
+
+    def x() -> float:
+        return float(read_coco(Path("dataset")).joints_NJ2[0, 0, 0])
+
+    kept = x()
+    call("import", other, "--into", "dataset", "--unchanged", "skip", "--on-conflict", "replace")
+    assert x() == pytest.approx(kept + 4.0, abs=0.011)
+    both = value_of(call("import", one, other, "--into", "two", "--unchanged", "skip", "--json"))
+    assert any("another answer in an earlier file" in problem for problem in both["problems"])
+
+
+def test_frames_that_nobody_knows_are_written_down(inbox: Path, batch: Batch) -> None:
+    call("export", inbox, "--to", "coco")
+    whole = next(Path("week-1-coco/annotations").iterdir())
+    stranger = "0" * 32
+    Path("came.json").write_text(whole.read_text().replace(batch.choices[0].id, stranger))
+    for _ in range(2):
+        done = value_of(call("import", "came.json", "--into", "dataset", "--unchanged", "accept", "--json"))
+        assert (done["unknown"], done["merged"]["total"]) == ([stranger], BUDGET - 1)
+    (kept,) = Path("dataset/field/unknown").iterdir()
+    (answer,) = json.loads(kept.read_text())
+    assert (answer["id"], answer["joints"], len(answer["keypoints"])) == (stranger, list(LSP.joints), 3 * len(LSP))
+
+    text = whole.read_text()
+    for number, choice in enumerate(batch.choices):
+        text = text.replace(choice.id, f"{number:032x}")
+    Path("all.json").write_text(text)
+    lost = call("import", "all.json", "--into", "other", fails=True)
+    assert "is that the inbox" in lost.output
+    assert not (Path("other") / ANNOTATIONS).exists()
+
+
+def test_the_format_is_told_by_the_content(inbox: Path, batch: Batch) -> None:
+    """Label Studio's export under a name that says nothing, and CVAT's archive, in one command."""
+    call("export", inbox, "--to", "label-studio")
+    call("export", inbox, "--to", "cvat")
+    tasks = json.loads(Path("week-1-label-studio/tasks.json").read_text())
+    for number, task in enumerate(tasks[:4]):
+        task["annotations"] = [{"id": number, "completed_by": 1, "result": task.pop("predictions")[0]["result"]}]
+    Path("a.txt").write_text(json.dumps(tasks))
+    ((_, content),) = coco.annotation_files(Path("week-1-cvat/annotations.zip"))
+    Path("c.json").write_bytes(content)
+    correct(Path("c.json"), {batch.choices[5].id: nudge(0, 3.0)}, Path("c.json"))
+    with zipfile.ZipFile("b", "w") as zipped:
+        zipped.write("c.json", "annotations/person_keypoints_default.json")
+
+    done = value_of(call("import", "a.txt", "b", "--into", "dataset", "--json"))
+    assert done["forms"] == {"a.txt": "label-studio", "b": "coco"}
+    assert (done["corrected"], done["accepted"], done["problems"]) == (1, 5, [])
+    assert len(done["unopened"]) == BUDGET - 6
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not readable as JSON"),
+        ('{"images": []}', "not in COCO form"),
+        ('[{"image": "x.jpg", "id": 3}]', "JSON-MIN"),
+        ('{"images": [], "annotations": [], "categories": [{"name": "car"}]}', "one category with keypoints"),
+    ],
+)
+def test_a_file_of_something_else_is_one_line(content: str, message: str, inbox: Path) -> None:
+    Path("came.json").write_text(content)
+    result = call("import", "came.json", "--into", "dataset", fails=True)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not Path("dataset").exists()
+
+
+# --- several skeletons
+
+
+def two_skeletons(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    for bundle, skeleton in (("a" * 64, LSP), ("c" * 64, MPII)):
+        with Queue(folder / f"{skeleton.name}.db") as queue:
+            queue.add_bundle(bundle, skeleton.name, {"skeleton": skeleton.to_json()})
+            queue.tally(device="car", bundle=bundle, at_ns=10**18, frames=100, flagged=2, control=0, kept=2)
+            for _ in range(2):
+                queue.put(*_of(queue, rng, bundle, skeleton))
+        bring(folder / "inbox", folder / f"{skeleton.name}.db")
+
+
+def _of(queue: Queue, rng: np.random.Generator, bundle: str, skeleton: Skeleton) -> tuple[Record, list[Picture]]:
+    record = make_record(queue, rng, bundle=bundle, keypoints_J2=rng.uniform(0, 400, (len(skeleton), 2)).astype(np.float32),
+                         scores_J=np.full(len(skeleton), np.nan, dtype=np.float32), failure_probability=float("nan"))  # fmt: skip
+    return record, [Picture.of(rng.bytes(50), width=640, height=480, captured_ns=1)]
+
+
+def test_each_skeleton_has_its_folder_and_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a model that says NaN of itself breaks nothing on the way."""
+    monkeypatch.chdir(tmp_path)
+    two_skeletons(tmp_path)
+    call("select", "inbox", "--budget", 4, "--control", 0, "--name", "b")
+    for to in ("coco", "cvat", "label-studio"):
+        folders = value_of(call("export", "inbox", "--to", to, "--json"))["folders"]
+        assert sorted(Path(folder).name.partition("-")[2] for folder in folders) == ["lsp", "mpii"]
+    files = {skeleton: next(Path("b-coco").glob(f"*-{skeleton}/annotations/*.json")) for skeleton in ("lsp", "mpii")}
+    together = call("import", *files.values(), "--into", "dataset", "--unchanged", "accept", fails=True)
+    assert "one skeleton" in together.output
+    assert not Path("dataset").exists()
+    for skeleton, path in files.items():
+        done = value_of(call("import", path, "--into", skeleton, "--unchanged", "accept", "--json"))
+        assert done["merged"]["added"] == 2
+        assert [tally.bundle[0] for tally in read_tallies(Path(skeleton))] == [{"lsp": "a", "mpii": "c"}[skeleton]]
+        assert len(read_coco(Path(skeleton))) == 2
+    assert (
+        "another dataset" in call("import", files["mpii"], "--into", "lsp", "--unchanged", "accept", fails=True).output
+    )
+    with Inbox("inbox") as opened:
+        assert len(gather(opened, opened.batch("b"))) == 4
+
+
+# --- the command itself
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    code = ("import sys; from alpose.tools.cli import main; main(['--help'], standalone_mode=False); "
+            "assert not {'torch', 'scipy', 'cv2', 'matplotlib', 'fsspec'} & sys.modules.keys()")  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                         env=os.environ | {"COLUMNS": "100"})  # fmt: skip
+    for command in Harvest.modules:
+        assert f"  {command} " in run.stdout
+
+
+def test_a_command_that_is_not_there_fails_when_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Harvest, "modules", {**Harvest.modules, "dance": ("dance", "dance")})
+
+    assert "dance" in call("--help").output
+    assert "has no command dance" in call("dance", "--wild", fails=True).output

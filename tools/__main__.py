@@ -1,0 +1,5 @@
+"""``python -m alpose.tools``: the same as ``alpose-harvest``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,91 @@
+"""Two simulated devices: each sees easy people first and hard ones later, as when a fleet moves to another country.
+
+Shapes: N frames, J joints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from alpose import runtime
+from alpose.trainer.data.records import PoseData
+from alpose.trainer.data.synthetic import read_people
+from alpose.trainer.metrics import FAILURE_PCK, judge, profile_for
+from alpose.trainer.progress import progress
+
+BEGAN_NS = 1_750_000_000_000_000_000
+"""When the first frame was taken, Unix time: any moment will do, and the same one makes the demo the same."""
+FRAME_NS = 100_000_000
+"""Ten frames a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What one device will see."""
+
+    device: str
+    halves: tuple[PoseData, PoseData]
+
+    @classmethod
+    def of(cls, device: str, seed: int, frames: int) -> Stream:
+        """A stream of ``frames`` frames that drifts in its middle."""
+        easy = read_people(seed=seed, count=frames // 2, domain="easy")
+        return cls(device, (easy, read_people(seed=seed, count=frames - frames // 2, domain="hard")))
+
+    def __len__(self) -> int:
+        return len(self.halves[0]) + len(self.halves[1])
+
+    def person(self, number: int) -> tuple[PoseData, int]:
+        """Data and row of a frame."""
+        first = len(self.halves[0])
+        return (self.halves[0], number) if number < first else (self.halves[1], number - first)
+
+    def number_of(self, captured_ns: int) -> int:
+        """Which frame was taken at a time."""
+        return (captured_ns - BEGAN_NS) // FRAME_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A stream after its device has seen it, with what only a simulation knows."""
+
+    stream: Stream
+    pck_N: npt.NDArray[np.float64]
+    """Of each frame; NaN where its labels do not tell."""
+    flagged_N: npt.NDArray[np.bool_]
+    kept_N: npt.NDArray[np.bool_]
+
+    @property
+    def failed_N(self) -> npt.NDArray[np.bool_]:
+        """Frames on which the model failed."""
+        return np.asarray(self.pck_N < FAILURE_PCK)
+
+
+def watch(stream: Stream, bundle: Path, queue: Path | None, trigger: str | None, seed: int) -> Watched:
+    """Run a Monitor over a stream, as an app would: the box of the person is known to it."""
+    count = len(stream)
+    flagged_N, kept_N = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+    predicted: list[npt.NDArray[np.float32]] = []
+    with runtime.Monitor(
+        bundle, queue=queue, trigger=trigger, engine="cpu", threads=1, device_id=stream.device, seed=seed
+    ) as monitor:
+        for number in progress(range(count), f"{stream.device} watches", count):
+            data, row = stream.person(number)
+            verdict = monitor(data.image(row), box=data.boxes_N4[row], time_ns=BEGAN_NS + number * FRAME_NS)
+            predicted.append(np.asarray(verdict.keypoints))
+            flagged_N[number], kept_N[number] = verdict.flagged, verdict.kept
+            if verdict.kept:
+                monitor.flush()  # a real camera leaves the disk more time than this loop does
+    first = len(stream.halves[0])
+    pck_N = np.concatenate([_pck(stream.halves[0], predicted[:first]), _pck(stream.halves[1], predicted[first:])])
+    return Watched(stream, pck_N, flagged_N, kept_N)
+
+
+def _pck(data: PoseData, predicted: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float64]:
+    distance_NJ = np.linalg.norm(np.stack(predicted) - data.joints_NJ2, axis=2)
+    judged = judge(data, distance_NJ, np.ones_like(distance_NJ), profile_for("standard", data.skeleton))
+    return judged.image_pck().astype(np.float64)

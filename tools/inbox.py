@@ -1,0 +1,517 @@
+"""The inbox: everything that a fleet sent, one row a frame, and the pictures that were fetched.
+
+::
+
+    INBOX/
+      inbox.db                     manifests, where each came from and where it stands
+      frames/9f/9f….jpg            the frame; 9f….-1.jpg and 9f….+1.jpg are its neighbours in a clip
+      batches/NAME.json            what was chosen for annotation
+
+A file is named by a record's id alone, which is 32 hex digits or is refused: no path that stands in a record is used.
+
+Shapes: N records, D the longest embedding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.queue.canonical import PictureFacts, decode, is_hex
+from alpose.runtime.queue.facts import BundleFacts, Tally
+from alpose.runtime.queue.record import Picture, Record
+from alpose.runtime.skeleton import Skeleton
+from alpose.trainer.results import read_json, write_atomically, write_json
+
+from .batch import Batch, check_name
+from .inbox_schema import open_database
+
+DATABASE, FRAMES, BATCHES = "inbox.db", "frames", "batches"
+SEALED = ".sealed"
+SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
+
+CHUNK = 5_000
+"""Rows of one transaction or one read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A record as a queue stores it, checked against its hash by :meth:`Inbox.add`."""
+
+    id: str
+    sha256: str
+    manifest: bytes
+    arrays: bytes
+    control_rate: float
+    """The present bound on its control stream's rate, from the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of manifests."""
+
+    new: int = 0
+    known: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record with where it stands."""
+
+    record: Record
+    pictures: tuple[PictureFacts, ...]
+    source: str
+    fetched: bool
+    acknowledged: bool
+    deleted: bool
+    """On the device."""
+    batch: str | None
+    annotated: bool
+
+    @property
+    def control_rate(self) -> float:
+        """Rate of the control stream that the frame belongs to, as far as its device can still keep it; 0 if to none."""
+        return _control_rate(self.record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What a choice looks at, for every record of the inbox."""
+
+    id_N: npt.NDArray[np.bytes_]
+    device_N: npt.NDArray[np.int64]
+    devices: tuple[str, ...]
+    bundle_N: npt.NDArray[np.int64]
+    bundles: tuple[str, ...]
+    captured_ns_N: npt.NDArray[np.int64]
+    flagged_N: npt.NDArray[np.bool_]
+    failure_probability_N: npt.NDArray[np.float32]
+    embedding_ND: npt.NDArray[np.float16]
+    """Shorter embeddings of other bundles are filled with zeros."""
+    control_N: npt.NDArray[np.bool_]
+    pictures_N: npt.NDArray[np.bool_]
+    """There is a picture, here or on the device."""
+    fetched_N: npt.NDArray[np.bool_]
+    deleted_N: npt.NDArray[np.bool_]
+    sealed_N: npt.NDArray[np.bool_]
+    drawn_N: npt.NDArray[np.bool_]
+    """Has had its draw of the control stream."""
+    chosen_N: npt.NDArray[np.bool_]
+    annotated_N: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.id_N)
+
+
+class Inbox:
+    """An inbox, opened or begun. One process writes at a time; others may read.
+
+    Args:
+        folder: where it lives.
+        create: begin one where there is none; otherwise :class:`DataNotFoundError`.
+    """
+
+    def __init__(self, folder: str | Path, *, create: bool = False) -> None:
+        self.folder = Path(folder)
+        if not create and not (self.folder / DATABASE).exists():
+            raise DataNotFoundError(
+                f"{self.folder} is no inbox: make one with alpose-harvest pull SOURCE --into {self.folder}"
+            )
+        self._db = open_database(self.folder / DATABASE)
+
+    def __enter__(self) -> Inbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM record").fetchone()[0])
+
+    # What a pull brings
+
+    def source(self, url: str, now: str) -> int:
+        """The number of a source; ``url`` must be without secrets."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO source (url, pulled) VALUES (?, ?) ON CONFLICT (url) DO UPDATE SET pulled = excluded.pulled",
+                       (url, now))  # fmt: skip
+            return int(db.execute("SELECT number FROM source WHERE url = ?", (url,)).fetchone()[0])
+
+    def add(self, source: int, raws: Iterable[Raw]) -> Added:
+        """Keep manifests; one that does not have its hash, or is no record, is counted and listed, and the rest goes on.
+
+        A known id keeps its first row: the same frame that comes by two ways is one frame. What may change is the bound
+        on its control stream's rate.
+        """
+        new = known = refused = 0
+        for chunk in _chunks(raws):
+            with self._transaction() as db:
+                for raw in chunk:
+                    try:
+                        record, pictures = decode(raw.manifest, raw.arrays, raw.sha256, control_rate=raw.control_rate)
+                        if record.id != raw.id:
+                            raise DataError(f"the row's id {raw.id[:40]!r} is not the manifest's")
+                    except DataError as error:
+                        db.execute(
+                            "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)", (source, raw.id[:64], str(error)[:500])
+                        )
+                        refused += 1
+                        continue
+                    rate = _control_rate(record)
+                    found = db.execute("SELECT sha256 FROM record WHERE id = ?", (record.id,)).fetchone()
+                    if found is None:
+                        _insert(db, source, raw, record, pictures, rate)
+                        new += 1
+                    elif found[0] == raw.sha256:
+                        db.execute("UPDATE record SET control_rate = min(control_rate, ?) WHERE id = ? AND control_rate > ?",
+                                   (rate, record.id, rate))  # fmt: skip
+                        known += 1
+                    else:
+                        db.execute("INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
+                                   (source, record.id, "another record with this id is here already"))  # fmt: skip
+                        refused += 1
+        return Added(new, known, refused)
+
+    def add_bundles(self, bundles: Iterable[BundleFacts]) -> None:
+        """Keep what is needed to read a bundle's records."""
+        with self._transaction() as db:
+            for bundle in bundles:
+                db.execute("INSERT OR IGNORE INTO bundle VALUES (?, ?, ?)",
+                           (bundle.sha256, bundle.name, json.dumps(dict(bundle.facts))))  # fmt: skip
+
+    def set_tallies(self, source: int, tallies: Iterable[Tally]) -> None:
+        """Replace a source's counts hour by hour: a later pull knows an hour better, and old hours may be gone there."""
+        with self._transaction() as db:
+            for one in tallies:
+                db.execute("INSERT OR REPLACE INTO tally VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                           (source, one.hour_ns, one.device, one.camera, one.bundle, one.frames, one.flagged, one.control,
+                            one.kept))  # fmt: skip
+
+    def set_counters(self, source: int, counters: Mapping[tuple[str, str], int]) -> None:
+        """Replace a source's counters."""
+        with self._transaction() as db:
+            for (name, reason), n in counters.items():
+                db.execute("INSERT OR REPLACE INTO counter VALUES (?, ?, ?, ?)", (source, name, reason, n))
+
+    def store_pictures(self, id_: str, pictures: Sequence[Picture]) -> None:
+        """Put the pictures of a known record beside each other, synced, and only then say that they are here.
+
+        :class:`DataError` where one is not what the record's manifest lists.
+        """
+        _, facts = self._decoded(id_)
+        wanted = {fact.position: fact.sha256 for fact in facts}
+        if {picture.position: picture.sha256 for picture in pictures} != wanted:
+            raise DataError(f"record {id_}: these pictures are not the ones that its manifest lists")
+        for picture in pictures:
+            path = self._path(id_, picture.position, SUFFIXES[picture.media_type] + (SEALED if picture.sealed else ""))
+            if not _holds(path, picture.data):
+                write_synced(path, picture.data)
+        with self._transaction() as db:
+            db.execute("UPDATE record SET fetched = 1 WHERE id = ?", (id_,))
+
+    # What is asked of it
+
+    def waiting(self, source: int, what: str) -> list[str]:
+        """Ids of a source that are still to be ``fetched``, ``acknowledged`` or ``deleted``; oldest first."""
+        clause = {
+            "fetched": "fetched = 0 AND pictures > 0 AND deleted = 0",
+            "acknowledged": "acknowledged = 0 AND deleted = 0 AND (fetched = 1 OR pictures = 0)",
+            "deleted": "asked = 0 AND deleted = 0 AND (fetched = 1 OR pictures = 0)",
+        }[what]
+        rows = self._db.execute(f"SELECT id FROM record WHERE source = ? AND {clause} ORDER BY row", (source,))
+        return [id_ for (id_,) in rows]
+
+    def asked(self, source: int) -> list[str]:
+        """Ids that the device was asked to delete."""
+        rows = self._db.execute("SELECT id FROM record WHERE source = ? AND asked = 1", (source,))
+        return [id_ for (id_,) in rows]
+
+    def unask(self, ids: Iterable[str]) -> None:
+        """The device still has these: it may be asked again."""
+        with self._transaction() as db:
+            for id_ in ids:
+                db.execute("UPDATE record SET asked = 0, deleted = 0 WHERE id = ?", (id_,))
+
+    def sha256(self, id_: str) -> str:
+        """Of a record, as its device wrote it."""
+        row = self._db.execute("SELECT sha256 FROM record WHERE id = ?", (id_,)).fetchone()
+        if row is None:
+            raise DataNotFoundError(f"there is no record {id_} in {self.folder}: pull it first")
+        return str(row[0])
+
+    def lost(self, id_: str) -> None:
+        """The pictures that were here are not any more: they have to be fetched again."""
+        with self._transaction() as db:
+            db.execute("UPDATE record SET fetched = 0 WHERE id = ?", (id_,))
+
+    def is_whole(self, id_: str) -> bool:
+        """Whether every picture of a record lies here with the hash that its manifest lists; reads them all."""
+        _, facts = self._decoded(id_)
+        return all(self._read(id_, fact) is not None for fact in facts)
+
+    def entries(self, ids: Iterable[str]) -> list[Entry]:
+        """Records with where they stand, in the order asked; an unknown id is :class:`DataNotFoundError`."""
+        found = []
+        for id_ in ids:
+            row = self._db.execute(
+                "SELECT manifest, arrays, sha256, control_rate, url, fetched, acknowledged, deleted, batch, annotated "
+                "FROM record JOIN source ON number = source WHERE id = ?", (id_,)
+            ).fetchone()  # fmt: skip
+            if row is None:
+                raise DataNotFoundError(f"there is no record {id_} in {self.folder}: pull it first")
+            manifest, arrays, sha256, rate, url, fetched, acknowledged, deleted, batch, annotated = row
+            record, pictures = decode(manifest.encode(), arrays, sha256, control_rate=1.0 if rate is None else rate)
+            found.append(
+                Entry(record, pictures, url, bool(fetched), bool(acknowledged), bool(deleted), batch, bool(annotated))
+            )
+        return found
+
+    def has(self, id_: str) -> bool:
+        """Whether a record is known."""
+        return self._db.execute("SELECT 1 FROM record WHERE id = ?", (id_,)).fetchone() is not None
+
+    def image(self, id_: str, position: int = 0) -> Path | None:
+        """The picture's file, if it is here and open; None where it is not fetched, sealed, or never was."""
+        for suffix in SUFFIXES.values():
+            path = self._path(id_, position, suffix)
+            if path.exists():
+                return path
+        return None
+
+    def sealed(self) -> list[str]:
+        """Ids whose pictures are here, but under seal."""
+        rows = self._db.execute("SELECT id FROM record WHERE sealed = 1 AND fetched = 1 ORDER BY row")
+        return [id_ for (id_,) in rows if self.image(id_) is None]
+
+    def picture_bytes(self, id_: str, fact: PictureFacts) -> bytes | None:
+        """A picture as the device stored it, hash-checked; None where it is not here."""
+        return self._read(id_, fact)
+
+    def store_unsealed(self, id_: str, fact: PictureFacts, image: bytes) -> Path:
+        """Put an image beside the sealed box that it came in, which stays the proof of what was sent."""
+        path = self._path(id_, fact.position, SUFFIXES[fact.media_type])
+        write_synced(path, image)
+        return path
+
+    def columns(self) -> Columns:
+        """What a choice looks at, in the order of arrival."""
+        count = len(self)
+        width = int(self._db.execute("SELECT coalesce(max(embedding), 0) FROM record").fetchone()[0])
+        embedding_ND = np.zeros((count, max(width, 1)), dtype=np.float16)
+        devices, bundles = _Numbers(), _Numbers()
+        columns: dict[str, npt.NDArray[Any]] = {
+            name: np.zeros(count, dtype=kind)
+            for name, kind in (("id", "S32"), ("device", np.int64), ("bundle", np.int64), ("captured_ns", np.int64),
+                               ("flagged", np.bool_), ("failure_probability", np.float32), ("control", np.bool_),
+                               ("pictures", np.bool_), ("fetched", np.bool_), ("deleted", np.bool_),
+                               ("sealed", np.bool_), ("drawn", np.bool_), ("chosen", np.bool_), ("annotated", np.bool_))
+        }  # fmt: skip
+        cursor = self._db.execute(
+            "SELECT id, device, bundle, captured_ns, flagged, failure_probability, "
+            "control_rate IS NOT NULL AND control_draw < control_rate, pictures > 0, fetched, deleted, sealed, "
+            "drawn IS NOT NULL, batch IS NOT NULL, annotated, joints, embedding, arrays FROM record ORDER BY row LIMIT ?",
+            (count,),
+        )
+        first = 0
+        while rows := cursor.fetchmany(CHUNK):
+            *some, joints, lengths, arrays = zip(*rows, strict=True)
+            plain: list[Any] = some
+            part = slice(first, first + len(rows))
+            plain[1], plain[2] = [devices[name] for name in plain[1]], [bundles[name] for name in plain[2]]
+            plain[5] = [np.nan if value is None else value for value in plain[5]]
+            for name, values in zip(columns, plain, strict=True):
+                columns[name][part] = values
+            for row, (count_J, length, blob) in enumerate(zip(joints, lengths, arrays, strict=True), start=first):
+                embedding_ND[row, :length] = np.frombuffer(blob, "<f2", length, 12 * count_J)
+            first += len(rows)
+        return Columns(
+            **{f"{name}_N": values[:first] for name, values in columns.items()},
+            devices=tuple(devices), bundles=tuple(bundles), embedding_ND=embedding_ND[:first],
+        )  # fmt: skip
+
+    def bundles(self) -> dict[str, BundleFacts]:
+        """What is known of every bundle, by sha256."""
+        return {sha256: BundleFacts(sha256, name, json.loads(facts))
+                for sha256, name, facts in self._db.execute("SELECT sha256, name, facts FROM bundle")}  # fmt: skip
+
+    def skeleton_of(self, bundle: str) -> Skeleton:
+        """The skeleton of a bundle's records."""
+        known = self.bundles().get(bundle)
+        if known is None:
+            raise DataError(f"{self.folder} does not know bundle {bundle[:12]}…: pull from a queue that it wrote into")
+        try:
+            return Skeleton.from_json(dict(known.facts)["skeleton"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"what a queue says of bundle {bundle[:12]}… holds no skeleton: {error}") from error
+
+    def field_tallies(self) -> list[dict[str, Any]]:
+        """The monitors' counts by device and bundle, as a dataset's field report reads them."""
+        here = {
+            (device, bundle): n for device, bundle, n in self._db.execute(
+                "SELECT device, bundle, count(*) FROM record WHERE flagged = 1 GROUP BY device, bundle")
+        }  # fmt: skip
+        rows = self._db.execute(
+            "SELECT device, bundle, sum(frames), sum(flagged), sum(control) FROM tally GROUP BY device, bundle ORDER BY 1, 2"
+        )
+        return [{"device": device, "bundle": bundle, "frames": frames, "flagged": flagged, "control": control,
+                 "lost": max(0, flagged - here.get((device, bundle), 0))}
+                for device, bundle, frames, flagged, control in rows]  # fmt: skip
+
+    def status(self) -> list[dict[str, Any]]:
+        """One row a device: how many records, and how far they have come."""
+        names = ("device", "records", "flagged", "control", "fetched", "acknowledged", "deleted", "chosen", "annotated",
+                 "first_ns", "last_ns", "bundles")  # fmt: skip
+        rows = self._db.execute(
+            "SELECT device, count(*), sum(flagged), sum(control_rate IS NOT NULL), sum(fetched), sum(acknowledged), "
+            "sum(deleted), sum(batch IS NOT NULL), sum(annotated), min(captured_ns), max(captured_ns), "
+            "count(DISTINCT bundle) FROM record GROUP BY device ORDER BY device"
+        )
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def refused(self) -> list[tuple[str, str, str]]:
+        """(source, id, problem) of every record that could not be taken."""
+        return list(
+            self._db.execute("SELECT url, id, problem FROM refused JOIN source ON number = source ORDER BY 1, 2")
+        )
+
+    # What becomes of records
+
+    def mark(self, column: str, ids: Iterable[str]) -> int:
+        """Say that records are now ``acknowledged``, ``asked`` to be deleted, ``deleted`` (on the device) or ``annotated``."""
+        if column not in ("acknowledged", "asked", "deleted", "annotated"):
+            raise ValueError(column)
+        with self._transaction() as db:
+            return sum(db.execute(f"UPDATE record SET {column} = 1 WHERE id = ? AND {column} = 0", (id_,)).rowcount
+                       for id_ in ids)  # fmt: skip
+
+    def add_batch(self, batch: Batch, drawn: Iterable[str]) -> Path:
+        """Write a batch, and remember who was chosen and who has had their draw. A name is used once."""
+        path = self.folder / BATCHES / f"{check_name(batch.name)}.json"
+        if path.exists():
+            raise DataError(f"{path} exists already: give the batch another --name")
+        # The file last: whoever sees it may rely on the rows.
+        with self._transaction() as db:
+            for choice in batch.choices:
+                db.execute("UPDATE record SET batch = ? WHERE id = ?", (batch.name, choice.id))
+            for id_ in drawn:
+                db.execute("UPDATE record SET drawn = ? WHERE id = ?", (batch.name, id_))
+            write_json(path, batch.to_json())
+        return path
+
+    def batches(self) -> list[Batch]:
+        """All batches, oldest first."""
+        found = [self.batch(path.stem) for path in (self.folder / BATCHES).glob("*.json")]
+        return sorted(found, key=lambda batch: (batch.created, batch.name))
+
+    def batch(self, name: str) -> Batch:
+        """One batch by its name."""
+        path = self.folder / BATCHES / f"{check_name(name)}.json"
+        if not path.exists():
+            there = ", ".join(sorted(other.stem for other in path.parent.glob("*.json"))) or "none yet"
+            raise DataNotFoundError(f"{self.folder} has no batch {name!r}; it has: {there}")
+        return Batch.from_json(read_json(path), str(path))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _decoded(self, id_: str) -> tuple[Record, tuple[PictureFacts, ...]]:
+        row = self._db.execute("SELECT manifest, arrays, sha256 FROM record WHERE id = ?", (id_,)).fetchone()
+        if row is None:
+            raise DataNotFoundError(f"there is no record {id_} in {self.folder}: pull it first")
+        return decode(row[0].encode(), row[1], row[2])
+
+    def _path(self, id_: str, position: int, suffix: str) -> Path:
+        if not is_hex(id_, 32):
+            raise DataError(f"{id_[:40]!r} is no id of a record: 32 hex digits")
+        place = f".{position:+d}" if position else ""
+        return self.folder / FRAMES / id_[-2:] / f"{id_}{place}{suffix}"
+
+    def _read(self, id_: str, fact: PictureFacts) -> bytes | None:
+        path = self._path(id_, fact.position, SUFFIXES[fact.media_type] + (SEALED if fact.sealed else ""))
+        try:
+            return fact.joined(path.read_bytes()).data
+        except (OSError, DataError):
+            return None
+
+
+class _Numbers(dict[str, int]):
+    """Names by the order in which they are first asked for."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = len(self)
+        return self[name]
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write beside the place, sync, rename, sync the folder: whole or not there, also after a power cut."""
+    write_atomically(path, content)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _control_rate(record: Record) -> float:
+    """The rate that was in force when the frame was drawn, or what its device can still keep of it."""
+    if record.control_draw is None:
+        return 0.0
+    drawn_at = next(
+        (limit for trigger, _, limit in record.reasons if trigger == "control"), record.inclusion_probability
+    )
+    return min(drawn_at, record.control_rate)
+
+
+def _insert(
+    db: sqlite3.Connection, source: int, raw: Raw, record: Record, pictures: Sequence[PictureFacts], rate: float
+) -> None:
+    failure = record.failure_probability
+    db.execute(
+        "INSERT INTO record (id, source, device, bundle, captured_ns, flagged, failure_probability, control_draw, "
+        "control_rate, pictures, sealed, joints, embedding, sha256, manifest, arrays) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (record.id, source, record.device, record.bundle, record.captured_ns, int(record.flagged),
+         failure if np.isfinite(failure) else None, record.control_draw, rate if record.control_draw is not None else None,
+         len(pictures), int(any(picture.sealed for picture in pictures)), len(record.scores_J), len(record.embedding_D),
+         raw.sha256, raw.manifest.decode(), raw.arrays),
+    )  # fmt: skip
+
+
+def _chunks(raws: Iterable[Raw]) -> Iterator[list[Raw]]:
+    chunk: list[Raw] = []
+    for raw in raws:
+        chunk.append(raw)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
