@@ -1,0 +1,1 @@
+"""The commands of ``alpose-monitor``, a file each."""

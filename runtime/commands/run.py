@@ -1,0 +1,193 @@
+"""``alpose-monitor run``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ConfigError
+from . import values
+from .screen import LiveLine
+
+if TYPE_CHECKING:
+    from ..sources import SourceCounts
+    from ..stats import Stats
+    from ..triggers import Trigger
+
+log = logging.getLogger("alpose.monitor")
+
+NOT_WRITTEN = 3
+"""Exit status where flagged frames could not be written to the disk before the end."""
+FLUSH_S = 20.0
+
+CONTROL_SHARE = 0.1
+"""Of a --budget: so much again goes into the random control stream, which field reports rest on."""
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--source", required=True, metavar="0|VIDEO|FOLDER|URL",
+              help="A camera's number or /dev/video0, a video, a folder of pictures, or an address such as "
+                   "rtsp://HOST/STREAM.")  # fmt: skip
+@click.option(
+    "--roi", type=values.box, metavar="x0,y0,x1,y1", help="The region of the frame in which the person is, in pixels."
+)
+@click.option("--track", is_flag=True, help="Follow the person; search the frame while nobody is followed.")
+@click.option("--queue", type=click.Path(path_type=Path, dir_okay=False), help="Keep flagged frames in this file.")
+@click.option("--budget", type=values.rate, metavar="N/hour", help="Keep the frames most likely to be wrong, so many: 100/hour, 2000/day.  "
+              "[default: 20/hour]")  # fmt: skip
+@click.option("--trigger", metavar="POLICY",
+              help='In place of --budget, a whole policy: "Episodes(Catch(0.9)) | Control(rate=0.001)".')  # fmt: skip
+@click.option("--show", "video_path", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.mp4",
+              help="Write an annotated video: .mp4, .webm (plays in browsers), .avi.")  # fmt: skip
+@click.option("--engine", default="auto", show_default=True,
+              help="auto, cpu, cuda, tensorrt (native), or onnx:PROVIDER.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="Of ONNX Runtime.  [default: 2]")
+@click.option("--allow-fallback", is_flag=True, help="Go on with the CPU where the engine asked for does not run.")
+@click.option("--public-key", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="Refuse a bundle that this key did not sign.")  # fmt: skip
+@click.option("--device-id", metavar="NAME", help="Of this device, in every record.  [default: kept in the queue]")
+@click.option("--camera", default="", metavar="NAME", help="Of this camera, in every record.")
+@click.option("--store", default="full", show_default=True, type=click.Choice(["full", "crop", "keypoints"]),
+              help="What of a kept frame is stored.")  # fmt: skip
+@click.option("--seal-to", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="KEY.pub",
+              help="Encrypt stored pictures to this key (queue keygen); this device cannot read them back.")  # fmt: skip
+@click.option("--queue-size", "max_bytes", default="256M", show_default=True, type=values.size, metavar="SIZE",
+              help="When full, the least valuable frames go first.")  # fmt: skip
+@click.option(
+    "--max-age", "max_age_s", type=values.duration, metavar="TIME", help="Give records up after this time: 30d."
+)
+@click.option(
+    "--clip",
+    default="0,0",
+    type=values.clip,
+    metavar="BEFORE,AFTER",
+    help="Also keep frames before and after the kept one.",
+)
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics on 127.0.0.1.")
+@click.option("--metrics-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.prom",
+              help="Write metrics for node_exporter's textfile collector.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after N frames.")
+@click.option("--realtime/--fast", default=False, show_default="fast",
+              help="Play a recording at its own speed, leaving frames out like a camera; or every frame, as fast as "
+                   "it goes.")  # fmt: skip
+@click.option("--fps", type=click.FloatRange(0, 1000, min_open=True),
+              help="Of a folder, or of a video that does not say.  [default: 10 for a folder]")  # fmt: skip
+@click.option("--seed", type=int, help="Of the random draws, to repeat a run.")
+@click.option("-q", "--quiet", is_flag=True, help="No counters while it runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def run(
+    bundle: Path, source: str, roi: Any, track: bool, queue: Path | None, budget: float | None, trigger: str | None,
+    video_path: Path | None, engine: str, threads: int | None, allow_fallback: bool, public_key: Path | None,
+    device_id: str | None, camera: str, store: Any, seal_to: Path | None, max_bytes: int, max_age_s: float | None,
+    clip: Any, metrics_port: int | None, metrics_file: Path | None, limit: int | None, realtime: bool,
+    fps: float | None, seed: int | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Watch a camera, a video or a folder of pictures with BUNDLE, and keep the frames on which it is likely wrong.
+
+    On a terminal one line shows how it goes; in a log there is a line a minute, and a summary at the end. Ctrl-C or
+    SIGTERM ends it after everything flagged is on the disk. Recordings have their own clock: --budget 100/hour keeps
+    100 frames for each hour of the video, and records are stamped as if it began now.
+
+    \b
+    alpose-monitor run driver.alpose --source 0 --roi 200,40,520,460 --queue flagged.db --budget 20/hour
+    alpose-monitor run driver.alpose --source drive.mp4 --track --show out.mp4
+
+    Exit status: 0 the source ended or it was stopped, and everything flagged is on the disk; 1 an error; 2 wrong
+    usage; 3 it ended, and some flagged frames could not be written.
+    """
+    from ..camera import AnnotatedVideo, open_source
+    from ..monitor import Monitor
+    from ..queue import Queue
+    from .watch import stop_signals, watch
+
+    if roi is not None and track:
+        raise click.UsageError("--roi is a fixed region and --track follows: give one of them")
+    policy = _policy(budget, trigger)
+    if queue is None and (seal_to or store != "full" or clip != (0, 0) or max_age_s is not None):
+        raise ConfigError("--store, --seal-to, --clip and --max-age say how frames are kept: give --queue too")
+
+    with ExitStack() as stack:
+        live = stack.enter_context(LiveLine(wanted=not quiet))
+        stop = stack.enter_context(stop_signals())
+        opened = open_source(source, fps=fps, realtime=realtime)
+        stack.callback(opened.close)
+        kept = None
+        if queue is not None:
+            kept = stack.enter_context(Queue(queue, max_bytes=max_bytes, max_age_s=max_age_s, store=store,
+                                             seal_to=seal_to, clip=clip))  # fmt: skip
+        monitor = Monitor(
+            bundle, queue=kept, trigger=policy, engine=engine, threads=threads, device_id=device_id, roi=roi,
+            track=track, frame_format="bgr", camera=camera, public_key=public_key, allow_fallback=allow_fallback,
+            metrics_port=metrics_port, metrics_file=metrics_file, seed=seed,
+        )  # fmt: skip
+        stack.callback(monitor.close)
+        if monitor.metrics_url:
+            log.info("metrics: %s", monitor.metrics_url)
+        video = None
+        if video_path is not None:
+            video = AnnotatedVideo(video_path, monitor.bundle.skeleton, opened.fps)
+            stack.callback(video.close)
+        watch(monitor, opened, stop, live, video=video, limit=limit)
+        live.show("writing what was flagged …")
+        flushed = monitor.flush(FLUSH_S)
+        stats = monitor.stats()
+    _summarise(stats, opened.counts, opened.name, video_path, stop.asked, flushed, as_json)
+    sys.exit(0 if flushed else NOT_WRITTEN)
+
+
+def _policy(budget: float | None, trigger: str | None) -> Trigger | None:
+    """What --budget or --trigger ask for; None leaves it to the monitor."""
+    from ..triggers import parse
+
+    if budget is not None and trigger is not None:
+        raise click.UsageError(
+            "--trigger is a whole policy, which may hold a Budget: give one of --budget and --trigger"
+        )
+    if trigger is not None:
+        return parse(trigger)
+    return None if budget is None else budget_policy(budget)
+
+
+def budget_policy(per_hour: float) -> Trigger:
+    """The policy of ``--budget``: the monitor's own at another rate, with episodes that leave room for that rate."""
+    from ..triggers import Budget, Control, Episodes
+
+    budget = Budget(per_hour=per_hour)
+    usual = Episodes(budget)
+    best = max(usual.best, math.ceil(per_hour * usual.longest_s / 3600))
+    # Beyond this, several frames of every moment are wanted: there is nothing to choose among.
+    crowded = best * usual.gap_s > usual.longest_s
+    return (budget if crowded else replace(usual, best=best)) | Control(per_hour=CONTROL_SHARE * per_hour)
+
+
+def _summarise(
+    stats: Stats, counts: SourceCounts, name: str, video: Path | None, stopped: str, flushed: bool, as_json: bool
+) -> None:
+    from .watch import source_troubles
+
+    if as_json:
+        value = {"source": {"name": name, **asdict(counts)}, "video": str(video) if video else None,
+                 "stopped_by": stopped or None, "everything_written": flushed, "stats": stats.to_json()}  # fmt: skip
+        click.echo(json.dumps(value, indent=1))
+        return
+    troubles = "; ".join(f"{what} {count}" for what, count in source_troubles(counts).items())
+    ended = f", stopped by {stopped}" if stopped else ""
+    click.echo(f"source     {name}: {counts.delivered} frames{ended}{'; ' + troubles if troubles else ''}")
+    click.echo(str(stats))
+    if video is not None:
+        click.echo(f"video      {video}")
+    if not flushed:
+        waiting = stats.queue.waiting if stats.queue else 0
+        why = f": {stats.queue.last_error}" if stats.queue and stats.queue.last_error else ""
+        click.echo(
+            f"NOT WRITTEN: {waiting} flagged frames did not reach the disk within {FLUSH_S:.0f} s{why}", err=True
+        )

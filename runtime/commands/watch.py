@@ -1,0 +1,144 @@
+"""The camera loop of ``alpose-monitor run``: frames in, verdicts out, a line that tells how it goes."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from .screen import LiveLine, bar, paint, size
+
+if TYPE_CHECKING:
+    from ..camera import AnnotatedVideo
+    from ..monitor import Monitor
+    from ..sources import Source, SourceCounts
+    from ..stats import Stats
+
+log = logging.getLogger("alpose.monitor")
+
+REFRESH_S = 0.2
+"""Of the line on a terminal."""
+LOG_S = 60.0
+"""Between two lines in a log."""
+THRESHOLD_FRAMES = 5
+"""Of a video: how often the threshold in force is asked for."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether somebody asked to stop. A plain flag: a signal may come at any moment, also while a lock is held."""
+
+    asked: str = ""
+    """Name of the signal."""
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Turn the first Ctrl-C or SIGTERM into a flag; the second Ctrl-C interrupts as always."""
+    stop = Stop()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        stop.asked = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def watch(
+    monitor: Monitor, source: Source, stop: Stop, live: LiveLine, *, video: AnnotatedVideo | None = None,
+    limit: int | None = None,
+) -> None:  # fmt: skip
+    """Show the monitor every frame until the source ends, somebody stops it, or ``limit`` frames were seen.
+
+    A recording's frames are stamped by its own clock, counted from now: a budget per hour then means an hour of the
+    video, however fast it is read.
+    """
+    began_ns = time.time_ns()
+    shown = logged = time.monotonic()
+    probability, threshold = float("nan"), None
+    for shot in source.shots():
+        if shot is not None:
+            time_ns = None if source.live else began_ns + round(shot.time_s * 1e9)
+            verdict = monitor(shot.frame_HW3, time_ns=time_ns)
+            probability = verdict.failure_probability
+            if video is not None:
+                if shot.index % THRESHOLD_FRAMES == 0:
+                    threshold = monitor.stats().threshold
+                video.write(shot.frame_HW3, verdict, shot.time_s, threshold)
+            if limit is not None and shot.index + 1 >= limit:
+                break
+        if stop.asked:
+            break
+        now = time.monotonic()
+        if live.active and now - shown >= REFRESH_S:
+            shown = now
+            live.show(live_line(monitor.stats(), source.counts, probability, live.columns,
+                                colour=live.colour, unicode=live.unicode))  # fmt: skip
+        elif not live.active and now - logged >= LOG_S:
+            logged = now
+            log.info("%s", log_line(monitor.stats(), source.counts))
+
+
+def live_line(
+    stats: Stats, source: SourceCounts, probability: float, columns: int, *, colour: bool = False, unicode: bool = True
+) -> str:
+    """The state in one line of a terminal: what matters most stands first, and what does not fit is left out."""
+    tone = "green" if probability < 1 / 3 else "yellow" if probability < 2 / 3 else "red"
+    shown = f"{probability:.2f}" if probability == probability else " -  "
+    parts = [
+        (f"{sum(stats.frames.values()):,} frames", "bold"),
+        (f"{stats.frames_per_second:.1f}/s", ""),
+        (f"fail {bar(probability, 10, unicode)} {shown}", tone),
+        (f"flagged {stats.frames.get('flagged', 0)}", ""),
+        *([(f"queue {stats.queue.records}, {size(stats.queue.bytes)}", "")] if stats.queue else []),
+        (f"p50 {1e3 * stats.total.p50_s:.1f} p99 {1e3 * stats.total.p99_s:.1f} ms", "")
+        if stats.total.count
+        else ("", ""),
+        (f"dropped {lost}", "red") if (lost := losses(stats, source)) else ("dropped 0", "grey"),
+        *([("DRIFT", "red")] if stats.drift.alarm else []),
+    ]
+    room, out = max(columns - 1, 20), []
+    for text, tint in parts:
+        if not text:
+            continue
+        room -= len(text) + 2
+        if room < -2:
+            break
+        out.append(paint(text, tint, colour) if tint else text)
+    return "  ".join(out)
+
+
+def log_line(stats: Stats, source: SourceCounts) -> str:
+    """The state in one line of a log."""
+    parts = [f"{sum(stats.frames.values())} frames", f"{stats.frames_per_second:.1f}/s"]
+    if stats.total.count:
+        parts.append(f"p50 {1e3 * stats.total.p50_s:.1f} ms p99 {1e3 * stats.total.p99_s:.1f} ms")
+        parts.append(f"mean failure probability {stats.scores.mean:.3f}")
+    parts.append(f"flagged {stats.frames.get('flagged', 0)}")
+    if stats.queue:
+        parts.append(f"queue {stats.queue.records} records {size(stats.queue.bytes)}")
+    parts.append(f"dropped {losses(stats, source)}")
+    parts += [f"{name} {count}" for name, count in source_troubles(source).items()]
+    return ", ".join(parts)
+
+
+def losses(stats: Stats, source: SourceCounts) -> int:
+    """Frames that should have been seen or kept and were not."""
+    return sum(stats.dropped.values()) + source.broken + source.behind
+
+
+def source_troubles(source: SourceCounts) -> dict[str, int]:
+    """What went wrong before a frame was seen; empty where nothing did."""
+    found = {"broken frames": source.broken, "left out, too slow": source.behind, "camera reopened": source.reconnects}
+    return {name: count for name, count in found.items() if count}

@@ -1,0 +1,175 @@
+"""OpenCV for real: a video is written, read, spoiled, and written again with what a monitor thinks of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
+from alpose.runtime.skeleton import LSP
+from alpose.runtime.sources import SourceError
+
+cv2: Any = pytest.importorskip("cv2")
+
+from alpose.runtime.camera import AnnotatedVideo, open_source  # noqa: E402 - after the skip
+from alpose.runtime.overlay import WINDOW_S, strip_height  # noqa: E402
+
+FPS, COUNT, SIDE = 20.0, 30, (96, 128)
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Frame n has the grey level 8 n."""
+    path = tmp_path / "grey.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), FPS, SIDE[::-1])
+    for number in range(COUNT):
+        writer.write(np.full((*SIDE, 3), 8 * number, dtype=np.uint8))
+    writer.release()
+    return path
+
+
+def levels(source: Any) -> tuple[list[int], list[float]]:
+    found = [shot for shot in source.shots() if shot is not None]
+    return [int(shot.frame_HW3.mean()) for shot in found], [shot.time_s for shot in found]
+
+
+def test_a_video_gives_its_frames_in_order_with_its_own_times(video: Path) -> None:
+    source = open_source(str(video))
+    grey, times = levels(source)
+    source.close()
+    assert source.fps == FPS
+    assert source.total == COUNT
+    assert not source.live
+    assert np.abs(np.array(grey) - 8 * np.arange(COUNT)).max() <= 2
+    np.testing.assert_allclose(times, np.arange(COUNT) / FPS, atol=1e-3)
+
+
+def test_a_damaged_picture_among_others_is_left_out_and_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((8, 8, 3), 50 * number, dtype=np.uint8))
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:30])
+    (tmp_path / "2.png").write_bytes(b"")
+    source = open_source(str(tmp_path), fps=5)
+    grey, times = levels(source)
+    assert grey == [0, 150]
+    assert times == pytest.approx([0, 0.6])
+    assert source.counts.broken == 2
+
+
+def test_a_single_picture_is_a_source(tmp_path: Path) -> None:
+    path = tmp_path / "one.png"
+    cv2.imwrite(str(path), np.full((8, 9, 3), (10, 20, 30), dtype=np.uint8))
+    (shot,) = [shot for shot in open_source(str(path)).shots() if shot is not None]
+    assert shot.frame_HW3.shape == (8, 9, 3)
+    assert shot.frame_HW3[0, 0].tolist() == [10, 20, 30], "BGR, as OpenCV has it"
+
+
+def test_what_is_no_source_says_so(tmp_path: Path, video: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"notes\.mp4 does not open"):
+        open_source(str(tmp_path / "notes.mp4"))
+    with pytest.raises(DataNotFoundError, match="no file, no folder and no camera"):
+        open_source(str(tmp_path / "absent.mp4"))
+    with pytest.raises(DataError, match="holds no pictures"):
+        open_source(str(tmp_path / "empty"))
+    with pytest.raises(SourceError, match="camera 97 does not open"):
+        open_source("97")
+    with pytest.raises(ConfigError, match="fps"):
+        open_source(str(video), fps=0)
+
+
+def test_an_address_that_does_not_answer_is_an_error_without_its_password() -> None:
+    with pytest.raises(SourceError) as caught:
+        open_source("rtsp://user:secret@127.0.0.1:9/live")
+    assert "secret" not in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
+
+
+def verdict(number: int, *, flagged: bool = False, kept: bool = False, probability: float = 0.4) -> Any:
+    rng = np.random.default_rng(number)
+    return SimpleNamespace(
+        keypoints=rng.uniform((20, 10), (110, 80), (14, 2)).astype("f4"), scores=rng.uniform(0, 1, 14).astype("f4"),
+        failure_probability=probability, flagged=flagged, kept=flagged or kept, sequence=number,
+        reasons=("budget 0.83 >= 0.71",) if flagged else (), box=(20.0, 10.0, 110.0, 80.0), place="track",
+        timings=SimpleNamespace(total_s=0.004),
+    )  # fmt: skip
+
+
+def decoded(path: Path) -> list[np.ndarray[Any, Any]]:
+    capture = cv2.VideoCapture(str(path))
+    frames: list[np.ndarray[Any, Any]] = []
+    while True:
+        good, frame = capture.read()
+        if not good:
+            return frames
+        frames.append(frame)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.avi"])
+def test_an_annotated_video_decodes_with_every_frame_and_its_strip(tmp_path: Path, name: str) -> None:
+    video = AnnotatedVideo(tmp_path / name, LSP, FPS)
+    for number in range(12):
+        video.write(np.full((*SIDE, 3), 90, dtype=np.uint8), verdict(number, flagged=number == 6), number / FPS, 0.6)
+    video.close()
+    frames = decoded(tmp_path / name)
+    assert len(frames) == 12
+    height, width, _ = frames[0].shape
+    assert (width, height) == (640, 480 + strip_height(480)), "small frames are enlarged until letters can be read"
+    # Only the flagged frame has the full red border (BGR), and those after it a fading one.
+    border = [frame[200:300, :3].astype(int).mean(axis=(0, 1)) for frame in frames]
+    assert border[6][2] - border[6][0] > 100
+    assert all(abs(edge[2] - edge[0]) < 30 for edge in border[:6])
+    assert border[11][2] - border[11][0] < border[7][2] - border[7][0]
+
+
+def test_frames_that_were_missed_stand_still_so_that_the_clock_is_right(tmp_path: Path) -> None:
+    video = AnnotatedVideo(tmp_path / "out.avi", LSP, 10.0)
+    for number, time_s in enumerate((0.0, 0.1, 1.0, 100.0, 100.1)):
+        video.write(np.zeros((*SIDE, 3), dtype=np.uint8), verdict(number), time_s, None)
+    video.close()
+    # 0.9 s of standstill are shown; of 99 s, the first five.
+    assert len(decoded(tmp_path / "out.avi")) == 11 + 50 + 1
+
+
+def test_a_source_of_few_frames_is_shown_frame_after_frame(tmp_path: Path) -> None:
+    video = AnnotatedVideo(tmp_path / "out.avi", LSP, 0.2)
+    for number in range(4):
+        video.write(np.zeros((*SIDE, 3), dtype=np.uint8), verdict(number), 5.0 * number, None)
+    video.close()
+    assert len(decoded(tmp_path / "out.avi")) == 4
+
+
+def test_a_source_that_changes_its_size_goes_on(tmp_path: Path) -> None:
+    video = AnnotatedVideo(tmp_path / "out.avi", LSP, 10.0)
+    for number, shape in enumerate([(97, 641), (97, 641), (300, 1501), (64, 64)]):
+        video.write(np.zeros((*shape, 3), dtype=np.uint8), verdict(number), number / 10, None)
+    video.close()
+    frames = decoded(tmp_path / "out.avi")
+    assert len(frames) == 4
+    assert frames[0].shape[0] % 2 == frames[0].shape[1] % 2 == 0
+
+
+def test_the_curve_shows_ten_seconds_and_forgets_the_rest(tmp_path: Path) -> None:
+    video = AnnotatedVideo(tmp_path / "out.avi", LSP, 2.0)  # written frame after frame
+    for number in range(40):
+        value = verdict(number, probability=1.0 if number < 10 else float("nan") if number == 12 else 0.02)
+        video.write(np.full((360, 640, 3), 128, dtype=np.uint8), value, number / 2, None)
+    video.close()
+    frames = decoded(tmp_path / "out.avi")
+    top, curve = 360 + 11, slice(200, 440)
+    high = [frame[top : top + 8, curve].astype(int) for frame in frames]
+    red = [int((part[..., 2] - part[..., 0] > 80).sum()) for part in high]
+    assert red[9] > 500
+    assert red[int(2 * WINDOW_S) + 15] == 0
+
+
+def test_a_video_that_cannot_be_written_is_an_error_before_the_first_frame(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ends in one of"):
+        AnnotatedVideo(tmp_path / "out.gif", LSP, 10.0)
+    with pytest.raises(ConfigError, match="make the folder first"):
+        AnnotatedVideo(tmp_path / "absent" / "out.mp4", LSP, 10.0)

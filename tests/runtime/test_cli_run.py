@@ -1,0 +1,394 @@
+"""``alpose-monitor run`` and ``replay`` without OpenCV and without a graph: source and engine are scripted."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from alpose.runtime import camera
+from alpose.runtime import monitor as monitor_module
+from alpose.runtime.cli import main
+from alpose.runtime.commands import values
+from alpose.runtime.commands.run import budget_policy
+from alpose.runtime.commands.screen import bar, paint, size
+from alpose.runtime.commands.watch import live_line, log_line
+from alpose.runtime.drift import DriftReport
+from alpose.runtime.engines.auto import Attempt, Opened
+from alpose.runtime.errors import DataNotFoundError
+from alpose.runtime.golden import run_golden
+from alpose.runtime.monitor import Monitor
+from alpose.runtime.queue import Queue
+from alpose.runtime.queue.images import decode
+from alpose.runtime.sources import Recorded, SourceCounts
+from alpose.runtime.stats import Meters, QueueState, Stats
+from alpose.runtime.triggers import Setting
+
+HERE = Path(__file__).resolve()
+
+
+def fake(name: str) -> Any:
+    path = HERE.parents[1] / "fakes" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+fakes = fake("scripted")
+
+
+class Frames:
+    """A capture of frames that all look alike: the blue of frame n is n, modulo 200."""
+
+    def __init__(self, count: int, fps: float, pause_s: float = 0.0) -> None:
+        self.fps, self.frames, self.place, self.pause_s = fps, count, 0, pause_s
+
+    def read(self) -> Any:
+        self.place += 1
+        time.sleep(self.pause_s)
+        return None if self.place > self.frames else np.full((24, 32, 3), (self.place % 200, 50, 250), dtype=np.uint8)
+
+    def skip(self) -> bool:
+        self.place += 1
+        return self.place <= self.frames
+
+    def time_s(self) -> float:
+        return (self.place - 1) / self.fps
+
+    def close(self) -> None:
+        pass
+
+
+Run = Callable[..., Result]
+
+
+def patch(set_: Callable[[Any, str, Any], None], probability: Callable[[int], float], capture: Any) -> None:
+    """Put the script in the place of engine and camera."""
+    engine = fakes.Scripted(lambda number: {"failure_probability": probability(number)})
+
+    def opened(bundle: Any, *_: Any, **__: Any) -> Opened:
+        return Opened(engine, (run_golden(engine, bundle.golden, batch=1),), (Attempt("scripted", None),), ours=True)
+
+    set_(monitor_module, "open_engine", opened)
+    set_(camera, "open_source", lambda name, fps=None, realtime=False: Recorded(name, capture, realtime=realtime))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return Path(fakes.write_bundle(tmp_path / "driver.alpose"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> Run:
+    def invoke(*options: object, probability: Callable[[int], float] = lambda number: 0.1, count: int = 20,
+               fps: float = 10.0) -> Result:  # fmt: skip
+        patch(monkeypatch.setattr, probability, Frames(count, fps))
+        return CliRunner().invoke(main, ["run", str(bundle), "--source", "video.mp4", *map(str, options)])
+
+    return invoke
+
+
+def test_flagged_frames_are_in_the_queue_with_the_clock_of_the_video(run: Run, tmp_path: Path) -> None:
+    result = run("--queue", tmp_path / "q.db", "--trigger", "Threshold(0.5)", "--camera", "seat", "--device-id", "car-17",
+                 probability=lambda number: 0.9 if number in (3, 17) else 0.1)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    with Queue(tmp_path / "q.db", readonly=True) as queue:
+        first, second = queue.peek()
+        assert (second.captured_ns - first.captured_ns) / 1e9 == pytest.approx(1.4, abs=1e-6)
+        assert (first.device, first.camera) == ("car-17", "seat")
+        picture_HW3 = decode(queue.pictures(first.id)[0].data).astype(int)
+    # OpenCV's frames are BGR, the queue's pictures RGB; JPEG moves a colour by a few levels.
+    assert np.abs(picture_HW3 - (250, 50, 4)).max() <= 8
+
+
+def test_a_budget_means_hours_of_the_video_however_fast_it_is_read(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    result = run("--queue", tmp_path / "q.db", "--trigger", "Budget(per_hour=60)", "--json", "--store", "keypoints",
+                 count=3600, fps=0.5, probability=lambda number: float(rng.uniform()))  # fmt: skip
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["source"]["delivered"] == 3600
+    kept = summary["stats"]["counts"]["frames_total{decision=flagged}"]
+    assert abs(kept - 2 * 60) <= 35, "the account holds half an hour's worth more or less, and starts half full"
+
+
+@pytest.mark.parametrize("per_hour", [1.0, 20.0, 200.0, 1700.0, 1801.0, 50_000.0])
+def test_a_budget_is_never_held_back_by_its_own_episodes(per_hour: float, caplog: pytest.LogCaptureFixture) -> None:
+    policy = budget_policy(per_hour)
+    policy.start(Setting(None, np.random.default_rng(0)))
+    assert not caplog.records
+    assert f"Budget(per_hour={int(per_hour)})" in str(policy)
+    assert ("Episodes" in str(policy)) is (per_hour <= 1800)
+
+
+def test_the_summary_tells_all_that_happened(run: Run, tmp_path: Path) -> None:
+    result = run("--queue", tmp_path / "q.db", "--trigger", "Threshold(0.5)", probability=lambda number: 0.9)
+    assert "video.mp4: 20 frames" in result.output
+    assert "flagged 20" in result.output
+    assert "\x1b" not in result.output
+    assert "\r" not in result.output
+
+
+def test_limit_ends_after_so_many_frames(run: Run) -> None:
+    assert json.loads(run("--limit", 7, "--json").stdout)["source"]["delivered"] == 7
+
+
+def test_frames_that_do_not_reach_the_disk_give_the_exit_status_its_own_number(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Monitor, "flush", lambda self, timeout_s=None: False)
+    result = run("--queue", tmp_path / "q.db", "--trigger", "Threshold(0.5)")
+    assert result.exit_code == 3
+    assert "NOT WRITTEN" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "words"),
+    [
+        (("--roi", "0,0,9,9", "--track"), 2, "give one of them"),
+        (("--roi", "9,9,0,0"), 2, "x1 must be larger"),
+        (("--budget", "20/hour", "--trigger", "Threshold(0.5)"), 2, "give one of --budget and --trigger"),
+        (("--budget", "many"), 2, "no rate"),
+        (("--trigger", "Treshold(0.5)"), 1, "did you mean 'Threshold'"),
+        (("--store", "crop"), 1, "give --queue too"),
+        (("--show", "out.gif"), 1, "ends in"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_the_first_frame(
+    run: Run, options: tuple[str, ...], status: int, words: str
+) -> None:
+    if "--show" in options:
+        pytest.importorskip("cv2")
+    result = run(*options)
+    assert (result.exit_code, words in result.output) == (status, True), result.output
+    assert "Traceback" not in result.output
+
+
+def test_errors_are_one_line(bundle: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise DataNotFoundError("video.mp4 is no file, no folder and no camera")
+
+    monkeypatch.setattr(camera, "open_source", absent)
+    result = CliRunner().invoke(main, ["run", str(bundle), "--source", "video.mp4"])
+    assert result.exit_code == 1
+    assert result.output == "Error: video.mp4 is no file, no folder and no camera\n"
+    patch(monkeypatch.setattr, lambda number: 0.1, Frames(1, 1.0))
+    result = CliRunner().invoke(main, ["run", str(bundle / "absent"), "--source", "video.mp4"])
+    assert result.exit_code == 1
+    assert result.output.count("\n") == 1
+
+
+STOPPED = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import test_cli_run as t
+patch_ = lambda owner, name, value: setattr(owner, name, value)
+t.patch(patch_, lambda number: 0.9, t.Frames(10**9, 10.0, 0.005))
+t.main(["run", {bundle!r}, "--source", "video", "--queue", {queue!r}, "--trigger", "Threshold(0.5)", "--json"])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_after_everything_flagged_is_on_the_disk(bundle: Path, tmp_path: Path, number: int) -> None:
+    queue = tmp_path / "q.db"
+    code = STOPPED.format(tests=str(HERE.parent), bundle=str(bundle), queue=str(queue))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        try:
+            end = time.monotonic() + 60
+            while not _records(queue):
+                assert time.monotonic() < end
+                assert run.poll() is None, run.communicate()
+                time.sleep(0.05)
+            run.send_signal(number)
+            out, err = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 0, err
+    summary = json.loads(out)
+    assert summary["stopped_by"] == signal.Signals(number).name
+    assert summary["everything_written"]
+    dropped = sum(n for name, n in summary["stats"]["counts"].items() if name.startswith("dropped_frames_total"))
+    assert _records(queue) == summary["source"]["delivered"] - dropped
+
+
+def _records(path: Path) -> int:
+    if not path.exists():
+        return 0
+    try:
+        with Queue(path, readonly=True) as queue:
+            return queue.facts().records
+    except OSError:  # it is being made
+        return 0
+
+
+def test_replay_tells_what_another_policy_would_have_kept(run: Run, tmp_path: Path) -> None:
+    queue = tmp_path / "q.db"
+    assert run("--queue", queue, "--trigger", "Threshold(0.8)", probability=lambda number: number / 20).exit_code == 0
+    result = CliRunner().invoke(main, ["replay", str(queue), "--trigger", "Threshold(0.5)", "--trigger", "Threshold(0.8)",
+                                       "--json"])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lower, same = json.loads(result.stdout)["policies"]
+    assert (lower["frames"], lower["kept"], lower["kept_then"], lower["kept_both"]) == (20, 10, 4, 4)
+    assert (same["kept"], same["kept_both"]) == (4, 4)
+    assert lower["recall"] == pytest.approx(sum(range(10, 20)) / sum(range(20)), rel=1e-5)
+    table = CliRunner().invoke(main, ["replay", str(queue), "--budget", "20/hour"])
+    assert "Budget(per_hour=20)" in table.output
+    assert "kept at the time: 4" in table.output
+    assert CliRunner().invoke(main, ["replay", str(queue)]).exit_code == 2
+    assert CliRunner().invoke(main, ["replay", str(queue), "--budget", "9", "--camera", "other"]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("convert", "text", "value"),
+    [
+        (values.rate, "100/hour", 100.0), (values.rate, "20", 20.0), (values.rate, "48/day", 2.0),
+        (values.rate, "2/min", 120.0), (values.duration, "30d", 30 * 86400.0), (values.duration, "90 min", 5400.0),
+        (values.size, "256M", 256 << 20), (values.size, "4 GiB", 4 << 30), (values.size, "1000", 1000),
+        (values.box, "1,2.5,3,4", (1.0, 2.5, 3.0, 4.0)), (values.clip, "5,10", (5, 10)),
+    ],
+)  # fmt: skip
+def test_values_mean_what_they_say(convert: Callable[[str], Any], text: str, value: Any) -> None:
+    assert convert(text) == value
+
+
+@pytest.mark.parametrize(
+    ("convert", "text"),
+    [(values.rate, "0/hour"), (values.rate, "-3"), (values.rate, "5/fortnight"), (values.duration, "30"),
+     (values.duration, "3 moons"), (values.size, "big"), (values.box, "1,2,3"), (values.box, "0,0,nan,4"),
+     (values.box, "5,5,5,9"), (values.clip, "3")],
+)  # fmt: skip
+def test_values_that_mean_nothing_are_refused(convert: Callable[[str], Any], text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        convert(text)
+
+
+# --- the line on a terminal --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stats() -> Stats:
+    meters = Meters()
+    for number in range(50):
+        decision = "flagged" if number % 10 == 0 else "passed"
+        meters.frame(decision, 0.3, crop_s=0.001, inference_s=0.004, decision_s=0.0005, total_s=0.0055)
+    meters.counters.add("dropped_frames_total", 2, reason="handover_full")
+    from alpose.runtime.stats import EngineState
+
+    return meters.stats(
+        device="d", camera="", bundle="b", bundle_sha256="ab", threshold=0.5, drift=_no_drift(),
+        queue=QueueState(path="q.db", records=5, bytes=1_234_567, max_bytes=1 << 28, oldest_s=None),
+        engine=EngineState(name="e", provider="p"),
+    )  # fmt: skip
+
+
+def _no_drift() -> DriftReport:
+    from alpose.runtime.drift import Drift
+
+    return Drift(None).report()
+
+
+@pytest.mark.parametrize("columns", [20, 60, 80, 200])
+def test_the_live_line_fits_the_terminal_and_says_the_most_important_first(stats: Stats, columns: int) -> None:
+    line = live_line(stats, SourceCounts(behind=3), 0.42, columns)
+    assert len(line) < max(columns, 21)
+    assert line.startswith("50 frames")
+    if columns >= 200:
+        for words in ("0.42", "flagged 5", "queue 5, 1.2 MB", "p50 5.5", "dropped 5"):
+            assert words in line
+
+
+def test_the_live_line_is_plain_where_colours_or_blocks_are_not_wanted(stats: Stats) -> None:
+    line = live_line(stats, SourceCounts(), float("nan"), 200, colour=False, unicode=False)
+    assert line.isascii()
+    assert line.isprintable()
+    assert "\x1b[" in live_line(stats, SourceCounts(), 0.9, 200, colour=True)
+
+
+def test_the_line_of_a_log_says_what_went_wrong_before_a_frame_was_seen(stats: Stats) -> None:
+    line = log_line(stats, SourceCounts(broken=1, reconnects=2))
+    assert "dropped 3" in line
+    assert "camera reopened 2" in line
+    assert "flagged 5" in line
+
+
+def test_bars_sizes_and_colours() -> None:
+    assert bar(0.5, 4) == "██░░"
+    assert bar(0.28, 4) == "█▏░░"
+    assert bar(float("nan"), 3, unicode=False) == "..."
+    assert all(len(bar(share, 7)) == 7 for share in np.linspace(-0.2, 1.2, 200))
+    assert [size(count) for count in (0, 999, 45_600, 1_234_567, 2.5e11)] == [
+        "0 B",
+        "999 B",
+        "45.6 kB",
+        "1.2 MB",
+        "250.0 GB",
+    ]
+    assert paint("x", "red", wanted=False) == "x"
+
+
+@pytest.fixture
+def terminal() -> Callable[[list[str], dict[str, str]], str]:
+    """Runs a command on a pseudo-terminal, and gives what it wrote there."""
+    pty = pytest.importorskip("pty")
+
+    def run(command: list[str], environment: dict[str, str]) -> str:
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=os.environ | environment)
+        os.close(theirs)
+        written = b""
+        while True:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:
+                break
+            if not part:
+                break
+            written += part
+        process.communicate(timeout=60)
+        os.close(ours)
+        assert process.returncode == 0, written
+        return written.decode()
+
+    return run
+
+
+SHOWN = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_cli_run as t
+t.patch(lambda owner, name, value: setattr(owner, name, value), lambda number: 0.9, t.Frames(60, 10.0, 0.02))
+t.main(["run", {bundle!r}, "--source", "video"])
+"""
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_a_terminal_shows_one_line_again_and_again_and_is_left_clean(
+    bundle: Path, terminal: Callable[[list[str], dict[str, str]], str], no_color: bool
+) -> None:
+    code = SHOWN.format(tests=str(HERE.parent), bundle=str(bundle))
+    environment = {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", "COLUMNS": "120"} | (
+        {"NO_COLOR": "1"} if no_color else {}
+    )
+    written = terminal([sys.executable, "-c", code], environment)
+    shown = written.split("\r\x1b[K")
+    assert sum("frames" in line and "fail" in line for line in shown) >= 3
+    assert shown[-1] == "", "the last thing written takes the line away"
+    assert ("\x1b[31m" in written) is not no_color

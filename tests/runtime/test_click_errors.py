@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from alpose.runtime.click_errors import OneLineErrors
+from alpose.runtime.errors import ConfigError
+
+
+class Group(OneLineErrors):
+    packages: ClassVar = {"tomography": "scan"}
+    wanted_by = "alpose-scan"
+
+
+@click.group(cls=Group)
+def main() -> None: ...
+
+
+@main.command()
+@click.argument("what")
+def fail(what: str) -> None:
+    raise {
+        "ours": ConfigError("threads must be at least 1, got 0"),
+        "missing": ModuleNotFoundError("No module named 'tomography.slices'", name="tomography.slices"),
+        "bug": ModuleNotFoundError("No module named 'tpyo'", name="tpyo"),
+        "stop": KeyboardInterrupt(),
+    }[what]
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "said"),
+    [
+        ("ours", 1, "Error: threads must be at least 1, got 0\n"),
+        ("missing", 1, "Error: alpose-scan needs tomography.slices, which is not installed. "
+                       "Install it with: pip install 'alpose[scan]'\n"),
+        ("stop", 130, "\nStopped.\n"),
+    ],
+)  # fmt: skip
+def test_what_is_expected_is_one_line_and_an_exit_status(what: str, status: int, said: str) -> None:
+    result = CliRunner().invoke(main, ["fail", what])
+    assert (result.exit_code, result.output) == (status, said)
+
+
+def test_a_bug_stays_a_traceback() -> None:
+    assert isinstance(CliRunner().invoke(main, ["fail", "bug"]).exception, ModuleNotFoundError)

@@ -1,0 +1,247 @@
+"""What happens to frames before anybody sees them. The capture is scripted: no OpenCV, and cameras that fail on purpose."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alpose.runtime import sources
+from alpose.runtime.errors import DataError
+from alpose.runtime.sources import Frame, Live, Pictures, Recorded, Shot, SourceError, natural, pictures_in
+
+
+def frame(value: int) -> Frame:
+    return np.full((4, 6, 3), value, dtype=np.uint8)
+
+
+class Scripted:
+    """A capture that gives what its script says: a frame, or None for one that does not decode."""
+
+    def __init__(self, script: list[Frame | None], *, fps: float | None = 10.0, frames: int | None = None,
+                 times: list[float] | None = None) -> None:  # fmt: skip
+        self.script, self.fps, self.frames, self.times = script, fps, frames, times
+        self.place = 0
+        self.closed = False
+
+    def read(self) -> Frame | None:
+        self.place += 1
+        return self.script[self.place - 1] if self.place <= len(self.script) else None
+
+    def skip(self) -> bool:
+        self.place += 1
+        return self.place <= len(self.script)
+
+    def time_s(self) -> float | None:
+        return self.times[self.place - 1] if self.times else (self.place - 1) / 10
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def shots(source: Recorded) -> list[Shot]:
+    return [shot for shot in source.shots() if shot is not None]
+
+
+def test_a_recording_gives_every_frame_once_with_the_time_of_its_own_clock() -> None:
+    source = Recorded("video", Scripted([frame(n) for n in range(5)], frames=5))
+    found = shots(source)
+    assert [int(shot.frame_HW3[0, 0, 0]) for shot in found] == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose([shot.time_s for shot in found], [0, 0.1, 0.2, 0.3, 0.4])
+    assert [shot.index for shot in found] == [0, 1, 2, 3, 4]
+    assert source.counts == sources.SourceCounts(delivered=5)
+
+
+def test_broken_frames_are_left_out_and_counted_and_the_end_is_no_broken_frame() -> None:
+    source = Recorded("video", Scripted([frame(0), None, None, frame(3), None], frames=None))
+    found = shots(source)
+    assert [int(shot.frame_HW3[0, 0, 0]) for shot in found] == [0, 3]
+    assert found[1].time_s == pytest.approx(0.3)
+    assert source.counts.broken == 2
+    assert source.counts.delivered == 2
+
+
+def test_a_video_that_ends_before_its_announced_length_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        shots(Recorded("short.mp4", Scripted([frame(0)] * 4, frames=100)))
+    assert "short.mp4 ended 96 frames before the length it announces" in caplog.text
+
+
+def test_a_clock_that_stands_or_runs_backwards_is_replaced_by_the_frame_rate() -> None:
+    source = Recorded("video", Scripted([frame(0)] * 4, fps=20.0, times=[0.0, 0.0, -5.0, float("nan")]))
+    np.testing.assert_allclose([shot.time_s for shot in shots(source)], [0, 0.05, 0.1, 0.15])
+
+
+def test_a_frame_rate_that_was_asked_for_is_the_clock() -> None:
+    source = Recorded("video", Scripted([frame(0), None, frame(0)], fps=10.0), fps=2.0)
+    np.testing.assert_allclose([shot.time_s for shot in shots(source)], [0, 1.0])
+
+
+def test_realtime_leaves_frames_out_for_a_slow_reader_and_counts_them() -> None:
+    source = Recorded("video", Scripted([frame(n) for n in range(30)], fps=100.0, frames=30,
+                                        times=[n / 100 for n in range(30)]), realtime=True)  # fmt: skip
+    began, found = time.monotonic(), []
+    for shot in source.shots():
+        if shot is not None:
+            found.append(shot)
+            time.sleep(0.05)
+    # However slow this machine is: each frame is shown no earlier than its time, none twice, none lost uncounted.
+    assert time.monotonic() - began >= found[-1].time_s
+    assert len(found) + source.counts.behind == 30
+    assert source.counts.behind > 0
+    assert [shot.time_s for shot in found] == sorted({shot.time_s for shot in found})
+
+
+def test_a_folder_is_read_in_the_order_of_its_numbers_and_an_unreadable_picture_is_counted(tmp_path: Path) -> None:
+    for name in ("frame10.png", "frame9.png", "frame1.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    read: list[str] = []
+
+    def load(path: Path) -> Frame | None:
+        read.append(path.name)
+        return None if path.name == "frame9.png" else frame(1)
+
+    source = Recorded("folder", Pictures(pictures_in(tmp_path), load))
+    found = shots(source)
+    assert read == ["frame1.png", "frame9.png", "frame10.png"]
+    assert source.counts.broken == 1
+    np.testing.assert_allclose([shot.time_s for shot in found], [0, 0.2])
+    assert source.total == 3
+
+
+def test_a_folder_without_pictures_is_an_error_that_says_what_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no pictures.*\.png"):
+        pictures_in(tmp_path)
+
+
+def test_names_sort_by_their_numbers() -> None:
+    names = ["b2.png", "a10.png", "a9.png", "10.png", "9.png"]
+    assert sorted(names, key=lambda name: natural(Path(name))) == ["9.png", "10.png", "a9.png", "a10.png", "b2.png"]
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://admin:secret@10.0.0.7:554/live?x=1", "rtsp://10.0.0.7:554/live?x=1"),
+        ("rtsp://10.0.0.7/live", "rtsp://10.0.0.7/live"),
+        ("http://u:p@w@host/", "http://host/"),
+    ],
+)
+def test_a_password_in_an_address_is_never_shown(address: str, shown: str) -> None:
+    assert sources.without_password(address) == shown
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(sources, "LAST_RETRY_S", 0.02)
+
+
+def take(source: Live, count: int, timeout_s: float = 20.0) -> Iterator[Shot]:
+    """The next frames; a camera that never delivers fails the test."""
+    end = time.monotonic() + timeout_s
+    for shot in source.shots():
+        assert time.monotonic() < end
+        if shot is not None:
+            yield shot
+            count -= 1
+            if not count:
+                return
+
+
+class Camera:
+    """Fails its connections and reads as told."""
+
+    def __init__(self, connect: Callable[[int], None] = lambda attempt: None, dies_after: int = 10**9) -> None:
+        self.attempts, self.reads, self.dies_after, self._connect = 0, 0, dies_after, connect
+        self.captures: list[_Capture] = []
+
+    def __call__(self) -> _Capture:
+        self.attempts += 1
+        self._connect(self.attempts)
+        self.captures.append(_Capture(self, self.dies_after if len(self.captures) == 0 else 10**9))
+        return self.captures[-1]
+
+
+class _Capture:
+    fps, frames = 30.0, None
+
+    def __init__(self, camera: Camera, lives: int) -> None:
+        self.camera, self.lives, self.closed = camera, lives, False
+
+    def read(self) -> Frame | None:
+        assert not self.closed
+        time.sleep(0.001)
+        self.lives -= 1
+        if self.lives < 0:
+            return None
+        self.camera.reads += 1
+        return frame(min(self.camera.reads, 255))
+
+    def skip(self) -> bool:
+        return True
+
+    def time_s(self) -> float | None:
+        return None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_camera_that_stops_is_opened_again_and_that_is_counted() -> None:
+    def connect(attempt: int) -> None:
+        if attempt in (2, 3):  # it is not back at once
+            raise SourceError("camera 0 does not open")
+
+    camera = Camera(connect, dies_after=3)
+    source = Live("camera 0", camera)
+    found = list(take(source, 20))
+    source.close()
+    assert len(found) == 20
+    assert source.counts.reconnects == 1
+    assert source.counts.broken == sources.MISSES_TO_REOPEN
+    assert camera.attempts == 4
+    assert all(capture.closed for capture in camera.captures)
+    assert [shot.time_s for shot in found] == sorted(shot.time_s for shot in found)
+
+
+def test_a_slow_reader_gets_the_newest_frame_and_the_others_are_counted() -> None:
+    camera = Camera()
+    source = Live("camera 0", camera)
+    found = take(source, 4)
+    next(found)
+    for _ in range(3):
+        time.sleep(0.05)
+        before = camera.reads  # the last of these may not have been handed over yet
+        assert int(next(found).frame_HW3[0, 0, 0]) >= min(before - 1, 255)
+    source.close()
+    assert source.counts.behind > 0
+    assert source.counts.delivered + source.counts.behind <= camera.reads
+
+
+def test_a_camera_that_does_not_open_at_the_start_is_the_callers_error() -> None:
+    def connect(attempt: int) -> None:
+        raise SourceError("camera 7 does not open: is it plugged in?")
+
+    with pytest.raises(SourceError, match="camera 7"):
+        Live("camera 7", Camera(connect))
+
+
+def test_nothing_from_a_camera_keeps_the_reader_no_longer_than_a_moment() -> None:
+    release = threading.Event()
+
+    class Silent(_Capture):
+        def read(self) -> Frame | None:
+            release.wait(10)
+            return None
+
+    source = Live("camera 0", lambda: Silent(Camera(), 0))
+    assert next(source.shots()) is None
+    release.set()
+    source.close()
