@@ -1,1 +1,1 @@
-"""From the fleet's queues to annotated data. Empty today: nothing is harvested yet."""
+"""From the fleet's queues to annotated data, and what that data says of the field: ``alpose-harvest``."""
