@@ -34,7 +34,7 @@ from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.benchmarks import Sizes
 from alpose.trainer.data.crops import CropConfig, Crops
 from alpose.trainer.data.records import Bools, PoseData
-from alpose.trainer.metrics import ProfileName, profile_for
+from alpose.trainer.metrics import ProfileName, profile_of
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.presets import preset
 
@@ -279,7 +279,7 @@ def _see(graph: MonitorGraph, crops: Crops, config: ExportConfig) -> _Seen:
     """Run the graph over people in blocks that fit in memory, and hold its poses against their labels."""
     engine = TorchEngine(graph)
     evidence, failed, defined = [], [], []
-    profile = profile_for(config.profile, crops.data.skeleton)
+    profile = profile_of(config.profile, crops.data)
     for block in np.array_split(np.arange(len(crops)), max(1, len(crops) // 256)):
         outputs, evidence_B3 = engine.answers_and_evidence(crops.read_bare(block))
         _, failed_B, defined_B = judge_outputs(outputs, crops.subset(block), profile, config.failure)
@@ -291,7 +291,7 @@ def _see(graph: MonitorGraph, crops: Crops, config: ExportConfig) -> _Seen:
 
 
 def _calibrate(seen: _Seen, crops: Crops, config: ExportConfig) -> CalibrationReport:
-    profile = profile_for(config.profile, crops.data.skeleton)
+    profile = profile_of(config.profile, crops.data)
     return calibrate(seen.evidence_N3, seen.failed_N, seen.ids, defined_N=seen.defined_N, data=crops.data.name,
                      failure=config.failure, profile=profile.name, definition=config.failure.words(profile))  # fmt: skip
 
@@ -313,7 +313,7 @@ def _applied(report: CalibrationReport, graph: MonitorGraph, crops: Crops, confi
 
 
 def _parity(expected: Outputs, given: Outputs, crops: Crops, config: ExportConfig) -> ParityFigures:
-    profile = profile_for(config.profile, crops.data.skeleton)
+    profile = profile_of(config.profile, crops.data)
     figures = compare(expected, given, crops=crops, profile=profile, failure=config.failure)
     if not figures.joints:
         log.warning(

@@ -29,7 +29,7 @@ from .data.crops import CropConfig, Crops, prepare
 from .data.records import Bools, PoseData, join
 from .detection import judge_scored
 from .device import Machine, environment
-from .metrics import FAILURE_PCK, auroc, profile_for
+from .metrics import FAILURE_PCK, auroc, profile_of
 from .models.heads import HeadName, LossHead
 from .models.hourglass import HourglassConfig
 from .presets import Preset, PresetName, preset
@@ -171,7 +171,7 @@ def fit(config: FitConfig, out: Path, machine: Machine, *, data_root: Path | Non
 def measure(model: PoseModel, crops: Crops, machine: Machine, what: str) -> Measured:
     """PCK of a model, and how well its heads tell the people on whom it fails."""
     scored = score(model, crops, machine, what=what)
-    judged = judge_scored(crops.data, scored, profile_for("standard", crops.data.skeleton))
+    judged = judge_scored(crops.data, scored, profile_of("standard", crops.data))
     image_pck_N = judged.image_pck()
     defined_N = np.isfinite(image_pck_N)
     failed_N: Bools = image_pck_N < FAILURE_PCK

@@ -28,6 +28,9 @@ FAILURE_PCK = 0.5
 _LINSPACE_NEIGHBOURS = {0.2: (3 / 19, 4 / 19), 0.5: (9 / 19, 10 / 19)}
 
 
+Ruler = Literal["head", "torso", "box"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """How a prediction is scored, for one skeleton."""
@@ -37,6 +40,8 @@ class Profile:
     """A joint is right when its distance is under this share of the normaliser."""
     normaliser: str
     """In words, for the report."""
+    by: Ruler = "torso"
+    """What distances are measured by."""
     macro: bool
     """Average of the joints' PCK (published code) in place of the share over all joints (standard)."""
     skip: tuple[int, ...] = ()
@@ -46,10 +51,11 @@ class Profile:
     """A lower peak, as a share of the training peak, is a miss."""
 
 
-def profile_for(name: ProfileName, skeleton: Skeleton) -> Profile:
+def profile_for(name: ProfileName, skeleton: Skeleton, head_boxes: bool = True) -> Profile:
     """The profile for a skeleton: PCKh@0.5 for people with head boxes (MPII), PCK@0.2 of the torso otherwise.
 
-    A skeleton without shoulders and hips by these names is measured by the longer side of its box, at 0.1.
+    ``head_boxes`` says whether MPII's people come with them; people whom others labelled do not, and are measured by
+    the torso. A skeleton without shoulders and hips by these names is measured by the longer side of its box, at 0.1.
 
     ``standard`` is the literature's: MPII by 0.6 of the head diagonal without pelvis and thorax; torso =
     |left shoulder - right hip|, or the other diagonal where that one is not labelled; joints count equally.
@@ -59,25 +65,32 @@ def profile_for(name: ProfileName, skeleton: Skeleton) -> Profile:
     """
     if name not in PROFILES:
         raise ConfigError(f"unknown metric profile {name!r}; known: {', '.join(PROFILES)}")
-    mpii = skeleton.name == "mpii"
+    mpii = skeleton.name == "mpii" and head_boxes
     if not mpii and not _has_torso(skeleton):
-        return Profile(name=name, threshold=0.1, normaliser="longer side of the box", macro=name == "official-2021")
+        return Profile(name=name, threshold=0.1, normaliser="longer side of the box", by="box",
+                       macro=name == "official-2021")  # fmt: skip
     if name == "standard":
         skip = (skeleton.index("pelvis"), skeleton.index("thorax")) if mpii else ()
         words = "0.6 x head diagonal" if mpii else "torso diagonal, valid corners only"
-        return Profile(name=name, threshold=0.5 if mpii else 0.2, normaliser=words, macro=False, skip=skip)
+        return Profile(name=name, threshold=0.5 if mpii else 0.2, normaliser=words, by="head" if mpii else "torso",
+                       macro=False, skip=skip)  # fmt: skip
     words = "head diagonal" if mpii else "longer torso diagonal, flags ignored"
-    return Profile(name=name, threshold=0.5 if mpii else 0.2, normaliser=words, macro=True,
-                   drop_occluded=True, min_peak=0.25)  # fmt: skip
+    return Profile(name=name, threshold=0.5 if mpii else 0.2, normaliser=words, by="head" if mpii else "torso",
+                   macro=True, drop_occluded=True, min_peak=0.25)  # fmt: skip
+
+
+def profile_of(name: ProfileName, data: PoseData) -> Profile:
+    """The profile for people as they come: see :func:`profile_for`."""
+    return profile_for(name, data.skeleton, head_boxes=data.head_N is not None)
 
 
 def normaliser(data: PoseData, profile: Profile) -> Floats:
     """Length in frame pixels that distances are divided by, (N,); NaN where it cannot be had."""
-    if data.skeleton.name == "mpii":
+    if profile.by == "head":
         if data.head_N is None:
             raise DataError(f"{data.name}: PCKh needs head boxes, and this set has none")
         return data.head_N * (0.6 if profile.name == "standard" else 1.0)
-    if not _has_torso(data.skeleton):
+    if profile.by == "box":
         return np.asarray((data.boxes_N4[:, 2:] - data.boxes_N4[:, :2]).max(axis=1), dtype=np.float32)
     left_N, left_valid_N = _diagonal(data, "left_shoulder", "right_hip")
     right_N, right_valid_N = _diagonal(data, "right_shoulder", "left_hip")

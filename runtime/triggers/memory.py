@@ -34,7 +34,8 @@ class Memory:
         if self._kept_MD is not None:
             used = len(self)
             cosine_M = np.dot(self._kept_MD[:used], embedding_D, out=self._cosine_M[:used])
-            self.now = 1.0 - float(cosine_M.max())
+            # Rounded as the score log keeps it, so that a replay decides as the device did.
+            self.now = float(np.float16(1.0 - cosine_M.max()))
         return self.now
 
     def add(self, embedding_D: npt.NDArray[np.float32]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -26,6 +27,7 @@ from alpose.trainer.metrics import (
     normaliser,
     precision,
     profile_for,
+    profile_of,
     risk_coverage,
 )
 
@@ -399,3 +401,13 @@ def test_precision_is_the_share_of_failures() -> None:
 )
 def test_gap_closed(selected: float | None, pool: float | None, oracle: float | None, expected: float | None) -> None:
     assert gap_closed(selected, pool, oracle) == (None if expected is None else pytest.approx(expected))
+
+
+def test_mpii_people_without_head_boxes_are_measured_by_the_torso() -> None:
+    """People whom annotators labelled with MPII's joints."""
+    data = replace(people(MPII, 2), joints_NJ2=np.random.default_rng(0).uniform(0, 99, (2, 16, 2)).astype(np.float32))
+    profile = profile_of("standard", data)
+
+    assert (profile.by, profile.threshold, profile.skip) == ("torso", 0.2, ())
+    assert np.isfinite(normaliser(data, profile)).all()
+    assert profile_of("standard", people(LSP, 1)) == profile_for("standard", LSP)

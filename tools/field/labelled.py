@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
 from alpose.trainer.data.coco import find_annotations, read_coco
-from alpose.trainer.metrics import FAILURE_PCK, judge, profile_for
+from alpose.trainer.metrics import FAILURE_PCK, judge, profile_of
 from alpose.trainer.results import read_json
 
 Floats = npt.NDArray[np.float64]
@@ -98,7 +98,7 @@ def read_labelled(dataset: Path) -> Labelled:
     labelled = people.subset(people_rows)
     predicted_NJ3 = np.array(predicted, dtype=np.float32).reshape(len(rows), len(people.skeleton), 3)
     distance_NJ = np.linalg.norm(predicted_NJ3[..., :2] - labelled.joints_NJ2, axis=2)
-    judged = judge(labelled, distance_NJ, predicted_NJ3[..., 2], profile_for("standard", people.skeleton))
+    judged = judge(labelled, distance_NJ, predicted_NJ3[..., 2], profile_of("standard", people))
     pck_N = judged.image_pck().astype(np.float64)
     defined_N = np.isfinite(pck_N)
     if not defined_N.all():
