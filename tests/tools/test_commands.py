@@ -202,7 +202,7 @@ def test_label_studio_gets_urls_and_reasons(inbox: Path, batch: Batch) -> None:
     assert image.startswith("https://images.example/00001_")
     linked = Path("week-1-label-studio/images") / image.rpartition("/")[2]
     with Inbox(inbox) as opened:
-        assert linked.samefile(opened.image(batch.choices[0].id))  # type: ignore[arg-type]
+        assert linked.samefile(opened.image(batch.choices[0].id))
     assert batch.choices[0].reason in tasks[0]["data"]["alpose_summary"]
     assert any("budget 0." in task["data"]["alpose_summary"] for task in tasks)
     assert tasks[0]["predictions"][0]["model_version"].startswith("sample ")

@@ -178,6 +178,8 @@ def test_the_cvat_folder_holds_what_cvat_asks_for(skeleton: Skeleton, tmp_path: 
     said = (tmp_path / cvat.README).read_text()
     assert "task create 'week 1' local" in said
     assert '--annotation_format "COCO Keypoints 1.0"' in said
+    # cvat-cli takes a bare path: with @ in front of it, it reads the text as JSON.
+    assert "--labels labels.json " in said
     with zipfile.ZipFile(tmp_path / cvat.ARCHIVE) as zipped:
         assert zipped.namelist() == ["annotations/person_keypoints_default.json"]
 
@@ -200,6 +202,9 @@ def test_label_studio_gets_the_surest_failure_first_and_shows_why(tmp_path: Path
     assert labels == list(LSP.joints)
     regions = value["predictions"][0]["result"]
     controls = {node.get("name") for node in root.iter()}
+    # The last region lies under the others: a box above the joints is dragged in their place.
+    assert [region["type"] for region in regions].index("rectanglelabels") == len(regions) - 1
+    assert {region.get("parentID") for region in regions} == {None, regions[-1]["id"]}
     assert {region["from_name"] for region in regions} <= controls
     assert all(0 <= region["value"]["x"] <= 100 for region in regions if region["type"] == "keypointlabels")
 
