@@ -31,6 +31,7 @@ Bytes = npt.NDArray[np.uint8]
 Region = tuple[int, int, int, int]
 """x0, y0, x1, y1 in whole pixels; x1 and y1 are the first outside."""
 
+UINT8 = np.dtype(np.uint8)
 LUMA_BLACK, CHROMA_GREY = 16, 128
 YUV_UNIT = 2**13
 RGB_OF_YUV = np.array([[9539, 0, 13075], [9539, -3209, -6660], [9539, 16525, 0]], dtype=np.int32)
@@ -67,7 +68,7 @@ def check_form(dtype: object, shape: Sequence[int], form: FrameFormat) -> None:
     else:
         wanted = "uint8 (H, W, 3)"
         fits = len(shape) == 3 and shape[2] == 3 and min(shape) > 0
-    if str(dtype) != "uint8" or not fits:
+    if not fits or (dtype is not UINT8 and str(dtype) != "uint8"):  # numpy takes microseconds for the name
         raise DataError(f"a frame in {form.name} is {wanted}, got {dtype} {shape}{_hint(str(dtype), shape, form)}")
 
 

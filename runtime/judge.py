@@ -6,6 +6,7 @@ Shapes: J joints, D dimensions of the embedding.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -72,9 +73,15 @@ class Judge:
         keypoints_J2, scores_J = sight.crop.to_frame(outputs.keypoints_NJ2[row]), outputs.scores_NJ[row]
         keypoints_J2.flags.writeable = scores_J.flags.writeable = False
         seen = self._observe(sight, keypoints_J2, scores_J, outputs, row, moment.policy_s)
-        guard.attempt("where", stream.where.update, keypoints_J2, scores_J, sight.place, frame.width, frame.height)
-        guard.attempt("drift", self._drift.update, seen.failure_probability, seen.time_s)
-        found = Sighting(sight, moment, keypoints_J2, scores_J, seen, self._decide(seen), self._number)
+        told = keypoints_J2, scores_J, sight.place, frame.width, frame.height
+        judged = seen
+        if guard.attempt("where", stream.where.update, *told) is False:
+            # An empty room has no right pose: kept for being wrong, it would take the place of all that can be mended.
+            guard.counters.add("unoccupied_frames_total")
+            judged = replace(seen, failure_probability=math.nan)
+        else:
+            guard.attempt("drift", self._drift.update, seen.failure_probability, seen.time_s)
+        found = Sighting(sight, moment, keypoints_J2, scores_J, seen, judged, self._decide(judged), self._number)
         return found, self._keep(found)
 
     def _observe(

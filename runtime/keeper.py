@@ -67,7 +67,7 @@ class Keeper:
         kept = self._submit(one, copy) if one.decision.keep else False
         if self._before is not None:
             self._before.add(camera, Shot(moment.wall_ns, copy(whole)))
-        self._books.add(camera, moment, one.seen, one.decision, kept)
+        self._books.add(camera, moment, one.judged, one.decision, kept)
         return kept
 
     def flush(self, timeout_s: float | None) -> bool:

@@ -44,6 +44,16 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read as a key: {error}") from error
 
 
+def given(source: str | Path, what: str) -> tuple[str, str]:
+    """The text of a key that is given itself or as the path of its file, and what to call it in an error.
+
+    A text is a path where it ends with ``.pub``: no key does.
+    """
+    if isinstance(source, Path) or source.strip().endswith(".pub"):
+        return read_text(Path(source)), str(source)
+    return source, what
+
+
 def check_private(path: Path) -> None:
     """:class:`ConfigError` where others can read a private key."""
     mode = stat.S_IMODE(path.stat().st_mode)

@@ -39,6 +39,8 @@ SCORE_BINS = 16
 
 COUNTERS = {
     "frames_total": "Frames by what was decided: flagged, control (kept by chance alone), passed.",
+    "source_faults_total": "Frames that the source lost before the monitor saw them, and cameras opened again, by what.",
+    "unoccupied_frames_total": "Frames that were searched and showed nobody; they are passed, or control.",
     "dropped_frames_total": "Frames that should have been kept and were not, by reason.",
     "dropped_pictures_total": "Pictures of kept frames that were not kept, by reason.",
     "write_errors_total": "Attempts to write the queue that failed and were repeated, by reason.",
@@ -103,9 +105,9 @@ def serve(stats: Callable[[], Stats], port: int, host: str = "127.0.0.1") -> Met
         MissingExtraError: prometheus-client is not installed.
         ConfigError: the port is taken, or may not be used.
     """
+    if not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigError(f"a metrics port is a number from 0 to 65535, got {port!r}")
     client = _prometheus()
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"a metrics port is a number from 0 to 65535, got {port}")
     try:
         server, thread = client.start_http_server(port, addr=host, registry=_registry(stats))
     except OSError as error:
@@ -230,7 +232,11 @@ def _frames(make: _Families, stats: Stats) -> Iterator[Metric]:
     each = len(upto_B) // SCORE_BINS
     bounds = [((k + 1) / SCORE_BINS, upto_B[(k + 1) * each - 1]) for k in range(SCORE_BINS)]
     yield make.histogram(
-        "predicted_failure_ratio", "Failure probability of every frame.", bounds, upto_B[-1], stats.scores.sum
+        "predicted_failure_ratio",
+        "Failure probability of every frame that somebody was on.",
+        bounds,
+        upto_B[-1],
+        stats.scores.sum,
     )
     refused = "Failure probabilities that were not finite."
     yield make.counter("refused_scores_total", refused, [({}, stats.scores.refused)])

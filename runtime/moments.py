@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from dataclasses import dataclass
 
 from .counters import Counters
+from .errors import DataError
 
 BACK_S = 1.0
 """Times given by an app may be out of order by this much: a budget sees no step back. By more, and the clock was set."""
@@ -43,7 +45,7 @@ class FrameClock:
         if time_ns is None:
             self._last_s = max(self._last_s, monotonic_ns * 1e-9)
             return Moment(time.time_ns(), monotonic_ns, self._last_s)
-        wall_ns = int(time_ns)
+        wall_ns = _checked(time_ns)
         wall_s = wall_ns * 1e-9
         if self._offset_s is None:
             self._offset_s = max(self._last_s, monotonic_ns * 1e-9) - wall_s
@@ -52,3 +54,14 @@ class FrameClock:
             self._offset_s = self._last_s - wall_s
         self._last_s = max(self._last_s, wall_s + self._offset_s)
         return Moment(wall_ns, monotonic_ns, self._last_s)
+
+
+def _checked(time_ns: object) -> int:
+    """Unix nanoseconds; :class:`DataError` for seconds, which are what is given by mistake, and for what is no time."""
+    try:
+        wall_ns = operator.index(time_ns)  # type: ignore[arg-type]
+    except TypeError:
+        wall_ns = -1
+    if not 0 <= wall_ns < 2**63:
+        raise DataError(f"time_ns is Unix time in whole nanoseconds, such as time.time_ns(), got {time_ns!r:.100}")
+    return wall_ns

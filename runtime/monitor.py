@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from .keeper import Keeper, host_name, new_device_id
 from .moments import FrameClock
 from .outputs import Engine
 from .queue import Queue
+from .queue.canonical import MAX_NAME, is_name
 from .reporting import Metrics, QueueNumbers, engine_state
 from .sight import Sight, Sighting
 from .signals import Signals
@@ -44,6 +46,8 @@ from .verdict import Timings, Verdict
 from .where import Box, Place
 
 log = logging.getLogger("alpose.monitor")
+
+COUNTER_NAME = re.compile("[a-z][a-z0-9_]*")
 
 DEFAULT_TRIGGER: Trigger = Episodes(Budget(per_hour=20)) | Control(per_hour=2)
 """Of a Monitor with a queue: the most doubtful moments of an hour, the best frames of each, and two by chance."""
@@ -104,6 +108,9 @@ class Monitor:
         metrics_file: str | Path | None = None,
         seed: int | None = None,
     ) -> None:
+        for what, name in (("camera", camera), ("device_id", "" if device_id is None else device_id)):
+            if not is_name(name):  # every record would be refused
+                raise ConfigError(f"{what} is a name of at most {MAX_NAME} printable letters, got {name!r:.100}")
         self.bundle = _opened(bundle, public_key)
         where = where_of(self.bundle, roi, track)
         form = FrameFormat.named(frame_format)
@@ -181,6 +188,8 @@ class Monitor:
                 f"a batch has one frame, box and stream for each person and at least one, got {len(frames)} frames, "
                 f"{len(places)} boxes and {len(names)} streams"
             )
+        if not all(isinstance(name, str) for name in names):
+            raise DataError(f"streams are names, such as 'driver', got {names}")
         if len(set(names)) < len(names):
             raise DataError(f"each person of a batch has a stream of their own, got {names}")
         return self._watch(frames, places, names, time_ns)
@@ -201,6 +210,20 @@ class Monitor:
             engine=self._engine_state,
             more_counts=self._numbers.counts() if self._numbers else None,
         )
+
+    def count(self, name: str, n: int = 1, **labels: str) -> None:
+        """Count something of the app's own, such as ``count("source_faults_total", what="broken")``.
+
+        It stands in :meth:`stats` and in the metrics beside the monitor's counters. ``name`` as Prometheus writes it,
+        without ``alpose_``; the values of labels are few and known beforehand. From any thread.
+        """
+        wrong = [word for word in (name, *labels) if not COUNTER_NAME.fullmatch(word)]
+        if wrong or not name.endswith("_total") or n < 0:
+            raise ConfigError(
+                f"a counter counts upwards under a name such as broken_frames_total, got {name!r}, {n} and {labels}: small "
+                "letters, digits and _, and _total at the end"
+            )
+        self._meters.counters.add(name, n, **labels)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Write all that was kept so far to the disk, now.
@@ -299,7 +322,7 @@ class Monitor:
     def _verdict(self, found: Sighting, kept: bool, timings: Timings) -> Verdict:
         decision, seen, place = found.decision, found.seen, found.sight.place
         word = "flagged" if decision.flagged else "control" if decision.keep else "passed"
-        self._meters.frame(word, seen.failure_probability, crop_s=timings.crop_s, inference_s=timings.inference_s,
+        self._meters.frame(word, None if found.judged is not seen else seen.failure_probability, crop_s=timings.crop_s, inference_s=timings.inference_s,
                            decision_s=timings.decision_s, total_s=timings.total_s)  # fmt: skip
         verdict = Verdict(
             keypoints=found.keypoints_J2,

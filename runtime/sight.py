@@ -38,6 +38,8 @@ class Sighting:
     """In frame pixels. Cannot be written to, nor can the scores: they are handed out, and looked at again."""
     scores_J: npt.NDArray[np.float32]
     seen: Observation
+    judged: Observation
+    """What the policy was shown: ``seen``, but without a failure probability where a search found nobody."""
     decision: Decision
     number: int
     """The trigger's, of this observation."""

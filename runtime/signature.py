@@ -132,15 +132,12 @@ def verify(manifest: bytes, signature: bytes | None, public_key: str | Path) -> 
 
 def public_key_of(source: str | Path) -> str:
     """A public key as 64 hex digits, from such digits or from a ``.pub`` file."""
-    if isinstance(source, Path):
-        text, where = keyfile.read_text(source), str(source)
-    else:
-        text, where = source, "the public key"
+    text, where = keyfile.given(source, "the public key")
     key = text.strip().lower()
     if re.fullmatch(r"[0-9a-f]{128}", key):
         raise ConfigError(f"{where} is a private key: give the public one, the file that ends with .pub")
     if not re.fullmatch(r"[0-9a-f]{64}", key):
-        raise ConfigError(f"{where} is no public key: 64 hex digits are wanted, or the pathlib.Path of a .pub file")
+        raise ConfigError(f"{where} is no public key: 64 hex digits are wanted, or the path of a .pub file")
     return key
 
 

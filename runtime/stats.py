@@ -208,12 +208,16 @@ class Meters:
         self._recent_s: deque[float] = deque(maxlen=128)
 
     def frame(
-        self, decision: str, failure_probability: float, *, crop_s: float, inference_s: float, decision_s: float,
+        self, decision: str, failure_probability: float | None, *, crop_s: float, inference_s: float, decision_s: float,
         total_s: float,
     ) -> None:  # fmt: skip
-        """Count one frame: what became of it (flagged, control, passed), its score, and how long each part took."""
+        """Count one frame: what became of it (flagged, control, passed), its score, and how long each part took.
+
+        The score is None where nobody was there whose pose could be wrong.
+        """
         self.counters.add("frames_total", decision=decision)
-        self.scores.add(failure_probability)
+        if failure_probability is not None:
+            self.scores.add(failure_probability)
         self.crop.add(crop_s)
         self.inference.add(inference_s)
         self.decision.add(decision_s)

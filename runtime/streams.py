@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from .bundle import Bundle
 from .counters import Counters
-from .errors import ConfigError
+from .errors import ConfigError, DataError
+from .queue.canonical import MAX_NAME, is_name
 from .signals import Signals
 from .where import Box, Region, Track, Where, Whole, usual_sureness
 
@@ -49,6 +50,10 @@ class Streams:
         stream = self._known.get(name)
         if stream is None:
             camera = "/".join(part for part in (self._camera, name) if part)
+            if not is_name(camera):
+                raise DataError(
+                    f"a stream's name, behind the camera's, has at most {MAX_NAME} printable letters, got {camera!r:.100}"
+                )
             stream = self._known[name] = Stream(name, camera, self._where(), self._signals())
             if len(self._known) > MOST:
                 self._known.popitem(last=False)

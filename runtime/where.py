@@ -52,8 +52,12 @@ class Where(Protocol):
     def update(
         self, keypoints_J2: npt.NDArray[np.floating], scores_J: npt.NDArray[np.floating], place: Place,
         width: int, height: int,
-    ) -> None:  # fmt: skip
-        """Tell what was found there: joints in frame pixels and their scores."""
+    ) -> bool:  # fmt: skip
+        """Tell what was found there: joints in frame pixels and their scores.
+
+        Returns:
+            Whether somebody is there whose pose can be right or wrong. False for a search that found nobody.
+        """
         ...
 
 
@@ -68,8 +72,9 @@ class Whole:
         """The box whose crop has the frame's longer side."""
         return Place(_window((width - 1) / 2, (height - 1) / 2, max(width, height), self.margin), "whole")
 
-    def update(self, *seen: object) -> None:
-        """Nothing is learned."""
+    def update(self, *seen: object) -> bool:
+        """Nothing is learned, and somebody is taken to be there."""
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +84,13 @@ class Region:
     roi: Box
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.roi, dtype=np.float64)
+        try:
+            values = np.asarray(self.roi, dtype=np.float64)
+        except (TypeError, ValueError):
+            values = np.empty(0)  # told below
         near = values.shape == (4,) and bool((np.abs(values) <= FARTHEST_PX).all())  # not with NaN
         if not near or not (values[:2] < values[2:]).all():
-            raise ConfigError(f"a roi is (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1, got {self.roi}")
+            raise ConfigError(f"a roi is (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1, got {self.roi!r:.100}")
 
     def locate(self, width: int, height: int) -> Place:
         """The region; :class:`ConfigError` where it lies outside the frame altogether."""
@@ -91,8 +99,9 @@ class Region:
             raise ConfigError(f"roi {self.roi} lies outside the frame of {width} x {height} px")
         return Place(self.roi, "roi")
 
-    def update(self, *seen: object) -> None:
-        """Nothing is learned."""
+    def update(self, *seen: object) -> bool:
+        """Nothing is learned, and somebody is taken to be there."""
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,9 +193,10 @@ class Track:
     def update(
         self, keypoints_J2: npt.NDArray[np.floating], scores_J: npt.NDArray[np.floating], place: Place,
         width: int, height: int,
-    ) -> None:  # fmt: skip
-        """Follow, find or lose the person."""
+    ) -> bool:  # fmt: skip
+        """Follow, find or lose the person. The frames on which a followed one is missed are theirs as well."""
         self.state = follow(self.state, keypoints_J2, scores_J / self.usual, place, width, height, self.config)
+        return place.source != "search" or self.state.box_4 is not None
 
 
 def follow(

@@ -115,6 +115,9 @@ def run(
     if queue is None and (seal_to or store != "full" or clip != (0, 0) or max_age_s is not None):
         raise ConfigError("--store, --seal-to, --clip and --max-age say how frames are kept: give --queue too")
 
+    if video_path is not None and video_path.exists() and Path(source).exists() and video_path.samefile(source):
+        raise ConfigError(f"--show {video_path} would overwrite the video that --source names: give another name")
+
     with ExitStack() as stack:
         live = stack.enter_context(LiveLine(wanted=not quiet))
         stop = stack.enter_context(stop_signals())

@@ -7,16 +7,17 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from ..sources import SourceCounts
 from .screen import LiveLine, bar, paint, size
 
 if TYPE_CHECKING:
     from ..camera import AnnotatedVideo
     from ..monitor import Monitor
-    from ..sources import Source, SourceCounts
+    from ..sources import Source
     from ..stats import Stats
 
 log = logging.getLogger("alpose.monitor")
@@ -67,7 +68,9 @@ def watch(
     began_ns = time.time_ns()
     shown = logged = time.monotonic()
     probability, threshold = float("nan"), None
+    told = SourceCounts()
     for shot in source.shots():
+        told = tell_faults(monitor, source.counts, told)
         if shot is not None:
             time_ns = None if source.live else began_ns + round(shot.time_s * 1e9)
             verdict = monitor(shot.frame_HW3, time_ns=time_ns)
@@ -88,6 +91,17 @@ def watch(
         elif not live.active and now - logged >= LOG_S:
             logged = now
             log.info("%s", log_line(monitor.stats(), source.counts))
+    tell_faults(monitor, source.counts, told)
+
+
+def tell_faults(monitor: Monitor, counts: SourceCounts, told: SourceCounts) -> SourceCounts:
+    """Count in the monitor's stats and metrics what went wrong since ``told`` was returned."""
+    now = replace(counts)  # a camera's own thread may be counting
+    for what, n in (("broken", now.broken - told.broken), ("behind", now.behind - told.behind),
+                    ("reopened", now.reconnects - told.reconnects)):  # fmt: skip
+        if n:
+            monitor.count("source_faults_total", n, what=what)
+    return now
 
 
 def live_line(

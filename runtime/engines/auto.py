@@ -90,8 +90,8 @@ def open_engine(
         ConfigError: there is no engine of that name, it does not start, or none of several runs; lists all.
         AlposeError: what else an engine says of itself: a missing package, a stale TensorRT engine, no GPU.
     """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads must be at least 1, got {threads}")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ConfigError(f"threads must be at least 1, got {threads!r}")
     if not isinstance(engine, str):
         if not callable(engine):
             raise ConfigError(f"an engine is a name ({', '.join(NAMES)}) or answers frames, got {engine!r}")

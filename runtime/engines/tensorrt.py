@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import logging
 import math
@@ -319,9 +318,11 @@ def _sidecar(plan: Path) -> Sidecar:
 
 def _installed() -> str | None:
     """The version of the package, whether or not anything can be imported from it."""
+    from importlib import metadata  # a tenth of what importing alpose.runtime would take
+
     try:
-        return importlib.metadata.version("tensorrt")
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version("tensorrt")
+    except metadata.PackageNotFoundError:
         return None
 
 

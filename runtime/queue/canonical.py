@@ -292,7 +292,7 @@ class _Reader:
 
     def name(self, key: str) -> str:
         value = self._values.get(key)
-        if not _is_name(value):
+        if not is_name(value):
             raise self._wrong(key, f"a text of at most {MAX_NAME} characters and no control characters")
         return str(value)
 
@@ -322,7 +322,7 @@ class _Reader:
             read = tuple((name, _float(value), _float(limit)) for name, value, limit in values)
         except (ValueError, TypeError):
             raise self._wrong(key, f"at most {MAX_REASONS} times [trigger, value, limit]") from None
-        if not all(_is_name(name) for name, _, _ in read):
+        if not all(is_name(name) for name, _, _ in read):
             raise self._wrong(key, "triggers' names first")
         return read
 
@@ -342,7 +342,8 @@ def _float(value: object) -> float:
     raise ValueError
 
 
-def _is_name(value: object) -> bool:
+def is_name(value: object) -> bool:
+    """Whether a value may be the name of a device, camera or place: printable text, not too long."""
     return isinstance(value, str) and len(value) <= MAX_NAME and (not value or value.isprintable())
 
 

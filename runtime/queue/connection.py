@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from . import eviction, schema, verbs
 from .clock import Clock
 from .eviction import Policy
 from .file import File, translate
-from .opening import open_readonly, open_writable, quarantine
+from .opening import has_log, open_readonly, open_writable, quarantine, was_ours
 
 
 class Connection:
@@ -51,10 +50,13 @@ class Connection:
             quarantine: move the file aside first, whatever the check at opening would say of it.
         """
         with self._lock:
+            orphan = None
             if self._file is not None:
-                self._file.close()
-                self._file = None
+                orphan, self._file = self._file.close(), None
             self._file = self._replace() if quarantine and not self.readonly else self._open()
+            if orphan is not None and not self.readonly:
+                with self._use() as file, file.transaction() as transaction:
+                    schema.count(transaction.db, "orphaned_logs_total")
 
     def close(self) -> None:
         """Close; the last one to do so leaves everything in the one file. Closing twice is closing once."""
@@ -64,6 +66,7 @@ class Connection:
             self._file = None
 
     def _open(self) -> File:
+        logged = has_log(self.path)
         try:
             if self.readonly:
                 return open_readonly(self.path, max_bytes=self.max_bytes, busy_timeout_s=self.busy_timeout_s)
@@ -72,13 +75,18 @@ class Connection:
             failure = translate(error, path=self.path)
         except QueueError as error:
             failure = error
+        if failure.reason == "damaged" and not was_ours(self.path, logged):
+            raise QueueError(
+                "foreign",
+                f"{self.path} is no queue, and was none: it is left alone. Give the path of a queue, or a name that is not taken",
+            )
         if failure.reason != "damaged" or self.readonly or self._on_damage == "raise":
             raise failure
         return self._replace()
 
     def _replace(self) -> File:
         """Move the damaged file aside, and begin a new one that knows of it."""
-        quarantine(self.path, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock.wall_ns() / 1e9)))
+        quarantine(self.path, self._clock.wall_ns() / 1e9)
         try:
             return self._settled(self._open_writable(quarantined=1))
         except sqlite3.Error as error:

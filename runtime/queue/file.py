@@ -68,18 +68,33 @@ class File:
             raise QueueError("read_only", f"{self.path} was opened for reading alone")
         return self._clock
 
-    def close(self) -> None:
+    def close(self) -> Path | None:
         """The last connection to close copies the log into the file and removes it.
 
-        Where the file was deleted or replaced, SQLite leaves the log behind, and would take it for the log of whatever
-        file has the name next: it goes the way of its file.
+        Where the file was moved, deleted or replaced, SQLite leaves the log behind, and would take it for the log of
+        whatever file has the name next. So it is moved aside, for it has the last records of its file, which may live
+        on under another name.
+
+        Returns:
+            Where that log is now; None where there is none.
         """
         log_path = beside(self.path, "-wal")
         orphan = self._wal is not None and _identity(self.path) != self._main and _identity(log_path) == self._wal
         self.db.close()
-        if orphan:
-            with suppress(OSError):
-                os.unlink(log_path)
+        if not orphan:
+            return None
+        target = free_name(self.path, "orphaned", time.time())
+        try:
+            os.rename(log_path, beside(target, "-wal"))
+        except OSError as error:
+            log.error("queue %s: the log of a file that is gone could not be moved aside: %s", self.path, error)
+            return None
+        log.error(
+            "queue %s was moved, deleted or replaced while it was open: its log, with the last records, is now %s-wal. "
+            "If the file lives on under another name, give its log that name and -wal",
+            self.path, target,
+        )  # fmt: skip
+        return target
 
     def thawed(self) -> bool:
         """It was opened as a file that nobody writes, and somebody does now: open it again."""
@@ -181,7 +196,7 @@ class Transaction:
     def begin(self, pages: int) -> None:
         """Take the write lock, with so many pages free in the log."""
         pages = min(pages, self._file.bounds.wal_pages)  # What exceeds even an empty log goes into an empty log.
-        deadline = time.monotonic() + self._file.busy_timeout_s
+        deadline, last = time.monotonic() + self._file.busy_timeout_s, False
         while True:
             self._require_in_place()
             self.db.execute("BEGIN IMMEDIATE")
@@ -192,13 +207,15 @@ class Transaction:
             self.db.execute("ROLLBACK")
             # Another writer may fill it again before this one gets its turn: that is no reason to give up.
             emptied = self._file.checkpoint()
-            if time.monotonic() > deadline:
+            late = time.monotonic() > deadline
+            if last or (late and not emptied):
                 raise QueueError(
                     "locked" if emptied else "held",
                     f"{self._file.path}: the write-ahead log is at its limit of {self._file.bounds.wal_bytes} bytes, and "
                     f"{'other writers fill it' if emptied else 'a reader keeps it from being emptied'}. Close what else "
                     "holds the file open",
                 )
+            last = late  # a slow disk alone may take all of the time to empty it: once more, then
         last_ns = self.db.execute("SELECT value FROM meta WHERE key = 'clock_ns'").fetchone()[0]
         self._file.clock.raise_to(last_ns)
         self.now_ns = self._file.clock.now_ns()
@@ -265,6 +282,16 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def free_name(path: Path, what: str, time_s: float) -> Path:
+    """A name for what is moved aside, which no file, log or index has yet: ``<path>.<what>-<UTC>``."""
+    first = target = Path(f"{path}.{what}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(time_s))}")
+    number = 1
+    while any(beside(target, ending).exists() for ending in ("", "-wal", "-shm")):
+        number += 1
+        target = Path(f"{first}-{number}")
+    return target
 
 
 def beside(path: Path, ending: str) -> Path:

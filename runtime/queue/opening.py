@@ -14,7 +14,12 @@ from ..errors import ConfigError, DataNotFoundError, QueueError
 from . import schema
 from .bounds import Bounds
 from .clock import Clock, QueueClock, start
-from .file import File, beside, log
+from .file import File, beside, free_name, log
+
+MAGIC = b"SQLite format 3\0"
+ROOTS = b"\x01\0\0\0\0" * 8
+"""How the second page of every queue begins, the map of what points to the pages behind it: they are roots of tables."""
+LOOK_BYTES = 1 << 20
 
 
 def open_writable(path: Path, *, max_bytes: int, busy_timeout_s: float, clock: Clock, quarantined: int = 0) -> File:
@@ -67,16 +72,37 @@ def open_readonly(path: Path, *, max_bytes: int, busy_timeout_s: float) -> File:
         raise
 
 
-def quarantine(path: Path, stamp: str) -> Path:
+def has_log(path: Path) -> bool:
+    """Whether a log or its index lies beside the file; to be asked before SQLite opens it, which may remove them."""
+    return any(beside(path, ending).exists() for ending in ("-wal", "-shm"))
+
+
+def was_ours(path: Path, logged: bool) -> bool:
+    """Whether a file that SQLite cannot read may have been a queue: what somebody else wrote there is not moved aside.
+
+    A power cut can take the first page, or leave zeros. To be called where nobody can have locks on the file that are of
+    use: reading it gives them up.
+
+    Args:
+        path: of the file.
+        logged: :func:`has_log`.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(LOOK_BYTES)
+    except OSError:  # gone, or unreadable in earnest
+        return True
+    if head.startswith(MAGIC):
+        return int.from_bytes(head[68:72], "big") in (0, schema.APPLICATION_ID)
+    return logged or not any(head) or head[schema.PAGE_BYTES :].startswith(ROOTS)
+
+
+def quarantine(path: Path, time_s: float) -> Path:
     """Move a damaged file aside with its log and index; nothing is deleted. Returns its new path.
 
     The log goes first: a new file beside an old log would be taken for its database.
     """
-    target = Path(f"{path}.damaged-{stamp}")
-    number = 1
-    while target.exists():
-        number += 1
-        target = Path(f"{path}.damaged-{stamp}-{number}")
+    target = free_name(path, "damaged", time_s)
     for ending in ("-wal", "-shm", ""):
         with suppress(FileNotFoundError):  # Another process may be doing the same.
             os.rename(beside(path, ending), beside(target, ending))

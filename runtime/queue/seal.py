@@ -42,8 +42,8 @@ def generate_key(path: Path) -> str:
 
 
 def public_key_of(source: str | Path) -> str:
-    """A public key as 64 hex digits, from ``x25519 <digits>`` or from the :class:`~pathlib.Path` of a ``.pub`` file."""
-    text, where = (keyfile.read_text(source), str(source)) if isinstance(source, Path) else (source, "the seal key")
+    """A public key as 64 hex digits, from ``x25519 <digits>`` or from the path of a ``.pub`` file."""
+    text, where = keyfile.given(source, "the seal key")
     key = text.strip().lower()
     if re.fullmatch(rf"{WORD}[0-9a-f]{{128}}", key):
         raise ConfigError(f"{where} is a private key: a device gets the public one alone, the file that ends with .pub")
@@ -53,7 +53,7 @@ def public_key_of(source: str | Path) -> str:
         )
     if not re.fullmatch(rf"{WORD}[0-9a-f]{{64}}", key):
         raise ConfigError(
-            f"{where} is no public key for sealing: {WORD}and 64 hex digits are wanted, or the pathlib.Path of a .pub file"
+            f"{where} is no public key for sealing: {WORD}and 64 hex digits are wanted, or the path of a .pub file"
         )
     return key[len(WORD) :]
 

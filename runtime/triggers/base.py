@@ -7,7 +7,8 @@ work each part is a :class:`Part`.
 **Inclusion probability.** A frame is kept by what is certain (a threshold is exceeded) or by a draw (the control
 stream; ties at a budget's threshold). ``Decision.inclusion_probability`` is P(keep | everything before this frame's own
 draws). Every part draws for itself, so they multiply: ``&`` gives Π p, ``|`` gives 1 - Π(1 - p). That number is exact,
-hence Σ y / p over kept frames is an unbiased estimate of Σ y over all frames.
+hence Σ y / p over the frames that are kept, each as it comes, is an unbiased estimate of Σ y over all frames with p > 0:
+all there are, beside a control stream. What an episode replaces later leaves that set (see ``Decision.demotes``).
 
 **The control stream stands aside.** It may only be an alternative of the whole policy (``… | Control(0.001)``), and no
 other part ever learns what it drew: two devices that differ in their control draws alone flag the same frames.
@@ -40,7 +41,8 @@ class Observation:
     time_s: float
     """Monotonic seconds; a step backwards counts as none."""
     failure_probability: float
-    """0 to 1; what is no number is never flagged."""
+    """0 to 1; what is no number is never flagged, whatever else speaks for it: the answer was unsound, or a search found
+    nobody whose pose could be wrong."""
     predicted_loss: float
     embedding_D: npt.NDArray[np.float32]
     """Unit length."""
@@ -89,8 +91,8 @@ class Decision:
     supersedes: tuple[int, ...] = ()
     """Sequence numbers of frames kept before that this one replaces: drop them if this one is stored."""
     demotes: tuple[int, ...] = ()
-    """Like ``supersedes``, but in the control stream too: they stay, no longer flagged, and their inclusion
-    probability becomes the ``control_rate`` of their decision."""
+    """Like ``supersedes``, but in the control stream too: they stay, and from now on count like control frames that are
+    not flagged, with the ``control_rate`` of their decision. A queue's record does not change: ``QUEUE.md``."""
     control_rate: float = 0.0
     """Of the control stream on this frame; 0 without one."""
     distance: float = math.nan

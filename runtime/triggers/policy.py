@@ -47,7 +47,8 @@ class Policy:
         probability, flagged, stirred = 0.0, False, False
         if main is not None:
             main.judge(seen)
-            probability, flagged, stirred = main.probability, main.fires, main.stirred
+            if seen.failure_probability == seen.failure_probability:  # what is no number is never flagged
+                probability, flagged, stirred = main.probability, main.fires, main.stirred
         rate, drawn = 0.0, False
         if control is not None:
             control.judge(seen)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from alpose.runtime import monitor as monitor_module
 from alpose.runtime.cli import main
 from alpose.runtime.commands import values
 from alpose.runtime.commands.run import budget_policy
-from alpose.runtime.commands.screen import bar, paint, size
-from alpose.runtime.commands.watch import live_line, log_line
+from alpose.runtime.commands.screen import LiveLine, bar, paint, size
+from alpose.runtime.commands.watch import Stop, live_line, log_line, watch
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.engines.auto import Attempt, Opened
 from alpose.runtime.errors import DataNotFoundError
@@ -144,6 +144,21 @@ def test_the_summary_tells_all_that_happened(run: Run, tmp_path: Path) -> None:
     assert "\r" not in result.output
 
 
+def test_what_the_source_lost_stands_in_stats_and_metrics(bundle: Path) -> None:
+    class Faulty(Recorded):
+        def shots(self) -> Iterator[Any]:
+            self.counts.broken = 2  # before the first frame, and more with each
+            for shot in super().shots():
+                yield shot
+                self.counts.behind += 3
+            self.counts.reconnects = 1
+
+    source = Faulty("video.mp4", Frames(5, 10.0))
+    with Monitor(bundle, engine=fakes.Scripted()) as monitor:
+        watch(monitor, source, Stop(), LiveLine(wanted=False))
+        assert monitor.stats().by("source_faults_total", "what") == {"behind": 15, "broken": 2, "reopened": 1}
+
+
 def test_limit_ends_after_so_many_frames(run: Run) -> None:
     assert json.loads(run("--limit", 7, "--json").stdout)["source"]["delivered"] == 7
 
@@ -177,6 +192,15 @@ def test_what_cannot_be_meant_is_said_before_the_first_frame(
     result = run(*options)
     assert (result.exit_code, words in result.output) == (status, True), result.output
     assert "Traceback" not in result.output
+
+
+def test_the_video_that_is_watched_is_not_overwritten(bundle: Path, tmp_path: Path) -> None:
+    film, link = tmp_path / "film.mp4", tmp_path / "link.mp4"
+    film.write_bytes(b"a film")
+    link.symlink_to(film)
+    result = CliRunner().invoke(main, ["run", str(bundle), "--source", str(film), "--show", str(link)])
+    assert (result.exit_code, "would overwrite" in result.output) == (1, True), result.output
+    assert film.read_bytes() == b"a film"
 
 
 def test_errors_are_one_line(bundle: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

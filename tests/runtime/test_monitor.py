@@ -160,6 +160,50 @@ def test_a_person_who_was_found_is_followed_each_stream_on_its_own(make: Make) -
     assert places == [["search", "search"], ["track", "search"], ["track", "search"]]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"camera": "a\nb"}, {"camera": 5}, {"camera": "x" * 1025}, {"device_id": "x" * 1025}, {"device_id": 5},
+        {"roi": "seat"}, {"roi": (1, 2)}, {"metrics_port": "9464"},
+    ],
+)  # fmt: skip
+def test_an_option_under_which_no_frame_could_be_kept_is_refused_at_the_start(
+    make: Make, options: dict[str, Any]
+) -> None:
+    with pytest.raises(AlposeError, match="got"):
+        make(**options)
+
+
+def test_a_stream_that_no_record_could_name_is_refused(make: Make) -> None:
+    for name in ("a\tb", "x" * 1025, 5):
+        with pytest.raises(DataError, match="stream"):
+            make().batch([frame()], None, [name])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("time_ns", [1.7e9, "now", -5, float("nan"), 2**63])
+def test_a_time_that_is_none_is_a_clear_error_and_is_not_counted(make: Make, time_ns: Any) -> None:
+    monitor = make()
+    with pytest.raises(DataError, match="whole nanoseconds"):
+        monitor(frame(), time_ns=time_ns)
+    assert monitor.stats().frames == {}
+    assert monitor(frame(), time_ns=np.int64(10**18)).sequence == 0  # type: ignore[arg-type]
+
+
+def test_an_app_counts_beside_the_monitor(make: Make) -> None:
+    monitor = make()
+    monitor.count("source_faults_total", what="broken")
+    monitor.count("source_faults_total", 2, what="broken")
+    assert monitor.stats().by("source_faults_total", "what") == {"broken": 3}
+    for name, n, labels in (
+        ("faults", 1, {}),
+        ("Faults_total", 1, {}),
+        ("a_total", -1, {}),
+        ("a_total", 1, {"Wh at": "x"}),
+    ):
+        with pytest.raises(ConfigError, match="counts upwards"):
+            monitor.count(name, n, **labels)
+
+
 # --- forms of a frame
 
 

@@ -126,6 +126,8 @@ def test_what_is_no_public_key_is_refused_before_anything_is_checked(tmp_path: P
     with pytest.raises(ConfigError, match="the public key is a private key"):
         public_key_of("ab" * 64)
     with pytest.raises(ConfigError, match="64 hex digits are wanted"):
+        public_key_of("key")
+    with pytest.raises(DataNotFoundError, match=r"key\.pub does not exist"):
         public_key_of("key.pub")
     with pytest.raises(ConfigError, match=r"key\.pub is no public key"):
         public_key_of(write(tmp_path / "key.pub", "ssh-ed25519 AAAA"))

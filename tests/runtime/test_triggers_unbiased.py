@@ -133,6 +133,6 @@ def test_a_tie_is_kept_as_often_as_it_says() -> None:
         spread[score] = spread.get(score, 0.0) + p * (1 - p)
         kept[score] = kept.get(score, 0) + decision.keep
 
-    assert sum(spread.values()) > 50  # there were ties to decide
+    assert sum(spread.values()) > 20  # there were ties to decide
     for score, total in stated.items():
         assert kept[score] == pytest.approx(total, abs=3 * math.sqrt(spread[score]) + 1e-9)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,6 +16,14 @@ from alpose.runtime.queue.record import Picture, Record
 from alpose.runtime.skeleton import LSP
 
 BUNDLE = "b" * 64
+
+
+@contextmanager
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory where the machine has one: every write is still synced, and that takes no time there."""
+    memory = "/dev/shm"
+    with TemporaryDirectory(prefix="alpose-", dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 def make_record(queue: Queue, rng: np.random.Generator, device: str = "car-1", **changes: Any) -> Record:

@@ -101,13 +101,15 @@ def test_keys_that_frames_would_be_lost_to_are_refused(key: Path, tmp_path: Path
             sealer(wrong)
     with pytest.raises(ConfigError, match="is no private key for sealed frames"):
         opener(signing)
-    for wrong in ("x25519 12", "", "x25519", "fleet.pub"):
+    for wrong in ("x25519 12", "", "x25519", "fleet"):
         with pytest.raises(ConfigError, match="is no public key for sealing"):
             sealer(wrong)
     with pytest.raises(ConfigError, match="is no point of X25519"):
         sealer("x25519 " + "0" * 64)
     with pytest.raises(DataNotFoundError):
         sealer(tmp_path / "nowhere.pub")
+    with pytest.raises(DataNotFoundError):
+        sealer("nowhere.pub")
     private = key.read_text()
     key.write_text(private[:-2] + ("0" if private[-2] != "0" else "1") + "\n")
     with pytest.raises(ConfigError, match="its two halves do not belong together"):
@@ -118,6 +120,7 @@ def test_spelling_of_a_public_key_is_forgiven(key: Path) -> None:
     public = key.with_name("fleet.pub").read_text()
 
     assert public_key_of(f"  {public.upper()}\n") == public.strip()[7:]
+    assert public_key_of(str(key.with_name("fleet.pub"))) == public.strip()[7:]
 
 
 def test_without_pynacl_nothing_is_sealed_or_left_open(monkeypatch: pytest.MonkeyPatch) -> None:

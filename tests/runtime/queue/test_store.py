@@ -212,7 +212,7 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(kit: Kit, path: Path,
             kit.put(queue)
     content = bytearray(path.read_bytes())
     if damage == "garbage":
-        content[:] = b"not a database " * 1000
+        content[:8192] = (b"not a database " * 1000)[:8192]
     elif damage == "zeros":
         content[:8192] = bytes(8192)
     elif damage == "torn page":
@@ -259,6 +259,49 @@ def test_somebody_elses_database_is_left_alone(kit: Kit, path: Path) -> None:
         db.execute("CREATE TRIGGER t AFTER INSERT ON record BEGIN DELETE FROM picture; END")
     with fails("damaged"):
         Queue(path, on_damage="raise")
+
+
+@pytest.mark.parametrize("lost", ["zeros", "garbage", "everything", "all but the log"])
+def test_a_queue_without_its_first_page_is_still_known_as_one(kit: Kit, path: Path, lost: str) -> None:
+    with Queue(path) as queue:
+        kit.put(queue)
+    content = bytearray(path.read_bytes())
+    content[:8192] = b"\x5a" * 8192 if lost == "garbage" else bytes(8192)
+    if lost == "all but the log":
+        content[:] = os.urandom(len(content))
+        Path(f"{path}-wal").write_bytes(b"left over")
+    path.write_bytes(bytes(len(content)) if lost == "everything" else content)
+    with Queue(path) as queue:
+        assert queue.counters()["quarantined_total", ""] == 1
+
+
+@pytest.mark.parametrize("first", [b"\0\0\0\x18ftypmp42", bytes(32768) + b"\x01CD001", b"SQLite format 3\0"])
+def test_a_file_that_is_no_queue_and_was_none_is_left_alone(path: Path, first: bytes) -> None:
+    content = bytearray(first + b"holiday in Sweden " * 5000)
+    if first.startswith(b"SQLite"):
+        content[68:72] = b"\0\0\0\x01"  # somebody else's application_id, and damaged
+    path.write_bytes(content)
+    for options in ({}, {"on_damage": "raise"}, {"readonly": True}):
+        with fails("foreign"):
+            Queue(path, **options)
+    assert (os.listdir(path.parent), path.read_bytes()) == ([path.name], bytes(content))
+
+
+def test_the_log_of_a_file_that_was_moved_away_is_kept(kit: Kit, path: Path) -> None:
+    elsewhere = path.with_name("elsewhere.db")
+    with Queue(path) as queue:
+        queue.tidy()
+        stored = kit.put(queue)
+        os.rename(path, elsewhere)
+        with fails("moved"):
+            kit.put(queue)
+        queue.reopen()
+        assert queue.counters()["orphaned_logs_total", ""] == 1
+        assert kit.put(queue).kept
+    [log] = path.parent.glob(f"{path.name}.orphaned-*-wal")
+    os.rename(log, f"{elsewhere}-wal")
+    with Queue(elsewhere) as queue:
+        assert stored.id in [record.id for record in queue.peek()]
 
 
 @pytest.mark.parametrize("gone", ["", "-wal"])
@@ -364,8 +407,9 @@ def test_a_reader_of_an_idle_file_notices_when_somebody_begins_to_write(kit: Kit
             assert [record.id for record in reader.peek()] == [id]
 
 
-def test_a_reader_that_stays_cannot_push_the_files_over_their_bound(kit: Kit, path: Path) -> None:
-    with Queue(path, max_bytes=4 * MB, busy_timeout_s=0.1) as queue:
+@pytest.mark.parametrize("timeout_s", [0.0, 0.1])
+def test_a_reader_that_stays_cannot_push_the_files_over_their_bound(kit: Kit, path: Path, timeout_s: float) -> None:
+    with Queue(path, max_bytes=4 * MB, busy_timeout_s=timeout_s) as queue:
         kit.put(queue)
         with raw(path) as reader:
             reader.execute("BEGIN")
