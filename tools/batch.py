@@ -48,6 +48,9 @@ class Batch:
     choices: tuple[Choice, ...]
     counted: Mapping[str, int]
     """Frames that were considered and not chosen, by reason."""
+    tallies: tuple[Mapping[str, Any], ...] = ()
+    """The monitors' counts at the time of a draw from the control stream: the frames that it stands for. What was
+    counted later belongs to the next draw."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -72,6 +75,7 @@ class Batch:
                 name=str(value["name"]), created=str(value["created"]), strategy=value["strategy"],
                 budget=int(value["budget"]), choices=choices,
                 counted={str(reason): int(count) for reason, count in value["counted"].items()},
+                tallies=tuple(dict(row) for row in value.get("tallies", ())),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{where} is damaged: {error}. Select again") from error

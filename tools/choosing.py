@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from .batch import Batch, Strategy, check_name
-from .inbox import Columns, Inbox
-from .select import MIN_DISTANCE, Bools, Candidates, select
+from .inbox import Inbox
+from .inbox_columns import Columns
+from .select import MIN_DISTANCE, WAITING, Bools, Candidates, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,12 @@ def choose(
     selection = select(candidates, budget, np.random.default_rng(seed), strategy=strategy, control=control,
                        min_distance=min_distance)  # fmt: skip
     closed_N, left_out = left_out_of(columns)
-    counted = {reason: n for reason, n in selection.counted.items() if reason in ("near-duplicates", "not chosen")}
+    counted = {
+        reason: n for reason, n in selection.counted.items() if reason in ("near-duplicates", WAITING, "not chosen")
+    }
     batch = Batch(name=name, created=now.isoformat(timespec="seconds"), strategy=strategy, budget=budget,
-                  choices=selection.choices, counted={**left_out, **counted})  # fmt: skip
+                  choices=selection.choices, counted={**left_out, **counted},
+                  tallies=tuple(inbox.field_tallies()) if selection.drawn_N.any() else ())  # fmt: skip
     path = inbox.add_batch(batch, (id_.decode() for id_ in columns.id_N[selection.drawn_N]))
     entries = inbox.entries(choice.id for choice in batch.choices)
     shut = [entry for entry in entries if inbox.image(entry.record.id) is None]

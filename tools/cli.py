@@ -12,6 +12,7 @@ import click
 
 from alpose import __version__
 from alpose.runtime.click_errors import OneLineErrors
+from alpose.runtime.commands.screen import LogHandler
 
 log = logging.getLogger("alpose")
 
@@ -88,6 +89,4 @@ def main(verbose: bool) -> None:
     """
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
+        log.addHandler(LogHandler())  # above the line of progress

@@ -17,7 +17,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +33,7 @@ from alpose.trainer.report import form
 
 from .batch import Batch, Choice
 from .inbox import Entry, Inbox
+from .tables import utc
 from .thumbnail import Thumbnail, thumbnail
 
 Sort = Literal["value", "time"]
@@ -266,14 +266,6 @@ def _words(card: Card) -> Sequence[tuple[str, str]]:
         ("On the device", "deleted" if entry.deleted else "acknowledged" if entry.acknowledged else "still there"),
         ("Came from", entry.source),
     )
-
-
-def utc(time_ns: int) -> str:
-    """A device's clock may say anything."""
-    try:
-        return datetime.fromtimestamp(time_ns / 1e9, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-    except (OverflowError, OSError, ValueError):
-        return form.NONE
 
 
 def _relative(file: Path | None, folder: Path) -> str | None:

@@ -9,7 +9,7 @@
 
 A file is named by a record's id alone, which is 32 hex digits or is refused: no path that stands in a record is used.
 
-Shapes: N records, D the longest embedding.
+The files ``inbox_*.py`` beside this one hold its tables and what it says of all records at once.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.queue.canonical import PictureFacts, decode, is_hex
@@ -33,7 +32,9 @@ from alpose.runtime.queue.record import Picture, Record
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.results import read_json, write_atomically, write_json
 
+from . import inbox_books
 from .batch import Batch, check_name
+from .inbox_columns import Columns, read_columns
 from .inbox_schema import open_database
 
 DATABASE, FRAMES, BATCHES = "inbox.db", "frames", "batches"
@@ -41,7 +42,7 @@ SEALED = ".sealed"
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 CHUNK = 5_000
-"""Rows of one transaction or one read."""
+"""Rows of one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,35 +86,6 @@ class Entry:
         return _control_rate(self.record)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """What a choice looks at, for every record of the inbox."""
-
-    id_N: npt.NDArray[np.bytes_]
-    device_N: npt.NDArray[np.int64]
-    devices: tuple[str, ...]
-    bundle_N: npt.NDArray[np.int64]
-    bundles: tuple[str, ...]
-    captured_ns_N: npt.NDArray[np.int64]
-    flagged_N: npt.NDArray[np.bool_]
-    failure_probability_N: npt.NDArray[np.float32]
-    embedding_ND: npt.NDArray[np.float16]
-    """Shorter embeddings of other bundles are filled with zeros."""
-    control_N: npt.NDArray[np.bool_]
-    pictures_N: npt.NDArray[np.bool_]
-    """There is a picture, here or on the device."""
-    fetched_N: npt.NDArray[np.bool_]
-    deleted_N: npt.NDArray[np.bool_]
-    sealed_N: npt.NDArray[np.bool_]
-    drawn_N: npt.NDArray[np.bool_]
-    """Has had its draw of the control stream."""
-    chosen_N: npt.NDArray[np.bool_]
-    annotated_N: npt.NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.id_N)
-
-
 class Inbox:
     """An inbox, opened or begun. One process writes at a time; others may read.
 
@@ -155,8 +127,9 @@ class Inbox:
     def add(self, source: int, raws: Iterable[Raw]) -> Added:
         """Keep manifests; one that does not have its hash, or is no record, is counted and listed, and the rest goes on.
 
-        A known id keeps its first row: the same frame that comes by two ways is one frame. What may change is the bound
-        on its control stream's rate.
+        A known id keeps its first row: the same frame that comes by two ways is one frame. As long as its pictures are
+        not here, it belongs to the source that had it last, and may still be evicted there: the bound on its control
+        stream's rate follows. What is here stays, whatever its device gives up later, and so does its rate.
         """
         new = known = refused = 0
         for chunk in _chunks(raws):
@@ -173,13 +146,17 @@ class Inbox:
                         refused += 1
                         continue
                     rate = _control_rate(record)
-                    found = db.execute("SELECT sha256 FROM record WHERE id = ?", (record.id,)).fetchone()
+                    found = db.execute("SELECT sha256, pictures > 0 AND fetched = 0, control_rate > ?, source <> ? OR deleted = 1 "
+                                       "FROM record WHERE id = ?", (rate, source, record.id)).fetchone()  # fmt: skip
                     if found is None:
                         _insert(db, source, raw, record, pictures, rate)
                         new += 1
                     elif found[0] == raw.sha256:
-                        db.execute("UPDATE record SET control_rate = min(control_rate, ?) WHERE id = ? AND control_rate > ?",
-                                   (rate, record.id, rate))  # fmt: skip
+                        _, waits, lower, moved = found
+                        if waits and lower:
+                            db.execute("UPDATE record SET control_rate = ? WHERE id = ?", (rate, record.id))
+                        if waits and moved:
+                            db.execute("UPDATE record SET source = ?, deleted = 0 WHERE id = ?", (source, record.id))
                         known += 1
                     else:
                         db.execute("INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
@@ -194,12 +171,16 @@ class Inbox:
                 db.execute("INSERT OR IGNORE INTO bundle VALUES (?, ?, ?)",
                            (bundle.sha256, bundle.name, json.dumps(dict(bundle.facts))))  # fmt: skip
 
-    def set_tallies(self, source: int, tallies: Iterable[Tally]) -> None:
-        """Replace a source's counts hour by hour: a later pull knows an hour better, and old hours may be gone there."""
+    def set_tallies(self, queue: int, tallies: Iterable[Tally]) -> None:
+        """Replace a queue's counts hour by hour: a later pull knows an hour better, and old hours may be gone there.
+
+        ``queue`` is what tells one queue from another, wherever it lies: a copy adds nothing, and a new queue in the
+        place of a damaged one adds to what that one had counted.
+        """
         with self._transaction() as db:
             for one in tallies:
                 db.execute("INSERT OR REPLACE INTO tally VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                           (source, one.hour_ns, one.device, one.camera, one.bundle, one.frames, one.flagged, one.control,
+                           (queue, one.hour_ns, one.device, one.camera, one.bundle, one.frames, one.flagged, one.control,
                             one.kept))  # fmt: skip
 
     def set_counters(self, source: int, counters: Mapping[tuple[str, str], int]) -> None:
@@ -240,6 +221,13 @@ class Inbox:
         """Ids that the device was asked to delete."""
         rows = self._db.execute("SELECT id FROM record WHERE source = ? AND asked = 1", (source,))
         return [id_ for (id_,) in rows]
+
+    def gone(self, source: int, there: Collection[str]) -> int:
+        """Frames of a source that were not fetched and are not among those ``there``: no choice has to reckon with them."""
+        rows = self._db.execute(
+            "SELECT id FROM record WHERE source = ? AND fetched = 0 AND pictures > 0 AND deleted = 0", (source,)
+        )
+        return self.mark("deleted", [id_ for (id_,) in rows if id_ not in there])
 
     def unask(self, ids: Iterable[str]) -> None:
         """The device still has these: it may be asked again."""
@@ -310,39 +298,7 @@ class Inbox:
 
     def columns(self) -> Columns:
         """What a choice looks at, in the order of arrival."""
-        count = len(self)
-        width = int(self._db.execute("SELECT coalesce(max(embedding), 0) FROM record").fetchone()[0])
-        embedding_ND = np.zeros((count, max(width, 1)), dtype=np.float16)
-        devices, bundles = _Numbers(), _Numbers()
-        columns: dict[str, npt.NDArray[Any]] = {
-            name: np.zeros(count, dtype=kind)
-            for name, kind in (("id", "S32"), ("device", np.int64), ("bundle", np.int64), ("captured_ns", np.int64),
-                               ("flagged", np.bool_), ("failure_probability", np.float32), ("control", np.bool_),
-                               ("pictures", np.bool_), ("fetched", np.bool_), ("deleted", np.bool_),
-                               ("sealed", np.bool_), ("drawn", np.bool_), ("chosen", np.bool_), ("annotated", np.bool_))
-        }  # fmt: skip
-        cursor = self._db.execute(
-            "SELECT id, device, bundle, captured_ns, flagged, failure_probability, "
-            "control_rate IS NOT NULL AND control_draw < control_rate, pictures > 0, fetched, deleted, sealed, "
-            "drawn IS NOT NULL, batch IS NOT NULL, annotated, joints, embedding, arrays FROM record ORDER BY row LIMIT ?",
-            (count,),
-        )
-        first = 0
-        while rows := cursor.fetchmany(CHUNK):
-            *some, joints, lengths, arrays = zip(*rows, strict=True)
-            plain: list[Any] = some
-            part = slice(first, first + len(rows))
-            plain[1], plain[2] = [devices[name] for name in plain[1]], [bundles[name] for name in plain[2]]
-            plain[5] = [np.nan if value is None else value for value in plain[5]]
-            for name, values in zip(columns, plain, strict=True):
-                columns[name][part] = values
-            for row, (count_J, length, blob) in enumerate(zip(joints, lengths, arrays, strict=True), start=first):
-                embedding_ND[row, :length] = np.frombuffer(blob, "<f2", length, 12 * count_J)
-            first += len(rows)
-        return Columns(
-            **{f"{name}_N": values[:first] for name, values in columns.items()},
-            devices=tuple(devices), bundles=tuple(bundles), embedding_ND=embedding_ND[:first],
-        )  # fmt: skip
+        return read_columns(self._db)
 
     def bundles(self) -> dict[str, BundleFacts]:
         """What is known of every bundle, by sha256."""
@@ -360,28 +316,12 @@ class Inbox:
             raise DataError(f"what a queue says of bundle {bundle[:12]}… holds no skeleton: {error}") from error
 
     def field_tallies(self) -> list[dict[str, Any]]:
-        """The monitors' counts by device and bundle, as a dataset's field report reads them."""
-        here = {
-            (device, bundle): n for device, bundle, n in self._db.execute(
-                "SELECT device, bundle, count(*) FROM record WHERE flagged = 1 GROUP BY device, bundle")
-        }  # fmt: skip
-        rows = self._db.execute(
-            "SELECT device, bundle, sum(frames), sum(flagged), sum(control) FROM tally GROUP BY device, bundle ORDER BY 1, 2"
-        )
-        return [{"device": device, "bundle": bundle, "frames": frames, "flagged": flagged, "control": control,
-                 "lost": max(0, flagged - here.get((device, bundle), 0))}
-                for device, bundle, frames, flagged, control in rows]  # fmt: skip
+        """The monitors' counts by device and bundle, as a field report reads them; see :func:`inbox_books.field_tallies`."""
+        return inbox_books.field_tallies(self._db)
 
     def status(self) -> list[dict[str, Any]]:
         """One row a device: how many records, and how far they have come."""
-        names = ("device", "records", "flagged", "control", "fetched", "acknowledged", "deleted", "chosen", "annotated",
-                 "first_ns", "last_ns", "bundles")  # fmt: skip
-        rows = self._db.execute(
-            "SELECT device, count(*), sum(flagged), sum(control_rate IS NOT NULL), sum(fetched), sum(acknowledged), "
-            "sum(deleted), sum(batch IS NOT NULL), sum(annotated), min(captured_ns), max(captured_ns), "
-            "count(DISTINCT bundle) FROM record GROUP BY device ORDER BY device"
-        )
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        return inbox_books.status(self._db)
 
     def refused(self) -> list[tuple[str, str, str]]:
         """(source, id, problem) of every record that could not be taken."""
@@ -454,14 +394,6 @@ class Inbox:
             return fact.joined(path.read_bytes()).data
         except (OSError, DataError):
             return None
-
-
-class _Numbers(dict[str, int]):
-    """Names by the order in which they are first asked for."""
-
-    def __missing__(self, name: str) -> int:
-        self[name] = len(self)
-        return self[name]
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -26,9 +26,9 @@ STATEMENTS = (
     "CREATE INDEX record_batch ON record (batch) WHERE batch IS NOT NULL",
     "CREATE TABLE bundle (sha256 TEXT PRIMARY KEY, name TEXT NOT NULL, facts TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE tally ("
-    "source INTEGER, hour_ns INTEGER, device TEXT, camera TEXT, bundle TEXT, frames INTEGER NOT NULL, "
+    "queue INTEGER, hour_ns INTEGER, device TEXT, camera TEXT, bundle TEXT, frames INTEGER NOT NULL, "
     "flagged INTEGER NOT NULL, control INTEGER NOT NULL, kept INTEGER NOT NULL, "
-    "PRIMARY KEY (source, hour_ns, device, camera, bundle)) WITHOUT ROWID",
+    "PRIMARY KEY (queue, hour_ns, device, camera, bundle)) WITHOUT ROWID",
     "CREATE TABLE counter (source INTEGER, name TEXT, reason TEXT, n INTEGER NOT NULL, "
     "PRIMARY KEY (source, name, reason)) WITHOUT ROWID",
     "CREATE TABLE refused (source INTEGER, id TEXT, problem TEXT NOT NULL, PRIMARY KEY (source, id, problem)) "

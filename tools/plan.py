@@ -90,7 +90,7 @@ def _add(
             return
         (here,) = inbox.entries([id_])
         planned.known += 1
-        if here.source != planned.url:  # came by another way, which answers for it
+        if here.fetched and here.source != planned.url:  # came by another way, which answers for it
             return
     else:
         planned.new += 1

@@ -44,7 +44,7 @@ class Pulled:
     refused: int = 0
     fetched: int = 0
     gone: int = 0
-    """Not on the device any more when their pictures were asked for: evicted meanwhile."""
+    """Not on the device any more, and their pictures are not here: evicted meanwhile."""
     damaged: int = 0
     acknowledged: int = 0
     asked_to_delete: int = 0
@@ -68,7 +68,6 @@ def pull(
     images: Collection[str] | None = None,
     acknowledge: bool = False,
     delete: bool = False,
-    dry_run: bool = False,
     report: Report = lambda what, done, of: None,
 ) -> Pulled:
     """Pull one source.
@@ -79,7 +78,6 @@ def pull(
         images: ids whose pictures are fetched; None fetches all, an empty collection none.
         acknowledge: tell the device what is here whole.
         delete: have the device erase it; acknowledges too.
-        dry_run: read, and change nothing on the device.
         report: told about progress.
     """
     done = Pulled(source.url)
@@ -88,11 +86,14 @@ def pull(
         _again(lambda: _manifests(inbox, source, number, done, report), done)
         _again(lambda: _pictures(inbox, source, number, images, done, report), done)
         if acknowledge or delete:
-            _answer(inbox, source, number, delete, dry_run, done, report)
+            _answer(inbox, source, number, delete, done, report)
     except (AlposeError, OSError) as error:
         said = str(error) if isinstance(error, AlposeError) else f"{type(error).__name__}: {error}"
         done.problem = scrubbed(said)
-        log.warning("%s: %s; what came before is kept, pull again to go on", source.url, done.problem)
+        # What is no queue will not be one the next time.
+        again = isinstance(error, (OSError, ChangedError)) and not isinstance(error, FileNotFoundError)
+        log.warning("%s: %s%s", source.url, done.problem,
+                    "; what came before is kept, pull again to go on" if again else "")  # fmt: skip
     return done
 
 
@@ -117,7 +118,7 @@ def _manifests(inbox: Inbox, source: Source, number: int, done: Pulled, report: 
             done.how = reader.how
             added = inbox.add(number, reader.raws())
             inbox.add_bundles(reader.bundles())
-            inbox.set_tallies(number, reader.tallies())
+            inbox.set_tallies(reader.queue(), reader.tallies())
             inbox.set_counters(number, reader.counters())
             asked, there = set(inbox.asked(number)), reader.ids()
             reader.require_unchanged()
@@ -126,6 +127,7 @@ def _manifests(inbox: Inbox, source: Source, number: int, done: Pulled, report: 
     done.new, done.known, done.refused = done.new + added.new, added.known, added.refused
     # Asked for, and not there any more: now it is known.
     done.deleted += inbox.mark("deleted", asked - there)
+    done.gone += inbox.gone(number, there)
     # Asked for, and still there: the answer may have been lost on its way, so it may be given again.
     inbox.unask(asked & there)
     report("manifests", added.new + added.known, added.new + added.known)
@@ -152,7 +154,7 @@ def _pictures(
                     done.notes.append(f"{id_}: {error}")
                     continue
                 if pictures is None:
-                    done.gone += 1
+                    done.gone += inbox.mark("deleted", [id_])
                     continue
                 inbox.store_pictures(id_, pictures)
                 done.fetched += 1
@@ -161,9 +163,7 @@ def _pictures(
             done.moved_bytes += reader.moved.bytes
 
 
-def _answer(
-    inbox: Inbox, source: Source, number: int, delete: bool, dry_run: bool, done: Pulled, report: Report
-) -> None:
+def _answer(inbox: Inbox, source: Source, number: int, delete: bool, done: Pulled, report: Report) -> None:
     """Acknowledge what is here whole, read again from our own files."""
     ids = inbox.waiting(number, "deleted" if delete else "acknowledged")
     whole: dict[str, str] = {}
@@ -174,23 +174,22 @@ def _answer(
             inbox.lost(id_)
             done.notes.append(f"{id_}: its pictures are not here whole any more: it is fetched again")
         report("verified", place, len(ids))
-    if dry_run or not whole:
-        done.notes += [f"{len(whole)} would be {'deleted' if delete else 'acknowledged'}"] if dry_run else []
+    if not whole:
         return
     items = list(whole.items())
     for start in range(0, len(items), ACKNOWLEDGED_AT_ONCE):
         part = dict(items[start : start + ACKNOWLEDGED_AT_ONCE])
         name = f"harvest-{time.time_ns()}.json"
-        if isinstance(source, LocalSource):
-            acknowledgements.write(source.path, name, Acknowledgement(delete, part))
-        else:
-            try:
+        try:
+            if isinstance(source, LocalSource):
+                acknowledgements.write(source.path, name, Acknowledgement(delete, part))
+            else:
                 source.acknowledge(name, Acknowledgement(delete, part))
-            except Exception as error:  # every file system has errors of its own
-                done.notes.append(
-                    f"{source.url} cannot be written to, so the device is not told: {type(error).__name__}: {scrubbed(str(error))}"
-                )
-                return
+        except Exception as error:  # every file system has errors of its own
+            done.notes.append(
+                f"{source.url} cannot be written to, so the device is not told: {type(error).__name__}: {scrubbed(str(error))}"
+            )
+            return
         done.acknowledged += inbox.mark("acknowledged", part)
         if delete:
             done.asked_to_delete += inbox.mark("asked", part)

@@ -88,6 +88,11 @@ class Reader:
         """Of all records that are on the device."""
         return {str(id_) for (id_,) in self._db.execute("SELECT id FROM record")}
 
+    def queue(self) -> int:
+        """Tells this queue from every other, and stays in a copy: when it began, in ns."""
+        row = self._db.execute("SELECT began_ns FROM control ORDER BY period LIMIT 1").fetchone()
+        return row[0] if row and isinstance(row[0], int) else 0
+
     def bundles(self) -> list[BundleFacts]:
         """What is needed to read the records of each bundle."""
         return ledger.bundles(self._db)

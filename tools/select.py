@@ -1,7 +1,8 @@
 """One global batch across devices: what to annotate next, out of everything that the fleet sent.
 
 The control stream is kept apart: each of its frames takes part in one draw, in the first selection after it arrived, so
-that its probability of being labelled stays known. Everything else is chosen by what it is worth.
+that its probability of being labelled stays known; until then it is not chosen for its value either, or the draw would
+be left with the easy ones. Everything else is chosen by what it is worth.
 
 Shapes: N candidates, D embedding, V devices.
 """
@@ -30,6 +31,8 @@ MIN_DISTANCE = 0.05
 """Distance under which two frames are near-duplicates; 1 is what two random frames of a bundle are apart."""
 LEAST_HARDNESS = 1e-3
 """So that frames which the model is sure of can still be chosen for being new."""
+WAITING = "of the control stream, which wait for their draw"
+"""Why a frame was not chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +105,14 @@ def select(
     wanted = round(CONTROL_SHARE * budget) if control is None else control
     drawing_N = candidates.control_N & candidates.undrawn_N & candidates.open_N & (wanted > 0)
     control_M, control_probability = _draw(np.flatnonzero(drawing_N), wanted, rng)
-    # A control frame that was not drawn may still be worth its label for itself.
-    value_N = candidates.open_N.copy()
+    # A control frame that was passed over may still be worth its label for itself; one that is yet to be drawn must wait.
+    waiting_N = candidates.control_N & candidates.undrawn_N & candidates.open_N & ~drawing_N
+    value_N = candidates.open_N & ~waiting_N
     value_N[control_M] = False
     counted = Counter({"without a picture, or chosen before": int((~candidates.open_N).sum())})
     chosen = _by_value(candidates, value_N, control_M, budget - len(control_M), rng, strategy, min_distance, counted)
-    counted["not chosen"] = int(candidates.open_N.sum()) - len(control_M) - len(chosen) - counted["near-duplicates"]
+    counted[WAITING] = int(waiting_N.sum())
+    counted["not chosen"] = int(value_N.sum()) - len(chosen) - counted["near-duplicates"]
     control_why = "drawn by chance from the control stream"
     drawn = [_Chosen(int(row), control_why, "control", control_probability) for row in control_M]
     return Selection(
@@ -144,7 +149,8 @@ def _by_value(
     row_M = np.flatnonzero(value_N)
     if k < 1 or not len(row_M):
         return []
-    failure_M = candidates.failure_probability_N[row_M]
+    # A model that answers NaN is as wrong as can be: the queue ranks it so, too.
+    failure_M = np.nan_to_num(candidates.failure_probability_N[row_M], nan=1.0)
     if strategy == "random":
         picked_M, probability = _draw(row_M, k, rng)
         # A frame that was passed over by an earlier, not random choice has no probability any more.
@@ -155,7 +161,7 @@ def _by_value(
         return [_Chosen(int(row_M[i]), f"failure {failure_M[i]:.2f}", "value", None) for i in order]
     weight_M = np.ones(len(row_M), dtype=np.float32)
     if strategy == "value":
-        weight_M = np.maximum(np.nan_to_num(failure_M), LEAST_HARDNESS).astype(np.float32)
+        weight_M = np.maximum(failure_M, LEAST_HARDNESS).astype(np.float32)
     whole = len(row_M) == len(candidates)
     embedding_MD = candidates.embedding_ND if whole else candidates.embedding_ND[row_M]
     near = Nearest(embedding_MD, candidates.bundle_N[row_M])

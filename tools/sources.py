@@ -178,7 +178,7 @@ def _remote(source: str, options: Mapping[str, Any]) -> list[Source]:
             str(getattr(error, "name", None) or error), f"pulling from {safe}", "harvest"
         ) from error
     except FileNotFoundError as error:
-        raise DataNotFoundError(f"{safe} is not there") from error
+        raise DataNotFoundError(f"{safe} is not there, or nobody answers: is the address right?") from error
     except Exception as error:  # every file system has errors of its own
         raise DataError(f"{safe} cannot be reached: {type(error).__name__}: {scrubbed(str(error))[:300]}") from error
     paths = [one for one in paths if not any(part in PurePosixPath(one).name for part in NOT_QUEUES)]

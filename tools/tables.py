@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
+
+UNKNOWN = "—"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = True) -> str:
@@ -20,3 +23,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = T
 def plural(count: int, what: str) -> str:
     """``1 frame``, ``2 frames``."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def utc(time_ns: int) -> str:
+    """A device's clock may say anything."""
+    try:
+        return datetime.fromtimestamp(time_ns / 1e9, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, OSError, ValueError):
+        return UNKNOWN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -140,7 +140,26 @@ def test_lost_frames_are_said_and_keep_the_flagged_from_standing_for_all() -> No
 
     assert whole.fleet.flagged_by == "a random part of them"
     assert lossy.fleet.flagged_by == "the control stream"
-    assert any("80 flagged frames never arrived" in line for line in lossy.advice)
+    assert any("80 flagged frames cannot be labelled" in line for line in lossy.advice)
+
+
+def test_a_policy_that_flags_next_to_nothing_is_reported_too() -> None:
+    """The default: 20 frames of 100,000 an hour. None of them is in the control stream, which stands for all then."""
+    fleet = Fleet.made(np.random.default_rng(1))
+    fleet = replace(fleet, flagged_N=fleet.probability_N >= np.sort(fleet.probability_N)[-20])
+    truth = fleet.pck_N.mean()
+    covered = 0
+    for seed in range(40):
+        labelled = fleet.label(np.random.default_rng(seed), "value")
+        report = field_report(labelled, fleet.tallies(lost=1))
+        assert report.fleet.pck is not None
+        assert report.fleet.failure_rate is not None
+        assert report.fleet.recall is not None
+        covered += report.fleet.pck.low <= truth <= report.fleet.pck.high
+        if not (labelled.flagged_N & np.isfinite(labelled.control_N)).any():
+            assert report.fleet.precision is None
+            assert any("what share of the flagged frames fails" in line for line in report.advice)
+    assert covered >= 36
 
 
 def test_without_a_control_stream_nothing_is_claimed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -14,17 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime.errors import DataError, DataNotFoundError
-from alpose.runtime.queue import Queue
+from alpose.runtime.queue import Picture, Queue
+from alpose.runtime.skeleton import LSP
 from alpose.tools import inbox as inbox_module
+from alpose.tools.choosing import choose
 from alpose.tools.inbox import Inbox
+from alpose.tools.plan import plan
 from alpose.tools.pull import Pulled, pull
 from alpose.tools.sources import LocalSource, find, without_secrets
 
-from .queues import BUNDLE, fill, make_record
+from .queues import BUNDLE, fill, make_record, quick_folder
 
 
 def bring(inbox: Path, queue: Path, **options: object) -> Pulled:
@@ -92,15 +96,6 @@ def test_only_what_is_here_whole_is_deleted_on_the_device(tmp_path: Path) -> Non
     assert whole(tmp_path / "inbox") == set(ids[:5])
 
 
-def test_a_dry_run_tells_the_device_nothing(tmp_path: Path) -> None:
-    ids = fill(tmp_path / "q.db", 3)
-    done = bring(tmp_path / "inbox", tmp_path / "q.db", delete=True, dry_run=True)
-
-    assert "3 would be deleted" in done.notes
-    assert on_device(tmp_path / "q.db") == set(ids)
-    assert not Path(f"{tmp_path / 'q.db'}.ack").exists()
-
-
 def test_what_is_acknowledged_stays_on_the_device_as_pulled(tmp_path: Path) -> None:
     fill(tmp_path / "q.db", 3)
     assert bring(tmp_path / "inbox", tmp_path / "q.db", acknowledge=True).acknowledged == 3
@@ -112,13 +107,16 @@ class Torn(OSError):
     """A line that breaks, a disk that fills, a plug that is pulled."""
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_any_sequence_ends_with_each_frame_once_here_or_still_there(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_sequence_ends_with_each_frame_once_here_or_still_there(data: st.DataObject) -> None:
     """Pulls that break at any of their writes, acknowledgements, deletes, new frames, in any order."""
-    folder = tmp_path_factory.mktemp("sequence")
+    with quick_folder() as folder:
+        any_sequence(data, folder)
+
+
+def any_sequence(data: st.DataObject, folder: Path) -> None:
+    """One example."""
     queue, inbox = folder / "q.db", folder / "inbox"
     every = set(fill(queue, 3, picture_bytes=300))
     steps = st.sampled_from(["put", "pull", "manifests", "acknowledge", "delete", "break"])
@@ -218,6 +216,114 @@ def test_one_frame_by_two_ways_is_one_frame(tmp_path: Path) -> None:
 
     assert (second.new, second.known) == (0, 4)
     assert whole(tmp_path / "inbox") == set(ids)
+
+
+def test_a_copy_is_not_counted_twice_and_a_new_queue_adds(tmp_path: Path) -> None:
+    """Counts belong to a queue, not to the place where it was found."""
+    fill(tmp_path / "q.db", 4)
+    shutil.copy(tmp_path / "q.db", tmp_path / "copy.db")
+    bring(tmp_path / "inbox", tmp_path / "q.db")
+    bring(tmp_path / "inbox", tmp_path / "copy.db")
+    with Inbox(tmp_path / "inbox") as inbox:
+        assert [(row["frames"], row["lost"]) for row in inbox.field_tallies()] == [(4000, 0)]
+    # The file was damaged and moved aside: the monitor began another one in its place, in the same hour.
+    (tmp_path / "q.db").unlink()
+    fill(tmp_path / "q.db", 3, seed=1)
+    bring(tmp_path / "inbox", tmp_path / "q.db")
+    with Inbox(tmp_path / "inbox") as inbox:
+        assert [(row["frames"], row["lost"]) for row in inbox.field_tallies()] == [(7000, 0)]
+
+
+def test_what_is_gone_before_it_was_fetched_is_not_chosen_any_more(tmp_path: Path) -> None:
+    ids = fill(tmp_path / "q.db", 6)
+    bring(tmp_path / "inbox", tmp_path / "q.db", images=set(ids[:1]))
+    with Queue(tmp_path / "q.db") as queue:
+        queue.acknowledge(ids[:3])
+        queue.delete(ids[:3])
+    done = bring(tmp_path / "inbox", tmp_path / "q.db", images=())
+    assert (done.gone, done.deleted) == (2, 0)
+    assert bring(tmp_path / "inbox", tmp_path / "q.db", images=()).gone == 0
+    with Inbox(tmp_path / "inbox") as inbox:
+        chosen = choose(inbox, 6, min_distance=0).batch
+        assert {choice.id for choice in chosen.choices} == {ids[0], *ids[3:]}
+        assert inbox.field_tallies()[0]["lost"] == 2
+
+
+def test_a_queue_that_moved_gives_what_its_old_place_did_not(tmp_path: Path) -> None:
+    """A car with another address: the frames that are known and not here yet come from there."""
+    ids = fill(tmp_path / "q.db", 5)
+    bring(tmp_path / "inbox", tmp_path / "q.db", images=set(ids[:2]))
+    (tmp_path / "q.db").rename(tmp_path / "moved.db")
+    with Inbox(tmp_path / "inbox") as inbox:
+        planned = plan(inbox, LocalSource(tmp_path / "moved.db"), delete=True)
+    done = bring(tmp_path / "inbox", tmp_path / "moved.db", delete=True)
+
+    assert (done.known, done.fetched, done.deleted) == (5, 3, 3)
+    assert (planned.would_fetch, planned.would_delete) == (3, 3)
+    assert whole(tmp_path / "inbox") == set(ids)
+
+
+def test_a_damaged_embedding_does_not_spoil_a_choice(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with Queue(tmp_path / "q.db") as queue:
+        for scale in (np.nan, np.inf, 0.0, 60000.0, 1.0, 1.0):
+            record = make_record(queue, rng)
+            queue.put(dataclasses.replace(record, embedding_D=(record.embedding_D * scale).astype(np.float16)),
+                      [Picture.of(b"x", width=640, height=480, captured_ns=1)])  # fmt: skip
+    bring(tmp_path / "inbox", tmp_path / "q.db")
+    with Inbox(tmp_path / "inbox") as inbox:
+        assert np.isfinite(inbox.columns().embedding_ND).all()
+        assert len(choose(inbox, 6).batch.choices) >= 3
+
+
+def test_a_control_frame_keeps_the_rate_at_which_it_came() -> None:
+    """A queue that has to give up control frames lowers the rate for what is still there, not for what is here already.
+
+    The whole stream, weighted, is the number of frames that were seen: in each part, whatever was evicted later.
+    """
+    rng = np.random.default_rng(3)
+    frames, parts, rate = 500, 3, 0.5
+    rates, seen = [], []
+    with (
+        quick_folder() as folder,
+        Queue(folder / "q.db", max_bytes=4 << 20) as queue,
+        Inbox(folder, create=True) as inbox,
+    ):
+        queue.add_bundle(BUNDLE, "driver", {"skeleton": LSP.to_json()})
+        for part in range(parts):
+            draws = rng.random(frames)
+            queue.put_many([
+                (make_record(queue, rng, captured_ns=part, flagged=False, control_draw=float(draw),
+                             reasons=(("control", float(draw), rate),), inclusion_probability=rate),
+                 (Picture.of(rng.bytes(5000), width=640, height=480, captured_ns=1),), ())
+                for draw in draws[draws < rate]
+            ])  # fmt: skip
+            queue.tally(device="car-1", bundle=BUNDLE, at_ns=10**18, frames=frames, flagged=0, control=1, kept=1)
+            pull(inbox, LocalSource(folder / "q.db"))
+            rates.append(queue.control_periods()[-1].rate)
+        entries = inbox.entries(id_.decode() for id_ in inbox.columns().id_N[inbox.columns().control_N])
+        for part in range(parts):
+            found = [entry.control_rate for entry in entries if entry.record.captured_ns == part]
+            spread = np.sqrt(sum((1 - one) / one**2 for one in found))
+            seen.append((sum(1 / one for one in found), spread))
+    assert rates[-1] < 0.6 * rates[0], "the queue was never full: the test shows nothing"
+    assert all(abs(total - frames) < 4 * spread for total, spread in seen), (seen, rates)
+
+
+def test_a_source_that_cannot_be_written_to_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mounted disk, say: that the device was not told is a note, and no reason to pull again."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only file system")
+
+    fill(tmp_path / "q.db", 3)
+    monkeypatch.setattr("alpose.runtime.queue.acknowledgements.write", refuse)
+    done = bring(tmp_path / "inbox", tmp_path / "q.db", acknowledge=True)
+
+    assert (done.problem, done.fetched, done.acknowledged) == (None, 3, 0)
+    assert any("cannot be written to" in note for note in done.notes)
 
 
 def test_a_monitor_may_write_meanwhile(tmp_path: Path) -> None:

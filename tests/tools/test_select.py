@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.tools.batch import Batch, Choice
 from alpose.tools.diversity import FARTHEST, UNRELATED, Floats, Ints, Nearest, greedy, typical_distances
-from alpose.tools.select import Candidates, Selection, select
+from alpose.tools.select import WAITING, Candidates, Selection, select
 
 
 def unit(vectors: npt.NDArray[np.floating]) -> Floats:
@@ -71,12 +71,12 @@ def test_the_lazy_choice_is_the_plain_one(seed: int, count: int, k: int, fair: b
     )
 
 
-def fleet(count: int = 3000, seed: int = 0, devices: int = 3) -> Candidates:
+def fleet(count: int = 3000, seed: int = 0, devices: int = 3, control: float = 0.1) -> Candidates:
     """Frames around 40 scenes; the first device sends four fifths of them."""
     rng = np.random.default_rng(seed)
     scene_N = rng.integers(0, 40, count)
     embedding_ND = unit(unit(rng.normal(size=(40, 16)))[scene_N] + 0.1 * rng.normal(size=(count, 16)))
-    control_N = rng.random(count) < 0.1
+    control_N = rng.random(count) < control
     return Candidates(
         id_N=np.array([f"{row:032x}" for row in range(count)]),
         device_N=rng.choice(devices, count, p=[0.8, *[0.2 / (devices - 1)] * (devices - 1)]),
@@ -96,7 +96,7 @@ def rows(selection: Selection, stream: str | None = None) -> Ints:
 
 
 def test_a_batch_is_hard_diverse_and_fair() -> None:
-    candidates = fleet()
+    candidates = fleet(control=0)
     by_value = rows(select(candidates, 100, np.random.default_rng(0), control=0))
     by_top = rows(select(candidates, 100, np.random.default_rng(0), control=0, strategy="top"))
     by_chance = rows(select(candidates, 100, np.random.default_rng(0), control=0, strategy="random"))
@@ -126,7 +126,7 @@ def test_coreset_reaches_further_than_chance() -> None:
 
 
 def test_near_duplicates_are_left_out_and_counted() -> None:
-    candidates = fleet(500)
+    candidates = fleet(500, control=0)
     twice = np.arange(500) // 2 * 2  # every other frame is the one before it
     candidates = replace(candidates, embedding_ND=candidates.embedding_ND[twice])
     selection = select(candidates, 500, np.random.default_rng(0), control=0)
@@ -178,6 +178,28 @@ def test_control_frames_are_a_random_sample_with_a_known_probability() -> None:
     # Chance does not look at the failure probability.
     assert abs(np.corrcoef(shares_N, candidates.failure_probability_N[candidates.control_N])[0, 1]) < 0.2
     assert not hits_N[~candidates.control_N].any()
+
+
+def test_a_control_frame_is_not_chosen_for_its_value_before_its_draw() -> None:
+    """Else the draw would be left with the easy ones, and the field would look better than it is."""
+    candidates = fleet()
+    for strategy in ("value", "top", "coreset", "random"):
+        selection = select(candidates, 500, np.random.default_rng(0), control=0, strategy=strategy)
+        assert not candidates.control_N[rows(selection)].any()
+        assert selection.counted[WAITING] == candidates.control_N.sum()
+        assert not selection.drawn_N.any()
+    # Those that were passed over in their draw are free.
+    drawn = select(candidates, 3000, np.random.default_rng(0), control=10, strategy="top")
+    assert candidates.control_N[rows(drawn, "value")].sum() == candidates.control_N.sum() - 10
+
+
+def test_a_model_that_answers_nan_is_as_wrong_as_can_be() -> None:
+    candidates = fleet(50, control=0)
+    candidates.failure_probability_N[17] = np.nan
+    for strategy in ("value", "top"):
+        (choice,) = select(candidates, 1, np.random.default_rng(0), strategy=strategy).choices
+        assert int(choice.id, 16) == 17
+        assert "nan" not in choice.reason
 
 
 def test_a_control_frame_is_drawn_once() -> None:
@@ -235,7 +257,7 @@ def test_an_inbox_without_anything_open_gives_an_empty_batch() -> None:
 def test_a_batch_survives_json_and_damage_is_named() -> None:
     choice = Choice(id="0" * 32, rank=1, reason="failure 0.9", stream="control", select_probability=0.5)
     batch = Batch(name="week-1", created="2026-01-01T00:00:00+00:00", strategy="value", budget=5, choices=(choice,),
-                  counted={"not chosen": 3})  # fmt: skip
+                  counted={"not chosen": 3}, tallies=({"device": "car-1", "frames": 9},))  # fmt: skip
 
     assert Batch.from_json(batch.to_json()) == batch
     damages: list[tuple[str, object]] = [

@@ -28,10 +28,10 @@ SHOWN = 10
 @click.option("--control", type=int, help="How many of the budget go to the control stream. [default: a fifth]")
 @click.option(
     "--min-distance",
-    default=0.02,
+    default=0.05,
     show_default=True,
     type=float,
-    help="Cosine distance under which two frames are near-duplicates.",
+    help="Distance under which two frames are near-duplicates, as a share of what two frames are usually apart.",
 )
 @click.option("--name", help="Of the batch. [default: date and time]")
 @click.option("--seed", type=click.IntRange(0), help="Makes the draw of the control stream repeatable.")

@@ -20,9 +20,8 @@ def status(inbox: Path, as_json: bool) -> None:
     fetched: their pictures are here; acknowledged: the device was told; deleted: it has them no more; chosen: in a batch;
     annotated: imported into a dataset.
     """
-    from ..gallery import utc
     from ..inbox import Inbox
-    from ..tables import plural, table
+    from ..tables import plural, table, utc
     from .screen import plain
 
     with Inbox(inbox) as opened:

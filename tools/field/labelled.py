@@ -65,7 +65,7 @@ class Tally:
     flagged: int
     control: int
     lost: int
-    """Flagged frames that never arrived: evicted, dropped, or suppressed after they were flagged."""
+    """Flagged frames that cannot be labelled: evicted, dropped, or replaced by another one of the same episode."""
 
 
 def read_labelled(dataset: Path) -> Labelled:
@@ -158,11 +158,7 @@ def _predicted(drawn: Any, joints: int, source: Path) -> Floats:
 
 def _responses(dataset: Path, images: Any) -> dict[tuple[str, str], float]:
     """Share of each batch's stream that has been labelled: the rest is taken to be missing at random."""
-    labelled: Counter[tuple[str, str]] = Counter()
-    for image in images:
-        facts = image.get("alpose")
-        if isinstance(facts, dict):
-            labelled[str(facts.get("batch")), str(facts.get("stream"))] += 1
+    labelled = _labelled(images)
     shares = {}
     for path in sorted((dataset / "field" / "batches").glob("*.json")):
         streams = Counter(str(choice["stream"]) for choice in read_json(path)["choices"])
@@ -171,11 +167,34 @@ def _responses(dataset: Path, images: Any) -> dict[tuple[str, str], float]:
     return shares
 
 
+def _labelled(images: Any) -> Counter[tuple[str, str]]:
+    """Labelled frames by batch and stream."""
+    facts = [image.get("alpose") for image in images]
+    return Counter((str(one.get("batch")), str(one.get("stream"))) for one in facts if isinstance(one, dict))
+
+
 def read_tallies(dataset: Path) -> tuple[Tally, ...]:
-    """The monitors' own counts, by device and bundle; empty where the dataset has none."""
+    """The monitors' own counts, by device and bundle; empty where the dataset has none.
+
+    They are of the time at which the labelled control frames were drawn: what the monitors saw since then, drifted
+    perhaps and with another bundle, is not what these frames stand for.
+    """
+    latest: dict[tuple[str, str], Tally] = {}
+    found = find_annotations(dataset)
+    labelled = _labelled(read_json(found)["images"])
+    for path in sorted((dataset / "field" / "batches").glob("*.json")):
+        if labelled[path.stem, "control"]:
+            for tally in _tallies(read_json(path).get("tallies", ()), path):
+                known = latest.setdefault((tally.device, tally.bundle), tally)
+                if tally.frames > known.frames:
+                    latest[tally.device, tally.bundle] = tally
     path = dataset / "field" / "tallies.json"
-    if not path.exists():
-        return ()
+    if latest or not path.exists():
+        return tuple(latest[key] for key in sorted(latest))
+    return _tallies(read_json(path), path)
+
+
+def _tallies(rows: Any, path: Path) -> tuple[Tally, ...]:
     try:
         return tuple(
             Tally(
@@ -183,7 +202,7 @@ def read_tallies(dataset: Path) -> tuple[Tally, ...]:
                 str(row["bundle"]),
                 *(int(row[name]) for name in ("frames", "flagged", "control", "lost")),
             )
-            for row in read_json(path)
+            for row in rows
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error}): import the batch again") from error

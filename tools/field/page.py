@@ -92,16 +92,14 @@ def finding(report: FieldReport) -> str:
     fleet = report.fleet
     if fleet.pck is None:
         return "Nothing can be said about the field yet: no frame of a control stream is labelled."
-    parts = [f"In the field the model has {fleet.pck.value:.0%} of the joints right ({_bounds(fleet.pck)})"]
+    parts = [f"In the field the model has {fleet.pck.value:.0%} of the joints right ({_percent(fleet.pck)})"]
     if fleet.recall is not None:
-        parts.append(f"its monitor flags {fleet.recall.value:.0%} of the failures ({_bounds(fleet.recall)})")
+        parts.append(f"its monitor flags {fleet.recall.value:.0%} of the failures ({_percent(fleet.recall)})")
     if fleet.precision is not None:
-        parts.append(f"{fleet.precision.value:.0%} of what it flags are failures ({_bounds(fleet.precision)})")
+        parts.append(f"{fleet.precision.value:.0%} of what it flags are failures ({_percent(fleet.precision)})")
     sentence = "; ".join(parts) + "."
     if fleet.naive_pck is not None and not fleet.pck.low <= fleet.naive_pck <= fleet.pck.high:
-        sentence += (
-            f" The labelled frames alone, which were picked for being hard, would have said {fleet.naive_pck:.0%}."
-        )
+        sentence += f" The plain mean of the labelled frames, which are not like all frames, is {fleet.naive_pck:.0%}."
     return sentence
 
 
@@ -147,6 +145,10 @@ def _rows(groups: Any, names: dict[str, str]) -> tuple[Row, ...]:
 
 def _bounds(value: Interval) -> str:
     return f"{max(0.0, value.low):.2f} to {min(1.0, value.high):.2f}"
+
+
+def _percent(value: Interval) -> str:
+    return f"{max(0.0, value.low):.0%} to {min(1.0, value.high):.0%}"
 
 
 def _short(value: Interval | None) -> str:

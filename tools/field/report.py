@@ -2,7 +2,8 @@
 
 All frames of a fleet fall into two strata: those that the policy flagged and those that it did not. The unflagged are
 known through the control stream alone. The flagged are known best where all of them, or a random part, were labelled;
-where annotators got the most valuable ones, these say nothing about the rest, and the control stream has to do.
+where annotators got the most valuable ones, these say nothing about the rest, and the control stream has to do. Where a
+policy flags so few that none of the drawn frames is one, the control stream is not divided: it stands for all frames.
 
 Shapes: N labelled frames.
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 from . import estimate
 from .estimate import Interval
-from .labelled import Floats, Labelled, Tally
+from .labelled import Bools, Floats, Labelled, Tally
 
 FlaggedBy = Literal["all of them", "a random part of them", "the control stream"]
 
@@ -122,16 +123,15 @@ def _group(labelled: Labelled, tallies: Sequence[Tally], level: float) -> Group:
         return estimate.mean(value_N[mask_N], of_N[mask_N], level=level)
 
     precision = mean(failed_N, in_flagged_N, probability_N)
-    if frames and flagged is not None:
+    if frames and flagged is not None and _both_seen(flagged, in_flagged_N, frames - flagged, in_rest_N):
         rest = frames - flagged
         pck = _stratified(mean(labelled.pck_N, in_flagged_N, probability_N), flagged,
                           mean(labelled.pck_N, in_rest_N, labelled.control_N), rest)  # fmt: skip
         missed_rate = mean(failed_N, in_rest_N, labelled.control_N)
         failure_rate = _stratified(precision, flagged, missed_rate, rest)
-        recall = None
-        if missed_rate is not None and (precision is not None or not flagged):
-            caught = precision.scaled(flagged) if precision is not None else Interval(0.0, 0.0, 0.0, 0)
-            recall = estimate.share(caught, missed_rate.scaled(rest))
+        nothing = Interval(0.0, 0.0, 0.0, 0)
+        caught = precision.scaled(flagged) if precision is not None else nothing
+        recall = estimate.share(caught, missed_rate.scaled(rest) if missed_rate is not None else nothing)
     else:  # the control stream stands for everything
         pck = mean(labelled.pck_N, drawn_N, labelled.control_N)
         failure_rate = mean(failed_N, drawn_N, labelled.control_N)
@@ -162,6 +162,11 @@ def _flagged_probabilities(labelled: Labelled, flagged: int | None, lost: int) -
     return "the control stream", np.where(is_flagged_N, labelled.control_N, np.nan)
 
 
+def _both_seen(flagged: int, in_flagged_N: Bools, rest: int, in_rest_N: Bools) -> bool:
+    """Whether each stratum that has frames has labelled ones."""
+    return (not flagged or bool(in_flagged_N.any())) and (not rest or bool(in_rest_N.any()))
+
+
 def _stratified(flagged: Interval | None, n_flagged: int, rest: Interval | None, n_rest: int) -> Interval | None:
     """The mean over both strata; a stratum that is empty needs no estimate."""
     parts = []
@@ -186,13 +191,15 @@ def _operating(labelled: Labelled, weight_N: Floats) -> tuple[Operating, ...]:
     failed_N = labelled.failed_N & (weight_N > 0)
     if int(failed_N.sum()) < FEW_FAILURES:
         return ()
-    order = np.argsort(-labelled.failure_probability_N[failed_N], kind="stable")
-    score_M, weight_M = labelled.failure_probability_N[failed_N][order], weight_N[failed_N][order]
+    # A model that answers NaN is as wrong as can be.
+    score_N = np.nan_to_num(labelled.failure_probability_N, nan=1.0)
+    order = np.argsort(-score_N[failed_N], kind="stable")
+    score_M, weight_M = score_N[failed_N][order], weight_N[failed_N][order]
     caught_M = np.cumsum(weight_M) / weight_M.sum()
     points = []
     for catch in CATCHES:
         threshold = float(score_M[min(int(np.searchsorted(caught_M, catch - 1e-12)), len(score_M) - 1)])
-        share = float(weight_N[labelled.failure_probability_N >= threshold].sum() / weight_N.sum())
+        share = float(weight_N[score_N >= threshold].sum() / weight_N.sum())
         points.append(Operating(catch=catch, threshold=threshold, flagged_share=share, failures=int(failed_N.sum())))
     return tuple(points)
 
@@ -220,7 +227,13 @@ def _advice(fleet: Group, operating: Sequence[Operating]) -> tuple[str, ...]:
         )
     if fleet.lost:
         advice.append(
-            f"{fleet.lost} flagged frames never arrived: enlarge the queue (max_bytes), harvest more often, or lower the budget"
+            f"{fleet.lost} flagged frames cannot be labelled: what Episodes replaced by another frame of the same failure is "
+            "meant to be among them; of the rest, evicted or dropped, a larger queue (max_bytes) or more harvests keep more"
+        )
+    if fleet.precision is None and fleet.flagged:
+        advice.append(
+            "None of the labelled control frames was flagged, so nothing is known of what share of the flagged frames fails: "
+            "draw some of them by chance (select --strategy random), or label all of them"
         )
     if fleet.pck is not None:
         half = (fleet.pck.high - fleet.pck.low) / 2
