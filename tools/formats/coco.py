@@ -124,9 +124,14 @@ _LISTS = ("images", "annotations", "categories")
 
 def documents(path: Path) -> Documents:
     """The parsed annotation files in a JSON file or an archive, each with its name for messages."""
-    return tuple(
-        (f"{path.name}:{name}" if name else path.name, parse_json(content)) for name, content in annotation_files(path)
-    )
+    found = []
+    for name, content in annotation_files(path):
+        where = f"{path.name}:{name}" if name else path.name
+        try:
+            found.append((where, parse_json(content)))
+        except DataError as error:
+            raise DataError(f"{where} is no annotation file: {error}") from error
+    return tuple(found)
 
 
 def annotation_files(path: Path) -> list[tuple[str, bytes]]:
