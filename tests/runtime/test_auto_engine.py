@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -17,18 +16,8 @@ from alpose.runtime.engines.auto import default_threads, open_engine
 from alpose.runtime.errors import ConfigError, MissingExtraError, WrongAnswerError
 from alpose.runtime.golden import run_golden
 
+from ..fakes import scripted as fakes
 
-def fake(name: str) -> Any:
-    path = Path(__file__).resolve().parents[1] / "fakes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes = fake("scripted")
 Scripted: Any = fakes.Scripted
 
 

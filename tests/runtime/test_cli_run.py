@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -36,20 +35,9 @@ from alpose.runtime.sources import Recorded, SourceCounts
 from alpose.runtime.stats import Meters, QueueState, Stats
 from alpose.runtime.triggers import Setting
 
+from ..fakes import scripted as fakes
+
 HERE = Path(__file__).resolve()
-
-
-def fake(name: str) -> Any:
-    path = HERE.parents[1] / "fakes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes = fake("scripted")
 
 
 class Frames:
@@ -221,7 +209,7 @@ STOPPED = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-import test_cli_run as t
+from tests.runtime import test_cli_run as t
 patch_ = lambda owner, name, value: setattr(owner, name, value)
 t.patch(patch_, lambda number: 0.9, t.Frames(10**9, 10.0, 0.005))
 t.main(["run", {bundle!r}, "--source", "video", "--queue", {queue!r}, "--trigger", "Threshold(0.5)", "--json"])
@@ -231,7 +219,7 @@ t.main(["run", {bundle!r}, "--source", "video", "--queue", {queue!r}, "--trigger
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_everything_flagged_is_on_the_disk(bundle: Path, tmp_path: Path, number: int) -> None:
     queue = tmp_path / "q.db"
-    code = STOPPED.format(tests=str(HERE.parent), bundle=str(bundle), queue=str(queue))
+    code = STOPPED.format(tests=str(HERE.parents[2]), bundle=str(bundle), queue=str(queue))
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
@@ -397,7 +385,7 @@ def terminal() -> Callable[[list[str], dict[str, str]], str]:
 SHOWN = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_cli_run as t
+from tests.runtime import test_cli_run as t
 t.patch(lambda owner, name, value: setattr(owner, name, value), lambda number: 0.9, t.Frames(60, 10.0, 0.02))
 t.main(["run", {bundle!r}, "--source", "video"])
 """
@@ -407,7 +395,7 @@ t.main(["run", {bundle!r}, "--source", "video"])
 def test_a_terminal_shows_one_line_again_and_again_and_is_left_clean(
     bundle: Path, terminal: Callable[[list[str], dict[str, str]], str], no_color: bool
 ) -> None:
-    code = SHOWN.format(tests=str(HERE.parent), bundle=str(bundle))
+    code = SHOWN.format(tests=str(HERE.parents[2]), bundle=str(bundle))
     environment = {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", "COLUMNS": "120"} | (
         {"NO_COLOR": "1"} if no_color else {}
     )

@@ -6,11 +6,9 @@ Shapes: S crop side.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import mmap
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,18 +25,8 @@ from alpose.runtime.errors import ConfigError, DataError, WrongAnswerError
 from alpose.runtime.frames import FrameFormat, accept
 from alpose.runtime.outputs import OUTPUT_NAMES
 
+from ..fakes import lent
 
-def fake(name: str) -> Any:
-    path = Path(__file__).resolve().parents[1] / "fakes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-lent = fake("lent")
 S = lent.S
 noise, lend, same, on_gpu = lent.noise, lent.lend, lent.same, lent.on_gpu
 Bytes = npt.NDArray[np.uint8]

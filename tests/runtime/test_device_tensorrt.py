@@ -6,7 +6,6 @@ Shapes: S crop side.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -33,18 +32,11 @@ from alpose.runtime.errors import ConfigError, MissingExtraError, WrongAnswerErr
 from alpose.runtime.frames import FrameFormat, accept
 from alpose.runtime.outputs import OUTPUT_NAMES
 
+from ..fakes import cuda as fake_cuda
+from ..fakes import kernel as fake_kernel
+from ..fakes import lent
+from ..fakes import tensorrt as fakes
 
-def fake(name: str) -> Any:
-    path = Path(__file__).resolve().parents[1] / "fakes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes, fake_cuda, fake_kernel, lent = fake("tensorrt"), fake("cuda"), fake("kernel"), fake("lent")
 S = lent.S
 noise, lend, same, on_gpu = lent.noise, lent.lend, lent.same, lent.on_gpu
 Bytes = npt.NDArray[np.uint8]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import os
@@ -29,6 +28,8 @@ from alpose.runtime.doctor.queue import check_queue
 from alpose.runtime.doctor.soak import SoakFacts, check_soak, soak
 from alpose.runtime.doctor.software import check_software
 from alpose.runtime.errors import DataError
+
+from ..fakes import scripted as fakes
 
 SOUND = Environment(
     packages={"alpose": "0.1.0", "numpy": "2.0", "onnxruntime": "1.31.1", "simplejpeg": "1.9.0"},
@@ -287,17 +288,6 @@ def test_providers_and_libraries_are_found_on_a_disk(tmp_path: Path, monkeypatch
 # --- engines, queue, soak ----------------------------------------------------------------------------------------------
 
 
-def fake(name: str) -> Any:
-    path = Path(__file__).resolve().parents[1] / "fakes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes = fake("scripted")
 Scripted: Any = fakes.Scripted
 
 

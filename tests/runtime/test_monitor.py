@@ -5,7 +5,6 @@ Shapes: H W frame, J joints.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import multiprocessing
 import os
@@ -27,18 +26,8 @@ from alpose import runtime
 from alpose.runtime import Bundle, Control, Monitor, Queue, Threshold
 from alpose.runtime.errors import AlposeError, ConfigError, DataError, WrongAnswerError
 
+from ..fakes import scripted as fakes
 
-def fake(name: str) -> Any:
-    path = Path(__file__).resolve().parents[1] / "fakes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes = fake("scripted")
 Scripted: Any = fakes.Scripted
 Frame = npt.NDArray[np.uint8]
 Make = Callable[..., Monitor]

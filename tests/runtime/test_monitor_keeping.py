@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import http.client
-import importlib.util
 import logging
 import subprocess
 import sys
@@ -29,18 +28,8 @@ from alpose.runtime.queue.images import decode
 from alpose.runtime.queue.recorder import Shot
 from alpose.runtime.stats import Counters
 
+from ..fakes import scripted as fakes
 
-def fake(name: str) -> Any:
-    path = Path(__file__).resolve().parents[1] / "fakes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes = fake("scripted")
 Scripted: Any = fakes.Scripted
 Frame = npt.NDArray[np.uint8]
 Make = Callable[..., Monitor]

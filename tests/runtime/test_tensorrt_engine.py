@@ -6,7 +6,6 @@ Shapes: N frames, S crop side, J joints, D dimensions.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -38,18 +37,9 @@ from alpose.runtime.errors import BundleError, DataError, DataNotFoundError, Mis
 from alpose.runtime.golden import run_golden
 from alpose.runtime.outputs import OUTPUT_NAMES
 
+from ..fakes import cuda as fake_cuda
+from ..fakes import tensorrt as fakes
 
-def fake(name: str) -> Any:
-    path = Path(__file__).resolve().parents[1] / "fakes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes, fake_cuda = fake("tensorrt"), fake("cuda")
 VERSIONS = ("10.3.0", "10.16.0.72", "11.4.0.106")
 SPELLINGS = ("cuda.bindings.runtime", "cuda.cudart")
 NEW = VERSIONS[-1]

@@ -6,7 +6,6 @@ recorder goes on by itself once the condition ends.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -18,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,20 +24,11 @@ import pytest
 from alpose.runtime.queue import Clock, Queue
 from alpose.runtime.queue.recorder import Recorder
 
+from ...fakes.candidates import make_candidate
+
 PATIENCE_S = 30.0
 FAKES = Path(__file__).resolve().parents[2] / "fakes"
 
-
-def fake(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", FAKES / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make_candidate: Any = fake("candidates").make_candidate
 
 CHILD = f"""
 import importlib.util, os, sys, time
@@ -519,6 +508,7 @@ def test_sealed_crops_pass_through_a_real_queue(record: Any, tmp_path: Path) -> 
         ((found, (picture,)),) = queue.pull()
     assert (found.store, picture.sealed, picture.origin) == ("crop", True, (13.5, 8.5))
     opened = decode(opener(tmp_path / "fleet")(picture.data))
+    assert candidate.shot is not None
     assert (opened == candidate.shot.rgb_HW3[9:42, 14:47]).all()
     raw = b"".join(part.read_bytes() for part in tmp_path.glob("flagged.db*"))
     assert b"\x89PNG" not in raw

@@ -6,14 +6,12 @@ Shapes: H W frame.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -36,18 +34,8 @@ from alpose.runtime.queue.store import Queue
 from alpose.runtime.queue.writer import Writer
 from alpose.runtime.quiet import RateLimited
 
+from ...fakes import candidates
 
-def fake(name: str) -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "fakes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-candidates = fake("candidates")
 Make = Callable[..., Candidate]
 Shoot = Callable[[int], Shot]
 PATIENCE_S = 20.0
