@@ -1,14 +1,24 @@
 """Heatmaps in torch: drawing targets, and reading joints and free scores from predictions.
 
-Shapes: B batch, J joints, H W heatmap, P peaks. Joint coordinates are pixels of the crop (pixel centres at whole
-numbers); a heatmap cell covers ``stride`` crop pixels, so cell k is centred on crop pixel stride·k + (stride-1)/2.
+Shapes: B batch, J joints, Q = B·J maps, H W heatmap, P peaks of a map, K cells of all maps, T tiles, S steps. Joint
+coordinates are pixels of the crop (pixel centres at whole numbers); a heatmap cell covers ``stride`` crop pixels, so
+cell k is centred on crop pixel stride·k + (stride-1)/2.
 """
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple, TypedDict
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from alpose.runtime.errors import ConfigError
+
+BLOCK = 512
+"""Maps that are searched for peaks together."""
+AT_ONCE = 8192
+"""Cells whose whole windows are gathered together: bounds the memory."""
 
 
 def to_cells(joints_BJ2: Tensor, stride: int) -> Tensor:
@@ -69,9 +79,47 @@ def _vertex(before: Tensor, centre: Tensor, after: Tensor) -> Tensor:
 
 
 def entropy(heatmaps_BJHW: Tensor, temperature: float) -> Tensor:
-    """Mean over joints of the entropy of softmax(map / temperature), in nats: (B,)."""
+    """Mean over joints of the entropy of softmax(map / temperature), in nats: (B,).
+
+    The papers name it as prior work and print no formula; the official code's ``entropy`` is the multi-peak one.
+    """
+    if not temperature > 0:
+        raise ConfigError(f"entropy divides by its temperature: it must be above 0, got {temperature}")
     log_p = functional.log_softmax(heatmaps_BJHW.float().flatten(2) / temperature, dim=2)
     return -(log_p.exp() * log_p).sum(dim=2).mean(dim=1)
+
+
+class PeakRule(TypedDict):
+    """What counts as a peak; the arguments of :func:`multipeak_entropy` by these names."""
+
+    min_distance: int
+    num_peaks: int | None
+    threshold: float | None
+    exclude_border: bool
+    merge_plateaus: bool
+
+
+MultipeakForm = Literal["whole-map", "official-2022", "official-2021"]
+
+MULTIPEAK_FORMS: dict[MultipeakForm, PeakRule] = {
+    "whole-map": PeakRule(
+        min_distance=5, num_peaks=5, threshold=None, exclude_border=False, merge_plateaus=False
+    ),
+    "official-2022": PeakRule(
+        min_distance=5, num_peaks=5, threshold=None, exclude_border=True, merge_plateaus=True
+    ),
+    "official-2021": PeakRule(
+        min_distance=7, num_peaks=None, threshold=7.5, exclude_border=True, merge_plateaus=True
+    ),
+}  # fmt: skip
+"""Named forms, for maps of 64 cells and a training peak of 30 (distances and threshold go with these).
+
+``whole-map`` is ours and the default: the five highest peaks, those near the edge too. ``official-2022`` is what the
+official code computes since its last release: the same without peaks within 5 cells of the edge, so that people cut
+off by the frame lose theirs. ``official-2021`` is what it computed when the LL++ paper came out: every peak above a
+quarter of the training peak, 7 cells apart. The papers say "multi-peak entropy" and print neither rule; all sum over
+joints, and all take raw heights into the softmax (temperature 1 at a peak of 30, near one-hot).
+"""
 
 
 def multipeak_entropy(
@@ -79,35 +127,229 @@ def multipeak_entropy(
     *,
     temperature: float,
     min_distance: int = 5,
-    num_peaks: int = 5,
+    num_peaks: int | None = 5,
     threshold: float | None = None,
     exclude_border: bool = False,
+    merge_plateaus: bool = False,
 ) -> Tensor:
     """Sum over joints of the entropy over the softmax of a map's peak values, in nats: (B,).
 
-    After Liu and Ferrari, ICCV 2017. A peak is the highest cell within ``min_distance`` cells of it in both axes.
+    After Liu and Ferrari, ICCV 2017. A peak is the highest cell within ``min_distance`` cells of it in both axes; a flat
+    map has none. A map without peaks adds nothing.
 
     Args:
         heatmaps_BJHW: predicted maps.
         temperature: divides the peak values before the softmax.
         min_distance: half side of the window in cells.
-        num_peaks: how many of the highest peaks count.
-        threshold: lowest value of a peak; None takes the lowest value of the map, which keeps every maximum.
+        num_peaks: how many of the highest peaks count; None counts all.
+        threshold: a peak is higher than this; None takes the lowest value of the map, which keeps every maximum.
         exclude_border: drop peaks within ``min_distance`` of the edge (truncated people lose theirs).
+        merge_plateaus: of equally high cells less than ``min_distance`` apart the first counts, in reading order.
+            Without it each of them is a peak, which float32 maps hardly ever have and bfloat16 maps often.
     """
-    maps = heatmaps_BJHW.float()
-    window = 2 * min_distance + 1
-    highest = functional.max_pool2d(maps, window, stride=1, padding=min_distance)
-    lowest_BJ11 = maps.amin(dim=(2, 3), keepdim=True)
-    is_peak = (maps == highest) & (maps > (lowest_BJ11 if threshold is None else threshold))
-    if exclude_border:
-        inside = torch.zeros_like(is_peak)
-        height, width = maps.shape[2:]
-        inside[..., min_distance : height - min_distance, min_distance : width - min_distance] = True
-        is_peak &= inside
-    height_BJN = maps.masked_fill(~is_peak, -torch.inf).flatten(2)
-    values_BJP = height_BJN.topk(min(num_peaks, height_BJN.shape[2]), dim=2).values
-    # A map without any peak has one possibility and no entropy; a softmax over nothing would be NaN.
-    values_BJP[..., 0] = values_BJP[..., 0].nan_to_num(neginf=0.0)
-    log_p = functional.log_softmax(values_BJP / temperature, dim=2)
-    return -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum(dim=(1, 2))
+    if not temperature > 0:
+        raise ConfigError(f"multi-peak entropy divides by its temperature: it must be above 0, got {temperature}")
+    if min_distance < 0 or (num_peaks is not None and num_peaks < 1):
+        raise ConfigError(
+            f"multi-peak entropy: min_distance must be at least 0 and num_peaks 1, got {min_distance} and {num_peaks}"
+        )
+    rule = PeakRule(min_distance=min_distance, num_peaks=num_peaks, threshold=threshold, exclude_border=exclude_border,
+                    merge_plateaus=merge_plateaus)  # fmt: skip
+    # Blocks, because what lies in a cache is compared several times faster.
+    blocks = heatmaps_BJHW.flatten(0, 1).split(BLOCK)
+    entropy_Q = torch.cat([_peak_entropy(maps_QHW.float(), temperature, rule) for maps_QHW in blocks])
+    return entropy_Q.unflatten(0, heatmaps_BJHW.shape[:2]).sum(dim=1)
+
+
+def _peak_entropy(maps_QHW: Tensor, temperature: float, rule: PeakRule) -> Tensor:
+    """Entropy over the peaks of each map (Q,)."""
+    above_Q = maps_QHW.amin(dim=(1, 2))
+    if rule["threshold"] is not None:
+        flat_Q = maps_QHW.amax(dim=(1, 2)) == above_Q
+        above_Q = torch.full_like(above_Q, rule["threshold"]).masked_fill(flat_Q, torch.inf)
+    border = rule["min_distance"] if rule["exclude_border"] else 0
+    peaks = _find_peaks(maps_QHW, above_Q, rule["min_distance"], border, rule["num_peaks"], rule["merge_plateaus"])
+    rank_K = peaks.rank()
+    values_QP = maps_QHW.new_full((len(maps_QHW), int(rank_K.max()) + 1 if len(rank_K) else 1), -torch.inf)
+    values_QP[:, 0] = 0.0  # without any peak: one possibility and no entropy; a softmax over nothing would be NaN
+    values_QP[peaks.map_K, rank_K] = peaks.value_K
+    log_p = functional.log_softmax(values_QP / temperature, dim=1)
+    return -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum(dim=1)
+
+
+class _Cells(NamedTuple):
+    """Cells of many maps, those of one map together; of tiles the first cell, and the highest value."""
+
+    map_K: Tensor
+    value_K: Tensor
+    cell_K: Tensor
+    """Row · width + column."""
+    is_sure_K: Tensor
+    """Known to be the highest of its window; of the others that is open."""
+
+    def at(self, which: Tensor) -> _Cells:
+        """These of them, by mask or by place."""
+        place_M = which.nonzero()[:, 0] if which.dtype == torch.bool else which
+        return _Cells(*(part[place_M] for part in self))
+
+    def rank(self) -> Tensor:
+        """Place of each among those of its map, from 0."""
+        place_K = torch.arange(len(self.map_K), device=self.map_K.device)
+        return place_K - torch.searchsorted(self.map_K, self.map_K)
+
+    def per_map(self, maps: int) -> Tensor:
+        """How many each map has (Q,)."""
+        return torch.bincount(self.map_K, minlength=maps)
+
+    def has_twin(self) -> Tensor:
+        """Whether the one before has the same value, in the same map: all ties, where the highest come first."""
+        twin_K = torch.zeros_like(self.is_sure_K)
+        twin_K[1:] = (self.map_K[1:] == self.map_K[:-1]) & (self.value_K[1:] == self.value_K[:-1])
+        return twin_K
+
+
+def _find_peaks(
+    maps_QHW: Tensor, above_Q: Tensor, reach: int, border: int, most: int | None, merge: bool
+) -> _Cells:  # fmt: skip
+    """Peaks of all maps at once, the highest of each map first; the whole window is looked at for few cells only."""
+    tile = max(1, (reach + 1) // 2)
+    tiles = _candidates(maps_QHW, above_Q, tile, reach, border)
+
+    def settle(chosen: _Cells) -> _Cells:
+        cells = _within_tiles(maps_QHW, chosen, tile, border)
+        open_K = (~cells.is_sure_K).nonzero()[:, 0]
+        keep_K = cells.is_sure_K.clone()
+        keep_K[open_K] = _is_highest(maps_QHW, cells.at(open_K), reach)
+        return cells.at(keep_K)
+
+    if most is None:
+        peaks = settle(_sorted(tiles))
+    else:
+        # Most candidates are peaks: the highest few hold the peaks that count. Maps where they do not are done in full.
+        few = tiles.at(_highest(tiles, most + 3, len(maps_QHW)))
+        peaks = settle(few)
+        wants_Q = (few.per_map(len(maps_QHW)) < tiles.per_map(len(maps_QHW))) & (peaks.per_map(len(maps_QHW)) < most)
+        if merge:
+            wants_Q[peaks.map_K[peaks.has_twin()]] = True
+        if wants_Q.any():
+            whole = settle(_sorted(tiles.at(wants_Q[tiles.map_K])))
+            both = zip(peaks.at(~wants_Q[peaks.map_K]), whole, strict=True)
+            peaks = _Cells(*(torch.cat(parts) for parts in both))
+            peaks = peaks.at(torch.argsort(peaks.map_K, stable=True))
+    if merge and reach > 1 and peaks.has_twin().any():
+        peaks = _merge(peaks, maps_QHW.shape[2], reach)
+    return peaks if most is None else peaks.at(peaks.rank() < most)
+
+
+def _candidates(maps_QHW: Tensor, above_Q: Tensor, tile: int, reach: int, border: int) -> _Cells:
+    """Tiles that may hold a peak: none of the eight around them is higher.
+
+    All nine lie within ``reach`` of any cell of the middle one. And the 25 around it hold its whole window: who is the
+    highest of those is a peak for sure. Tiles that lie wholly at the edge are left out.
+    """
+    height, width = maps_QHW.shape[1:]
+    tile_QRC = _tiles(_tiles(maps_QHW, tile, 1), tile, 2)
+    near_QRC = _around(_around(tile_QRC, 1), 2) if reach else tile_QRC
+    far_QRC = _around(_around(near_QRC, 1), 2) if reach else tile_QRC
+    may_QRC = (tile_QRC == near_QRC) & (tile_QRC > above_Q[:, None, None])
+    for dim, size in ((1, height), (2, width)):
+        outer, inner = border // tile, max(0, -(-(size - border) // tile))
+        may_QRC.narrow(dim, 0, min(outer, may_QRC.shape[dim])).fill_(False)
+        may_QRC.narrow(dim, inner, may_QRC.shape[dim] - inner).fill_(False)
+    map_K, row_K, column_K = may_QRC.nonzero(as_tuple=True)
+    value_K = tile_QRC[map_K, row_K, column_K]
+    cell_K = (row_K * width + column_K) * tile
+    return _Cells(map_K, value_K, cell_K, value_K == far_QRC[map_K, row_K, column_K])
+
+
+def _within_tiles(maps_QHW: Tensor, tiles: _Cells, tile: int, border: int) -> _Cells:
+    """The cells that are as high as their tile, without those at the edge; the order stays."""
+    height, width = maps_QHW.shape[1:]
+    step_S = torch.arange(tile, device=maps_QHW.device)
+    row_KS1 = ((tiles.cell_K // width)[:, None] + step_S)[:, :, None]
+    column_K1S = ((tiles.cell_K % width)[:, None] + step_S)[:, None, :]
+    cell_KSS = row_KS1.clamp_max(height - 1) * width + column_K1S.clamp_max(width - 1)
+    value_KSS = maps_QHW.flatten().take((tiles.map_K * (height * width))[:, None, None] + cell_KSS)
+    inside_KSS = (
+        (row_KS1 >= border) & (row_KS1 < height - border) & (column_K1S >= border) & (column_K1S < width - border)
+    )
+    which_K, down_K, right_K = (inside_KSS & (value_KSS == tiles.value_K[:, None, None])).nonzero(as_tuple=True)
+    return tiles.at(which_K)._replace(cell_K=cell_KSS[which_K, down_K, right_K])
+
+
+def _tiles(maps: Tensor, tile: int, dim: int) -> Tensor:
+    """Highest of every ``tile`` slices along an axis; the last tile may be shorter."""
+    size = maps.shape[dim]
+    whole = size - size % tile
+
+    def slices(start: int) -> Tensor:
+        return maps.narrow(dim, 0, whole).unflatten(dim, (-1, tile)).select(dim + 1, start)
+
+    out = maps.new_empty((*maps.shape[:dim], -(-size // tile), *maps.shape[dim + 1 :]))
+    if whole:
+        highest = out.narrow(dim, 0, whole // tile)
+        torch.maximum(slices(0), slices(tile - 1), out=highest)
+        for start in range(1, tile - 1):
+            torch.maximum(highest, slices(start), out=highest)
+    if whole < size:
+        out.select(dim, -1).copy_(maps.narrow(dim, whole, size - whole).amax(dim=dim))
+    return out
+
+
+def _around(tiles: Tensor, dim: int) -> Tensor:
+    """Highest of each slice and its two neighbours along an axis."""
+    size = tiles.shape[dim]
+    highest = tiles.clone()
+    for start, to in ((0, 1), (1, 0)):
+        target = highest.narrow(dim, to, size - 1)
+        torch.maximum(target, tiles.narrow(dim, start, size - 1), out=target)
+    return highest
+
+
+def _is_highest(maps_QHW: Tensor, cells: _Cells, reach: int) -> Tensor:
+    """Whether nothing within ``reach`` of a cell is higher (K,)."""
+    height, width = maps_QHW.shape[1:]
+    step_S = torch.arange(-reach, reach + 1, device=maps_QHW.device)
+    flat, parts = maps_QHW.flatten(), []
+    for map_K, value_K, cell_K in zip(*(part.split(AT_ONCE) for part in cells[:3]), strict=True):
+        # Past the edge the nearest cell of the map stands in; it is in the window anyway.
+        row_KS = (cell_K // width)[:, None].add(step_S).clamp_(0, height - 1).mul_(width)
+        row_KS += (map_K * (height * width))[:, None]
+        column_KS = (cell_K % width)[:, None].add(step_S).clamp_(0, width - 1)
+        window_KSS = flat.take(row_KS[:, :, None] + column_KS[:, None, :])
+        parts.append(window_KSS.amax(dim=(1, 2)) <= value_K)
+    return torch.cat(parts)
+
+
+def _merge(peaks: _Cells, width: int, apart: int) -> _Cells:
+    """Of equally high cells less than ``apart`` apart, keep the first in reading order; again among what is left."""
+    peaks = _sorted(peaks.at(torch.argsort(peaks.cell_K, stable=True)))
+    row_K, column_K = peaks.cell_K // width, peaks.cell_K % width
+    place_K = torch.arange(len(row_K), device=row_K.device)
+    group_K = (~peaks.has_twin()).cumsum(dim=0) - 1
+    open_K, keep_K = torch.ones_like(peaks.is_sure_K), torch.zeros_like(peaks.is_sure_K)
+    none = len(place_K)
+    while open_K.any():
+        first_G = torch.full_like(place_K, none).scatter_reduce(0, group_K[open_K], place_K[open_K], "amin")
+        keep_K[first_G[first_G < none]] = True
+        head_K = first_G[group_K].clamp_max(none - 1)
+        open_K &= torch.maximum((row_K - row_K[head_K]).abs(), (column_K - column_K[head_K]).abs()) >= apart
+    return peaks.at(keep_K)
+
+
+def _highest(cells: _Cells, most: int, maps: int) -> Tensor:
+    """Places of the ``most`` highest of each map, the highest first."""
+    rank_K = cells.rank()
+    widest = int(rank_K.max()) + 1 if len(rank_K) else 0
+    value_QP = cells.value_K.new_full((maps, widest), -torch.inf)
+    value_QP[cells.map_K, rank_K] = cells.value_K
+    value_QP, order_QP = value_QP.topk(min(most, widest), dim=1)
+    count_Q = cells.per_map(maps)
+    place_QP = (count_Q.cumsum(0) - count_Q)[:, None] + order_QP
+    return place_QP[value_QP > -torch.inf]
+
+
+def _sorted(cells: _Cells) -> _Cells:
+    """By map, the highest first; equals in the order given."""
+    order = torch.argsort(cells.value_K, descending=True, stable=True)
+    return cells.at(order[torch.argsort(cells.map_K[order], stable=True)])

@@ -5,20 +5,45 @@ Shapes: N unlabelled people, L labelled people, D embedding, M = k selected rows
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from alpose.runtime.errors import ConfigError, DataError
 
+from .coreset import greedy_k_centre
+
 Method = Literal[
-    "random", "coreset", "entropy", "multipeak", "ll", "ll-gap", "ll++", "ll++conv", "oracle-loss", "oracle-pck"
-]
+    "random", "coreset", "entropy", "multipeak", "ll", "ll-gap", "ll++", "ll++conv", "egl++", "aleatoric",
+    "aleatoric-official", "vl4pose", "vl4pose-official", "ensemble", "oracle-loss", "oracle-pck",
+]  # fmt: skip
 METHODS: tuple[Method, ...] = get_args(Method)
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
+
+CHECKED = 16_384
+"""Rows that are looked through for NaN at once."""
+LARGEST = 1e15
+"""Squares of larger numbers, summed, come near the end of float32."""
+
+
+FEWEST_LABELLED: Mapping[Method, int] = {"coreset": 1}
+"""People who must be labelled before a method can select; for one that is not named, none."""
+
+
+def check_labelled(methods: Sequence[Method], labelled: int) -> None:
+    """Refuse methods that need more labelled people than there are at the start."""
+    for method in methods:
+        if labelled < FEWEST_LABELLED.get(method, 0):
+            raise ConfigError(
+                f"{method} needs at least {FEWEST_LABELLED[method]} labelled people, there are {labelled} at the start: "
+                "raise --initial, or leave it out of --methods"
+            )
 
 
 def at_random(count: int, k: int, rng: np.random.Generator) -> Rows:
@@ -39,40 +64,71 @@ def top(score_N: Floats, k: int) -> Rows:
     return np.argsort(-score_N, kind="stable")[:k].astype(np.int64)
 
 
-def k_centre(embeddings_ND: Floats, labelled_LD: Floats, k: int) -> tuple[Rows, Floats]:
+def refuse_constant(score_N: Floats, k: int, method: str) -> None:
+    """Refuse scores that prefer nobody: the order of the rows would choose, and a pool is often sorted.
+
+    Scores of -inf are not looked at; where everybody who may be chosen is chosen, nothing has to be preferred.
+    """
+    open_M = score_N[score_N > -np.inf]
+    if k < len(open_M) and (open_M == open_M[0]).all():
+        raise DataError(
+            f"{method}: all {len(open_M)} scores are {open_M[0]:g}, so that it cannot choose {k} of them; nothing was "
+            "selected: the model or its head has collapsed (trained too short, or diverged), or the maps are empty"
+        )
+
+
+def k_centre(embeddings_ND: Floats | Tensor, labelled_LD: Floats | Tensor, k: int) -> tuple[Rows, Floats]:
     """Greedy k-centre (coreset, Sener and Savarese 2018): again and again the point farthest from all centres.
 
-    The labelled set is the first set of centres. Exact, Euclidean, and a 2-approximation of the best cover. One
-    matrix-vector product per pick in float32, which tells distances apart down to a thousandth of the pool's spread;
-    the distance matrix never exists.
+    The labelled set is the first set of centres. Euclidean, and a 2-approximation of the best cover. Exact: the picks
+    are those of a float64 loop over the whole distance matrix, of equally far rows the lowest, on any number of threads
+    and on any device. That matrix never exists, and no second copy of the embeddings either; a distance is computed
+    where bounds leave its order open, and only there (:mod:`alpose.trainer.coreset`).
+
+    Args:
+        embeddings_ND: the pool. Tensors are worked on where they are, arrays on the CPU; float32 is what is compared.
+        labelled_LD: of those labelled already; at least one.
+        k: how many.
 
     Returns:
-        The rows picked, and every row's distance to the labelled set (N,), before any pick.
+        The rows picked, and every row's distance to the labelled set (N,), before any pick, rounded as float32 products
+        round it: to a thousandth of the pool's spread.
     """
     _check_budget(k, len(embeddings_ND))
-    if not len(labelled_LD):
+    points_ND, start_LD = _as_float32(embeddings_ND), _as_float32(labelled_LD)
+    if not len(start_LD):
         raise DataError("coreset needs at least one labelled embedding to start from")
-    if not (np.isfinite(embeddings_ND).all() and np.isfinite(labelled_LD).all()):
-        raise DataError("coreset: an embedding is not finite; nothing was selected")
-    # Centred, because ‖a‖² - 2ab + ‖b‖² loses its digits when all points lie far from the origin.
-    centre_D = embeddings_ND.mean(axis=0)
-    points_ND = np.ascontiguousarray(embeddings_ND - centre_D, dtype=np.float32)
-    square_N = np.einsum("nd,nd->n", points_ND, points_ND)
+    if points_ND.ndim != 2 or start_LD.shape != (len(start_LD), points_ND.shape[1]):
+        raise DataError(
+            f"coreset compares vectors of one length: embeddings are {tuple(points_ND.shape)}, labelled ones "
+            f"{tuple(start_LD.shape)}"
+        )
+    _refuse_not_finite(points_ND, "the pool")
+    _refuse_not_finite(start_LD, "the labelled set")
+    return greedy_k_centre(points_ND, start_LD.to(points_ND.device), k)
 
-    def square_distance(centre_D: Floats) -> Floats:
-        return np.asarray(np.maximum(square_N - 2 * (points_ND @ centre_D) + centre_D @ centre_D, 0), dtype=np.float32)
 
-    nearest_N = np.full(len(points_ND), np.inf, dtype=np.float32)
-    for start_D in (labelled_LD - centre_D).astype(np.float32):
-        np.minimum(nearest_N, square_distance(start_D), out=nearest_N)
-    before_N = np.sqrt(nearest_N)
-    picks_M = np.empty(k, dtype=np.int64)
-    for place in range(k):
-        pick = int(nearest_N.argmax())
-        picks_M[place] = pick
-        np.minimum(nearest_N, square_distance(points_ND[pick]), out=nearest_N)
-        nearest_N[pick] = -np.inf  # duplicates of a pick stay eligible at distance 0; the pick itself does not
-    return picks_M, before_N
+def _as_float32(embeddings: Floats | Tensor) -> Tensor:
+    """Without a copy where it is float32 already."""
+    return torch.as_tensor(embeddings).detach().to(torch.float32)
+
+
+def _refuse_not_finite(points_ND: Tensor, what: str) -> None:
+    """NaN is farther than everything or nearer than everything, as the order of comparison has it: never computed on.
+
+    A square that overflows float32 is refused with it.
+    """
+    bad: list[int] = []
+    for number, block_MD in enumerate(points_ND.split(CHECKED)):
+        if not block_MD.abs().amax() < LARGEST:  # NaN is not less than anything
+            rows_M = (~(block_MD.abs() < LARGEST).all(dim=1)).nonzero()[:, 0]
+            bad += (number * CHECKED + rows_M).tolist()
+    if bad:
+        named = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
+        raise DataError(
+            f"coreset: {len(bad)} of {len(points_ND)} embeddings of {what} are not finite, or over {LARGEST:g} (rows "
+            f"{named}); nothing was selected: the model's weights or its input are damaged"
+        )
 
 
 def _check_budget(k: int, available: int) -> None:

@@ -1,4 +1,4 @@
-"""Statistics over the seeds of a benchmark: mean and sd, the paired t-test, Holm's correction.
+"""Statistics over the seeds of a benchmark: mean and sd, the paired t-test, Holm's correction, seeds still to run.
 
 A value that is not defined is None, with the reason beside it; NaN never leaves this file.
 
@@ -20,6 +20,9 @@ Alternative = Literal["two-sided", "less", "greater"]
 
 SAME = 1e-12
 """Differences that vary by less than this share of the values are rounding, not variance."""
+
+MOST_SEEDS = 10_000
+"""A difference that wants more is not going to be settled by seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,34 @@ class PairedTest:
     """Pairs of which both values were defined."""
     reason: str | None
     """Why there is no test; None when there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settling:
+    """How many seeds a paired t-test needs, were the true difference and its scatter those seen so far."""
+
+    seeds: int | None
+    """Pairs in all, those at hand included."""
+    more: int | None
+    """Pairs still to come; 0 where there are enough."""
+    difference: float | None
+    """Mean of a - b so far, in the unit of the values."""
+    sd: float | None
+    """Of the differences."""
+    level: float
+    power: float
+    alternative: Alternative
+    count: int
+    """Pairs so far of which both values were defined."""
+    reason: str | None
+    """Why there is no number; None when there is one."""
+
+    def __str__(self) -> str:
+        test = f"{self.alternative} paired t-test at level {self.level:g}, power {self.power:g}"
+        if self.seeds is None or self.more is None:
+            return f"{self.reason} ({test})"
+        said = f"{self.seeds} seeds settle a difference of {self.difference:.3g} with sd {self.sd:.3g}"
+        return f"{said}, {f'{self.more} more' if self.more else 'enough are there'} ({test})"
 
 
 def mean_sd(values: Sequence[float | None]) -> Summary:
@@ -80,6 +111,63 @@ def paired_t_test(
         return PairedTest(None, None, len(pairs), "the differences do not vary over the seeds")
     result = stats.ttest_rel([x for x, _ in pairs], [y for _, y in pairs], alternative=alternative)
     return PairedTest(float(result.statistic), float(result.pvalue), len(pairs), None)
+
+
+def seeds_to_settle(
+    a: Sequence[float | None],
+    b: Sequence[float | None],
+    *,
+    alternative: Alternative = "two-sided",
+    level: float = 0.05,
+    power: float = 0.8,
+) -> Settling:
+    """The fewest seeds with which a paired t-test of ``a`` against ``b`` would find the difference seen so far.
+
+    Exact, from the noncentral t distribution: with n pairs the test's statistic has noncentrality √n · difference / sd
+    and n - 1 degrees of freedom; the answer is the smallest n that rejects with probability ``power`` or more.
+
+    An estimate for planning: difference and sd are themselves estimates, and of few seeds rough ones. Seeds added
+    until a test rejects, with a look after each, reject too often; decide on the number first, then test once. Where
+    Holm's correction is applied over m tests, ``level / m`` is the cautious level.
+
+    Returns:
+        ``seeds`` is None, with the reason, for fewer than two pairs, differences that do not vary, no difference, one
+        in the direction that ``alternative`` does not look at, or more than :data:`MOST_SEEDS`.
+    """
+    if not (0 < level < 1 and level < power < 1):
+        raise ConfigError(f"seeds_to_settle: 0 < level < power < 1, got level {level} and power {power}")
+    test = paired_t_test(a, b, alternative)
+    pairs = [x - y for x, y in zip(a, b, strict=True) if is_defined(x) and is_defined(y)]
+    of = mean_sd(pairs)
+
+    def answer(seeds: int | None, reason: str | None) -> Settling:
+        more = None if seeds is None else max(0, seeds - len(pairs))
+        return Settling(seeds=seeds, more=more, difference=of.mean, sd=of.sd, level=level, power=power,
+                        alternative=alternative, count=len(pairs), reason=reason)  # fmt: skip
+
+    if test.t is None or of.mean is None or of.sd is None:
+        return answer(None, test.reason)
+    effect = of.mean / of.sd
+    if effect == 0:
+        return answer(None, "there is no difference so far")
+    if (alternative == "less" and effect > 0) or (alternative == "greater" and effect < 0):
+        return answer(None, f"the difference so far, {of.mean:.3g}, is not {alternative} than 0")
+    if _power(MOST_SEEDS, effect, alternative, level) < power:
+        return answer(None, f"more than {MOST_SEEDS} seeds: the difference is {abs(effect):.2g} of its sd")
+    low, high = 1, MOST_SEEDS  # power grows with n: too few, enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _power(middle, effect, alternative, level) >= power else (middle, high)
+    return answer(high, None)
+
+
+def _power(pairs: int, effect: float, alternative: Alternative, level: float) -> float:
+    """Probability that the t-test on so many pairs rejects, at a true mean of ``effect`` standard deviations."""
+    free, shift = pairs - 1, math.sqrt(pairs) * abs(effect)
+    edge = stats.t.isf(level if alternative != "two-sided" else level / 2, free)
+    right = float(stats.nct.sf(edge, free, shift))
+    # Mirrored, not nct.cdf(-edge): that is NaN where it is next to nothing.
+    return right + float(stats.nct.sf(edge, free, -shift)) if alternative == "two-sided" else right
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

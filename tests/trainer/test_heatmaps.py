@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from torch import Tensor
 
-from alpose.trainer.heatmaps import decode, draw, entropy, multipeak_entropy, to_cells, to_pixels
+from alpose.runtime.errors import ConfigError
+from alpose.trainer.heatmaps import (
+    MULTIPEAK_FORMS,
+    MultipeakForm,
+    PeakRule,
+    decode,
+    draw,
+    entropy,
+    multipeak_entropy,
+    to_cells,
+    to_pixels,
+)
 from alpose.trainer.objectives import heatmap_mse
 
 SIZES = st.sampled_from([16, 64])
@@ -150,13 +161,16 @@ def multipeak_slow(
     *,
     temperature: float,
     min_distance: int = 5,
-    num_peaks: int = 5,
+    num_peaks: int | None = 5,
     threshold: float | None = None,
     exclude_border: bool = False,
+    merge_plateaus: bool = False,
 ) -> float:
     """One image, by the words of the docstring."""
     total = 0.0
     for heat in maps_JHW:
+        if heat.min() == heat.max():
+            continue
         height, width = heat.shape
         lowest = heat.min() if threshold is None else threshold
         peaks = []
@@ -166,8 +180,13 @@ def multipeak_slow(
                               max(0, x - min_distance) : x + min_distance + 1]  # fmt: skip
                 at_edge = min(x, y, width - 1 - x, height - 1 - y) < min_distance
                 if heat[y, x] == window.max() and heat[y, x] > lowest and not (exclude_border and at_edge):
-                    peaks.append(float(heat[y, x]))
-        best = sorted(peaks, reverse=True)[:num_peaks]
+                    peaks.append((-float(heat[y, x]), y, x))
+        kept: list[tuple[float, int, int]] = []
+        for height_, y, x in sorted(peaks):
+            near = any(max(abs(y - b), abs(x - c)) < min_distance for a, b, c in kept if a == height_)
+            if not (merge_plateaus and min_distance > 1 and near):
+                kept.append((height_, y, x))
+        best = [-peak[0] for peak in kept][:num_peaks]
         if best:
             total += float(stats.entropy(special.softmax(np.array(best) / temperature)))
     return total
@@ -178,18 +197,99 @@ def multipeak_slow(
     height=st.integers(1, 12),
     width=st.integers(1, 12),
     min_distance=st.integers(0, 6),
-    num_peaks=st.integers(1, 30),
-    threshold=st.sampled_from([None, 0.0, 2.0, 100.0]),
+    num_peaks=st.sampled_from([None, 1, 2, 5, 30]),
+    threshold=st.sampled_from([None, -9.0, 0.0, 2.0, 100.0]),
     exclude_border=st.booleans(),
+    merge_plateaus=st.booleans(),
     temperature=st.sampled_from([0.5, 1.0, 10.0]),
+    levels=st.sampled_from([None, 1.0, 4.0]),
 )
-@settings(deadline=None, max_examples=60)
-def test_multipeak_entropy_agrees_with_a_plain_loop(seed: int, height: int, width: int, **how: Any) -> None:
+@settings(deadline=None, max_examples=150)
+def test_multipeak_entropy_agrees_with_a_plain_loop(
+    seed: int, height: int, width: int, levels: float | None, **how: Any
+) -> None:
+    """``levels`` rounds the maps, so that many cells are equally high."""
     maps = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 3
+    maps = maps if levels is None else (maps / levels).round() * levels
 
     expected = [multipeak_slow(image.numpy(), **how) for image in maps]
 
     np.testing.assert_allclose(multipeak_entropy(maps, **how), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", MULTIPEAK_FORMS)
+@pytest.mark.parametrize("what", ["noise", "bells", "bfloat16", "saturated"])
+def test_every_named_form_agrees_with_the_plain_loop_on_whole_maps(form: MultipeakForm, what: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.nn.functional.avg_pool2d(torch.randn(2, 2, 64, 64, generator=generator), 5, 1, 2) * 25
+    first, second = (draw(torch.rand(2, 2, 2, generator=generator) * 44 + 9, 64, sigma=1.75, peak=p) for p in (30, 20))
+    bells = torch.maximum(first, second) + noise / 10
+    maps = {"noise": noise, "bells": bells, "bfloat16": bells.bfloat16().float(), "saturated": noise.clamp(-9, 9)}[what]
+
+    expected = [multipeak_slow(image.numpy(), temperature=9.0, **MULTIPEAK_FORMS[form]) for image in maps]
+
+    np.testing.assert_allclose(multipeak_entropy(maps, temperature=9.0, **MULTIPEAK_FORMS[form]), expected, rtol=1e-4)
+    assert min(expected) > 0
+
+
+def test_the_default_is_the_form_of_that_name() -> None:
+    maps = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+
+    named = multipeak_entropy(maps, temperature=1.0, **MULTIPEAK_FORMS["whole-map"])
+    torch.testing.assert_close(multipeak_entropy(maps, temperature=1.0), named, rtol=0, atol=0)
+
+
+def test_the_official_forms_lose_the_peaks_of_people_cut_off_by_the_frame() -> None:
+    """REFERENCE.md, 1.7: a peak 2 cells from the edge is not found."""
+    maps = two_bells((2, 30), (40, 40), size=64)
+
+    assert multipeak_entropy(maps, temperature=1.0).item() == pytest.approx(math.log(2), rel=1e-5)
+    for form in ("official-2022", "official-2021"):
+        rule: PeakRule = MULTIPEAK_FORMS[form]
+        assert multipeak_entropy(maps, temperature=1.0, **rule).item() == 0
+        inside: PeakRule = {**rule, "exclude_border": False}
+        assert multipeak_entropy(maps, temperature=1.0, **inside).item() == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_the_official_forms_differ_in_what_is_a_peak() -> None:
+    """Two bells 6 cells apart, and one of 7 elsewhere, under a quarter of the training peak."""
+    low = draw(at(40, 40), 64, sigma=1.75, peak=7.0)
+    maps = torch.maximum(two_bells((20, 20), (26, 20), size=64), low)
+    earlier = multipeak_entropy(maps, temperature=30.0, **MULTIPEAK_FORMS["official-2021"]).item()
+    later = multipeak_entropy(maps, temperature=30.0, **MULTIPEAK_FORMS["official-2022"]).item()
+
+    assert earlier == pytest.approx(0.0, abs=1e-6)
+    assert later == pytest.approx(stats.entropy(special.softmax(np.array([30, 30, 7]) / 30)), rel=1e-4)
+
+
+def test_two_equal_neighbours_are_one_peak_when_plateaus_are_merged() -> None:
+    """A bell centred between two cells has two highest ones: bfloat16 maps are full of them."""
+    maps = draw(at(20.5, 20.0), 64, sigma=1.75, peak=30.0)
+
+    assert multipeak_entropy(maps, temperature=1.0).item() == pytest.approx(math.log(2), rel=1e-5)
+    assert multipeak_entropy(maps, temperature=1.0, merge_plateaus=True).item() == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_a_temperature_that_cannot_divide_is_refused(temperature: float) -> None:
+    maps = two_bells((6, 6), (24, 20))
+    for measure in (entropy, lambda maps, temperature: multipeak_entropy(maps, temperature=temperature)):
+        with pytest.raises(ConfigError, match="temperature"):
+            measure(maps, temperature)
+
+
+def test_the_temperature_says_how_much_a_lower_peak_counts() -> None:
+    maps = torch.maximum(draw(at(6, 6), 32, sigma=1.75, peak=30.0), draw(at(24, 20), 32, sigma=1.75, peak=20.0))
+    found = [multipeak_entropy(maps, temperature=t).item() for t in (1.0, 10.0, 1000.0)]
+
+    assert found == pytest.approx([stats.entropy(special.softmax(np.array([30, 20]) / t)) for t in (1, 10, 1000)],
+                                  rel=1e-3)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [{"min_distance": -1}, {"num_peaks": 0}])
+def test_peaks_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="at least"):
+        multipeak_entropy(two_bells((6, 6), (24, 20)), temperature=1.0, **wrong)
 
 
 def two_bells(first: tuple[float, float], second: tuple[float, float], size: int = 32) -> Tensor:

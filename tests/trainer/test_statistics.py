@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer.statistics import holm, mean_sd, paired_t_test
+from alpose.trainer.statistics import Alternative, holm, mean_sd, paired_t_test, seeds_to_settle
 
 
 def test_mean_and_sample_sd() -> None:
@@ -134,3 +136,105 @@ def test_holm_refuses_what_is_no_p_value(bad: float) -> None:
     """The message says which."""
     with pytest.raises(DataError, match=r"p_values\[1\]"):
         holm([0.5, bad])
+
+
+# --- How many seeds?
+
+
+def differing(effect: float) -> list[float]:
+    """Three differences whose mean is ``effect`` and whose sd is 1."""
+    return [effect - 1.0, effect, effect + 1.0]
+
+
+@pytest.mark.parametrize(
+    ("effect", "alternative", "seeds"),
+    [
+        (0.2, "two-sided", 199),
+        (0.5, "two-sided", 34),
+        (0.8, "two-sided", 15),
+        (0.5, "greater", 27),
+        (0.8, "greater", 12),
+    ],
+)
+def test_the_textbook_sample_sizes(effect: float, alternative: Alternative, seeds: int) -> None:
+    """Cohen's small, medium and large effects at level 0.05 and power 0.8: the sizes that G*Power prints."""
+    found = seeds_to_settle(differing(effect), [0.0] * 3, alternative=alternative)
+
+    assert (found.seeds, found.more, found.count) == (seeds, seeds - 3, 3)
+    assert [found.difference, found.sd] == pytest.approx([effect, 1.0])
+    assert found.reason is None
+    for word in (f"{seeds} seeds", f"{seeds - 3} more", alternative, "0.05", "0.8"):
+        assert word in str(found)
+
+
+@pytest.mark.parametrize(
+    ("effect", "alternative", "level", "power"),
+    [
+        (0.7, "greater", 0.05, 0.8),
+        (-0.7, "less", 0.05, 0.9),
+        (1.2, "two-sided", 0.01, 0.8),
+        (2.5, "two-sided", 0.05, 0.8),
+    ],
+)
+def test_simulated_experiments_of_that_many_seeds_settle_as_often_as_promised(
+    effect: float, alternative: Alternative, level: float, power: float
+) -> None:
+    """40,000 experiments each with the seeds named, and with one less: at least the power, and less than it."""
+    seeds = seeds_to_settle(differing(effect), [0.0] * 3, alternative=alternative, level=level, power=power).seeds
+    assert seeds is not None
+    rng = np.random.default_rng(0)
+
+    def rejected(count: int) -> float:
+        drawn = rng.normal(effect, 1.0, size=(40_000, count))
+        return float((stats.ttest_1samp(drawn, 0.0, axis=1, alternative=alternative).pvalue <= level).mean())
+
+    noise = 4 * math.sqrt(power * (1 - power) / 40_000)
+    assert rejected(seeds) >= power - noise
+    assert rejected(seeds - 1) < power + noise
+
+
+def test_enough_seeds_are_enough() -> None:
+    """Differences of 5 ± 0.1: two seeds would do, four are there."""
+    found = seeds_to_settle([5.0, 5.1, 4.9, 5.0], [0.0] * 4)
+
+    assert found.seeds is not None
+    assert found.seeds <= 4
+    assert found.more == 0
+    assert "enough" in str(found)
+
+
+def test_seeds_do_not_depend_on_the_unit_nor_on_holes() -> None:
+    a, b = [0.71, None, 0.74, 0.70, math.nan], [0.70, 0.8, 0.71, 0.70, 0.6]
+    plain = seeds_to_settle(a, b)
+    scaled = seeds_to_settle([x and 100 * x for x in a], [100 * x for x in b])
+
+    assert plain.count == 3
+    assert plain.seeds is not None
+    assert plain.seeds == scaled.seeds
+
+
+@pytest.mark.parametrize(
+    ("a", "alternative", "reason"),
+    [
+        ([1.0], "two-sided", "1 pair"),
+        ([1.0, 1.0, 1.0], "two-sided", "do not vary"),
+        ([-1.0, 0.0, 1.0], "two-sided", "no difference"),
+        ([1.0, 2.0, 3.0], "less", "is not less"),
+        ([-1.0, -2.0, -3.0], "greater", "is not greater"),
+        (differing(0.001), "greater", "more than 10000 seeds"),
+    ],
+)
+def test_where_seeds_settle_nothing_the_reason_is_said(a: list[float], alternative: Alternative, reason: str) -> None:
+    """None, never a number that nobody can use."""
+    found = seeds_to_settle(a, [0.0] * len(a), alternative=alternative)
+
+    assert found.seeds is None
+    assert found.more is None
+    assert reason in str(found)
+
+
+@pytest.mark.parametrize(("level", "power"), [(0.0, 0.8), (0.05, 1.0), (0.9, 0.8), (-1.0, 0.5)])
+def test_a_level_and_power_that_cannot_be_are_refused(level: float, power: float) -> None:
+    """A test that never or always rejects needs no seeds."""
+    with pytest.raises(ConfigError, match="level"):
+        seeds_to_settle([1.0, 2.0], [0.0, 0.0], level=level, power=power)
