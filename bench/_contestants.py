@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,7 +26,7 @@ from alpose.trainer.device import Machine, evaluating
 from alpose.trainer.heatmaps import draw, to_cells
 from alpose.trainer.models.hourglass import STRIDE, HourglassConfig, StackedHourglass
 from alpose.trainer.objectives import heatmap_mse
-from alpose.trainer.presets import Recipe, preset
+from alpose.trainer.presets import NetSize, Recipe, preset
 from alpose.trainer.scoring import score
 
 from ._measure import Task
@@ -51,7 +51,7 @@ NOT_TIMED = (
 def tiny_recipe() -> Recipe:
     """A toy that tries every code path in a second; its numbers mean nothing."""
     recipe = preset("smoke").recipe
-    return replace(recipe, net=replace(recipe.net, depth=1))
+    return replace(recipe, net=replace(_hourglass(recipe), depth=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +213,18 @@ def _scoring_model(recipe: Recipe, material: Material, machine: Machine) -> Pose
 
 
 def _size(recipe: Recipe, material: Material) -> HourglassConfig:
-    return HourglassConfig(joints=len(material.crops.data.skeleton), **asdict(recipe.net))
+    return _hourglass(recipe).config(len(material.crops.data.skeleton))
+
+
+def _hourglass(recipe: Recipe) -> NetSize:
+    if not isinstance(recipe.net, NetSize):
+        raise ConfigError(f"the official code is compared with the hourglass, not with {recipe.net}")
+    return recipe.net
 
 
 def _official_net(reference: Reference, recipe: Recipe, material: Material, device: torch.device) -> nn.Module:
-    arch = {"nstack": recipe.net.stacks, "channels": recipe.net.channels, "num_hm": len(material.crops.data.skeleton)}
+    size = _hourglass(recipe)
+    arch = {"nstack": size.stacks, "channels": size.channels, "num_hm": len(material.crops.data.skeleton)}
     with torch.random.fork_rng(devices=[]), redirected(device):
         torch.manual_seed(0)
         return reference.pose_net(arch, False, "conv").to(device)

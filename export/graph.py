@@ -37,7 +37,7 @@ from alpose.trainer.scoring import ENTROPY_TEMPERATURE, REFERENCE_PEAK
 
 from .calibration import Calibration
 from .onnx_graph import BATCH, INPUT, OPSET, GraphSpec, OnnxFacts, check_model, import_onnx, set_metadata, tidy
-from .trunks import HourglassTrunk, TappedTrunk, Trunk, form
+from .trunks import OwnTrunk, TappedTrunk, Trunk, form
 
 if TYPE_CHECKING:
     import onnx
@@ -206,7 +206,7 @@ class MonitorGraph(nn.Module):
             head = next(iter(model.heads))
         if head is None or head not in model.heads:
             raise ConfigError(f"the model has the loss heads {known}, asked for {head!r}: name one of them")
-        return cls(HourglassTrunk(model.pose), model.heads[head], skeleton=model.skeleton, head_name=head,
+        return cls(OwnTrunk(model.pose), model.heads[head], skeleton=model.skeleton, head_name=head,
                    size_px=model.crop.size_px, peak=model.target.peak, stride=STRIDE,
                    calibration=calibration)  # fmt: skip
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer.models.hourglass import Features, StackedHourglass
+from alpose.trainer.models.hourglass import Features
+from alpose.trainer.models.hrnet import HRNet
+from alpose.trainer.models.nets import PoseNet
 
 
 class Trunk(nn.Module):
@@ -25,16 +27,16 @@ class Trunk(nn.Module):
         raise NotImplementedError
 
 
-class HourglassTrunk(Trunk):
-    """Our own net. The heatmaps of earlier stacks are not stacked with the last, which nobody would read."""
+class OwnTrunk(Trunk):
+    """A net of ours. An hourglass's earlier heatmaps are not stacked with the last, which nobody would read."""
 
-    def __init__(self, net: StackedHourglass) -> None:
+    def __init__(self, net: PoseNet) -> None:
         super().__init__()
         self.net = net
-        self.last = f"outs.{net.config.stacks - 1}"
+        self.last = "out" if isinstance(net, HRNet) else f"outs.{net.config.stacks - 1}"
 
     def forward(self, images_N3SS: Tensor) -> tuple[Tensor, Features]:
-        """Heatmaps and features of the last stack."""
+        """The last heatmaps, and the features."""
         with _listening(self.net, (self.last,)) as heard:
             features = self.net(images_N3SS).features
         return _once(heard, self.last), features

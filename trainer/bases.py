@@ -15,10 +15,9 @@ from alpose.runtime.errors import ConfigError
 from . import checkpoint
 from .checkpoint import PoseModel
 from .data.crops import Crops
-from .models.heads import HeadName
 from .results import load_npz, read_json, save_npz, write_atomically
 from .resume import discard
-from .run import Run, add_heads, initial, new_model, tested, train, with_facts
+from .run import PartName, Run, add_heads, initial, lacking, new_model, tested, train, with_facts
 from .scoring import Scored, score
 
 SCORED = "scored.npz"
@@ -35,17 +34,17 @@ class Base:
             self._take_over(bases / f"seed-{seed}" / "base")
         run.machine.wait()
 
-    def model(self, heads: tuple[HeadName, ...]) -> PoseModel:
+    def model(self, heads: tuple[PartName, ...]) -> PoseModel:
         """The base model with at least these heads. Heads that are missing are trained together."""
         model = self._model or self._load_or_train(heads)
-        missing = [name for name in heads if name not in model.heads]
+        missing = lacking(model, heads)
         if missing:
             what = f"loss heads of seed {self._seed}"
             model = self._save(add_heads(self._run, model, missing, self._labelled(), self._seed, what))
         self._model = model
         return model
 
-    def scored(self, heads: tuple[HeadName, ...]) -> tuple[Scored, float]:
+    def scored(self, heads: tuple[PartName, ...]) -> tuple[Scored, float]:
         """Everyone's scores under the base model, and the seconds that they took; one pass serves all methods."""
         path = self._folder / SCORED
         model = self.model(heads)
@@ -65,7 +64,7 @@ class Base:
     def _labelled(self) -> Crops:
         return self._run.people.subset(np.flatnonzero(initial(self._run, self._seed)))
 
-    def _load_or_train(self, heads: tuple[HeadName, ...]) -> PoseModel:
+    def _load_or_train(self, heads: tuple[PartName, ...]) -> PoseModel:
         run, state = self._run, self._folder / "training.pt"
         if not checkpoint.exists(self._folder):
             labelled, what = self._labelled(), f"base model of seed {self._seed}"
@@ -108,7 +107,9 @@ class Base:
 
 
 def _is_made_of(path: Path, made_of: str) -> bool:
-    """Whether stored scores are of this model and these people."""
+    """Whether stored scores are of this model and these people, and hold all that scores hold today."""
     if not path.exists():
         return False
-    return str(load_npz(path)["made_of"]) == made_of
+    arrays = load_npz(path)
+    whole = all(name in arrays for name in Scored.__slots__ if name not in ("predicted_loss", "auxiliary"))
+    return whole and str(arrays["made_of"]) == made_of

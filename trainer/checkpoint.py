@@ -1,7 +1,7 @@
 """One checkpoint: pose net, its loss heads, and all that is needed to use them, as safetensors + JSON.
 
-``model.safetensors`` holds weights (``pose.*``, ``head.NAME.*``), ``model.json`` everything else and the sha256 of
-the weights. Nothing is pickled, and a pair of files that do not belong together is refused.
+``model.safetensors`` holds weights (``pose.*``, ``head.NAME.*``, ``auxiliary.NAME.*``), ``model.json`` everything else
+and the sha256 of the weights. Nothing is pickled, and a pair of files that do not belong together is refused.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 from alpose.runtime.skeleton import Skeleton
 
 from .data.crops import CropConfig
+from .models.auxiliary import AuxiliaryConfig, AuxiliaryHead, AuxiliaryName, build_auxiliary
 from .models.heads import HeadConfig, HeadName, LossHead, build_head
-from .models.hourglass import STRIDE, HourglassConfig, StackedHourglass
+from .models.hourglass import STRIDE
+from .models.nets import NetConfig, PoseNet, build_net, channels_of, net_from_json, net_to_json
 from .results import read_json, write_atomically, write_json
 
 SCHEMA = 1
@@ -46,13 +48,15 @@ class TargetConfig:
 class PoseModel:
     """A pose net with its loss heads and the conventions it was trained under."""
 
-    pose: StackedHourglass
+    pose: PoseNet
     heads: Mapping[HeadName, LossHead]
     skeleton: Skeleton
     crop: CropConfig
     target: TargetConfig
     facts: Mapping[str, Any]
     """Provenance in plain JSON values: data, config, metrics."""
+    auxiliary: Mapping[AuxiliaryName, AuxiliaryHead] = field(default_factory=dict)
+    """Heads of the samplers that need more than heatmaps and losses; most models have none."""
 
     @property
     def size(self) -> int:
@@ -63,31 +67,33 @@ class PoseModel:
         """The same pose net with these heads besides its own."""
         return replace(self, heads={**self.heads, **heads})
 
+    def with_auxiliary(self, heads: Mapping[AuxiliaryName, AuxiliaryHead]) -> PoseModel:
+        """The same pose net with these auxiliary heads besides its own."""
+        return replace(self, auxiliary={**self.auxiliary, **heads})
+
     def to(self, device: torch.device) -> PoseModel:
         """Move the weights, convolutions in channels-last order."""
         self.pose.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for head in self.heads.values():
+        for head in (*self.heads.values(), *self.auxiliary.values()):
             head.to(device)
         return self
 
 
-def new_model(
-    config: HourglassConfig, skeleton: Skeleton, crop: CropConfig, target: TargetConfig, seed: int
-) -> PoseModel:
+def new_model(config: NetConfig, skeleton: Skeleton, crop: CropConfig, target: TargetConfig, seed: int) -> PoseModel:
     """A pose net with fresh weights that depend on ``seed`` alone, without heads."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pose = StackedHourglass(config)
+        pose = build_net(config)
     return PoseModel(pose, {}, skeleton, crop, target, {})
 
 
 def new_head(model: PoseModel, name: HeadName, seed: int) -> LossHead:
     """A head with fresh weights that fits a model's features; the weights depend on ``seed`` and ``name`` alone."""
-    sizes = tuple(model.size >> level for level in range(model.pose.config.scales))
+    net = model.pose.config
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(digest[:7], "little"))
-        return build_head(HeadConfig(name=name, channels=model.pose.config.channels, sizes=sizes))
+        return build_head(HeadConfig(name=name, channels=channels_of(net), sizes=net.sizes(model.size)))
 
 
 def save(model: PoseModel, folder: Path) -> Path:
@@ -95,18 +101,22 @@ def save(model: PoseModel, folder: Path) -> Path:
     weights = {f"pose.{key}": value for key, value in model.pose.state_dict().items()}
     for name, head in model.heads.items():
         weights |= {f"head.{name}.{key}": value for key, value in head.state_dict().items()}
+    for asked, auxiliary in model.auxiliary.items():
+        weights |= {f"auxiliary.{asked}.{key}": value for key, value in auxiliary.state_dict().items()}
     content = safetensors.torch.save({key: value.cpu().contiguous() for key, value in weights.items()})
     facts = {
         "schema": SCHEMA,
         "kind": "alpose pose model",
         "sha256": hashlib.sha256(content).hexdigest(),
-        "pose": asdict(model.pose.config),
+        "pose": net_to_json(model.pose.config),
         "heads": {name: asdict(head.config) for name, head in model.heads.items()},
         "skeleton": model.skeleton.to_json(),
         "crop": asdict(model.crop),
         "target": asdict(model.target),
         "facts": dict(model.facts),
     }
+    if model.auxiliary:
+        facts["auxiliary"] = {name: asdict(head.config) for name, head in model.auxiliary.items()}
     # The JSON of an older checkpoint must not stand beside the new weights, not even for a moment.
     (folder / FACTS).unlink(missing_ok=True)
     write_atomically(folder / WEIGHTS, content)
@@ -136,27 +146,39 @@ def load(path: Path, device: torch.device | None = None) -> PoseModel:
         raise CheckpointError(f"{facts_path} does not describe an alpose pose model of schema {SCHEMA}")
     if not isinstance(facts.get("heads"), dict) or not isinstance(facts.get("facts"), dict):
         raise CheckpointError(f"{facts_path} is damaged: its heads and facts must be objects")
+    if not isinstance(facts.get("auxiliary", {}), dict):
+        raise CheckpointError(f"{facts_path} is damaged: its auxiliary heads must be an object")
     content = weights_path.read_bytes()
     if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
         raise CheckpointError(f"{weights_path} is not the file that {facts_path.name} was written for: sha256 differs")
     try:
         weights = safetensors.torch.load(content)
-        pose = StackedHourglass(HourglassConfig(**facts["pose"]))
+        pose = build_net(net_from_json(facts["pose"]))
         pose.load_state_dict(_part(weights, "pose."))
         heads: dict[HeadName, LossHead] = {}
         for name, value in facts["heads"].items():
-            heads[name] = build_head(HeadConfig(**{**value, "sizes": tuple(value["sizes"])}))
+            heads[name] = build_head(_head_config(value))
             heads[name].load_state_dict(_part(weights, f"head.{name}."))
+        auxiliary: dict[AuxiliaryName, AuxiliaryHead] = {}
+        for name, value in facts.get("auxiliary", {}).items():
+            auxiliary[name] = build_auxiliary(AuxiliaryConfig.from_json(value))
+            auxiliary[name].load_state_dict(_part(weights, f"auxiliary.{name}."))
         model = PoseModel(pose.eval(), heads, Skeleton.from_json(facts["skeleton"]), CropConfig(**facts["crop"]),
-                          TargetConfig(**facts["target"]), facts["facts"])  # fmt: skip
+                          TargetConfig(**facts["target"]), facts["facts"], auxiliary)  # fmt: skip
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} is not a usable checkpoint: {error}") from error
     if len(model.skeleton) != pose.config.joints:
         raise CheckpointError(f"{facts_path} has a skeleton of {len(model.skeleton)} joints for a net of "
                               f"{pose.config.joints} joints")  # fmt: skip
-    for head in heads.values():
+    for head in (*heads.values(), *auxiliary.values()):
         head.eval()
     return model.to(device or torch.device("cpu"))
+
+
+def _head_config(value: Mapping[str, Any]) -> HeadConfig:
+    channels = value["channels"]  # JSON has lists where we have tuples
+    return HeadConfig(**{**value, "sizes": tuple(value["sizes"]),
+                         "channels": channels if isinstance(channels, int) else tuple(channels)})  # fmt: skip
 
 
 def _part(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -70,6 +70,11 @@ main.add_command(theory)
     type=click.Choice(["smoke", "demo", "laptop", "paper"]),
     help="Size of net, training and experiment.",
 )
+@click.option(
+    "--net",
+    type=click.Choice(["hrnet-w32", "hrnet-tiny"]),
+    help="Another pose net than the preset's hourglass; tiny: for tests.",
+)
 @click.option("--methods", default=DEFAULT_METHODS, show_default=True, help="Comma-separated.")
 @click.option("--seeds", type=click.IntRange(1), help="Base models, numbered from 0. [default: the preset's]")
 @click.option("--stages", type=click.IntRange(1), help="Rounds of select, label, retrain. [default: the preset's]")
@@ -98,6 +103,12 @@ main.add_command(theory)
     "--pairing", type=click.Choice(["disjoint", "all"]), help="Which pairs of a batch the loss heads compare."
 )
 @click.option(
+    "--egl",
+    default="",
+    metavar="NAME=VALUE,…",
+    help="Of egl++: embedding=coarsest|penultimate, labels=truth|predicted, neighbours=30, perplexity=20, rank=8|exact.",
+)
+@click.option(
     "--select-only", is_flag=True, help="Stop after the selection of stage 1: failure detection without retraining."
 )
 @click.option(
@@ -119,11 +130,19 @@ main.add_command(theory)
     type=click.Choice(["auto", "fp32", "bf16"]),
     help="auto: bfloat16 where the machine has it natively.",
 )
+@click.option(
+    "--executor",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "ray"]),
+    help="ray: each method of each seed is a task of the cluster that RAY_ADDRESS names, or of this machine.",
+)
 @click.option("--compile/--no-compile", "compile_", default=False, help="torch.compile the pose net for training.")
 def cycles(
     dataset: str, folder: Path, data_root: Path | None, preset_name: Any, methods: str, seeds: int | None,
-    stages: int | None, budget: int | None, initial: int | None, profile: Any, start: Any, how: Any, pairing: Any,
+    stages: int | None, budget: int | None, initial: int | None, profile: Any, start: Any, how: Any, pairing: Any, egl: str,
     select_only: bool, bases: Path | None, cache: Path | None, device: str | None, precision: Any, compile_: bool,
+    net: Any, executor: Any,
 ) -> None:  # fmt: skip
     """Run the papers' active-learning benchmark: every method from the same base models, stage by stage.
 
@@ -136,25 +155,29 @@ def cycles(
     """
     from .cycles import run_cycles
     from .device import machine
-    from .presets import preset
+    from .egl import EglConfig
+    from .presets import preset, with_net
     from .report import write_report
     from .run import CyclesConfig
 
     if select_only and stages not in (None, 1):
         raise ConfigError(f"--select-only stops after the selection of stage 1: leave out --stages {stages}")
-    chosen = preset(preset_name)
+    chosen = with_net(preset(preset_name), net)
     recipe = chosen.recipe
     heads = replace(recipe.heads, **{k: v for k, v in (("how", how), ("pairing", pairing)) if v})
     recipe = replace(recipe, heads=heads, pose=replace(recipe.pose, compile=compile_),
                      retrain=replace(recipe.retrain, compile=compile_))  # fmt: skip
     config = CyclesConfig(
         dataset=dataset, preset=preset_name, recipe=recipe, profile=profile, start=start, select_only=select_only,
+        egl=EglConfig.parse(egl),
         methods=tuple(name.strip() for name in methods.split(",") if name.strip()),  # type: ignore[misc]
         seeds=seeds or chosen.seeds, stages=1 if select_only else stages or chosen.stages,
         budget=budget or chosen.budget, initial=initial or chosen.initial, sizes=chosen.sizes,
     )  # fmt: skip
     used = machine(device, precision)
-    run_cycles(config, folder, used, data_root=data_root, cache=cache or default_cache(), bases=bases)
+    run_cycles(
+        config, folder, used, data_root=data_root, cache=cache or default_cache(), bases=bases, executor=executor
+    )
     if used.leads:
         click.echo(f"results: {folder / 'results.json'}")
         click.echo(f"report:  {write_report(folder)}")
@@ -190,6 +213,11 @@ def cycles(
     type=click.Choice(["smoke", "demo", "laptop", "paper"]),
     help="Recipe. [default: the checkpoint's, or laptop]",
 )
+@click.option(
+    "--net",
+    type=click.Choice(["hrnet-w32", "hrnet-tiny"]),
+    help="Another pose net than the preset's hourglass, for a new model; tiny: for tests.",
+)
 @click.option("--heads", help="Loss heads, comma-separated. [default: the checkpoint's, or ll++conv]")
 @click.option("--epochs", type=click.IntRange(1), help="Of the pose net. [default: the preset's]")
 @click.option(
@@ -213,7 +241,7 @@ def cycles(
 def fit(
     data_: tuple[str, ...], start: Path | None, out: Path, data_root: Path | None, preset_name: Any, heads: str | None,
     epochs: int | None, hold_out: float, without_old_data: bool, seed: int, cache: Path | None, device: str | None,
-    precision: Any, as_json: bool,
+    precision: Any, as_json: bool, net: Any,
 ) -> None:  # fmt: skip
     """Train a model and its loss heads on your own data; with --from, train a model on.
 
@@ -236,7 +264,7 @@ def fit(
         raise ConfigError(f"--heads: {', '.join(unknown)} unknown; known: {', '.join(HEADS)}")
     config = FitConfig(
         data=data_, start=start, preset=preset_name, heads=names, epochs=epochs,  # type: ignore[arg-type]
-        hold_out=hold_out, old_data=not without_old_data, seed=seed,
+        hold_out=hold_out, old_data=not without_old_data, seed=seed, net=net,
     )  # fmt: skip
     used = machine(device, precision)
     result = run_fit(config, out, used, data_root=data_root, cache=cache or default_cache())

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,17 +27,19 @@ from . import checkpoint
 from .bases import Base
 from .checkpoint import PoseModel
 from .data.crops import Crops
-from .detection import Selection, head_of, judge_scored, measure, neighbours, select
+from .detection import Selection, judge_scored, measure, neighbours, part_of, select
 from .device import Machine
+from .egl import expected_gradient
 from .metrics import neighbour_thresholds
-from .models.heads import HeadName
 from .results import Gallery, Results, Row, Scores, read_json, row_from_json, stage_folder, write_json
 from .resume import discard
-from .run import CyclesConfig, Run, add_heads, claim, initial, new_model, open_run, tested, train
+from .run import CyclesConfig, PartName, Run, add_heads, claim, initial, lacking, new_model, open_run, tested, train
 from .samplers import METHODS, Method
 from .scoring import Scored, score
 
 log = logging.getLogger("alpose")
+
+Executor = Literal["local", "ray"]
 
 GALLERY = 24
 """Selected people that are kept as pictures."""
@@ -53,6 +55,7 @@ def run_cycles(
     data_root: Path | None,
     cache: Path,
     bases: Path | None = None,
+    executor: Executor = "local",
 ) -> Results:
     """Run a benchmark, or what is left of it.
 
@@ -63,9 +66,20 @@ def run_cycles(
         data_root: where datasets are.
         cache: where crops are cached.
         bases: another run's folder whose base models are taken over in place of training them again.
+        executor: ``local`` runs one method after the other here; ``ray`` each as a task of a cluster.
     """
     claim(config, folder, machine)
     run = open_run(config, folder, data_root, cache, machine)
+    if executor == "ray":
+        from .ray_executor import run_on_ray
+
+        def collect(rows: list[Row]) -> None:
+            for row in rows:
+                _say(run, row)
+            _collect(run)
+
+        run_on_ray(config, folder, machine, data_root=data_root, cache=cache, bases=bases, collect=collect)
+        return _collect(run)
     for seed in range(config.seeds):
         base = Base(run, seed, bases)
         for method in config.methods:
@@ -73,6 +87,16 @@ def run_cycles(
                 _say(run, row)
                 _collect(run)
     return _collect(run)
+
+
+def prepare_base(run: Run, seed: int, bases: Path | None) -> None:
+    """Leave a seed's base model and scores in the run folder, for all methods of the run."""
+    Base(run, seed, bases).scored(_all_heads(run))
+
+
+def rows_of(run: Run, seed: int, method: Method) -> list[Row]:
+    """All stages of one method of one seed, whose base model is there."""
+    return list(_method(run, seed, method, Base(run, seed, None)))
 
 
 def _method(run: Run, seed: int, method: Method, base: Base) -> Iterator[Row]:
@@ -103,7 +127,7 @@ def _stage(
     done = row_from_json(read_json(row_path)) if row_path.exists() else None
     if done and (run.config.select_only or done.test_pck is not None):
         return done, None
-    heads: tuple[HeadName, ...] = tuple(h for h in [head_of(method)] if h)  # type: ignore[misc]
+    heads: tuple[PartName, ...] = tuple(h for h in [part_of(method)] if h)
 
     def current() -> PoseModel:
         if stage == 1:
@@ -146,9 +170,9 @@ def _stage(
     return done, trained
 
 
-def _all_heads(run: Run) -> tuple[HeadName, ...]:
+def _all_heads(run: Run) -> tuple[PartName, ...]:
     """Heads that any method of this run wants: the base trains them together."""
-    return tuple(h for h in map(head_of, run.config.methods) if h)  # type: ignore[misc]
+    return tuple(h for h in map(part_of, run.config.methods) if h)
 
 
 def _score_now(run: Run, model: PoseModel, what: str) -> tuple[Scored, float]:
@@ -165,10 +189,13 @@ def _select(
     pool, crops = scored.take(pool_rows), run.people.subset(pool_rows)
     judged = judge_scored(crops.data, pool, run.profile)
     image_pck_N = judged.image_pck()
+    started = time.perf_counter()
+    second = _second_pass(run, method, model, crops, pool, labelled_rows, scored)
+    score_seconds += time.perf_counter() - started if second else 0.0
 
     def choose(by: Method, k: int) -> Selection:
         rng = np.random.default_rng([seed, stage, *by.encode()])
-        return select(by, pool, scored.embedding_ND[labelled_rows], image_pck_N, k, rng)
+        return select(by, pool, scored.embedding_ND[labelled_rows], image_pck_N, k, rng, second)
 
     selection = choose(method, run.config.budget)
     # The oracle cannot judge people whose PCK is undefined: there may be fewer than the budget.
@@ -191,6 +218,18 @@ def _select(
     )  # fmt: skip
 
 
+def _second_pass(
+    run: Run, method: Method, model: PoseModel, crops: Crops, pool: Scored, labelled_rows: npt.NDArray[np.int64],
+    scored: Scored,
+) -> dict[Method, npt.NDArray[np.float32]]:  # fmt: skip
+    """Scores of a method that needs another look at the pool, with the labelled people at hand; no method, no look."""
+    if method != "egl++":
+        return {}
+    labelled, what = run.people.subset(labelled_rows), f"egl++ with {len(labelled_rows)} labelled"
+    return {method: expected_gradient(model, crops, labelled, pool, scored.take(labelled_rows), run.machine,
+                                      run.config.egl, what=what)}  # fmt: skip
+
+
 def _gallery(crops: Crops, pool: Scored, selection: Selection, image_pck_N: npt.NDArray[np.float32]) -> Gallery:
     first_G = selection.rows_M[:GALLERY]
     return Gallery(
@@ -203,17 +242,17 @@ def _gallery(crops: Crops, pool: Scored, selection: Selection, image_pck_N: npt.
 
 def _retrain(
     run: Run, seed: int, method: Method, stage: int, enlarged_N: npt.NDArray[np.bool_], model: PoseModel,
-    heads: tuple[HeadName, ...], state: Path,
+    heads: tuple[PartName, ...], state: Path,
 ) -> PoseModel:  # fmt: skip
     """A model on the enlarged set: from the one that selected (warm) or from fresh weights (cold)."""
     warm = run.config.start == "warm"
     recipe = run.config.recipe
     labelled = run.people.subset(np.flatnonzero(enlarged_N))
-    start = replace(copy.deepcopy(model), heads={}, facts={}) if warm else new_model(run, seed)
+    start = replace(copy.deepcopy(model), heads={}, auxiliary={}, facts={}) if warm else new_model(run, seed)
     what = f"{method}, stage {stage} of seed {seed}"
     trained = train(run, start, labelled, recipe.retrain if warm else recipe.pose, seed=seed, state=state, what=what,
                     heads=heads)  # fmt: skip
-    missing = [name for name in heads if name not in trained.heads]
+    missing = lacking(trained, heads)
     if missing:
         trained = add_heads(run, trained, missing, labelled, seed, f"loss head of {what}", model if warm else None)
     return trained

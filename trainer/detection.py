@@ -5,10 +5,13 @@ Shapes: N people of the unlabelled pool, M selected.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from alpose.runtime.errors import ConfigError
 
 from .data.records import Bools, Floats, PoseData
 from .metrics import (
@@ -23,8 +26,9 @@ from .metrics import (
     neighbour_thresholds,
     precision,
 )  # fmt: skip
-from .models.heads import HEADS
-from .samplers import Method, at_random, k_centre, top
+from .models.auxiliary import AUXILIARY, AuxiliaryName
+from .models.heads import HEADS, HeadName
+from .samplers import Method, at_random, k_centre, refuse_constant, top
 from .scoring import Scored
 
 
@@ -43,9 +47,15 @@ def head_of(method: Method) -> str | None:
     return method if method in HEADS else None
 
 
+def part_of(method: Method) -> HeadName | AuxiliaryName | None:
+    """The head, loss head or auxiliary one, that a method ranks by; None for methods that need none."""
+    return method if method in HEADS or method in AUXILIARY else None
+
+
 def select(
-    method: Method, pool: Scored, labelled_LD: Floats, image_pck_N: Floats, k: int, rng: np.random.Generator
-) -> Selection:
+    method: Method, pool: Scored, labelled_LD: Floats, image_pck_N: Floats, k: int, rng: np.random.Generator,
+    second: Mapping[Method, Floats] | None = None,
+) -> Selection:  # fmt: skip
     """Let a method choose ``k`` people.
 
     Args:
@@ -55,6 +65,11 @@ def select(
         image_pck_N: true PCK of the pool (for the oracle alone).
         k: budget.
         rng: for ``random``.
+        second: scores (N,) of methods that look at the pool a second time (``egl++``).
+
+    Raises:
+        ConfigError: the method's head is missing, or fewer than ``k`` can be chosen.
+        DataError: NaN among scores or embeddings, or scores that are all the same.
     """
     match method:
         case "random":
@@ -77,7 +92,23 @@ def select(
             tie_N = loss_N / (loss_N.max() + 1.0) * 1e-3
             score_N = np.nan_to_num(-image_pck_N + tie_N, nan=-np.inf).astype(np.float32)
         case "ll" | "ll-gap" | "ll++" | "ll++conv":
+            if method not in pool.predicted_loss:
+                has = ", ".join(pool.predicted_loss) or "none"
+                raise ConfigError(f"{method} ranks by its loss head, which this model does not have (heads: {has})")
             score_N = pool.predicted_loss[method]
+        case "aleatoric" | "aleatoric-official" | "vl4pose" | "vl4pose-official" | "ensemble":
+            if method not in pool.auxiliary:
+                has = ", ".join(pool.auxiliary) or "none"
+                raise ConfigError(
+                    f"{method} ranks by its auxiliary head, which this model does not have (auxiliary heads: {has})"
+                )
+            score_N = pool.auxiliary[method]
+        case "egl++":
+            if second is None or method not in second:
+                raise ConfigError(f"{method} scores the pool in a second pass, beside the labelled: none was made")
+            score_N = second[method]
+    if method not in ("oracle-loss", "oracle-pck"):  # whom an oracle finds equal, are equal
+        refuse_constant(score_N, k, method)
     return Selection(top(score_N, k), score_N)
 
 

@@ -31,8 +31,7 @@ from .detection import judge_scored
 from .device import Machine, environment
 from .metrics import FAILURE_PCK, auroc, profile_of
 from .models.heads import HeadName, LossHead
-from .models.hourglass import HourglassConfig
-from .presets import Preset, PresetName, preset
+from .presets import NetName, Preset, PresetName, preset, with_net, with_net_of
 from .results import write_json
 from .resume import discard
 from .scoring import score
@@ -54,6 +53,8 @@ class FitConfig:
     """The checkpoint that is trained on; None begins a new model."""
     preset: PresetName | None = None
     """Recipe; by default that of the checkpoint, or ``laptop``."""
+    net: NetName | None = None
+    """A pose net in place of the preset's, of a new model."""
     heads: tuple[HeadName, ...] | None = None
     """By default those of the checkpoint, or ``ll++conv``."""
     epochs: int | None = None
@@ -69,6 +70,10 @@ class FitConfig:
             raise ConfigError("--data: name at least one COCO keypoints folder")
         if not 0 < self.hold_out < 0.9:
             raise ConfigError(f"--hold-out is a share of the images in (0, 0.9), got {self.hold_out}")
+        if self.net and self.start:
+            raise ConfigError(
+                f"--net {self.net}: a checkpoint that is trained on keeps its net; leave out --net or --from"
+            )
         if self.epochs is not None and self.epochs < 1:
             raise ConfigError(f"--epochs must be at least 1, got {self.epochs}")
 
@@ -136,7 +141,9 @@ def fit(config: FitConfig, out: Path, machine: Machine, *, data_root: Path | Non
     old = checkpoint.load(config.start) if config.start else None
     if checkpoint.exists(out):
         raise ConfigError(f"{out} holds a checkpoint already: choose another --out")
-    chosen = preset(config.preset or (old.facts.get("preset", "laptop") if old else "laptop"))
+    chosen = with_net(preset(config.preset or (old.facts.get("preset", "laptop") if old else "laptop")), config.net)
+    if old:
+        chosen = with_net_of(chosen, old.pose.config)
     new = [_source(name, chosen, data_root, config.hold_out) for name in config.data]
     before = _old_sources(old, chosen, data_root, {source.name for source in new}) if old and config.old_data else []
     sources = [*before, *new]
@@ -201,7 +208,10 @@ def _source(name: str, chosen: Preset, data_root: Path | None, hold_out: float) 
     """A folder is split by its own parts where it has them, else by image; a benchmark as it always is."""
     folder = Path(name)
     if not folder.is_dir():
-        benchmark = load_benchmark(name, data_root, chosen.sizes)
+        try:
+            benchmark = load_benchmark(name, data_root, chosen.sizes)
+        except ConfigError as error:  # which speaks of the option of cycles
+            raise ConfigError(str(error).replace("--dataset", "--data", 1)) from error
         return Source(name, benchmark.people, benchmark.test)
     parts = [path.stem for path in annotation_files(folder)]
     if any("val" in part for part in parts) and any("train" in part for part in parts):
@@ -221,8 +231,9 @@ def _old_sources(old: PoseModel, chosen: Preset, data_root: Path | None, given: 
     trained = frozenset(facts.get("labelled_ids", ()))
     sizes = preset(facts["preset"]).sizes if "preset" in facts else chosen.sizes
     sources = []
+    again = {_place(name) for name in given}
     for name in datasets:
-        if name in given:
+        if _place(name) in again:
             continue
         try:
             benchmark = load_benchmark(name, data_root, sizes)
@@ -238,6 +249,11 @@ def _old_sources(old: PoseModel, chosen: Preset, data_root: Path | None, given: 
             test = everyone.subset([row for row, id_ in enumerate(everyone.ids) if id_ not in trained])
         sources.append(Source(name, _only(everyone, trained, name), test))
     return sources
+
+
+def _place(name: str) -> str:
+    """One name for a folder, however its path is written."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _only(data: PoseData, ids: Collection[str], name: str) -> PoseData:
@@ -258,13 +274,12 @@ def _fresh(old: PoseModel | None, chosen: Preset, sources: Sequence[Source], see
     skeleton = sources[-1].train.skeleton
     if old is None:
         recipe = chosen.recipe
-        size = HourglassConfig(joints=len(skeleton), **asdict(recipe.net))
-        return checkpoint.new_model(size, skeleton, recipe.crop, recipe.target, seed)
+        return checkpoint.new_model(recipe.net.config(len(skeleton)), skeleton, recipe.crop, recipe.target, seed)
     if old.skeleton != skeleton:
         raise ConfigError(f"--from: the checkpoint has the joints of {old.skeleton.name!r}, {sources[-1].name} those of "
                           f"{skeleton.name!r}")  # fmt: skip
     crop = CropConfig(size_px=old.crop.size_px, margin=old.crop.margin, context=chosen.recipe.crop.context)
-    return replace(old, pose=copy.deepcopy(old.pose), heads={}, crop=crop, facts={})
+    return replace(old, pose=copy.deepcopy(old.pose), heads={}, auxiliary={}, crop=crop, facts={})
 
 
 def _train(

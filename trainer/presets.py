@@ -6,7 +6,7 @@ A variant is a ``dataclasses.replace`` of one of these.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, get_args
 
 from alpose.runtime.errors import ConfigError
@@ -15,6 +15,9 @@ from .checkpoint import TargetConfig
 from .data.augment import AugmentConfig
 from .data.benchmarks import Sizes
 from .data.crops import CropConfig
+from .models.hourglass import HourglassConfig
+from .models.hrnet import HRNetConfig
+from .models.nets import NetConfig
 from .training import HeadTraining, PoseTraining
 
 PresetName = Literal["smoke", "demo", "laptop", "paper"]
@@ -31,6 +34,32 @@ class NetSize:
     channels: int = 256
     depth: int = 4
 
+    def config(self, joints: int) -> HourglassConfig:
+        """For this many joints."""
+        return HourglassConfig(joints=joints, **asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HRNetSize:
+    """Size of an HRNet, see :class:`HRNetConfig`; by default HRNet-W32."""
+
+    width: int = 32
+    modules: tuple[int, ...] = (1, 4, 3)
+    blocks: int = 4
+    stem: int = 64
+
+    def config(self, joints: int) -> HRNetConfig:
+        """For this many joints."""
+        return HRNetConfig(joints=joints, **asdict(self))
+
+
+NetName = Literal["hrnet-w32", "hrnet-tiny"]
+NETS: dict[NetName, HRNetSize] = {
+    "hrnet-w32": HRNetSize(),
+    "hrnet-tiny": HRNetSize(width=8, modules=(1, 1), blocks=1, stem=8),
+}
+"""Nets that can stand in for the hourglass of a preset; the tiny one knows next to nothing, for tests."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -38,7 +67,7 @@ class Recipe:
 
     crop: CropConfig = field(default_factory=CropConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
-    net: NetSize = field(default_factory=NetSize)
+    net: NetSize | HRNetSize = field(default_factory=NetSize)
     pose: PoseTraining = field(default_factory=PoseTraining)
     """Training of the base model, and of every stage's model from a cold start."""
     retrain: PoseTraining = field(default_factory=PoseTraining)
@@ -121,3 +150,22 @@ def preset(name: PresetName) -> Preset:
     if name not in _BY_NAME:
         raise ConfigError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     return _BY_NAME[name]()
+
+
+def with_net(chosen: Preset, name: NetName | None) -> Preset:
+    """The preset with another pose net; None leaves its own."""
+    if name is None:
+        return chosen
+    if name not in NETS:
+        raise ConfigError(f"unknown net {name!r}; known: {', '.join(NETS)}")
+    return _with_size(chosen, NETS[name])
+
+
+def with_net_of(chosen: Preset, config: NetConfig) -> Preset:
+    """The preset with the net that a checkpoint has."""
+    own = {name: value for name, value in asdict(config).items() if name != "joints"}
+    return _with_size(chosen, HRNetSize(**own) if isinstance(config, HRNetConfig) else NetSize(**own))
+
+
+def _with_size(chosen: Preset, size: NetSize | HRNetSize) -> Preset:
+    return replace(chosen, recipe=replace(chosen.recipe, net=size))

@@ -77,7 +77,8 @@ class Row:
     train_seconds: float | None
     """Retraining of pose net and head after the selection; None when only the selection was made."""
     score_seconds: float
-    """One pass of the selecting model over everything; at stage 1 all methods share it."""
+    """One pass of the selecting model over everything, which at stage 1 all methods share; and the second pass of a
+    method that makes one (``egl++``)."""
     neighbours: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """``official-2021`` only: the PCK values again, at the two thresholds that the published code evaluates."""
 

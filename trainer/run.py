@@ -9,7 +9,8 @@ import copy
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,26 @@ import numpy.typing as npt
 from alpose.runtime.errors import ConfigError
 
 from . import checkpoint
+from .auxiliary import new_auxiliary, train_auxiliary
 from .checkpoint import PoseModel
 from .data.benchmarks import Benchmark, Sizes, load_benchmark
 from .data.crops import Crops, prepare
 from .detection import judge_scored, neighbours
 from .device import Machine, environment
-from .metrics import Profile, ProfileName, profile_for
-from .models.heads import HeadName, LossHead
-from .models.hourglass import HourglassConfig
+from .egl import EglConfig, lends
+from .metrics import Profile, ProfileName, judge, profile_of
+from .models.auxiliary import AUXILIARY, AuxiliaryHead, AuxiliaryName, check_skeleton
+from .models.heads import HEADS, HeadName, LossHead
 from .presets import PresetName, Recipe, Start
 from .results import read_json, write_json
-from .samplers import METHODS, Method
+from .samplers import METHODS, Method, check_labelled
 from .scoring import score
 from .training import PoseTraining, train_heads, train_pose
 
 log = logging.getLogger("alpose")
+
+PartName = HeadName | AuxiliaryName
+"""What a method may want to be trained on the frozen pose net."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +58,16 @@ class CyclesConfig:
     profile: ProfileName = "standard"
     start: Start = "warm"
     select_only: bool = False
+    egl: EglConfig = field(default_factory=EglConfig)
+    """Of the method ``egl++``."""
 
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown or not self.methods:
-            raise ConfigError(f"--methods: {', '.join(unknown) or 'none'} unknown; known: {', '.join(METHODS)}")
+            dropout = " (no net here has dropout, for mc-dropout)" if "mc-dropout" in unknown else ""
+            raise ConfigError(
+                f"--methods: {', '.join(unknown) or 'none'} unknown{dropout}; known: {', '.join(METHODS)}"
+            )
         if len(set(self.methods)) != len(self.methods):
             raise ConfigError(f"--methods names one twice: {', '.join(self.methods)}")
         for name, value in (("seeds", self.seeds), ("stages", self.stages), ("budget", self.budget)):
@@ -67,9 +78,10 @@ class CyclesConfig:
 
     def fixed(self) -> dict[str, Any]:
         """What all rows of one run folder must share; methods, seeds and stages may be added later."""
-        return {
-            k: v for k, v in asdict(self).items() if k not in ("methods", "seeds", "stages", "select_only", "preset")
-        }
+        free = {"methods", "seeds", "stages", "select_only", "preset"}
+        # Runs that are older than an option go on as what it says by default.
+        free |= {"egl"} if self.egl == EglConfig() else set()
+        return {k: v for k, v in asdict(self).items() if k not in free}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +107,9 @@ def claim(config: CyclesConfig, folder: Path, machine: Machine) -> None:
     ours = json.loads(json.dumps(config.fixed()))
     if path.exists():
         theirs = read_json(path)
-        differing = [key for key in ours if ours[key] != theirs.get(key)]
+        differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
         if differing:
-            was = "; ".join(f"{key} was {theirs.get(key)!r}, now {ours[key]!r}" for key in differing)
+            was = "; ".join(f"{key} was {theirs.get(key)!r}, now {ours.get(key)!r}" for key in differing)
             raise ConfigError(f"{folder} holds another run ({was}): choose another --out")
     elif machine.leads:
         write_json(path, ours)
@@ -114,16 +126,43 @@ def open_run(config: CyclesConfig, folder: Path, data_root: Path | None, cache: 
     test = prepare(benchmark.test, replace(crop, context=0.0), cache)
     if machine.leads:
         machine.wait()
-    run = Run(config, folder, benchmark, people, test, profile_for(config.profile, people.data.skeleton), machine,
+    run = Run(config, folder, benchmark, people, test, profile_of(config.profile, people.data), machine,
                people.data.fingerprint(), test.data.fingerprint(), environment(machine))  # fmt: skip
-    unlabelled = len(people) - int(initial(run, 0).sum())
-    wanted = config.stages * config.budget
-    if wanted > unlabelled:
-        raise ConfigError(
-            f"{config.stages} stages of {config.budget} want {wanted} people, the pool has {unlabelled}: lower "
-            "--budget or --stages"
-        )
+    _refuse_impossible(run)
+    for method in config.methods:
+        check_skeleton(method, people.data.skeleton)
     return run
+
+
+def _refuse_impossible(run: Run) -> None:
+    """Find out before hours of training what a selection after them would find out."""
+    config = run.config
+    wanted = config.stages * config.budget
+    # The oracles choose among those whose truth is known.
+    nobody = np.zeros((len(run.people), len(run.people.data.skeleton)), dtype=np.float32)
+    judged_N = np.isfinite(judge(run.people.data, nobody, nobody, run.profile).image_pck())
+    known_N: dict[Method, npt.NDArray[np.bool_]] = {
+        "oracle-loss": np.asarray(run.people.labelled_NJ.any(axis=1)), "oracle-pck": judged_N
+    }  # fmt: skip
+    for seed in range(config.seeds):
+        labelled_N = initial(run, seed)
+        check_labelled(config.methods, int(labelled_N.sum()))
+        if "egl++" in config.methods:
+            config.egl.check(int((labelled_N & lends(run.people)).sum()))
+        unlabelled = int((~labelled_N).sum())
+        if wanted > unlabelled:
+            raise ConfigError(
+                f"{config.stages} stages of {config.budget} want {wanted} people, the pool has {unlabelled}: lower "
+                "--budget or --stages"
+            )
+        for method in config.methods:
+            able = int((known_N[method] & ~labelled_N).sum()) if method in known_N else unlabelled
+            if wanted > able:
+                raise ConfigError(
+                    f"{method} chooses by labels: {config.stages} stages of {config.budget} want {wanted} people, of "
+                    f"the {unlabelled} in the pool of seed {seed} only {able} can be judged: lower --budget or "
+                    "--stages, or leave it out of --methods"
+                )
 
 
 def initial(run: Run, seed: int) -> npt.NDArray[np.bool_]:
@@ -134,17 +173,16 @@ def initial(run: Run, seed: int) -> npt.NDArray[np.bool_]:
 def new_model(run: Run, seed: int) -> PoseModel:
     """A pose net of the recipe's size with fresh weights."""
     recipe, skeleton = run.config.recipe, run.people.data.skeleton
-    size = HourglassConfig(joints=len(skeleton), **asdict(recipe.net))
-    return checkpoint.new_model(size, skeleton, recipe.crop, recipe.target, seed)
+    return checkpoint.new_model(recipe.net.config(len(skeleton)), skeleton, recipe.crop, recipe.target, seed)
 
 
 def train(
     run: Run, model: PoseModel, labelled: Crops, config: PoseTraining, *, seed: int, state: Path, what: str,
-    heads: tuple[HeadName, ...] = (),
+    heads: tuple[PartName, ...] = (),
 ) -> PoseModel:  # fmt: skip
     """Train the pose net, with heads beside it when the recipe says ``joint``; its provenance goes into its facts."""
     recipe = run.config.recipe
-    joint = heads if recipe.heads.how == "joint" else ()
+    joint = _in_heads(heads) if recipe.heads.how == "joint" else ()
     new: dict[HeadName, LossHead] = {name: checkpoint.new_head(model, name, seed) for name in joint}
     started = time.perf_counter()
     history = train_pose(model, labelled, config, run.machine, seed=seed, state=state, heads=new,
@@ -166,10 +204,55 @@ def train(
 
 
 def add_heads(
-    run: Run, model: PoseModel, names: list[HeadName], labelled: Crops, seed: int, what: str,
+    run: Run, model: PoseModel, names: Sequence[PartName], labelled: Crops, seed: int, what: str,
     warm: PoseModel | None = None,
 ) -> PoseModel:  # fmt: skip
-    """Train heads on the frozen pose net, fresh or from the heads of ``warm``."""
+    """Train heads, loss heads and auxiliary ones, on the frozen pose net, fresh or from those of ``warm``."""
+    wanted = _in_heads(names)
+    if wanted:
+        model = _add_loss_heads(run, model, wanted, labelled, seed, what, warm)
+    asked: tuple[AuxiliaryName, ...] = tuple(name for name in AUXILIARY if name in names)
+    return _add_auxiliary(run, model, asked, labelled, seed, what, warm) if asked else model
+
+
+def lacking(model: PoseModel, names: Sequence[PartName]) -> list[PartName]:
+    """Those heads that a model does not have."""
+    return [name for name in names if name not in model.heads and name not in model.auxiliary]
+
+
+def _in_heads(names: Sequence[PartName]) -> tuple[HeadName, ...]:
+    return tuple(name for name in names if name in HEADS)
+
+
+def _add_auxiliary(
+    run: Run, model: PoseModel, names: Sequence[AuxiliaryName], labelled: Crops, seed: int, what: str,
+    warm: PoseModel | None,
+) -> PoseModel:  # fmt: skip
+    """On the frozen pose net, also where loss heads learn beside it."""
+    recipe = run.config.recipe
+    heads: dict[AuxiliaryName, AuxiliaryHead] = {
+        name: copy.deepcopy(warm.auxiliary[name])
+        if warm and name in warm.auxiliary
+        else new_auxiliary(model, name, seed)
+        for name in names
+    }
+    started = time.perf_counter()
+    losses = train_auxiliary(
+        model, heads, labelled, recipe.heads, run.machine, seed=seed, validation=recipe.pose.validation,
+        what=what.replace("loss head", "auxiliary head"),
+    )  # fmt: skip
+    rounded = {name: [round(loss, 6) for loss in of_head] for name, of_head in losses.items()}
+    return with_facts(
+        model.with_auxiliary(heads),
+        head_seconds=model.facts["head_seconds"] + time.perf_counter() - started,
+        auxiliary_losses={**model.facts.get("auxiliary_losses", {}), **rounded},
+    )
+
+
+def _add_loss_heads(
+    run: Run, model: PoseModel, names: Sequence[HeadName], labelled: Crops, seed: int, what: str,
+    warm: PoseModel | None,
+) -> PoseModel:  # fmt: skip
     recipe = run.config.recipe
     if recipe.heads.how == "joint":
         raise ConfigError(f"{what}: heads that are trained beside the pose net cannot be added to it later: name all "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from alpose.runtime.errors import DataError
 
+from .auxiliary import auxiliary_score
 from .checkpoint import PoseModel
 from .data.augment import to_input
 from .data.crops import Crops
@@ -26,6 +27,7 @@ from .data.records import Floats
 from .device import Machine, evaluating
 from .feed import Feed
 from .heatmaps import decode, draw, entropy, multipeak_entropy, to_cells, to_pixels
+from .models.auxiliary import AuxiliaryName
 from .models.heads import HeadName
 from .models.hourglass import STRIDE
 from .objectives import true_loss
@@ -52,11 +54,17 @@ class Scored:
     entropy_N: Floats
     multipeak_N: Floats
     embedding_ND: Floats
+    """Average of the features before the heatmaps."""
+    coarsest_ND: Floats
+    """Average of the features of the coarsest scale."""
     predicted_loss: Mapping[HeadName, Floats]
+    auxiliary: Mapping[AuxiliaryName, Floats] = field(default_factory=dict)
+    """Scores of the model's auxiliary heads; higher is chosen first."""
 
     def save_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """As named arrays for an npz file."""
-        own = {name: getattr(self, name) for name in self.__slots__ if name != "predicted_loss"}
+        own = {name: getattr(self, name) for name in self.__slots__ if name not in ("predicted_loss", "auxiliary")}
+        own |= {f"auxiliary.{name}": value_N for name, value_N in self.auxiliary.items()}
         return own | {f"head.{name}": value_N for name, value_N in self.predicted_loss.items()}
 
     def take(self, rows_M: npt.NDArray[np.integer]) -> Scored:
@@ -67,15 +75,18 @@ class Scored:
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Scored:
         """Back from :meth:`save_arrays`."""
         heads: dict[Any, Floats] = {k.removeprefix("head."): v for k, v in arrays.items() if k.startswith("head.")}
-        own = {name: arrays[name] for name in cls.__slots__ if name != "predicted_loss"}
-        return cls(predicted_loss=heads, **own)
+        asked: dict[Any, Floats] = {
+            k.removeprefix("auxiliary."): v for k, v in arrays.items() if k.startswith("auxiliary.")
+        }
+        own = {name: arrays[name] for name in cls.__slots__ if name not in ("predicted_loss", "auxiliary")}
+        return cls(predicted_loss=heads, auxiliary=asked, **own)
 
 
 def score(model: PoseModel, crops: Crops, machine: Machine, *, batch: int = 32, what: str = "scoring") -> Scored:
     """Run a model over people once.
 
     Args:
-        model: pose net and any heads.
+        model: pose net with any heads, auxiliary ones too.
         crops: people; labels are used for distances and true losses alone.
         machine: where.
         batch: people at a time.
@@ -84,7 +95,7 @@ def score(model: PoseModel, crops: Crops, machine: Machine, *, batch: int = 32, 
     feed = _stream(crops, machine)
     model.to(machine.device)
     blocks = np.array_split(np.arange(len(crops)), max(1, math.ceil(len(crops) / batch)))
-    with evaluating(model.pose, *model.heads.values()):
+    with evaluating(model.pose, *model.heads.values(), *model.auxiliary.values()):
         kept = [
             {name: value.cpu() for name, value in _score_batch(model, feed, index_B, machine).items()}
             for index_B in progress(blocks, what, len(blocks))
@@ -118,6 +129,8 @@ def _score_batch(model: PoseModel, feed: Feed, index_B: npt.NDArray[np.int64], m
     features = type(output.features)(
         tuple(scale.float() for scale in output.features.pyramid), output.features.penultimate_BCHW.float()
     )
+    own = {f"head.{name}": head(features) for name, head in model.heads.items()}
+    own |= {f"auxiliary.{name}": auxiliary_score(head, features, maps) for name, head in model.auxiliary.items()}
     return {
         "predicted_NJ2": to_pixels(cells_BJ2, STRIDE),
         "peak_NJ": peak_BJ / model.target.peak,
@@ -125,7 +138,8 @@ def _score_batch(model: PoseModel, feed: Feed, index_B: npt.NDArray[np.int64], m
         "entropy_N": entropy(maps, ENTROPY_TEMPERATURE),
         "multipeak_N": multipeak_entropy(maps, temperature=ENTROPY_TEMPERATURE, min_distance=near),
         "embedding_ND": features.penultimate_BCHW.mean(dim=(2, 3)),
-    } | {f"head.{name}": head(features) for name, head in model.heads.items()}
+        "coarsest_ND": features.pyramid[-1].mean(dim=(2, 3)),
+    } | own
 
 
 def _refuse_nan(scored: Scored, crops: Crops) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ from .resume import Epoch, Keeper, Schedule, Stepper, identity, refuse_divergenc
 log = logging.getLogger("alpose")
 
 HeadsHow = Literal["frozen", "joint"]
+
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,12 +194,47 @@ def train_heads(
     The pose net's weights and its batch-norm statistics do not change by a bit. The people that validated the pose
     net are left out, and nothing is chosen by them. Returns each head's mean loss per epoch.
     """
+
+    def step(seen: Frozen, optimisers: Mapping[HeadName, torch.optim.Optimizer]) -> dict[str, Tensor]:
+        true_B = true_loss(seen.output.heatmaps_BSJHW, seen.target_BJHW, seen.counts_BJ)
+        return _head_step(heads, optimisers, seen.output, true_B, seen.counts_BJ.any(dim=1), config, machine)
+
+    return on_frozen(model, heads, step, crops, config, machine, seed=seed, validation=validation, what=what)
+
+
+class Frozen(NamedTuple):
+    """What one step sees of a frozen pose net, without gradients."""
+
+    output: PoseOutput
+    target_BJHW: Tensor
+    counts_BJ: Tensor
+    """Joints that are labelled and in view."""
+    ids: tuple[str, ...]
+
+
+def on_frozen(
+    model: PoseModel,
+    modules: Mapping[Name, nn.Module],
+    step: Callable[[Frozen, Mapping[Name, torch.optim.Optimizer]], Mapping[str, Tensor]],
+    crops: Crops,
+    config: HeadTraining,
+    machine: Machine,
+    *,
+    seed: int,
+    validation: float,
+    what: str,
+) -> dict[str, list[float]]:
+    """Train modules in place beside a frozen pose net in eval mode; one forward pass feeds them all.
+
+    ``step`` updates the modules, each by its own Adam, and returns their losses by name. The people that validated the
+    pose net are left out. Returns each module's mean loss per epoch; the modules end in eval mode.
+    """
     feed = Feed.open(crops.subset(np.flatnonzero(~validation_mask(crops.data.ids, validation, seed))), machine)
     model.to(machine.device)
-    optimisers = {name: torch.optim.Adam(head.to(machine.device).train().parameters(), config.lr, fused=True)
-                  for name, head in heads.items()}  # fmt: skip
+    optimisers = {name: torch.optim.Adam(module.to(machine.device).train().parameters(), config.lr, fused=True)
+                  for name, module in modules.items()}  # fmt: skip
     batch = _batch_of(config.batch, len(feed), machine)
-    history: dict[str, list[float]] = {name: [] for name in heads}
+    history: dict[str, list[float]] = {name: [] for name in modules}
     for epoch in progress(range(config.epochs), what, config.epochs):
         generator = torch.Generator().manual_seed(_hash(seed, "augment heads", epoch))
         sums: dict[str, Tensor] = {}
@@ -206,14 +243,14 @@ def train_heads(
                 images, target, counts, _ = _views(model, feed, index_B, config.augment, generator, machine)
                 with machine.autocast():
                     output = model.pose(images)
-                true_B = true_loss(output.heatmaps_BSJHW, target, counts)
-            _add(sums, _head_step(heads, optimisers, output, true_B, counts.any(dim=1), config, machine))
+            ids = tuple(feed.crops.data.ids[row] for row in index_B[machine.rank :: machine.world])
+            _add(sums, step(Frozen(output, target, counts, ids), optimisers))
         mean = _average({name: float(total) / (len(feed) // batch) for name, total in sums.items()}, machine)
         refuse_divergence(epoch, mean)
-        for name in heads:
+        for name in modules:
             history[name].append(mean[name])
-    for head in heads.values():
-        head.eval()
+    for module in modules.values():
+        module.eval()
     return history
 
 
@@ -244,13 +281,14 @@ def _head_step(
             loss = pair_kl(predicted_B, true_B, pairing=config.pairing)
         optimisers[name].zero_grad(set_to_none=True)
         loss.backward()
-        _average_gradients(head, machine)
+        average_gradients(head, machine)
         optimisers[name].step()
         losses[name] = loss.detach()
     return losses
 
 
-def _average_gradients(module: nn.Module, machine: Machine) -> None:
+def average_gradients(module: nn.Module, machine: Machine) -> None:
+    """The mean over processes, before the step."""
     if machine.world > 1:
         for parameter in module.parameters():
             if parameter.grad is not None:

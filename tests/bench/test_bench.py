@@ -23,7 +23,7 @@ from alpose.trainer.cli import DEFAULT_METHODS
 from alpose.trainer.data.crops import CropConfig
 from alpose.trainer.device import Machine, has_bf16
 from alpose.trainer.models.hourglass import HourglassConfig
-from alpose.trainer.presets import preset
+from alpose.trainer.presets import NetSize, preset
 from bench import gpu, training
 from bench._contestants import make_material, official, our_facts, ours
 from bench._measure import interleave, paired, rates, spread, synchroniser, table
@@ -315,7 +315,7 @@ def reference() -> Reference:
 
 def test_the_official_network_is_ours_but_for_dead_parameters(reference: Reference, tmp_path: Path) -> None:
     recipe = preset("paper").recipe
-    recipe = replace(recipe, net=replace(recipe.net, stacks=1))
+    recipe = replace(recipe, net=NetSize(stacks=1))
     material = make_material(recipe, 2, CPU, tmp_path)
     one, mine = official(reference, recipe, material), our_facts(recipe, material)
     assert one.facts.same_network(mine)

@@ -67,7 +67,7 @@ def tiny_model() -> PoseModel:
                       TargetConfig(), seed=0)  # fmt: skip
     settle(model.pose, torch.from_numpy(blobs()).permute(0, 3, 1, 2) / 255)
     with torch.no_grad():
-        model.pose.outs[-1].weight.mul_(20.0)  # type: ignore[operator]
+        model.pose.get_parameter("outs.1.weight").mul_(20.0)
     return model.with_heads({"ll++conv": new_head(model, "ll++conv", 0), "ll": new_head(model, "ll", 0)})
 
 

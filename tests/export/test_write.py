@@ -171,7 +171,7 @@ def test_people_of_another_skeleton_are_refused(base: Path, cache: Path) -> None
 def test_weights_that_are_not_finite_are_refused_by_name(base: Path, tmp_path: Path, cache: Path) -> None:
     model = checkpoint.load(base)
     with torch.no_grad():
-        next(model.pose.outs[0].parameters())[0] = torch.nan
+        model.pose.get_parameter("outs.0.weight")[0] = torch.nan
     checkpoint.save(model, tmp_path / "nan")
     with pytest.raises(CheckpointError, match=r"outs\.0\.weight"):
         export_checkpoint(

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer import checkpoint
+from alpose.trainer import checkpoint, samplers
+from alpose.trainer import run as run_module
 from alpose.trainer.cycles import run_cycles
+from alpose.trainer.data.benchmarks import load_benchmark
 from alpose.trainer.device import Machine, machine
 from alpose.trainer.presets import preset
 from alpose.trainer.results import Results, Row, Scores, stage_folder
 from alpose.trainer.run import CyclesConfig
-from alpose.trainer.samplers import METHODS
+from alpose.trainer.samplers import METHODS, Method
 
 TIMES = ("train_seconds", "score_seconds")
 
@@ -146,6 +148,34 @@ def test_a_pool_smaller_than_the_stages_want_is_refused_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match="want 80 people, the pool has 64"):
         run_cycles(config(stages=5), tmp_path, cpu, data_root=None, cache=cache)
+    assert not list(tmp_path.rglob("model.json"))
+
+
+@pytest.mark.parametrize("method", ["oracle-loss", "oracle-pck"])
+def test_an_oracle_that_can_judge_too_few_is_refused_before_training(
+    method: Method, tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but 20 of the pool of 64 lose their labels; a budget of 16 can be had once, not twice."""
+    whole = load_benchmark("synthetic", None, preset("smoke").sizes)
+    labelled_NJ = whole.people.labelled_NJ.copy()
+    labelled_NJ[np.arange(len(labelled_NJ)) >= preset("smoke").initial + 20] = False
+    people = replace(whole.people, labelled_NJ=labelled_NJ, visible_NJ=labelled_NJ & whole.people.visible_NJ)
+    monkeypatch.setattr(run_module, "load_benchmark", lambda *_: replace(whole, people=people))
+
+    with pytest.raises(
+        ConfigError, match=rf"{method} chooses by labels: 2 stages of 16 want 32.*seed 0 only (20|19) can"
+    ):
+        run_cycles(config(methods=("random", method)), tmp_path, cpu, data_root=None, cache=tmp_path / "cache")
+    assert not list(tmp_path.rglob("model.json"))
+
+
+def test_a_method_that_needs_more_labelled_is_refused_before_training(
+    tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(samplers.FEWEST_LABELLED, "coreset", 1000)
+
+    with pytest.raises(ConfigError, match=r"coreset needs at least 1000 labelled people.*raise --initial"):
+        run_cycles(config(methods=("random", "coreset")), tmp_path, cpu, data_root=None, cache=cache)
     assert not list(tmp_path.rglob("model.json"))
 
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from alpose.runtime.errors import ConfigError
-from alpose.trainer.detection import Selection, head_of, measure, select
+from alpose.runtime.errors import ConfigError, DataError
+from alpose.trainer.detection import Selection, head_of, measure, part_of, select
 from alpose.trainer.metrics import Judged, auroc
+from alpose.trainer.models.auxiliary import AUXILIARY
 from alpose.trainer.models.heads import HEADS
 from alpose.trainer.samplers import METHODS, Method, k_centre
 from alpose.trainer.scoring import Scored
@@ -25,7 +27,8 @@ def pool(count: int, seed: int = 0, **changes: Any) -> Scored:
     values: dict[str, Any] = {
         "predicted_NJ2": column(4, 2), "distance_NJ": column(4), "peak_NJ": column(4), "true_loss_N": column(),
         "entropy_N": column(), "multipeak_N": column(), "embedding_ND": column(6),
-        "predicted_loss": {name: column() for name in HEADS},
+        "predicted_loss": {name: column() for name in HEADS}, "coarsest_ND": column(6),
+        "auxiliary": {name: column() for name in AUXILIARY},
     }  # fmt: skip
     return Scored(**{**values, **changes})
 
@@ -34,7 +37,8 @@ def choose(method: Method, scored: Scored, k: int = 5, pck: Any = None, seed: in
     count = len(scored.entropy_N)
     image_pck_N = np.linspace(0, 1, count, dtype=np.float32) if pck is None else np.array(pck, dtype=np.float32)
     labelled_LD = pool(3, seed=9).embedding_ND
-    return select(method, scored, labelled_LD, image_pck_N, k, np.random.default_rng(seed))
+    second = {method: scored.coarsest_ND[:, 0]}
+    return select(method, scored, labelled_LD, image_pck_N, k, np.random.default_rng(seed), second)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -70,10 +74,56 @@ def test_a_head_ranks_by_its_prediction(name: Any) -> None:
     assert head_of(name) == name
 
 
+@pytest.mark.parametrize("name", AUXILIARY)
+def test_an_auxiliary_head_ranks_by_its_score(name: Any) -> None:
+    scored = pool(30)
+
+    np.testing.assert_array_equal(choose(name, scored).score_N, scored.auxiliary[name])
+    assert (part_of(name), head_of(name)) == (name, None)
+    with pytest.raises(ConfigError, match=rf"{name} ranks by its auxiliary head.*heads: none\)"):
+        choose(name, pool(30, auxiliary={}))
+
+
 @pytest.mark.parametrize("method", ["random", "coreset", "entropy", "multipeak", "oracle-loss", "oracle-pck"])
 def test_the_other_methods_need_no_head(method: Method) -> None:
     assert head_of(method) is None
     assert len(choose(method, pool(30, predicted_loss={})).rows_M) == 5
+
+
+@pytest.mark.parametrize("method", ["entropy", "multipeak", "ll++conv"])
+def test_scores_that_prefer_nobody_select_nobody(method: Method) -> None:
+    """The first rows of the pool would be taken otherwise, and a pool is often sorted."""
+    flat_N = np.full(30, 1.25, dtype=np.float32)
+    scored = pool(30, entropy_N=flat_N, multipeak_N=flat_N, predicted_loss={"ll++conv": flat_N})
+
+    with pytest.raises(DataError, match=rf"{re.escape(method)}: all 30 scores are 1.25.*choose 5"):
+        choose(method, scored)
+    # Where everybody is chosen, nothing has to be preferred.
+    assert len(choose(method, scored, k=30).rows_M) == 30
+
+
+def test_an_oracle_may_find_everybody_equal() -> None:
+    flat_N = np.full(30, 0.5, dtype=np.float32)
+
+    assert choose("oracle-loss", pool(30, true_loss_N=flat_N)).rows_M.tolist() == [0, 1, 2, 3, 4]
+    assert len(choose("oracle-pck", pool(30, true_loss_N=flat_N), pck=flat_N).rows_M) == 5
+
+
+def test_a_method_without_its_head_says_which_heads_there_are() -> None:
+    scored = pool(30, predicted_loss={"ll": np.arange(30, dtype=np.float32)})
+
+    with pytest.raises(ConfigError, match=r"ll\+\+ ranks by its loss head.*heads: ll\)"):
+        choose("ll++", scored)
+    with pytest.raises(ConfigError, match=r"heads: none\)"):
+        choose("ll", pool(30, predicted_loss={}))
+
+
+def test_coreset_names_the_rows_whose_embeddings_are_not_finite() -> None:
+    scored = pool(30)
+    scored.embedding_ND[[3, 17], 2] = np.nan
+
+    with pytest.raises(DataError, match=r"2 of 30 embeddings of the pool.*rows 3, 17\)"):
+        choose("coreset", scored)
 
 
 def test_coreset_scores_by_the_distance_to_the_labelled() -> None:

@@ -70,6 +70,21 @@ def test_training_on_keeps_the_old_people_and_the_heads(
     assert third.trained_on == result.trained_on
 
 
+def test_a_folder_that_is_named_another_way_is_not_taken_twice(
+    folders: tuple[Path, Path], fitted: Path, tmp_path: Path
+) -> None:
+    same = folders[0].parent / "." / ".." / folders[0].parent.name / folders[0].name
+    result = fit(FitConfig(data=(str(same),), start=fitted, epochs=1), tmp_path / "on", MACHINE, data_root=None,
+                 cache=tmp_path / "cache")  # fmt: skip
+
+    assert set(result.trained_on) == {str(same)}
+
+
+def test_data_that_is_nowhere_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--data 'nowhere' is neither"):
+        fit(FitConfig(data=("nowhere",)), tmp_path / "on", MACHINE, data_root=None, cache=tmp_path)
+
+
 def test_without_old_data_it_trains_on_the_new_alone(folders: tuple[Path, Path], fitted: Path, tmp_path: Path) -> None:
     config = FitConfig(data=(str(folders[1]),), start=fitted, epochs=1, old_data=False)
     result = fit(config, tmp_path / "on", MACHINE, data_root=None, cache=tmp_path / "cache")

@@ -13,8 +13,12 @@ import torch
 from torch import nn
 
 from alpose.trainer.checkpoint import new_head
+from alpose.trainer.cycles import run_cycles
+from alpose.trainer.data.benchmarks import Sizes
 from alpose.trainer.device import machine
 from alpose.trainer.models.heads import HeadName, LossHead
+from alpose.trainer.presets import preset
+from alpose.trainer.run import CyclesConfig
 from alpose.trainer.training import HeadTraining, PoseTraining, train_heads, train_pose
 
 
@@ -28,11 +32,34 @@ def tiny() -> Any:
     return module
 
 
+def without_batch_statistics(module: nn.Module) -> None:
+    """Put group norms, which normalise each image by itself, where batch norms were."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(1, child.num_features))
+        else:
+            without_batch_statistics(child)
+
+
+def benchmark() -> CyclesConfig:
+    """A base model with its head, and what two methods select by it."""
+    small = preset("smoke")
+    return CyclesConfig(
+        dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random", "ll++conv"), seeds=1, stages=1,
+        budget=8, initial=24, sizes=Sizes(initial=24, pool=16, test=8), select_only=True,
+    )  # fmt: skip
+
+
 def main(out: Path) -> None:
     """Pose net with a joint head, then a frozen one; the uneven batch gives the first process more rows."""
     torch.set_num_threads(1)
     used = machine("cpu", "fp32")
     crops, model = tiny()._make_crops(24), tiny()._make_model()
+    alone = tiny()._make_model()
+    without_batch_statistics(alone.pose)
+    each_by_itself = train_pose(
+        alone, crops, PoseTraining(epochs=4, batch=7, lr=1e-3, schedule="plateau"), used, seed=0
+    )
     joint: dict[HeadName, LossHead] = {"ll++": new_head(model, "ll++", 0)}
     frozen: dict[HeadName, LossHead] = {"ll": new_head(model, "ll", 0)}
     history = train_pose(
@@ -42,8 +69,9 @@ def main(out: Path) -> None:
     modules: dict[str, nn.Module] = {"pose": model.pose, "ll++": joint["ll++"], "ll": frozen["ll"]}
     weights = {f"{part}.{key}": v for part, module in modules.items() for key, v in module.state_dict().items()}
     torch.save(weights, out / f"weights-{used.world}-{used.rank}.pt")
-    told = [asdict(epoch) for epoch in history]
+    told = {"batch norm": [asdict(epoch) for epoch in history], "group norm": [asdict(e) for e in each_by_itself]}
     (out / f"history-{used.world}-{used.rank}.json").write_text(json.dumps(told))
+    run_cycles(benchmark(), out / f"run-{used.world}", used, data_root=None, cache=out / f"cache-{used.world}")
     if used.world > 1:
         torch.distributed.destroy_process_group()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -34,7 +35,8 @@ class HeadConfig:
     """Which head, and the features it will see."""
 
     name: HeadName
-    channels: int
+    channels: int | tuple[int, ...]
+    """Of every scale, or of each where they differ, finest first; the penultimate features have the finest's."""
     sizes: tuple[int, ...]
     """Side of each pyramid scale, finest first, such as (64, 32, 16, 8, 4)."""
     ending: Ending = "conv"
@@ -48,6 +50,13 @@ class HeadConfig:
         falls = all(a >= b for a, b in zip(self.sizes, self.sizes[1:], strict=False))
         if not self.sizes or self.sizes[-1] < 1 or not falls:
             raise ConfigError(f"pyramid sizes must fall from finest to coarsest, got {self.sizes}")
+        if len(self.widths) != len(self.sizes) or min(self.widths) < 1:
+            raise ConfigError(f"{len(self.sizes)} pyramid scales want as many channels, got {self.channels}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each scale, finest first."""
+        return (self.channels,) * len(self.sizes) if isinstance(self.channels, int) else self.channels
 
 
 class LossHead(nn.Module):
@@ -70,7 +79,7 @@ class MultiScaleGapHead(LossHead):
 
     def __init__(self, config: HeadConfig, width: int = 128) -> None:
         super().__init__(config)
-        self.branches = nn.ModuleList(nn.Linear(config.channels, width) for _ in config.sizes)
+        self.branches = nn.ModuleList(nn.Linear(channels, width) for channels in config.widths)
         self.out = nn.Linear(width * len(config.sizes), 1)
 
     def forward(self, features: Features) -> Tensor:
@@ -90,7 +99,7 @@ class GapHead(LossHead):
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
-        self.mlp = _mlp(config.channels)
+        self.mlp = _mlp(config.widths[0])
 
     def forward(self, features: Features) -> Tensor:
         """Predicted loss (B,)."""
@@ -108,16 +117,16 @@ class ConvHead(LossHead):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
         self.downs = nn.ModuleList(
-            _downscale(config.channels, fine, coarse)
-            for fine, coarse in zip(config.sizes, config.sizes[1:], strict=False)
+            _downscale(*widths, *sizes)
+            for widths, sizes in zip(pairwise(config.widths), pairwise(config.sizes), strict=True)
         )
-        coarsest = config.sizes[-1]
+        coarsest, channels = config.sizes[-1], config.widths[-1]
         self.reduce: nn.Module = (
-            nn.Sequential(nn.Conv2d(config.channels, config.channels, coarsest), nn.ReLU())
+            nn.Sequential(nn.Conv2d(channels, channels, coarsest), nn.ReLU())
             if config.ending == "conv"
             else nn.AdaptiveAvgPool2d(1)
         )
-        self.mlp = _mlp(config.channels)
+        self.mlp = _mlp(channels)
 
     def forward(self, features: Features) -> Tensor:
         """Predicted loss (B,)."""
@@ -141,12 +150,12 @@ def build_head(config: HeadConfig) -> LossHead:
             return ConvHead(config)
 
 
-def _downscale(channels: int, fine: int, coarse: int) -> nn.Module:
+def _downscale(channels_in: int, channels_out: int, fine: int, coarse: int) -> nn.Module:
     """Convolution from side ``fine`` to side ``coarse`` by the floor-division rule of the paper."""
     step = fine // coarse
-    down = nn.Conv2d(channels, channels, step, stride=step)
+    down = nn.Conv2d(channels_in, channels_out, step, stride=step)
     rest = (fine - step) // step + 1 - coarse
-    return nn.Sequential(down, nn.Conv2d(channels, channels, rest + 1)) if rest else down
+    return nn.Sequential(down, nn.Conv2d(channels_out, channels_out, rest + 1)) if rest else down
 
 
 def _mlp(channels: int, widths: Sequence[int] = MLP_WIDTHS) -> nn.Sequential:

@@ -29,9 +29,9 @@ class Features(NamedTuple):
     """What the last stack knows, for loss heads and samplers."""
 
     pyramid: tuple[Tensor, ...]
-    """(B, C, h, w) from the finest (heatmap resolution, the hourglass output) to the coarsest."""
+    """(B, C, h, w) from the finest (heatmap resolution) to the coarsest; each scale may have its own C."""
     penultimate_BCHW: Tensor
-    """The layer before the heatmaps; its global average is the embedding that coreset uses."""
+    """The layer before the heatmaps, as wide as the finest scale; its global average is what coreset compares."""
 
 
 class PoseOutput(NamedTuple):
@@ -60,6 +60,15 @@ class HourglassConfig:
     def scales(self) -> int:
         """Levels of the feature pyramid."""
         return self.depth + 1
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each pyramid scale, finest first."""
+        return (self.channels,) * self.scales
+
+    def sizes(self, cells: int) -> tuple[int, ...]:
+        """Side of each pyramid scale for heatmaps of ``cells``."""
+        return tuple(cells >> level for level in range(self.scales))
 
 
 class Residual(nn.Module):

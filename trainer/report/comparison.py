@@ -40,12 +40,13 @@ def conditions_table(facts: Facts) -> Table | None:
     side = lookup(config, "size_px", "input_size", "resolution")
     labelled = sorted({row.labelled for row in facts.at_stage(1)})
     chosen = sorted({row.selected for row in facts.rows.values()})
-    net = f"{stacks or '?'} stacks {form.TIMES} {channels or '?'} channels"
+    width = lookup(config, "width") if lookup(config, "modules") else None
+    net = f"HRNet-W{width}" if width else f"{stacks or '?'} stacks {form.TIMES} {channels or '?'} channels"
     pairs = (
         (
             "Network",
             f"stacked hourglass, 2 stacks {form.TIMES} 256 channels",
-            net if stacks or channels else UNKNOWN,
+            net if stacks or channels or width else UNKNOWN,
             (stacks, channels) == (2, 256),
         ),
         ("Input", f"256 {form.TIMES} 256 px", pixels(side), side in (256, (256, 256), [256, 256])),

@@ -38,6 +38,12 @@ LOOKS = {
     "ll-gap": Look("#6a45a8", "#b49cf0", (6, 1.5), "P", "Learning Loss on globally averaged features"),
     "ll++": Look("#00569c", "#5aa4f5", (), "o", "LearningLoss++: a head with the KL objective"),
     "ll++conv": Look("#c44a00", "#ff8a4a", (), "h", "LearningLoss++ with the convolutional head"),
+    "egl++": Look("#7a3b12", "#d99b6c", (), "p", "EGL++: expected gradient if the labels were a neighbour's"),
+    "aleatoric": Look("#2f6f73", "#7fd0d4", (), "d", "a head that predicts how far off each joint is"),
+    "aleatoric-official": Look("#2f6f73", "#7fd0d4", (2, 2), "d", "the same, by the published code's formula"),
+    "vl4pose": Look("#8a1f3c", "#f07f99", (), ">", "VL4Pose: how unlikely the limbs' lengths are"),
+    "vl4pose-official": Look("#8a1f3c", "#f07f99", (2, 2), ">", "the same, by the published code's formula"),
+    "ensemble": Look("#7a6a00", "#d6c84a", (), "*", "query by committee: heads that disagree about the heatmaps"),
     "oracle-loss": Look("#1c2430", "#eef2f7", (1, 1.5), "1", "picks by the true loss: needs labels"),
     "oracle-pck": Look("#1c2430", "#eef2f7", (5, 1.5, 1, 1.5), "2", "picks by the true PCK: needs labels"),
 }

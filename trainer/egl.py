@@ -1,0 +1,303 @@
+"""EGL++: how much would the model change if an image had the labels of its neighbours?
+
+Expected gradient length extended to pose (Shukla, "EGL++", 2021, Eq. 7 and Algorithm 1). The labels that a pool image
+might have are those of labelled people whose embeddings are near (Eq. 8, :mod:`alpose.trainer.affinities`); its score
+is the mean of the squared gradient of the training loss over these labels, weighted by how probable each neighbour is.
+
+The gradient is taken over the weights and biases of convolutions and linear layers, in eval mode and in float32.
+
+Shapes: N people of the pool, L labelled people, K neighbours of each, B batch, R vector-Jacobian products, S stacks,
+J joints, H W heatmap, P = S·J·H·W, D embedding.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+
+from alpose.runtime.errors import ConfigError, DataError
+
+from .affinities import Neighbours, neighbours
+from .checkpoint import PoseModel
+from .data.augment import to_input
+from .data.crops import Crops
+from .data.records import Floats
+from .device import Machine, evaluating
+from .feed import Feed
+from .heatmaps import draw, to_cells
+from .models.hourglass import STRIDE
+from .progress import progress
+from .scoring import Scored
+
+log = logging.getLogger("alpose")
+
+Rows = npt.NDArray[np.int64]
+EmbeddingName = Literal["coarsest", "penultimate"]
+LabelSource = Literal["truth", "predicted"]
+
+ON_GPU = 2 * 256**2
+"""Pixels of the images that a GPU works on together: at 256 channels some 0.4 GiB for each 256 x 256."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EglConfig:
+    """What the paper leaves open, and where its official code does otherwise."""
+
+    embedding: EmbeddingName = "coarsest"
+    """Averaged features that neighbours are near in: of the coarsest scale (paper) or before the heatmaps (code)."""
+    labels: LabelSource = "truth"
+    """Heatmaps a neighbour lends: drawn from its labels (paper), or what the model predicts for it (code)."""
+    neighbours: int = 30
+    """K; the paper does not say, the code has 30."""
+    perplexity: float = 20.0
+    """The paper does not say; the code says 20 and, by its base of the logarithm, computes 75.3."""
+    rank: int | None = 8
+    """Vector-Jacobian products per image: None for the exact sum, one for each neighbour. Of a net that was trained on
+    LSP, eight hold 0.91 of the exact sum on LSPET (at least 0.76) and rank the images as it does (Spearman 0.997); four
+    0.80 and 0.99. A net that knows nothing needs fewer, which says nothing of a trained one."""
+
+    def __post_init__(self) -> None:
+        for value, known in ((self.embedding, get_args(EmbeddingName)), (self.labels, get_args(LabelSource))):
+            if value not in known:
+                raise ConfigError(f"egl++: {value!r} is not one of {known}")
+        if self.neighbours < 1 or not self.perplexity > 1:
+            raise ConfigError(f"egl++: neighbours must be at least 1 and perplexity over 1, got {self}")
+        if self.rank is not None and self.rank < 1:
+            raise ConfigError(f"egl++: rank must be at least 1, got {self.rank}")
+
+    @classmethod
+    def parse(cls, text: str) -> EglConfig:
+        """From the command line: such as ``labels=predicted,embedding=penultimate,neighbours=10,rank=exact``."""
+        values: dict[str, Any] = {}
+        for part in filter(None, map(str.strip, text.split(","))):
+            name, equals, value = part.partition("=")
+            if not equals or name not in cls.__slots__ or name in values:
+                raise ConfigError(f"--egl: {part!r} is not one of {', '.join(cls.__slots__)}, once, as NAME=VALUE")
+            try:
+                match name:
+                    case "neighbours":
+                        values[name] = int(value)
+                    case "perplexity":
+                        values[name] = float(value)
+                    case "rank":
+                        values[name] = None if value == "exact" else int(value)
+                    case _:
+                        values[name] = value
+            except ValueError as error:
+                raise ConfigError(f"--egl: {part!r} wants a number" + " or exact" * (name == "rank")) from error
+        return cls(**values)
+
+    def check(self, lenders: int) -> None:
+        """Refuse fewer labelled people than a selection will want."""
+        wanted = max(self.neighbours, math.floor(self.perplexity) + 1)
+        if lenders < wanted:
+            raise ConfigError(
+                f"egl++ needs at least {wanted} labelled people with a joint in view for {self.neighbours} neighbours "
+                f"at perplexity {self.perplexity:g}, there are {lenders} at the start: raise --initial, ask for less "
+                "with --egl neighbours=10,perplexity=5, or leave it out of --methods"
+            )
+
+
+def lends(crops: Crops) -> npt.NDArray[np.bool_]:
+    """Who can be a neighbour (L,): someone with a label where the net can see it."""
+    return np.asarray(_counts(crops).any(axis=1))
+
+
+def _counts(crops: Crops) -> npt.NDArray[np.bool_]:
+    """Joints (L, J) that a training would learn from: labelled, and inside the crop."""
+    inside_LJ = ((crops.joints_NJ2 > -0.5) & (crops.joints_NJ2 < crops.config.size_px - 0.5)).all(axis=2)
+    return np.asarray(crops.labelled_NJ & inside_LJ)
+
+
+def expected_gradient(
+    model: PoseModel, pool: Crops, labelled: Crops, pool_scored: Scored, labelled_scored: Scored, machine: Machine,
+    config: EglConfig | None = None, *, what: str = "egl++",
+) -> Floats:  # fmt: skip
+    """Score everybody of a pool (N,): the expected squared gradient norm (EGL++ paper, Eq. 7).
+
+    One forward pass and ``config.rank`` vector-Jacobian products per image; beside the net and one image's activations
+    little is held (N·K neighbours).
+
+    Args:
+        model: the pose net; its weights and modes are as before afterwards.
+        pool: unlabelled people; their labels are not looked at.
+        labelled: labelled people, with labels. Those without a single labelled joint in view are nobody's neighbours.
+        pool_scored: what :func:`alpose.trainer.scoring.score` said of the pool, for the embeddings.
+        labelled_scored: the same of the labelled people.
+        machine: where.
+        config: options; by default the paper's.
+        what: name in progress and log.
+
+    Raises:
+        ConfigError: fewer labelled people than neighbours.
+        DataError: embeddings or scores that are not finite.
+    """
+    config = config or EglConfig()
+    device = machine.device
+    usable_M = np.flatnonzero(lends(labelled))
+    if len(usable_M) < len(labelled):
+        log.info("%s: %d labelled people have no labelled joint in view and are no neighbours", what,
+                 len(labelled) - len(usable_M))  # fmt: skip
+    near = neighbours(
+        torch.from_numpy(embedding_of(pool_scored, config)).to(device),
+        torch.from_numpy(embedding_of(labelled_scored, config)[usable_M]).to(device),
+        perplexity=config.perplexity, count=config.neighbours,
+    )  # fmt: skip
+    log.info("%s: the %d nearest hold %.2f of the probability on average; no bandwidth for %d of %d", what,
+             config.neighbours, float(near.mass_N.mean()), near.unsolved, len(near.mass_N))  # fmt: skip
+    model.to(device)
+    score_N = torch.cat(list(_scores(model, pool, labelled.subset(usable_M), near, machine, config, what))).numpy()
+    if not np.isfinite(score_N).all():
+        bad_N = np.flatnonzero(~np.isfinite(score_N))
+        raise DataError(f"{what}: the gradient is not finite for {len(bad_N)} of {len(score_N)} people, first "
+                        f"{pool.data.ids[bad_N[0]]}: the model's weights or its input are damaged")  # fmt: skip
+    return score_N.astype(np.float32)
+
+
+def embedding_of(scored: Scored, config: EglConfig) -> Floats:
+    """The embeddings (N, D) that neighbours are found by."""
+    return scored.coarsest_ND if config.embedding == "coarsest" else scored.embedding_ND
+
+
+def residuals(heatmaps_SJHW: Tensor, target_KJHW: Tensor, labelled_KJ: Tensor) -> Tensor:
+    """Gradient of the training loss of one image with respect to its heatmaps, for K targets: (K, S, J, H, W).
+
+    The loss is :func:`alpose.trainer.objectives.heatmap_mse` averaged over stacks.
+    """
+    stacks, _, height, width = heatmaps_SJHW.shape
+    # What stands where nothing is labelled is not looked at, NaN neither.
+    target_KJHW = target_KJHW.masked_fill(~labelled_KJ[:, :, None, None], 0.0)
+    mask_KJ = labelled_KJ.to(heatmaps_SJHW.dtype)
+    weight_KJ = mask_KJ * (2 / (stacks * height * width)) / mask_KJ.sum(dim=1, keepdim=True).clamp_min(1.0)
+    return (heatmaps_SJHW - target_KJHW[:, None]) * weight_KJ[:, None, :, None, None]
+
+
+def cotangents(residual_KSJHW: Tensor, weight_K: Tensor, rank: int | None) -> Tensor:
+    """Vectors (R, S, J, H, W) whose squared gradients add up to the expectation: Σ_j q_j |Jᵀr_j|² = Σ_s |Jᵀc_s|².
+
+    Exact for ``rank`` None: c_j = √q_j r_j. Otherwise the leading principal directions of these vectors, each times its
+    singular value; as many as there are neighbours would be exact again. What is left out is never negative, so the
+    sum is a lower bound.
+    """
+    vectors_KP = residual_KSJHW.flatten(1) * weight_K.sqrt().to(residual_KSJHW.dtype)[:, None]
+    shape = residual_KSJHW.shape[1:]
+    if rank is None or rank >= len(vectors_KP):
+        return vectors_KP.unflatten(1, shape)
+    # K is small and P is not: eigenvectors of the Gram matrix in place of a decomposition of the vectors.
+    gram_KK = (vectors_KP @ vectors_KP.T).double()
+    leading_KR = torch.linalg.eigh(gram_KK)[1][:, -rank:].flip(1)
+    return (leading_KR.T.to(vectors_KP.dtype) @ vectors_KP).unflatten(1, shape)
+
+
+def squared_gradients(pose: nn.Module, image_3HW: Tensor, target_KJHW: Tensor, labelled_KJ: Tensor, weight_K: Tensor,
+                      rank: int | None) -> Tensor:  # fmt: skip
+    """Squared norms (R,) of the gradients of :func:`cotangents` for one image: one forward, R vector-Jacobian products.
+
+    The net must be in eval mode. Works under ``torch.vmap`` over images.
+    """
+    trained, others = _split(pose)
+
+    def heatmaps(parameters: dict[str, Tensor]) -> Tensor:
+        maps: Tensor = functional_call(pose, (parameters, others), (image_3HW[None],)).heatmaps_BSJHW[0]
+        return maps
+
+    maps_SJHW, pull, *_ = vjp(heatmaps, trained)
+    vectors_RSJHW = cotangents(residuals(maps_SJHW, target_KJHW, labelled_KJ), weight_K, rank)
+    # One product at a time: each is as large as the net.
+    return torch.stack([_squared(pull(vector_SJHW)[0]) for vector_SJHW in vectors_RSJHW.unbind(0)])
+
+
+def _squared(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.stack([(gradient**2).sum() for gradient in gradients.values()]).sum()
+
+
+def _split(pose: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters of convolutions and linear layers, and everything else; without history."""
+    chosen = {
+        f"{name}.{own}"
+        for name, module in pose.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        for own, _ in module.named_parameters(recurse=False)
+    }
+    everything = {**dict(pose.named_parameters()), **dict(pose.named_buffers())}
+    return ({name: value.detach() for name, value in everything.items() if name in chosen},
+            {name: value.detach() for name, value in everything.items() if name not in chosen})  # fmt: skip
+
+
+def _scores(
+    model: PoseModel, pool: Crops, labelled: Crops, near: Neighbours, machine: Machine, config: EglConfig, what: str
+) -> Iterator[Tensor]:
+    """Scores in parts, in the order of the pool."""
+    feed, row_NK = _feed(pool, machine), near.row_NK.cpu().numpy()
+    at_once = max(1, ON_GPU // model.crop.size_px**2) if machine.device.type == "cuda" else 1
+    blocks = np.array_split(np.arange(len(pool)), max(1, -(-len(pool) // at_once)))
+    with _lending(model, labelled, machine, config, what) as lend, _evaluating(model.pose):
+        for index_B in progress(blocks, f"{what}: gradients", len(blocks)):
+            image_B3HW = to_input(feed.bare(feed.batch(index_B).pixels_BTT3))
+            weight_BK = near.weight_NK[torch.from_numpy(index_B).to(machine.device)]
+            rows = (image_B3HW, *lend(row_NK[index_B]), weight_BK)
+
+            def one(image_3HW: Tensor, target_KJHW: Tensor, counts_KJ: Tensor, weight_K: Tensor) -> Tensor:
+                return squared_gradients(model.pose, image_3HW, target_KJHW, counts_KJ, weight_K, config.rank)
+
+            norms_BR = vmap(one)(*rows) if len(index_B) > 1 else one(*(part[0] for part in rows))[None]
+            yield norms_BR.sum(dim=1).cpu()
+
+
+Lend = Callable[[Rows], tuple[Tensor, Tensor]]
+"""From rows of the labelled set (B, K) to heatmaps (B, K, J, H, W) and which of them count (B, K, J)."""
+
+
+@contextmanager
+def _lending(model: PoseModel, labelled: Crops, machine: Machine, config: EglConfig, what: str) -> Iterator[Lend]:
+    """What neighbours lend, made for one batch at a time."""
+    feed, counts_LJ = _feed(labelled, machine), torch.from_numpy(_counts(labelled)).to(machine.device)
+
+    def truth(row_BK: Rows) -> tuple[Tensor, Tensor]:
+        where_BK = torch.from_numpy(row_BK).to(machine.device)
+        cells_MJ2 = to_cells(feed.joints_NJ2[where_BK].flatten(0, 1), STRIDE)
+        target_MJHW = draw(cells_MJ2, model.size, sigma=model.target.sigma, peak=model.target.peak)
+        return target_MJHW.unflatten(0, row_BK.shape), counts_LJ[where_BK]
+
+    if config.labels == "truth":
+        yield truth
+        return
+    # Thousands of sets of maps are more than memory should hold. float16 is a thousandth of what it stores.
+    shape = (len(labelled), len(model.skeleton), model.size, model.size)
+    with tempfile.TemporaryFile() as file:
+        maps_LJHW = np.memmap(file, dtype=np.float16, mode="w+", shape=shape)
+        blocks = np.array_split(np.arange(len(labelled)), max(1, len(labelled) // 16))
+        with evaluating(model.pose):
+            for index_B in progress(blocks, f"{what}: predictions for the labelled", len(blocks)):
+                images = to_input(feed.bare(feed.batch(index_B).pixels_BTT3))
+                maps_LJHW[index_B] = model.pose(images).heatmaps_BSJHW[:, -1].half().cpu().numpy()
+
+        def predicted(row_BK: Rows) -> tuple[Tensor, Tensor]:
+            target_BKJHW = torch.from_numpy(maps_LJHW[row_BK]).to(machine.device).float()
+            return target_BKJHW, torch.ones(target_BKJHW.shape[:3], dtype=torch.bool, device=machine.device)
+
+        yield predicted
+
+
+@contextmanager
+def _evaluating(pose: nn.Module) -> Iterator[None]:
+    """Eval mode for gradients: what inference mode makes cannot be differentiated."""
+    with evaluating(pose), torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _feed(crops: Crops, machine: Machine) -> Feed:
+    """People who are read once: not worth keeping on the device."""
+    return Feed(crops, machine, torch.from_numpy(crops.joints_NJ2).to(machine.device),
+                torch.from_numpy(crops.labelled_NJ).to(machine.device), None)  # fmt: skip
