@@ -56,8 +56,9 @@ RATIOS = ((HEAD, POSE), (WATCHED, APP), (WATCHED, HEAD), (OUTSIDE, RTMLIB), (OUT
 
 BLOCKS = 20
 """Parts of the run: a ratio is taken in each."""
-SETTLED = 0.2
-"""Share of the memory's samples that are left out at the start: caches and the queue fill up."""
+SETTLED = 0.5
+"""Share of the memory's samples that are left out at the start: the queue, SQLite's caches and the allocator's arenas
+fill up once, and go on doing so for several 100,000 frames."""
 
 
 # --- Who runs
@@ -203,7 +204,7 @@ def soak(monitor: Monitor, film: Footage, *, frames: int, samples: int = 1000) -
     return {
         "frames": frames, "seconds": seconds, "frames_per_s": frames / seconds, "rss_start_bytes": rss_P[0],
         "rss_end_bytes": rss_P[-1], "rss_max_bytes": max(rss_P),
-        "bytes_per_frame": {"slope": slope, "confidence_95": [low, high]},
+        "bytes_per_frame": {"slope": slope, "confidence_95": [low, high], "settled": SETTLED},
         "rss_bytes": rss_P[:: max(1, len(rss_P) // 100)],
     }  # fmt: skip
 
