@@ -43,25 +43,6 @@ def says(*probabilities: float) -> Any:
     return Scripted(lambda number: {"failure_probability": probabilities[min(number, len(probabilities) - 1)]})
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = fakes.write_bundle(tmp_path_factory.mktemp("bundle") / "driver.alpose")
-    return path
-
-
-@pytest.fixture
-def make(folder: Path) -> Iterator[Make]:
-    made: list[Monitor] = []
-
-    def monitor(queue: Any = None, trigger: Any = None, engine: Any = None, **options: Any) -> Monitor:
-        made.append(Monitor(folder, queue, trigger, engine or Scripted(), seed=0, **options))
-        return made[-1]
-
-    yield monitor
-    for one in made:
-        one.close()
-
-
 # --- the answer
 
 

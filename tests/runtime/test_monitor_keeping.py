@@ -11,7 +11,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +39,6 @@ SECOND = 10**9
 
 def frame(level: int = 0, height: int = 48, width: int = 64) -> Frame:
     return np.full((height, width, 3), level, dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = fakes.write_bundle(tmp_path_factory.mktemp("bundle") / "driver.alpose")
-    return path
-
-
-@pytest.fixture
-def make(folder: Path) -> Iterator[Make]:
-    made: list[Monitor] = []
-
-    def monitor(queue: Any = None, trigger: Any = None, engine: Any = None, **options: Any) -> Monitor:
-        made.append(Monitor(folder, queue, trigger, engine or Scripted(), seed=0, **options))
-        return made[-1]
-
-    yield monitor
-    for one in made:
-        one.close()
 
 
 def total(monitor: Monitor, name: str) -> int:
