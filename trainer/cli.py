@@ -41,6 +41,27 @@ def main(verbose: bool) -> None:
 main.add_command(data)
 main.add_command(theory)
 
+_DATA_ROOT = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="ALPOSE_DATA",
+    help="Where the datasets are that go by a name. [env: ALPOSE_DATA]",
+)
+_CACHE = click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ALPOSE_CACHE",
+    help="Where crops are cached. [env: ALPOSE_CACHE; default: ~/.cache/alpose]",
+)
+_DEVICE = click.option("--device", help="Such as cpu or cuda:1. [default: the GPU if there is one]")
+_PRECISION = click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    help="auto: bfloat16 where the machine has it natively.",
+)
+
 
 @main.command()
 @click.option(
@@ -56,12 +77,7 @@ main.add_command(theory)
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the run lives. An unfinished run there is continued.",
 )
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    envvar="ALPOSE_DATA",
-    help="Where the datasets are. [env: ALPOSE_DATA]",
-)
+@_DATA_ROOT
 @click.option(
     "--preset",
     "preset_name",
@@ -116,20 +132,9 @@ main.add_command(theory)
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Take the base models of this run over, in place of training them again.",
 )
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="ALPOSE_CACHE",
-    help="Where crops are cached. [env: ALPOSE_CACHE; default: ~/.cache/alpose]",
-)
-@click.option("--device", help="Such as cpu or cuda:1. [default: the GPU if there is one]")
-@click.option(
-    "--precision",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    help="auto: bfloat16 where the machine has it natively.",
-)
+@_CACHE
+@_DEVICE
+@_PRECISION
 @click.option(
     "--executor",
     default="local",
@@ -201,12 +206,7 @@ def cycles(
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the new checkpoint."
 )
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    envvar="ALPOSE_DATA",
-    help="Where the datasets are that go by a name. [env: ALPOSE_DATA]",
-)
+@_DATA_ROOT
 @click.option(
     "--preset",
     "preset_name",
@@ -229,14 +229,9 @@ def cycles(
 )
 @click.option("--without-old-data", is_flag=True, help="Do not train again on the people that trained the checkpoint.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="ALPOSE_CACHE",
-    help="Where crops are cached. [env: ALPOSE_CACHE; default: ~/.cache/alpose]",
-)
-@click.option("--device", help="Such as cpu or cuda:1. [default: the GPU if there is one]")
-@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
+@_CACHE
+@_DEVICE
+@_PRECISION
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json in place of a table.")
 def fit(
     data_: tuple[str, ...], start: Path | None, out: Path, data_root: Path | None, preset_name: Any, heads: str | None,

@@ -156,7 +156,7 @@ def fit(config: FitConfig, out: Path, machine: Machine, *, data_root: Path | Non
                        for name, crops in held_out.items()} if old else {}  # fmt: skip
     started = time.perf_counter()
     state = out / "training.pt"
-    model = _train(model, train, config, chosen, machine, state)
+    model = _train(model, old, train, config, chosen, machine, state)
     seconds = time.perf_counter() - started
     measured_after = {name: measure(model, crops, machine, f"after, {name}") for name, crops in held_out.items()}
     result = Fit(
@@ -283,13 +283,19 @@ def _fresh(old: PoseModel | None, chosen: Preset, sources: Sequence[Source], see
 
 
 def _train(
-    model: PoseModel, train: Crops, config: FitConfig, chosen: Preset, machine: Machine, state: Path
+    model: PoseModel,
+    old: PoseModel | None,
+    train: Crops,
+    config: FitConfig,
+    chosen: Preset,
+    machine: Machine,
+    state: Path,
 ) -> PoseModel:
     recipe = chosen.recipe
-    how = recipe.retrain if config.start else recipe.pose
+    how = recipe.retrain if old else recipe.pose
     how = replace(how, epochs=config.epochs or how.epochs)
     train_pose(model, train, how, machine, seed=config.seed, state=state, what="pose net")
-    warm = checkpoint.load(config.start).heads if config.start else {}
+    warm = old.heads if old else {}
     names = config.heads or tuple(warm) or DEFAULT_HEADS
     heads: dict[HeadName, LossHead] = {
         name: copy.deepcopy(warm[name]) if name in warm else checkpoint.new_head(model, name, config.seed)

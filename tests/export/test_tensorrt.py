@@ -24,18 +24,9 @@ from alpose.runtime.engines.cuda import CudaError
 from alpose.runtime.engines.tensorrt import Profile, Sidecar, StaleEngineError, TensorRTEngine, TensorRTError
 from alpose.runtime.errors import ConfigError, DataNotFoundError, MissingExtraError, SignatureError, WrongAnswerError
 
+from ..fakes import cuda as fake_cuda
+from ..fakes import tensorrt as fakes
 
-def fake(name: str) -> Any:
-    path = Path(__file__).resolve().parents[1] / "fakes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"fake_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes, fake_cuda = fake("tensorrt"), fake("cuda")
 VERSIONS = ("10.3.0", "10.16.0.72", "11.4.0.106")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,12 @@ from alpose.runtime.triggers import (
     Limbs,
     Novel,
     Observation,
-    Reason,
     Setting,
     Threshold,
     Trigger,
 )
-from alpose.runtime.triggers.base import Part
-from alpose.runtime.triggers.draws import Draws
+
+from ..fakes.coin import Coin
 
 UNIT_D = np.array([1.0, 0.0], dtype=np.float32)
 
@@ -62,29 +61,6 @@ def remaining(decisions: list[Decision]) -> set[int]:
     """Sequence numbers of what is left in the queue."""
     gone = {one for decision in decisions if decision.keep for one in decision.supersedes}
     return {number for number, decision in enumerate(decisions) if decision.keep} - gone
-
-
-@dataclass(frozen=True)
-class Coin(Trigger):
-    """A trigger of somebody else's: flags at random."""
-
-    p: float
-
-    def part(self, setting: Setting) -> Part:
-        return CoinPart(self.p, setting)
-
-
-class CoinPart(Part):
-    def __init__(self, p: float, setting: Setting) -> None:
-        super().__init__()
-        self._draws, self._p = Draws(setting.rng), p
-
-    def judge(self, seen: Observation) -> None:
-        self.probability = self._p
-        self.fires = self.stirred = self._draws.next() < self._p
-
-    def reasons(self) -> tuple[Reason, ...]:
-        return (Reason("coin", 1.0, self._p),)
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from alpose.runtime.triggers import Budget, Control, Cooldown, Episodes, Novel, Observation, Setting, Threshold, Trigger
-from alpose.runtime.triggers.base import Part, Reason
-from alpose.runtime.triggers.draws import Draws
+
+from ..fakes.coin import Coin
 
 FRAMES, TRIALS = 200, 250
 RNG = np.random.default_rng(1)
@@ -22,27 +21,6 @@ EMBEDDINGS_ND = RNG.standard_normal((FRAMES, 4)).astype(np.float32)
 EMBEDDINGS_ND /= np.linalg.norm(EMBEDDINGS_ND, axis=1, keepdims=True)
 TRUTH_N = RNG.gamma(1.0, 1.0, FRAMES) * (0.2 + PLATEAUS_N)
 """Any number that belongs to a frame: its error, or whether it failed."""
-
-
-@dataclass(frozen=True)
-class Coin(Trigger):
-    p: float
-
-    def part(self, setting: Setting) -> Part:
-        return CoinPart(self.p, setting)
-
-
-class CoinPart(Part):
-    def __init__(self, p: float, setting: Setting) -> None:
-        super().__init__()
-        self._draws, self._p = Draws(setting.rng), p
-
-    def judge(self, seen: Observation) -> None:
-        self.probability = self._p
-        self.fires = self.stirred = self._draws.next() < self._p
-
-    def reasons(self) -> tuple[Reason, ...]:
-        return ()
 
 
 def frames(scores_N: npt.NDArray[np.float64]) -> list[Observation]:
