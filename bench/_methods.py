@@ -8,13 +8,12 @@ Shapes: N people, L labelled, D embedding, J joints, H heatmap, T thresholds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.heatmaps import MULTIPEAK_FORMS, draw, multipeak_entropy
@@ -22,76 +21,16 @@ from alpose.trainer.metrics import judge, normaliser, profile_for
 from alpose.trainer.samplers import k_centre
 
 from ._measure import Task
+from ._methods_egl import affinities, gradients
+from ._methods_pose import data_pipeline, vl4pose
+from ._methods_work import OURS, REFERENCE, TINY, Check, Floats, Sizes, Work, embeddings, maps_of
 from ._reference_methods import ReferenceMethods
 
-Floats = npt.NDArray[np.float32]
+__all__ = ["OURS", "REFERENCE", "TINY", "Check", "Sizes", "Work", "embeddings", "works"]
 
-OURS, REFERENCE = "ours", "reference"
 STREAM, PASS = "one mat-vec per pick", "one pass of reading"
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sizes:
-    """How much of everything."""
-
-    coreset: int = 11_000
-    """Embeddings, the labelled ones among them."""
-    large: tuple[int, ...] = (100_000, 1_000_000)
-    labelled: int = 1000
-    picks: int = 1000
-    width: int = 256
-    images: int = 64
-    """Of the multi-peak entropy and the heatmaps."""
-    joints: int = 16
-    cells: int = 64
-    judged: int = 1000
-
-
-TINY = Sizes(coreset=120, large=(300,), labelled=20, picks=12, width=8, images=2, joints=3, judged=12)
-"""Tries every path in seconds; its numbers mean nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Whether two contestants came to the same."""
-
-    of: str
-    to: str
-    agrees: bool
-    says: str
-    """How far they agree, in numbers; where they cannot, by which defect."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One thing to be done, by several."""
-
-    name: str
-    says: str
-    items: int
-    """In one call."""
-    unit: str
-    tasks: dict[str, Task]
-    check: Callable[[], list[Check]]
-    """Outside the timing."""
-    floor: tuple[str, int] | None = None
-    """A contestant that is a floor for one part of the work, and how many such parts the plain way has."""
-
-
 # --- Coreset
-
-
-def embeddings(count: int, width: int, seed: int = 0) -> Floats:
-    """Like averaged features behind a ReLU: ten directions in them, and noise; made in blocks."""
-    basis = np.random.default_rng(0).normal(size=(10, width)).astype(np.float32)
-    rng = np.random.default_rng([1, seed])
-    out = np.empty((count, width), dtype=np.float32)
-    for start in range(0, count, 2**15):
-        block = out[start : start + 2**15]
-        inner = np.tanh(rng.standard_normal((len(block), 10), dtype=np.float32)) @ basis
-        np.maximum(inner, 0, out=inner)
-        block[:] = inner + np.float32(0.05) * rng.standard_normal(block.shape, dtype=np.float32)
-    return out
 
 
 def coreset(sizes: Sizes, reference: ReferenceMethods | None) -> Work:
@@ -174,18 +113,6 @@ def _same_picks(points_ND: Floats, picked: dict[str, npt.NDArray[np.int64]], to:
 
 
 # --- Heatmaps
-
-
-def maps_of(sizes: Sizes) -> torch.Tensor:
-    """Two bells per joint over smooth noise: what a net that hesitates predicts."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (sizes.images, sizes.joints)
-    first, second = (
-        draw(torch.rand(*shape, 2, generator=generator) * (sizes.cells - 1), sizes.cells, sigma=1.75, peak=peak)
-        for peak in (30.0, 20.0)
-    )
-    noise = torch.randn(*shape, sizes.cells, sizes.cells, generator=generator)
-    return torch.maximum(first, second) + functional.avg_pool2d(noise, 5, 1, 2)
 
 
 def multipeak(sizes: Sizes, reference: ReferenceMethods | None) -> Work:
@@ -327,5 +254,10 @@ def works(sizes: Sizes) -> dict[str, Callable[[Sizes, ReferenceMethods | None], 
         "multipeak": multipeak,
         "heatmaps": heatmaps,
         "pck": pck_table,
+        "affinities": affinities,
+        "vl4pose-1": vl4pose(1),
+        "vl4pose-5": vl4pose(5),
+        "data": data_pipeline,
         **{f"coreset-{count}": coreset_at(count) for count in large},
+        "gradients": gradients,
     }

@@ -11,11 +11,12 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
+import cv2
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -32,6 +33,8 @@ NAMES = tuple(works(Sizes()))
 
 def measure(work: Work, *, rounds: int, warmup: int) -> dict[str, Any]:
     """Time everybody at one work, and put the numbers in plain JSON values."""
+    if work.rounds is not None:
+        rounds, warmup = min(rounds, work.rounds), 0
     seconds = interleave(work.tasks, rounds=rounds, warmup=warmup)
     result: dict[str, Any] = {
         "work": work.name, "says": work.says, "unit": work.unit, "items_per_call": work.items,
@@ -46,6 +49,8 @@ def measure(work: Work, *, rounds: int, warmup: int) -> dict[str, Any]:
         "checks": [asdict(check) for check in work.check()],
         "peak_memory_mib": _peak_memory_mib(),
     }  # fmt: skip
+    if work.left_out:
+        result["left_out"] = list(work.left_out)
     if work.floor:
         part, times = work.floor
         floor_R = tuple(times * value for value in seconds[part])
@@ -79,6 +84,7 @@ def show(result: Mapping[str, Any]) -> str:
         parts.append(f"{work['work']}: {work['says']}; peak memory so far {work['peak_memory_mib']:.0f} MiB")
         parts += [f"  {'agrees' if check['agrees'] else 'DIFFERS'}: {check['of']} and {check['to']}: {check['says']}"
                   for check in work["checks"]]  # fmt: skip
+        parts += [f"  left out: {reason}" for reason in work.get("left_out", ())]
         if "floor" in work:
             floor = work["floor"]
             parts.append(f"  {floor['of']}: {floor['seconds']['median']:.3g} s; ours is "
@@ -90,6 +96,8 @@ def show(result: Mapping[str, Any]) -> str:
 @click.command(name="bench.methods", cls=Bench)
 @click.option("--reference", "checkout", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="A checkout of the official repository, to be measured beside ours.")  # fmt: skip
+@click.option("--data-root", type=click.Path(path_type=Path, exists=True, file_okay=False), envvar="ALPOSE_DATA",
+              help="Where LSP lies, for the data pipeline; without it made-up people. [env: ALPOSE_DATA]")  # fmt: skip
 @click.option("--size", default="paper", show_default=True, type=click.Choice(["tiny", "paper"]),
               help="tiny tries the code path and measures nothing.")  # fmt: skip
 @click.option("--works", "wanted", multiple=True, type=click.Choice(NAMES), help="Only these. [default: all]")
@@ -99,14 +107,16 @@ def show(result: Mapping[str, Any]) -> str:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False),
               help="[default: bench/results/methods.json; tiny and --works write nothing]")  # fmt: skip
 def main(
-    checkout: Path | None, size: str, wanted: tuple[str, ...], rounds: int, warmup: int, threads: int, out: Path | None
+    checkout: Path | None, data_root: Path | None, size: str, wanted: tuple[str, ...], rounds: int, warmup: int,
+    threads: int, out: Path | None,
 ) -> None:  # fmt: skip
-    """Coreset, multi-peak entropy, heatmaps and PCK: ours and the official functions, taking turns."""
+    """Selecting, drawing, loading and evaluating: ours and the official functions, taking turns."""
     used = machine("cpu", "fp32")
     torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
     reference = load_methods(checkout) if checkout else None
     before = load_average()
-    sizes = TINY if size == "tiny" else Sizes()
+    sizes = replace(TINY if size == "tiny" else Sizes(), data_root=data_root)
     with threadpool_limits(threads):
         done = _measure_all(works(sizes), wanted, sizes, reference, rounds, warmup)
     result = {
@@ -114,8 +124,15 @@ def main(
         "machine": machine_facts(used),
         "load_average": {"before": before, "after": load_average()},
         "reference_commit": reference.commit if reference else None,
-        "settings": {"size": size, **asdict(sizes), "rounds": rounds, "warmup": warmup, "threads": threads},
-        "left_out": {} if reference else {"reference": "no --reference was given"},
+        "settings": {
+            "size": size,
+            **asdict(sizes),
+            "data_root": None if data_root is None else "given",
+            "rounds": rounds,
+            "warmup": warmup,
+            "threads": threads,
+        },
+        "left_out": reference.lacks if reference else {"reference": "no --reference was given"},
         "works": done,
     }
     print(show(result))

@@ -11,7 +11,7 @@ import click
 
 from alpose import __version__
 from alpose.runtime.manifest import Precision
-from alpose.trainer.cli import default_cache
+from alpose.trainer.cli_options import default_cache
 from alpose.trainer.click_errors import OneLineErrors
 
 log = logging.getLogger("alpose")

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.models.hourglass import Features
-from alpose.trainer.models.hrnet import HRNet
 from alpose.trainer.models.nets import PoseNet
 
 
@@ -28,18 +27,16 @@ class Trunk(nn.Module):
 
 
 class OwnTrunk(Trunk):
-    """A net of ours. An hourglass's earlier heatmaps are not stacked with the last, which nobody would read."""
+    """A net of ours. An hourglass's heatmaps are not stacked, which nobody would read."""
 
     def __init__(self, net: PoseNet) -> None:
         super().__init__()
         self.net = net
-        self.last = "out" if isinstance(net, HRNet) else f"outs.{net.config.stacks - 1}"
 
     def forward(self, images_N3SS: Tensor) -> tuple[Tensor, Features]:
         """The last heatmaps, and the features."""
-        with _listening(self.net, (self.last,)) as heard:
-            features = self.net(images_N3SS).features
-        return _once(heard, self.last), features
+        features = self.net(images_N3SS).features
+        return features.heatmaps[-1], features
 
 
 class TappedTrunk(Trunk):

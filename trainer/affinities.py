@@ -59,17 +59,13 @@ def neighbours(points_ND: Tensor, labelled_LD: Tensor, *, perplexity: float, cou
         )
     if perplexity <= 1 or count < 1:
         raise ConfigError(f"perplexity must be over 1 and neighbours at least 1, got {perplexity:g} and {count}")
-    for points, what in ((points_ND, "the pool"), (labelled_LD, "the labelled set")):
-        bad_N = ~points.isfinite().all(dim=1)
-        if bad_N.any():
-            raise DataError(f"{int(bad_N.sum())} of {len(bad_N)} embeddings of {what} are not finite (first at row "
-                            f"{int(bad_N.nonzero()[0, 0])}): the model's weights or its input are damaged")  # fmt: skip
+    refuse_not_finite(points_ND, labelled_LD)
     # |a|² + |b|² - 2ab cancels least where the origin is in the middle.
     origin_D = labelled_LD.double().mean(dim=0)
     centres_LD = labelled_LD.double() - origin_D
     parts, unsolved = [], 0
     for block_BD in points_ND.split(max(1, AT_ONCE // len(centres_LD))):
-        square_BL = _squared_distances(block_BD.double() - origin_D, centres_LD)
+        square_BL = squared_distances(block_BD.double() - origin_D, centres_LD)
         q_BL, solved_B = conditional(square_BL, perplexity)
         weight_BK, row_BK = q_BL.topk(count, dim=1)
         mass_B = weight_BK.sum(dim=1)
@@ -131,6 +127,16 @@ def conditional(square_BL: Tensor, perplexity: float) -> tuple[Tensor, Tensor]:
     return q_BL, solved_B
 
 
-def _squared_distances(block_BD: Tensor, centres_LD: Tensor) -> Tensor:
+def refuse_not_finite(points_ND: Tensor, labelled_LD: Tensor) -> None:
+    """Refuse embeddings, of the pool or of the labelled set, that are not finite, by their rows."""
+    for points, what in ((points_ND, "the pool"), (labelled_LD, "the labelled set")):
+        bad_N = ~points.isfinite().all(dim=1)
+        if bad_N.any():
+            raise DataError(f"{int(bad_N.sum())} of {len(bad_N)} embeddings of {what} are not finite (first at row "
+                            f"{int(bad_N.nonzero()[0, 0])}): the model's weights or its input are damaged")  # fmt: skip
+
+
+def squared_distances(block_BD: Tensor, centres_LD: Tensor) -> Tensor:
+    """Of every pair (B, L); loses least where the origin is in the middle."""
     squares_BL = (block_BD**2).sum(dim=1)[:, None] + (centres_LD**2).sum(dim=1)
     return (squares_BL - 2 * block_BD @ centres_LD.T).clamp_min(0)

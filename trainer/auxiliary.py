@@ -26,6 +26,7 @@ from .data.crops import Crops
 from .device import Machine
 from .heatmaps import decode
 from .models.auxiliary import (
+    MEMBERS,
     AuxiliaryConfig,
     AuxiliaryHead,
     AuxiliaryName,
@@ -41,7 +42,8 @@ from .training import Frozen, HeadTraining, average_gradients, on_frozen
 Over = Literal["expected", "official-sum"]
 
 PEAKS = 5
-"""Candidates per joint of the corrected VL4Pose; the published configuration has one, and so has its form here."""
+"""Candidates per joint of the corrected VL4Pose, by default; the published configuration has one, and so has its form
+here."""
 APART = 8
 """Cells of a map of 64 that peaks of VL4Pose are apart."""
 
@@ -107,13 +109,13 @@ def _uniform(seed: int, member: int, id_: str) -> float:
 # --- Training
 
 
-def new_auxiliary(model: PoseModel, name: AuxiliaryName, seed: int) -> AuxiliaryHead:
-    """An auxiliary head with fresh weights that fits a model; they depend on ``seed`` and ``name`` alone."""
+def new_auxiliary(model: PoseModel, name: AuxiliaryName, seed: int, *, members: int = MEMBERS) -> AuxiliaryHead:
+    """An auxiliary head with fresh weights that fits a model; they depend on ``seed``, ``name`` and ``members`` alone."""
     check_skeleton(name, model.skeleton)
     net = model.pose.config
     config = AuxiliaryConfig(
         name=name, widths=net.widths, sizes=net.sizes(model.size), joints=len(model.skeleton),
-        links=tree_of(model.skeleton), peak=model.target.peak,
+        links=tree_of(model.skeleton), peak=model.target.peak, members=members,
     )  # fmt: skip
     return seeded_auxiliary(config, seed)
 
@@ -135,10 +137,7 @@ def train_auxiliary(
     """
 
     def step(seen: Frozen, optimisers: Mapping[AuxiliaryName, torch.optim.Optimizer]) -> dict[str, Tensor]:
-        features = Features(
-            tuple(scale.float().clone() for scale in seen.output.features.pyramid),
-            seen.output.features.penultimate_BCHW.float().clone(),
-        )
+        features = seen.output.features.detached()
         last_BJHW = seen.output.heatmaps_BSJHW[:, -1].float().clone()
         losses: dict[str, Tensor] = {}
         for name, head in heads.items():
@@ -183,7 +182,7 @@ def _cells(maps_BJHW: Tensor) -> Tensor:
 # --- Scores
 
 
-def auxiliary_score(head: AuxiliaryHead, features: Features, heatmaps_BJHW: Tensor) -> Tensor:
+def auxiliary_score(head: AuxiliaryHead, features: Features, heatmaps_BJHW: Tensor, *, peaks: int = PEAKS) -> Tensor:
     """What a sampler ranks by (B,); higher is chosen first.
 
     Args:
@@ -191,6 +190,7 @@ def auxiliary_score(head: AuxiliaryHead, features: Features, heatmaps_BJHW: Tens
             committee's disagreement.
         features: float32 features of the pose net.
         heatmaps_BJHW: the pose net's maps, scaled to a training peak of 30; only VL4Pose looks at them.
+        peaks: candidates per joint of VL4Pose; its official form has one.
     """
     config, said = head.config, head(features)
     if config.name == "ensemble":
@@ -198,7 +198,7 @@ def auxiliary_score(head: AuxiliaryHead, features: Features, heatmaps_BJHW: Tens
     if config.name.startswith("aleatoric"):
         return said.mean(dim=1)
     apart = max(1, round(APART * heatmaps_BJHW.shape[-1] / 64))
-    cells_BJP2, log_weight_BJP = find_peaks(heatmaps_BJHW, 1 if config.official else PEAKS, min_distance=apart,
+    cells_BJP2, log_weight_BJP = find_peaks(heatmaps_BJHW, 1 if config.official else peaks, min_distance=apart,
                                             exclude_border=config.official)  # fmt: skip
     over: Over = "official-sum" if config.official else "expected"
     return -skeleton_likelihood(cells_BJP2, log_weight_BJP, said, config.links, over=over)
@@ -212,7 +212,12 @@ def disagreement(heatmaps_BKJHW: Tensor) -> Tensor:
     way round.
     """
     members = heatmaps_BKJHW.shape[1]
-    cells_BKJ2 = decode(heatmaps_BKJHW.flatten(0, 1))[0].unflatten(0, (-1, members))
+    return mean_distance(decode(heatmaps_BKJHW.flatten(0, 1))[0].unflatten(0, (-1, members)))
+
+
+def mean_distance(cells_BKJ2: Tensor) -> Tensor:
+    """Between the places that two members name for a joint: mean over joints and pairs of members (B,)."""
+    members = cells_BKJ2.shape[1]
     one_P, other_P = torch.triu_indices(members, members, offset=1, device=cells_BKJ2.device)
     apart_BPJ = torch.linalg.vector_norm(cells_BKJ2[:, one_P] - cells_BKJ2[:, other_P], dim=3)
     return apart_BPJ.mean(dim=(1, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from alpose.runtime.errors import ConfigError
 from . import checkpoint
 from .checkpoint import PoseModel
 from .data.crops import Crops
+from .detection import forms_of
 from .results import load_npz, read_json, save_npz, write_atomically
 from .resume import discard
 from .run import PartName, Run, add_heads, initial, lacking, new_model, tested, train, with_facts
-from .scoring import Scored, score
+from .scoring import COLUMNS, PREFIXES, FormName, Scored, score
 
 SCORED = "scored.npz"
 
@@ -37,7 +39,7 @@ class Base:
     def model(self, heads: tuple[PartName, ...]) -> PoseModel:
         """The base model with at least these heads. Heads that are missing are trained together."""
         model = self._model or self._load_or_train(heads)
-        missing = lacking(model, heads)
+        missing = lacking(self._run, model, heads)
         if missing:
             what = f"loss heads of seed {self._seed}"
             model = self._save(add_heads(self._run, model, missing, self._labelled(), self._seed, what))
@@ -48,11 +50,14 @@ class Base:
         """Everyone's scores under the base model, and the seconds that they took; one pass serves all methods."""
         path = self._folder / SCORED
         model = self.model(heads)
-        made_of = f"{read_json(self._folder / checkpoint.FACTS)['sha256']} {self._run.people_sha256}"
-        if self._run.machine.leads and not _is_made_of(path, made_of):
+        options, forms = self._run.config.scores, forms_of(self._run.config.methods)
+        made_of = " ".join(filter(None, [
+            read_json(self._folder / checkpoint.FACTS)["sha256"], self._run.people_sha256, options.of_a_pass()
+        ]))  # fmt: skip
+        if self._run.machine.leads and not _is_made_of(path, made_of, forms):
             started = time.perf_counter()
             what = f"scoring with the base of seed {self._seed}"
-            scored = score(model, self._run.people, self._run.machine, what=what)
+            scored = score(model, self._run.people, self._run.machine, what=what, options=options, forms=forms)
             seconds = np.array(time.perf_counter() - started)
             save_npz(path, {**scored.save_arrays(), "seconds": seconds, "made_of": np.array(made_of)})
         self._run.machine.wait()
@@ -106,10 +111,10 @@ class Base:
                               "choose another --out, or other --bases")  # fmt: skip
 
 
-def _is_made_of(path: Path, made_of: str) -> bool:
-    """Whether stored scores are of this model and these people, and hold all that scores hold today."""
+def _is_made_of(path: Path, made_of: str, forms: Collection[FormName]) -> bool:
+    """Whether stored scores are of this model, these people and options, and hold all that is wanted of scores today."""
     if not path.exists():
         return False
     arrays = load_npz(path)
-    whole = all(name in arrays for name in Scored.__slots__ if name not in ("predicted_loss", "auxiliary"))
+    whole = all(name in arrays for name in (*COLUMNS, *(PREFIXES["forms"] + name for name in forms)))
     return whole and str(arrays["made_of"]) == made_of

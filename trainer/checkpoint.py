@@ -22,7 +22,7 @@ from alpose.runtime.skeleton import Skeleton
 
 from .data.crops import CropConfig
 from .models.auxiliary import AuxiliaryConfig, AuxiliaryHead, AuxiliaryName, build_auxiliary
-from .models.heads import HeadConfig, HeadName, LossHead, build_head
+from .models.heads import EPCK, Evidence, HeadConfig, HeadName, LossHead, build_head
 from .models.hourglass import STRIDE
 from .models.nets import NetConfig, PoseNet, build_net, channels_of, net_from_json, net_to_json
 from .results import read_json, write_atomically, write_json
@@ -89,11 +89,20 @@ def new_model(config: NetConfig, skeleton: Skeleton, crop: CropConfig, target: T
 
 def new_head(model: PoseModel, name: HeadName, seed: int) -> LossHead:
     """A head with fresh weights that fits a model's features; the weights depend on ``seed`` and ``name`` alone."""
-    net = model.pose.config
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(digest[:7], "little"))
-        return build_head(HeadConfig(name=name, channels=channels_of(net), sizes=net.sizes(model.size)))
+        return build_head(head_config(model, name))
+
+
+def head_config(model: PoseModel, name: HeadName) -> HeadConfig:
+    """The config of a head that fits a model."""
+    net = model.pose.config
+    config = HeadConfig(name=name, channels=channels_of(net), sizes=net.sizes(model.size))
+    if name not in EPCK:
+        return config
+    evidence: Evidence = "peaks" if name == "epck-slim" else "maps+features"
+    return replace(config, joints=len(model.skeleton), peak=model.target.peak, evidence=evidence)
 
 
 def save(model: PoseModel, folder: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,10 @@ import click
 from alpose import __version__
 from alpose.runtime.errors import ConfigError
 
+from .cli_options import CACHE, DATA_ROOT, DEVICE, PRECISION, default_cache, default_out
 from .click_errors import OneLineErrors
 from .data.commands import data
+from .detect.command import detect
 from .theory_command import theory
 
 log = logging.getLogger("alpose")
@@ -39,28 +40,8 @@ def main(verbose: bool) -> None:
 
 
 main.add_command(data)
+main.add_command(detect)
 main.add_command(theory)
-
-_DATA_ROOT = click.option(
-    "--data-root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    envvar="ALPOSE_DATA",
-    help="Where the datasets are that go by a name. [env: ALPOSE_DATA]",
-)
-_CACHE = click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="ALPOSE_CACHE",
-    help="Where crops are cached. [env: ALPOSE_CACHE; default: ~/.cache/alpose]",
-)
-_DEVICE = click.option("--device", help="Such as cpu or cuda:1. [default: the GPU if there is one]")
-_PRECISION = click.option(
-    "--precision",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    help="auto: bfloat16 where the machine has it natively.",
-)
 
 
 @main.command()
@@ -73,11 +54,10 @@ _PRECISION = click.option(
 @click.option(
     "--out",
     "folder",
-    required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the run lives. An unfinished run there is continued.",
+    help="Where the run lives. An unfinished run there is continued. [default: runs/DATASET]",
 )
-@_DATA_ROOT
+@DATA_ROOT
 @click.option(
     "--preset",
     "preset_name",
@@ -122,7 +102,15 @@ _PRECISION = click.option(
     "--egl",
     default="",
     metavar="NAME=VALUE,…",
-    help="Of egl++: embedding=coarsest|penultimate, labels=truth|predicted, neighbours=30, perplexity=20, rank=8|exact.",
+    help="Of egl++ and egl++-lle: embedding=coarsest|penultimate, labels=truth|predicted, neighbours=30, perplexity=20, "
+    "rank=8|exact.",
+)
+@click.option(
+    "--scores",
+    default="",
+    metavar="NAME=VALUE,…",
+    help="temperature=1 of entropy and multipeak, border=kept|dropped of multipeak, peaks=5 per joint of vl4pose, "
+    "members=5 of ensemble and ensemble-nets.",
 )
 @click.option(
     "--select-only", is_flag=True, help="Stop after the selection of stage 1: failure detection without retraining."
@@ -132,9 +120,9 @@ _PRECISION = click.option(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Take the base models of this run over, in place of training them again.",
 )
-@_CACHE
-@_DEVICE
-@_PRECISION
+@CACHE
+@DEVICE
+@PRECISION
 @click.option(
     "--executor",
     default="local",
@@ -144,9 +132,9 @@ _PRECISION = click.option(
 )
 @click.option("--compile/--no-compile", "compile_", default=False, help="torch.compile the pose net for training.")
 def cycles(
-    dataset: str, folder: Path, data_root: Path | None, preset_name: Any, methods: str, seeds: int | None,
+    dataset: str, folder: Path | None, data_root: Path | None, preset_name: Any, methods: str, seeds: int | None,
     stages: int | None, budget: int | None, initial: int | None, profile: Any, start: Any, how: Any, pairing: Any, egl: str,
-    select_only: bool, bases: Path | None, cache: Path | None, device: str | None, precision: Any, compile_: bool,
+    scores: str, select_only: bool, bases: Path | None, cache: Path | None, device: str | None, precision: Any, compile_: bool,
     net: Any, executor: Any,
 ) -> None:  # fmt: skip
     """Run the papers' active-learning benchmark: every method from the same base models, stage by stage.
@@ -161,6 +149,7 @@ def cycles(
     from .cycles import run_cycles
     from .device import machine
     from .egl import EglConfig
+    from .options import ScoreOptions
     from .presets import preset, with_net
     from .report import write_report
     from .run import CyclesConfig
@@ -174,11 +163,12 @@ def cycles(
                      retrain=replace(recipe.retrain, compile=compile_))  # fmt: skip
     config = CyclesConfig(
         dataset=dataset, preset=preset_name, recipe=recipe, profile=profile, start=start, select_only=select_only,
-        egl=EglConfig.parse(egl),
+        egl=EglConfig.parse(egl), scores=ScoreOptions.parse(scores),
         methods=tuple(name.strip() for name in methods.split(",") if name.strip()),  # type: ignore[misc]
         seeds=seeds or chosen.seeds, stages=1 if select_only else stages or chosen.stages,
         budget=budget or chosen.budget, initial=initial or chosen.initial, sizes=chosen.sizes,
     )  # fmt: skip
+    folder = folder or default_out(dataset)
     used = machine(device, precision)
     run_cycles(
         config, folder, used, data_root=data_root, cache=cache or default_cache(), bases=bases, executor=executor
@@ -206,7 +196,7 @@ def cycles(
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the new checkpoint."
 )
-@_DATA_ROOT
+@DATA_ROOT
 @click.option(
     "--preset",
     "preset_name",
@@ -229,9 +219,9 @@ def cycles(
 )
 @click.option("--without-old-data", is_flag=True, help="Do not train again on the people that trained the checkpoint.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@_CACHE
-@_DEVICE
-@_PRECISION
+@CACHE
+@DEVICE
+@PRECISION
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json in place of a table.")
 def fit(
     data_: tuple[str, ...], start: Path | None, out: Path, data_root: Path | None, preset_name: Any, heads: str | None,
@@ -271,13 +261,15 @@ def fit(
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-def report(run: Path) -> None:
+@click.option(
+    "--level",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    help="Of the tests, after Holm's correction; the papers' is 0.1, without it.",
+)
+def report(run: Path, level: float) -> None:
     """Write RUN/report.html again, also of a run that has not ended."""
     from .report import write_report
 
-    click.echo(f"report:  {write_report(run)}")
-
-
-def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/alpose`` or ``~/.cache/alpose``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alpose"
+    click.echo(f"report:  {write_report(run, level=level)}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +26,12 @@ import numpy.typing as npt
 from . import checkpoint
 from .bases import Base
 from .checkpoint import PoseModel
+from .committee import net_disagreement, train_members
 from .data.crops import Crops
-from .detection import Selection, judge_scored, measure, neighbours, part_of, select
+from .detection import Selection, forms_of, judge_scored, measure, neighbours, part_of, select
 from .device import Machine
-from .egl import expected_gradient
+from .egl import EGL, expected_gradient
+from .lookalikes import lookalikes
 from .metrics import neighbour_thresholds
 from .results import Gallery, Results, Row, Scores, read_json, row_from_json, stage_folder, write_json
 from .resume import discard
@@ -68,8 +70,9 @@ def run_cycles(
         bases: another run's folder whose base models are taken over in place of training them again.
         executor: ``local`` runs one method after the other here; ``ray`` each as a task of a cluster.
     """
-    claim(config, folder, machine)
+    # A run that cannot be is refused before it claims the folder: what its message advises must work there.
     run = open_run(config, folder, data_root, cache, machine)
+    claim(config, folder, machine)
     if executor == "ray":
         from .ray_executor import run_on_ray
 
@@ -137,9 +140,7 @@ def _stage(
 
     if done is None:
         selecting = current()
-        scored, seconds = (
-            base.scored(_all_heads(run)) if stage == 1 else _score_now(run, selecting, f"{method}, stage {stage}")
-        )
+        scored, seconds = base.scored(_all_heads(run)) if stage == 1 else _score_now(run, method, stage, selecting)
         done = _select(run, seed, method, stage, labelled_at_N, scored, seconds, selecting)
         if run.machine.leads:
             write_json(row_path, asdict(done))
@@ -175,9 +176,11 @@ def _all_heads(run: Run) -> tuple[PartName, ...]:
     return tuple(h for h in map(part_of, run.config.methods) if h)
 
 
-def _score_now(run: Run, model: PoseModel, what: str) -> tuple[Scored, float]:
+def _score_now(run: Run, method: Method, stage: int, model: PoseModel) -> tuple[Scored, float]:
     started = time.perf_counter()
-    return score(model, run.people, run.machine, what=f"scoring for {what}"), time.perf_counter() - started
+    scored = score(model, run.people, run.machine, what=f"scoring for {method}, stage {stage}",
+                   options=run.config.scores, forms=forms_of([method]))  # fmt: skip
+    return scored, time.perf_counter() - started
 
 
 def _select(
@@ -189,8 +192,9 @@ def _select(
     pool, crops = scored.take(pool_rows), run.people.subset(pool_rows)
     judged = judge_scored(crops.data, pool, run.profile)
     image_pck_N = judged.image_pck()
+    nets = train_members(run, seed, stage, run.people.subset(labelled_rows)) if method == "ensemble-nets" else ()
     started = time.perf_counter()
-    second = _second_pass(run, method, model, crops, pool, labelled_rows, scored)
+    second = _second_pass(run, method, model, crops, pool, labelled_rows, scored, nets)
     score_seconds += time.perf_counter() - started if second else 0.0
 
     def choose(by: Method, k: int) -> Selection:
@@ -208,6 +212,9 @@ def _select(
             folder / "scores.npz"
         )
         _gallery(crops, pool, selection, image_pck_N).save(folder / "gallery.npz")
+        if (seed, stage) == (0, 1):
+            lookalikes(method, crops, pool, run.people.subset(labelled_rows), scored.take(labelled_rows), selection,
+                       run.config.egl).save(folder / "lookalikes.npz")  # fmt: skip
     chosen = neighbours(crops.data, pool, run.profile, selection.rows_M)
     before = model.facts["test_pck_neighbours"]
     return Row(
@@ -220,14 +227,16 @@ def _select(
 
 def _second_pass(
     run: Run, method: Method, model: PoseModel, crops: Crops, pool: Scored, labelled_rows: npt.NDArray[np.int64],
-    scored: Scored,
+    scored: Scored, nets: Sequence[Path],
 ) -> dict[Method, npt.NDArray[np.float32]]:  # fmt: skip
     """Scores of a method that needs another look at the pool, with the labelled people at hand; no method, no look."""
-    if method != "egl++":
+    if method == "ensemble-nets":
+        return {method: net_disagreement(run, nets, crops, pool)}
+    if method not in EGL:
         return {}
-    labelled, what = run.people.subset(labelled_rows), f"egl++ with {len(labelled_rows)} labelled"
+    labelled, what = run.people.subset(labelled_rows), f"{method} with {len(labelled_rows)} labelled"
     return {method: expected_gradient(model, crops, labelled, pool, scored.take(labelled_rows), run.machine,
-                                      run.config.egl, what=what)}  # fmt: skip
+                                      run.config.egl, method=method, what=what)}  # fmt: skip
 
 
 def _gallery(crops: Crops, pool: Scored, selection: Selection, image_pck_N: npt.NDArray[np.float32]) -> Gallery:
@@ -252,7 +261,7 @@ def _retrain(
     what = f"{method}, stage {stage} of seed {seed}"
     trained = train(run, start, labelled, recipe.retrain if warm else recipe.pose, seed=seed, state=state, what=what,
                     heads=heads)  # fmt: skip
-    missing = lacking(trained, heads)
+    missing = lacking(run, trained, heads)
     if missing:
         trained = add_heads(run, trained, missing, labelled, seed, f"loss head of {what}", model if warm else None)
     return trained

@@ -5,7 +5,7 @@ Shapes: N people of the unlabelled pool, M selected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ from .metrics import (
 from .models.auxiliary import AUXILIARY, AuxiliaryName
 from .models.heads import HEADS, HeadName
 from .samplers import Method, at_random, k_centre, refuse_constant, top
-from .scoring import Scored
+from .scoring import FORMS, FormName, Scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ def part_of(method: Method) -> HeadName | AuxiliaryName | None:
     return method if method in HEADS or method in AUXILIARY else None
 
 
+def forms_of(methods: Collection[Method]) -> tuple[FormName, ...]:
+    """The official forms of multi-peak entropy that these methods rank by."""
+    return tuple(name for name in FORMS if name in methods)
+
+
 def select(
     method: Method, pool: Scored, labelled_LD: Floats, image_pck_N: Floats, k: int, rng: np.random.Generator,
     second: Mapping[Method, Floats] | None = None,
@@ -65,7 +70,7 @@ def select(
         image_pck_N: true PCK of the pool (for the oracle alone).
         k: budget.
         rng: for ``random``.
-        second: scores (N,) of methods that look at the pool a second time (``egl++``).
+        second: scores (N,) of methods that look at the pool a second time (``egl++``, ``ensemble-nets``).
 
     Raises:
         ConfigError: the method's head is missing, or fewer than ``k`` can be chosen.
@@ -83,6 +88,11 @@ def select(
             score_N = pool.entropy_N
         case "multipeak":
             score_N = pool.multipeak_N
+        case "multipeak-2021" | "multipeak-2022":
+            if method not in pool.forms:
+                has = ", ".join(pool.forms) or "none"
+                raise ConfigError(f"{method} was not computed when the pool was scored (there are: {has})")
+            score_N = pool.forms[method]
         case "oracle-loss":
             # Someone without a label has no true loss: never chosen by the oracle that looks at it.
             score_N = np.nan_to_num(pool.true_loss_N, nan=-np.inf)
@@ -103,9 +113,9 @@ def select(
                     f"{method} ranks by its auxiliary head, which this model does not have (auxiliary heads: {has})"
                 )
             score_N = pool.auxiliary[method]
-        case "egl++":
+        case "egl++" | "egl++-lle" | "ensemble-nets":
             if second is None or method not in second:
-                raise ConfigError(f"{method} scores the pool in a second pass, beside the labelled: none was made")
+                raise ConfigError(f"{method} scores the pool in a second pass: none was made")
             score_N = second[method]
     if method not in ("oracle-loss", "oracle-pck"):  # whom an oracle finds equal, are equal
         refuse_constant(score_N, k, method)

@@ -1,8 +1,9 @@
 """EGL++: how much would the model change if an image had the labels of its neighbours?
 
 Expected gradient length extended to pose (Shukla, "EGL++", 2021, Eq. 7 and Algorithm 1). The labels that a pool image
-might have are those of labelled people whose embeddings are near (Eq. 8, :mod:`alpose.trainer.affinities`); its score
-is the mean of the squared gradient of the training loss over these labels, weighted by how probable each neighbour is.
+might have are those of labelled people whose embeddings are near; its score is the mean of the squared gradient of the
+training loss over these labels, weighted by how probable each neighbour is: by the affinities of t-SNE (Eq. 8,
+:mod:`alpose.trainer.affinities`), or by the weights of locally linear embedding (:mod:`alpose.trainer.lle`).
 
 The gradient is taken over the weights and biases of convolutions and linear layers, in eval mode and in float32.
 
@@ -16,7 +17,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -25,10 +26,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch.overrides import TorchFunctionMode
 
 from alpose.runtime.errors import ConfigError, DataError
 
-from .affinities import Neighbours, neighbours
+from . import affinities, lle
+from .affinities import Neighbours
 from .checkpoint import PoseModel
 from .data.augment import to_input
 from .data.crops import Crops
@@ -37,6 +40,7 @@ from .device import Machine, evaluating
 from .feed import Feed
 from .heatmaps import draw, to_cells
 from .models.hourglass import STRIDE
+from .options import read_options
 from .progress import progress
 from .scoring import Scored
 
@@ -45,9 +49,13 @@ log = logging.getLogger("alpose")
 Rows = npt.NDArray[np.int64]
 EmbeddingName = Literal["coarsest", "penultimate"]
 LabelSource = Literal["truth", "predicted"]
+EglMethod = Literal["egl++", "egl++-lle"]
+EGL: tuple[EglMethod, ...] = get_args(EglMethod)
 
 ON_GPU = 2 * 256**2
 """Pixels of the images that a GPU works on together: at 256 channels some 0.4 GiB for each 256 x 256."""
+SMALL = 20480
+"""Values up to which torch keeps a single image from oneDNN."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,51 +69,43 @@ class EglConfig:
     neighbours: int = 30
     """K; the paper does not say, the code has 30."""
     perplexity: float = 20.0
-    """The paper does not say; the code says 20 and, by its base of the logarithm, computes 75.3."""
+    """Of ``egl++``; ``egl++-lle`` has none. The paper does not say; the code says 20 and, by its base of the logarithm,
+    computes 75.3."""
     rank: int | None = 8
-    """Vector-Jacobian products per image: None for the exact sum, one for each neighbour. Of a net that was trained on
-    LSP, eight hold 0.91 of the exact sum on LSPET (at least 0.76) and rank the images as it does (Spearman 0.997); four
-    0.80 and 0.99. A net that knows nothing needs fewer, which says nothing of a trained one."""
+    """Vector-Jacobian products per image: None for the exact sum, one for each neighbour. A net that knows nothing needs
+    fewer than a trained one; ``bench.methods`` measures what share of the exact sum they hold."""
 
     def __post_init__(self) -> None:
         for value, known in ((self.embedding, get_args(EmbeddingName)), (self.labels, get_args(LabelSource))):
             if value not in known:
-                raise ConfigError(f"egl++: {value!r} is not one of {known}")
-        if self.neighbours < 1 or not self.perplexity > 1:
-            raise ConfigError(f"egl++: neighbours must be at least 1 and perplexity over 1, got {self}")
+                raise ConfigError(f"--egl: {value!r} is not {' or '.join(known)}")
+        if self.neighbours < 1:
+            raise ConfigError(f"--egl: neighbours must be at least 1, got {self.neighbours}")
+        if not 1 < self.perplexity < math.inf:
+            raise ConfigError(f"--egl: perplexity must be over 1, got {self.perplexity:g}")
         if self.rank is not None and self.rank < 1:
-            raise ConfigError(f"egl++: rank must be at least 1, got {self.rank}")
+            raise ConfigError(f"--egl: rank must be at least 1, or exact, got {self.rank}")
 
     @classmethod
     def parse(cls, text: str) -> EglConfig:
         """From the command line: such as ``labels=predicted,embedding=penultimate,neighbours=10,rank=exact``."""
-        values: dict[str, Any] = {}
-        for part in filter(None, map(str.strip, text.split(","))):
-            name, equals, value = part.partition("=")
-            if not equals or name not in cls.__slots__ or name in values:
-                raise ConfigError(f"--egl: {part!r} is not one of {', '.join(cls.__slots__)}, once, as NAME=VALUE")
-            try:
-                match name:
-                    case "neighbours":
-                        values[name] = int(value)
-                    case "perplexity":
-                        values[name] = float(value)
-                    case "rank":
-                        values[name] = None if value == "exact" else int(value)
-                    case _:
-                        values[name] = value
-            except ValueError as error:
-                raise ConfigError(f"--egl: {part!r} wants a number" + " or exact" * (name == "rank")) from error
-        return cls(**values)
+        known: dict[str, Callable[[str], Any]] = {
+            "embedding": str, "labels": str, "neighbours": int, "perplexity": float,
+            "rank": lambda value: None if value == "exact" else int(value),
+        }  # fmt: skip
+        wants = {"neighbours": "a whole number", "rank": "a whole number or exact"}
+        return cls(**read_options("--egl", text, known, wants))
 
-    def check(self, lenders: int) -> None:
+    def check(self, lenders: int, method: EglMethod = "egl++") -> None:
         """Refuse fewer labelled people than a selection will want."""
-        wanted = max(self.neighbours, math.floor(self.perplexity) + 1)
+        wanted, how, less = self.neighbours, f"{self.neighbours} neighbours", "neighbours=10"
+        if method == "egl++":
+            wanted = max(wanted, math.floor(self.perplexity) + 1)
+            how, less = f"{how} at perplexity {self.perplexity:g}", f"{less},perplexity=5"
         if lenders < wanted:
             raise ConfigError(
-                f"egl++ needs at least {wanted} labelled people with a joint in view for {self.neighbours} neighbours "
-                f"at perplexity {self.perplexity:g}, there are {lenders} at the start: raise --initial, ask for less "
-                "with --egl neighbours=10,perplexity=5, or leave it out of --methods"
+                f"{method} needs at least {wanted} labelled people with a joint in view for {how}, there are {lenders} "
+                f"at the start: raise --initial, ask for less with --egl {less}, or leave it out of --methods"
             )
 
 
@@ -122,7 +122,7 @@ def _counts(crops: Crops) -> npt.NDArray[np.bool_]:
 
 def expected_gradient(
     model: PoseModel, pool: Crops, labelled: Crops, pool_scored: Scored, labelled_scored: Scored, machine: Machine,
-    config: EglConfig | None = None, *, what: str = "egl++",
+    config: EglConfig | None = None, *, method: EglMethod = "egl++", what: str = "egl++",
 ) -> Floats:  # fmt: skip
     """Score everybody of a pool (N,): the expected squared gradient norm (EGL++ paper, Eq. 7).
 
@@ -137,6 +137,7 @@ def expected_gradient(
         labelled_scored: the same of the labelled people.
         machine: where.
         config: options; by default the paper's.
+        method: whether neighbours are weighted by t-SNE or by locally linear embedding.
         what: name in progress and log.
 
     Raises:
@@ -149,13 +150,9 @@ def expected_gradient(
     if len(usable_M) < len(labelled):
         log.info("%s: %d labelled people have no labelled joint in view and are no neighbours", what,
                  len(labelled) - len(usable_M))  # fmt: skip
-    near = neighbours(
-        torch.from_numpy(embedding_of(pool_scored, config)).to(device),
-        torch.from_numpy(embedding_of(labelled_scored, config)[usable_M]).to(device),
-        perplexity=config.perplexity, count=config.neighbours,
-    )  # fmt: skip
-    log.info("%s: the %d nearest hold %.2f of the probability on average; no bandwidth for %d of %d", what,
-             config.neighbours, float(near.mass_N.mean()), near.unsolved, len(near.mass_N))  # fmt: skip
+    points_ND = torch.from_numpy(embedding_of(pool_scored, config)).to(device)
+    labelled_LD = torch.from_numpy(embedding_of(labelled_scored, config)[usable_M]).to(device)
+    near = _neighbours(points_ND, labelled_LD, config, method, what)
     model.to(device)
     score_N = torch.cat(list(_scores(model, pool, labelled.subset(usable_M), near, machine, config, what))).numpy()
     if not np.isfinite(score_N).all():
@@ -163,6 +160,20 @@ def expected_gradient(
         raise DataError(f"{what}: the gradient is not finite for {len(bad_N)} of {len(score_N)} people, first "
                         f"{pool.data.ids[bad_N[0]]}: the model's weights or its input are damaged")  # fmt: skip
     return score_N.astype(np.float32)
+
+
+def _neighbours(points_ND: Tensor, labelled_LD: Tensor, config: EglConfig, method: EglMethod, what: str) -> Neighbours:
+    """Whose labels everybody could have, and how probable each is; says in the log how they came out."""
+    if method == "egl++-lle":
+        near = lle.neighbours(points_ND, labelled_LD, count=config.neighbours)
+        log.info("%s: %.1f of the %d nearest have a weight on average; %d of %d lie on all of theirs", what,
+                 float((near.weight_NK > 0).sum(dim=1).double().mean()), config.neighbours, near.unsolved,
+                 len(near.mass_N))  # fmt: skip
+        return near
+    near = affinities.neighbours(points_ND, labelled_LD, perplexity=config.perplexity, count=config.neighbours)
+    log.info("%s: the %d nearest hold %.2f of the probability on average; no bandwidth for %d of %d", what,
+             config.neighbours, float(near.mass_N.mean()), near.unsolved, len(near.mass_N))  # fmt: skip
+    return near
 
 
 def embedding_of(scored: Scored, config: EglConfig) -> Floats:
@@ -212,10 +223,29 @@ def squared_gradients(pose: nn.Module, image_3HW: Tensor, target_KJHW: Tensor, l
         maps: Tensor = functional_call(pose, (parameters, others), (image_3HW[None],)).heatmaps_BSJHW[0]
         return maps
 
-    maps_SJHW, pull, *_ = vjp(heatmaps, trained)
+    with _OneDnn() if image_3HW.device.type == "cpu" else nullcontext():
+        maps_SJHW, pull, *_ = vjp(heatmaps, trained)
     vectors_RSJHW = cotangents(residuals(maps_SJHW, target_KJHW, labelled_KJ), weight_K, rank)
     # One product at a time: each is as large as the net.
     return torch.stack([_squared(pull(vector_SJHW)[0]) for vector_SJHW in vectors_RSJHW.unbind(0)])
+
+
+class _OneDnn(TorchFunctionMode):
+    """1x1 convolutions in a spelling that torch hands to oneDNN, forward and backward.
+
+    With one thread and one image it has another implementation for them, through a product of matrices, which takes
+    about twice as long on the CPUs looked at. It keeps from it what is dilated; a 1x1 kernel is the same however it is.
+    """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Called for every function of torch inside."""
+        if function is torch.conv2d and len(args) == 7 and not kwargs and torch.backends.mkldnn.is_available():
+            x, weight, bias, stride, padding, _, groups = args
+            if weight.shape[2:] == (1, 1) and x.numel() > SMALL:
+                args = (x, weight, bias, stride, padding, (2, 2), groups)
+        return function(*args, **(kwargs or {}))
 
 
 def _squared(gradients: dict[str, Tensor]) -> Tensor:
@@ -231,8 +261,14 @@ def _split(pose: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         for own, _ in module.named_parameters(recurse=False)
     }
     everything = {**dict(pose.named_parameters()), **dict(pose.named_buffers())}
-    return ({name: value.detach() for name, value in everything.items() if name in chosen},
+    return ({name: _ordered(value.detach()) for name, value in everything.items() if name in chosen},
             {name: value.detach() for name, value in everything.items() if name not in chosen})  # fmt: skip
+
+
+def _ordered(value: Tensor) -> Tensor:
+    """Weights as images lie in memory, which are channels last; a CPU would reorder them for every product."""
+    on_cpu = value.dim() == 4 and value.device.type == "cpu"
+    return value.contiguous(memory_format=torch.channels_last) if on_cpu else value
 
 
 def _scores(

@@ -197,6 +197,11 @@ class _Cells(NamedTuple):
         place_K = torch.arange(len(self.map_K), device=self.map_K.device)
         return place_K - torch.searchsorted(self.map_K, self.map_K)
 
+    def sure_above(self) -> Tensor:
+        """How many sure ones come before each in its map."""
+        before_K = self.is_sure_K.cumsum(dim=0) - self.is_sure_K.long()
+        return before_K - before_K[torch.searchsorted(self.map_K, self.map_K)]
+
     def per_map(self, maps: int) -> Tensor:
         """How many each map has (Q,)."""
         return torch.bincount(self.map_K, minlength=maps)
@@ -215,8 +220,10 @@ def _find_peaks(
     tile = max(1, (reach + 1) // 2)
     tiles = _candidates(maps_QHW, above_Q, tile, reach, border)
 
-    def settle(chosen: _Cells) -> _Cells:
+    def settle(chosen: _Cells, enough: int | None = None) -> _Cells:
         cells = _within_tiles(maps_QHW, chosen, tile, border)
+        if enough is not None:  # below as many sure ones nothing is looked for
+            cells = cells.at(cells.sure_above() < enough)
         open_K = (~cells.is_sure_K).nonzero()[:, 0]
         keep_K = cells.is_sure_K.clone()
         keep_K[open_K] = _is_highest(maps_QHW, cells.at(open_K), reach)
@@ -227,7 +234,7 @@ def _find_peaks(
     else:
         # Most candidates are peaks: the highest few hold the peaks that count. Maps where they do not are done in full.
         few = tiles.at(_highest(tiles, most + 3, len(maps_QHW)))
-        peaks = settle(few)
+        peaks = settle(few, most)
         wants_Q = (few.per_map(len(maps_QHW)) < tiles.per_map(len(maps_QHW))) & (peaks.per_map(len(maps_QHW)) < most)
         if merge:
             wants_Q[peaks.map_K[peaks.has_twin()]] = True

@@ -6,7 +6,7 @@ Shapes: N people, J joints, M selected people.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.skeleton import Skeleton
 
 from .data.records import Bools, Floats, PoseData
+
+AnyFloats = npt.NDArray[np.floating[Any]]
 
 ProfileName = Literal["standard", "official-2021"]
 PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)
@@ -165,7 +167,7 @@ def neighbour_thresholds(profile: Profile) -> tuple[float, ...]:
 # --- Does the score find the failures?
 
 
-def auroc(score_N: Floats, failed_N: Bools) -> float | None:
+def auroc(score_N: AnyFloats, failed_N: Bools) -> float | None:
     """Probability that a failure scores higher than a success, ties half; None unless both occur."""
     failures, successes = int(failed_N.sum()), int((~failed_N).sum())
     if not failures or not successes:
@@ -174,7 +176,7 @@ def auroc(score_N: Floats, failed_N: Bools) -> float | None:
     return float((rank_N[failed_N].sum() - failures * (failures + 1) / 2) / (failures * successes))
 
 
-def aurc(score_N: Floats, failed_N: Bools) -> float | None:
+def aurc(score_N: AnyFloats, failed_N: Bools) -> float | None:
     """Area under the risk-coverage curve: mean failure rate of the k lowest-scored images, over all k.
 
     Ties share their expected place, so that a constant score has the plain failure rate as its area.
@@ -184,7 +186,7 @@ def aurc(score_N: Floats, failed_N: Bools) -> float | None:
     return float(risk_coverage(score_N, failed_N).mean())
 
 
-def risk_coverage(score_N: Floats, failed_N: Bools) -> npt.NDArray[np.float64]:
+def risk_coverage(score_N: AnyFloats, failed_N: Bools) -> npt.NDArray[np.float64]:
     """Failure rate among the k images that score lowest, for k = 1..N."""
     _, group_N, size_G = np.unique(score_N, return_inverse=True, return_counts=True)
     rate_G = np.bincount(group_N, weights=failed_N) / size_G
@@ -192,7 +194,7 @@ def risk_coverage(score_N: Floats, failed_N: Bools) -> npt.NDArray[np.float64]:
     return np.cumsum(expected_N) / np.arange(1, len(score_N) + 1)
 
 
-def correlation(score_N: Floats, loss_N: Floats) -> tuple[float | None, float | None]:
+def correlation(score_N: AnyFloats, loss_N: AnyFloats) -> tuple[float | None, float | None]:
     """Spearman's and Pearson's correlation of a score with the true loss, over finite pairs; None if constant."""
     fine_N = np.isfinite(score_N) & np.isfinite(loss_N)
     score_N, loss_N = score_N[fine_N], loss_N[fine_N]

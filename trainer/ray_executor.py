@@ -9,6 +9,7 @@ Of each seed the base model comes first, with the heads of all methods and every
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def run_on_ray(
                     "fp32" if str(used.dtype) == "torch.float32" else "bf16", os.getcwd())  # fmt: skip
     began = not ray.is_initialized()
     if began:
-        ray.init(logging_level="warning", log_to_driver=False)
+        ray.init(logging_level=logging.WARNING, log_to_driver=False)
     # Only what ends a worker is tried again: what our code raises, it would raise again.
     options = {"max_retries": RETRIES, "num_cpus": 1, "num_gpus": 1 if used.device.type == "cuda" else 0}
     base = ray.remote(_base).options(**options)

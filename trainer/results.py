@@ -5,14 +5,17 @@
     RUN/
       results.json                     config, environment, one row per (method, seed, stage)
       report.html                      the same for people
+      map.npz                          where the report's t-SNE map put whom
       seed-0/base/                     the model that every method of this seed starts from
       seed-0/METHOD/stage-1/
           scores.npz                   per-sample scores of the pool, with their ids
           gallery.npz                  the first selected images as crops, with true and predicted joints
+          lookalikes.npz               some people and their nearest labelled ones, as crops (seed 0, stage 1)
           row.json                     the row of this stage
           model/                       after retraining (not with --select-only)
 
-Shapes: N people of the unlabelled pool, G people in the gallery, J joints, S crop side.
+Shapes: N people of the unlabelled pool, G people in the gallery, J joints, S crop side; Q people of whom lookalikes are
+shown, K lookalikes of each, U labelled people that these are.
 """
 
 from __future__ import annotations
@@ -147,6 +150,55 @@ class Gallery:
         values = {name: arrays[name] for name in cls.__slots__ if name not in ("ids", "skeleton")}
         skeleton = Skeleton.from_json(json.loads(str(arrays["skeleton"])))
         return cls(ids=tuple(arrays["ids"].tolist()), skeleton=skeleton, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookalikes:
+    """Some people of the pool, each with the labelled people nearest to it (EGL++ paper, Fig. 3).
+
+    Coordinates are pixels of the crop. Crops are small: these are for looking at.
+    """
+
+    ids: tuple[str, ...]
+    first: int
+    """So many of the Q were selected first; the others have the lowest scores of the pool."""
+    crops_QSS3: npt.NDArray[np.uint8]
+    """RGB."""
+    true_QJ2: Floats
+    labelled_QJ: npt.NDArray[np.bool_]
+    predicted_QJ2: Floats
+    score_Q: Floats
+    row_QK: npt.NDArray[np.int64]
+    """Rows of the U, the nearest first."""
+    distance_QK: Floats
+    """Euclidean, between embeddings."""
+    weight_QK: Floats
+    """How probable ``egl++`` took each neighbour, of 1 over all it looked at; NaN of other methods."""
+    near_ids: tuple[str, ...]
+    near_crops_USS3: npt.NDArray[np.uint8]
+    near_true_UJ2: Floats
+    near_labelled_UJ: npt.NDArray[np.bool_]
+    embedding: str
+    """Which features they are near in."""
+    skeleton: Skeleton
+
+    def __post_init__(self) -> None:
+        if ((self.row_QK < 0) | (self.row_QK >= len(self.near_ids))).any() or len(self.row_QK) != len(self.ids):
+            raise DataError(f"lookalikes: a row lies outside the {len(self.near_ids)} labelled people, or is missing")
+
+    def save(self, path: Path) -> None:
+        """Write as npz without pickle, complete or not at all."""
+        arrays = {name: np.asarray(getattr(self, name)) for name in self.__slots__ if name != "skeleton"}
+        save_npz(path, arrays | {"skeleton": np.array(json.dumps(self.skeleton.to_json()))})
+
+    @classmethod
+    def load(cls, path: Path) -> Lookalikes:
+        """Read what :meth:`save` wrote."""
+        values: dict[str, Any] = {**(arrays := load_npz(path, needs=cls.__slots__))}
+        values |= {name: tuple(arrays[name].tolist()) for name in ("ids", "near_ids")}
+        values |= {"first": int(arrays["first"]), "embedding": str(arrays["embedding"])}
+        values |= {"skeleton": Skeleton.from_json(json.loads(str(arrays["skeleton"])))}
+        return cls(**{name: values[name] for name in cls.__slots__})
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,14 @@ from .data.benchmarks import Benchmark, Sizes, load_benchmark
 from .data.crops import Crops, prepare
 from .detection import judge_scored, neighbours
 from .device import Machine, environment
-from .egl import EglConfig, lends
+from .egl import EGL, EglConfig, lends
 from .metrics import Profile, ProfileName, judge, profile_of
 from .models.auxiliary import AUXILIARY, AuxiliaryHead, AuxiliaryName, check_skeleton
 from .models.heads import HEADS, HeadName, LossHead
+from .options import ScoreOptions
 from .presets import PresetName, Recipe, Start
 from .results import read_json, write_json
-from .samplers import METHODS, Method, check_labelled
+from .samplers import Method, check_known, check_labelled
 from .scoring import score
 from .training import PoseTraining, train_heads, train_pose
 
@@ -59,15 +60,12 @@ class CyclesConfig:
     start: Start = "warm"
     select_only: bool = False
     egl: EglConfig = field(default_factory=EglConfig)
-    """Of the method ``egl++``."""
+    """Of the methods ``egl++`` and ``egl++-lle``."""
+    scores: ScoreOptions = field(default_factory=ScoreOptions)
+    """Of the methods that rank by entropy, by peaks or by a committee."""
 
     def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in METHODS]
-        if unknown or not self.methods:
-            dropout = " (no net here has dropout, for mc-dropout)" if "mc-dropout" in unknown else ""
-            raise ConfigError(
-                f"--methods: {', '.join(unknown) or 'none'} unknown{dropout}; known: {', '.join(METHODS)}"
-            )
+        check_known(self.methods)
         if len(set(self.methods)) != len(self.methods):
             raise ConfigError(f"--methods names one twice: {', '.join(self.methods)}")
         for name, value in (("seeds", self.seeds), ("stages", self.stages), ("budget", self.budget)):
@@ -81,6 +79,7 @@ class CyclesConfig:
         free = {"methods", "seeds", "stages", "select_only", "preset"}
         # Runs that are older than an option go on as what it says by default.
         free |= {"egl"} if self.egl == EglConfig() else set()
+        free |= {"scores"} if self.scores == ScoreOptions() else set()
         return {k: v for k, v in asdict(self).items() if k not in free}
 
 
@@ -147,8 +146,8 @@ def _refuse_impossible(run: Run) -> None:
     for seed in range(config.seeds):
         labelled_N = initial(run, seed)
         check_labelled(config.methods, int(labelled_N.sum()))
-        if "egl++" in config.methods:
-            config.egl.check(int((labelled_N & lends(run.people)).sum()))
+        for by_gradient in (name for name in EGL if name in config.methods):
+            config.egl.check(int((labelled_N & lends(run.people)).sum()), by_gradient)
         unlabelled = int((~labelled_N).sum())
         if wanted > unlabelled:
             raise ConfigError(
@@ -215,9 +214,12 @@ def add_heads(
     return _add_auxiliary(run, model, asked, labelled, seed, what, warm) if asked else model
 
 
-def lacking(model: PoseModel, names: Sequence[PartName]) -> list[PartName]:
-    """Those heads that a model does not have."""
-    return [name for name in names if name not in model.heads and name not in model.auxiliary]
+def lacking(run: Run, model: PoseModel, names: Sequence[PartName]) -> list[PartName]:
+    """Those heads that a model does not have; a committee of another size, in a model that was taken over, is none."""
+    members = run.config.scores.members
+    has = {*model.heads, *(name for name, head in model.auxiliary.items()
+                           if name != "ensemble" or head.config.members == members)}  # fmt: skip
+    return [name for name in names if name not in has]
 
 
 def _in_heads(names: Sequence[PartName]) -> tuple[HeadName, ...]:
@@ -233,7 +235,7 @@ def _add_auxiliary(
     heads: dict[AuxiliaryName, AuxiliaryHead] = {
         name: copy.deepcopy(warm.auxiliary[name])
         if warm and name in warm.auxiliary
-        else new_auxiliary(model, name, seed)
+        else new_auxiliary(model, name, seed, members=run.config.scores.members)
         for name in names
     }
     started = time.perf_counter()

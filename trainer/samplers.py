@@ -6,6 +6,7 @@ Shapes: N unlabelled people, L labelled people, D embedding, M = k selected rows
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,8 +19,9 @@ from alpose.runtime.errors import ConfigError, DataError
 from .coreset import greedy_k_centre
 
 Method = Literal[
-    "random", "coreset", "entropy", "multipeak", "ll", "ll-gap", "ll++", "ll++conv", "egl++", "aleatoric",
-    "aleatoric-official", "vl4pose", "vl4pose-official", "ensemble", "oracle-loss", "oracle-pck",
+    "random", "coreset", "entropy", "multipeak", "multipeak-2021", "multipeak-2022", "ll", "ll-gap", "ll++", "ll++conv",
+    "egl++", "egl++-lle", "aleatoric", "aleatoric-official", "vl4pose", "vl4pose-official", "ensemble", "ensemble-nets",
+    "oracle-loss", "oracle-pck",
 ]  # fmt: skip
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -34,6 +36,22 @@ LARGEST = 1e15
 
 FEWEST_LABELLED: Mapping[Method, int] = {"coreset": 1}
 """People who must be labelled before a method can select; for one that is not named, none."""
+
+
+def check_known(methods: Sequence[str]) -> None:
+    """Refuse names that are no methods, with those that may have been meant."""
+    if not methods:
+        raise ConfigError(f"--methods names none; known: {', '.join(METHODS)}")
+    unknown = [_about(name) for name in methods if name not in METHODS]
+    if unknown:
+        raise ConfigError(f"--methods: {'; '.join(unknown)}. Known: {', '.join(METHODS)}")
+
+
+def _about(name: str) -> str:
+    if name == "mc-dropout":
+        return "there is no mc-dropout: it asks a net again with other units dropped, and no net here has dropout"
+    near = [known for known in METHODS if name.lower() in known] or get_close_matches(name.lower(), METHODS, n=2)
+    return f"{name!r} is no method" + (f" (did you mean {' or '.join(near[:2])}?)" if near and name else "")
 
 
 def check_labelled(methods: Sequence[Method], labelled: int) -> None:

@@ -8,9 +8,9 @@ Shapes: N people, B batch, J joints, D embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +26,24 @@ from .data.crops import Crops
 from .data.records import Floats
 from .device import Machine, evaluating
 from .feed import Feed
-from .heatmaps import decode, draw, entropy, multipeak_entropy, to_cells, to_pixels
+from .heatmaps import MULTIPEAK_FORMS, MultipeakForm, decode, draw, entropy, multipeak_entropy, to_cells, to_pixels
 from .models.auxiliary import AuxiliaryName
 from .models.heads import HeadName
 from .models.hourglass import STRIDE
 from .objectives import true_loss
+from .options import ScoreOptions
 from .progress import progress
 
-ENTROPY_TEMPERATURE = 1.0
-"""Divides maps whose training peak is 30 (smaller peaks are scaled up to it first)."""
+ENTROPY_TEMPERATURE = ScoreOptions().temperature
+"""Divides maps whose training peak is 30 where no other is asked for; exported graphs know this one alone."""
+
+FormName = Literal["multipeak-2021", "multipeak-2022"]
 
 REFERENCE_PEAK = 30.0
+"""What maps are scaled to before entropies and peaks are taken of them."""
+
+FORMS: Mapping[FormName, MultipeakForm] = {"multipeak-2021": "official-2021", "multipeak-2022": "official-2022"}
+"""Multi-peak entropy as the published code has it, by the name of the method; computed where such a method asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +67,15 @@ class Scored:
     predicted_loss: Mapping[HeadName, Floats]
     auxiliary: Mapping[AuxiliaryName, Floats] = field(default_factory=dict)
     """Scores of the model's auxiliary heads; higher is chosen first."""
+    forms: Mapping[FormName, Floats] = field(default_factory=dict)
+    """Multi-peak entropy in those of its official forms that were asked for."""
 
     def save_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """As named arrays for an npz file."""
-        own = {name: getattr(self, name) for name in self.__slots__ if name not in ("predicted_loss", "auxiliary")}
-        own |= {f"auxiliary.{name}": value_N for name, value_N in self.auxiliary.items()}
-        return own | {f"head.{name}": value_N for name, value_N in self.predicted_loss.items()}
+        arrays = {name: getattr(self, name) for name in COLUMNS}
+        for field_, prefix in PREFIXES.items():
+            arrays |= {prefix + name: value_N for name, value_N in getattr(self, field_).items()}
+        return arrays
 
     def take(self, rows_M: npt.NDArray[np.integer]) -> Scored:
         """These people, in this order."""
@@ -74,15 +84,24 @@ class Scored:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Scored:
         """Back from :meth:`save_arrays`."""
-        heads: dict[Any, Floats] = {k.removeprefix("head."): v for k, v in arrays.items() if k.startswith("head.")}
-        asked: dict[Any, Floats] = {
-            k.removeprefix("auxiliary."): v for k, v in arrays.items() if k.startswith("auxiliary.")
-        }
-        own = {name: arrays[name] for name in cls.__slots__ if name not in ("predicted_loss", "auxiliary")}
-        return cls(predicted_loss=heads, auxiliary=asked, **own)
+        fields: dict[str, Any] = {name: arrays[name] for name in COLUMNS}
+        for field_, prefix in PREFIXES.items():
+            named = {name: value_N for name, value_N in arrays.items() if name.startswith(prefix)}
+            fields[field_] = {name.removeprefix(prefix): value_N for name, value_N in named.items()}
+        return cls(**fields)
 
 
-def score(model: PoseModel, crops: Crops, machine: Machine, *, batch: int = 32, what: str = "scoring") -> Scored:
+PREFIXES = {"predicted_loss": "head.", "auxiliary": "auxiliary.", "forms": "form."}
+"""Fields that are many arrays, and what their names begin with among :meth:`Scored.save_arrays`."""
+
+COLUMNS = tuple(name for name in Scored.__slots__ if name not in PREFIXES)
+"""What all scores have."""
+
+
+def score(
+    model: PoseModel, crops: Crops, machine: Machine, *, batch: int = 32, what: str = "scoring",
+    options: ScoreOptions | None = None, forms: Collection[FormName] = (),
+) -> Scored:  # fmt: skip
     """Run a model over people once.
 
     Args:
@@ -91,13 +110,16 @@ def score(model: PoseModel, crops: Crops, machine: Machine, *, batch: int = 32, 
         machine: where.
         batch: people at a time.
         what: name in progress.
+        options: of entropies, peaks and heads.
+        forms: official forms of multi-peak entropy to compute besides.
     """
+    options = options or ScoreOptions()
     feed = _stream(crops, machine)
     model.to(machine.device)
     blocks = np.array_split(np.arange(len(crops)), max(1, math.ceil(len(crops) / batch)))
     with evaluating(model.pose, *model.heads.values(), *model.auxiliary.values()):
         kept = [
-            {name: value.cpu() for name, value in _score_batch(model, feed, index_B, machine).items()}
+            {name: value.cpu() for name, value in _score_batch(model, feed, index_B, machine, options, forms).items()}
             for index_B in progress(blocks, what, len(blocks))
         ]
     arrays = {name: torch.cat([part[name] for part in kept]).numpy() for name in kept[0]}
@@ -115,7 +137,10 @@ def _stream(crops: Crops, machine: Machine) -> Feed:
                 torch.from_numpy(crops.labelled_NJ).to(machine.device), None)  # fmt: skip
 
 
-def _score_batch(model: PoseModel, feed: Feed, index_B: npt.NDArray[np.int64], machine: Machine) -> dict[str, Tensor]:
+def _score_batch(
+    model: PoseModel, feed: Feed, index_B: npt.NDArray[np.int64], machine: Machine, options: ScoreOptions,
+    forms: Collection[FormName],
+) -> dict[str, Tensor]:  # fmt: skip
     batch = feed.batch(index_B)
     images = to_input(feed.bare(batch.pixels_BTT3)).contiguous(memory_format=torch.channels_last)
     with machine.autocast():
@@ -123,23 +148,33 @@ def _score_batch(model: PoseModel, feed: Feed, index_B: npt.NDArray[np.int64], m
     last_BJHW = output.heatmaps_BSJHW[:, -1].float()
     cells_BJ2, peak_BJ = decode(last_BJHW)
     target = draw(to_cells(batch.joints_BJ2, STRIDE), model.size, sigma=model.target.sigma, peak=model.target.peak)
-    # Distances of the papers' settings are for 64 cells.
-    near = max(1, round(5 * model.size / 64))
     maps = last_BJHW * (REFERENCE_PEAK / model.target.peak)
-    features = type(output.features)(
-        tuple(scale.float() for scale in output.features.pyramid), output.features.penultimate_BCHW.float()
-    )
+    features = output.features.map(lambda value: value.float())
     own = {f"head.{name}": head(features) for name, head in model.heads.items()}
-    own |= {f"auxiliary.{name}": auxiliary_score(head, features, maps) for name, head in model.auxiliary.items()}
+    own |= {
+        f"auxiliary.{name}": auxiliary_score(head, features, maps, peaks=options.peaks)
+        for name, head in model.auxiliary.items()
+    }
+    own |= {f"form.{name}": _multipeak(maps, FORMS[name]) for name in forms}
     return {
         "predicted_NJ2": to_pixels(cells_BJ2, STRIDE),
         "peak_NJ": peak_BJ / model.target.peak,
         "true_loss_N": true_loss(output.heatmaps_BSJHW, target, batch.labelled_BJ),
-        "entropy_N": entropy(maps, ENTROPY_TEMPERATURE),
-        "multipeak_N": multipeak_entropy(maps, temperature=ENTROPY_TEMPERATURE, min_distance=near),
+        "entropy_N": entropy(maps, options.temperature),
+        "multipeak_N": _multipeak(maps, "whole-map", options),
         "embedding_ND": features.penultimate_BCHW.mean(dim=(2, 3)),
         "coarsest_ND": features.pyramid[-1].mean(dim=(2, 3)),
     } | own
+
+
+def _multipeak(maps_BJHW: Tensor, form: MultipeakForm, options: ScoreOptions | None = None) -> Tensor:
+    """Multi-peak entropy (B,) in a form of :data:`MULTIPEAK_FORMS`, whose distances are for 64 cells."""
+    rule = MULTIPEAK_FORMS[form].copy()
+    rule["min_distance"] = max(1, round(rule["min_distance"] * maps_BJHW.shape[-1] / 64))
+    if options is None:
+        return multipeak_entropy(maps_BJHW, temperature=1.0, **rule)
+    rule["exclude_border"] = options.border == "dropped"
+    return multipeak_entropy(maps_BJHW, temperature=options.temperature, **rule)
 
 
 def _refuse_nan(scored: Scored, crops: Crops) -> None:

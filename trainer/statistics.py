@@ -1,22 +1,31 @@
-"""Statistics over the seeds of a benchmark: mean and sd, the paired t-test, Holm's correction, seeds still to run.
+"""Statistics of a benchmark: mean and sd, the paired t-test, Holm's correction, seeds still to run, the bootstrap.
 
 A value that is not defined is None, with the reason beside it; NaN never leaves this file.
 
-Shapes: none; everything here is a handful of plain floats, one per seed.
+Shapes: a handful of plain floats, one per seed; for the bootstrap N seeds or people, K points of a curve, R resamples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeGuard, get_args
 
+import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from alpose.runtime.errors import ConfigError, DataError
 
 Alternative = Literal["two-sided", "less", "greater"]
+Floats = npt.NDArray[np.floating]
+
+LEVEL = 0.05
+"""Of the tests, unless somebody says otherwise; the papers have 0.1."""
+COVERED = 0.95
+"""Of the bootstrap intervals."""
+RESAMPLES = 2000
 
 SAME = 1e-12
 """Differences that vary by less than this share of the values are rounding, not variance."""
@@ -184,6 +193,63 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
         adjusted[place] = highest
     return adjusted
+
+
+def bootstrap(
+    statistic: Callable[[npt.NDArray[np.int64]], Floats],
+    count: int,
+    *,
+    covered: float = COVERED,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Floats, Floats] | None:
+    """Percentile bootstrap: where a statistic lies when seeds, or people, are drawn again with replacement.
+
+    The percentiles are those of Hesterberg's expanded interval (2015, The American Statistician 69), Φ(∓√(n/(n-1)) t)
+    with t of Student's law: plain ones are too narrow for few, and for many they are the same. The interval of a mean
+    never reaches outside its values: see :func:`most_covered`.
+
+    Args:
+        statistic: from how often each of the ``count`` was drawn (N,) to K values; NaN is an error.
+        count: N, what is drawn from, and how often.
+        covered: wanted coverage.
+        resamples: R.
+        seed: of the draws; the same seed gives the same interval.
+
+    Returns:
+        Lower and upper ends, each (K,); None for fewer than two, which do not vary.
+    """
+    if not 0 < covered < 1 or resamples < 1:
+        raise ConfigError(f"bootstrap: 0 < covered < 1 and resamples >= 1, got {covered} and {resamples}")
+    if count < 2:
+        return None
+    generator = np.random.default_rng(seed)
+    values_RK = np.array(
+        [statistic(np.bincount(generator.integers(0, count, count), minlength=count)) for _ in range(resamples)]
+    )
+    if not np.isfinite(values_RK).all():
+        raise DataError("bootstrap: the statistic of a resample is not finite; leave out values that are not defined")
+    tail = float(stats.norm.sf(math.sqrt(count / (count - 1)) * stats.t.isf((1 - covered) / 2, count - 1)))
+    low_K, high_K = np.quantile(values_RK, (tail, 1 - tail), axis=0)
+    return low_K, high_K
+
+
+def mean_interval(
+    values_NK: Floats, *, covered: float = COVERED, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[Floats, Floats] | None:
+    """:func:`bootstrap` of the mean over N seeds or people, for each of K columns: two ends (K,), or None."""
+    count = len(values_NK)
+    return bootstrap(
+        lambda times_N: times_N @ values_NK / count, count, covered=covered, resamples=resamples, seed=seed
+    )
+
+
+def most_covered(count: int) -> float:
+    """How often the range of so many values holds the centre of their (symmetric) law: 1 - 2^(1-n).
+
+    No percentile bootstrap of the mean covers more, whatever was wanted: 5 values at most 94 %, 3 at most 75 %.
+    """
+    return 1 - 2.0 ** (1 - count)
 
 
 def is_defined(value: float | None) -> TypeGuard[float]:

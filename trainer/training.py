@@ -27,6 +27,7 @@ from alpose.runtime.errors import ConfigError
 from .checkpoint import PoseModel
 from .data.augment import AugmentConfig, augment, to_input
 from .data.crops import Crops
+from .data.degrade import degrade, views_of
 from .device import Machine, evaluating
 from .feed import Feed
 from .heatmaps import draw, to_cells
@@ -187,19 +188,22 @@ def train_heads(
     *,
     seed: int,
     validation: float,
+    damaged: bool = False,
     what: str = "loss heads",
 ) -> dict[str, list[float]]:
     """Train heads in place on a frozen pose net in eval mode; one forward pass feeds them all.
 
     The pose net's weights and its batch-norm statistics do not change by a bit. The people that validated the pose
-    net are left out, and nothing is chosen by them. Returns each head's mean loss per epoch.
+    net are left out, and nothing is chosen by them. With ``damaged`` the views are those of
+    :mod:`alpose.trainer.data.degrade`, each batch with its own strength. Returns each head's mean loss per epoch.
     """
 
     def step(seen: Frozen, optimisers: Mapping[HeadName, torch.optim.Optimizer]) -> dict[str, Tensor]:
         true_B = true_loss(seen.output.heatmaps_BSJHW, seen.target_BJHW, seen.counts_BJ)
         return _head_step(heads, optimisers, seen.output, true_B, seen.counts_BJ.any(dim=1), config, machine)
 
-    return on_frozen(model, heads, step, crops, config, machine, seed=seed, validation=validation, what=what)
+    return on_frozen(model, heads, step, crops, config, machine, seed=seed, validation=validation, damaged=damaged,
+                     what=what)  # fmt: skip
 
 
 class Frozen(NamedTuple):
@@ -223,6 +227,7 @@ def on_frozen(
     seed: int,
     validation: float,
     what: str,
+    damaged: bool = False,
 ) -> dict[str, list[float]]:
     """Train modules in place beside a frozen pose net in eval mode; one forward pass feeds them all.
 
@@ -240,7 +245,10 @@ def on_frozen(
         sums: dict[str, Tensor] = {}
         for index_B in _batches(len(feed), batch, seed, epoch):
             with evaluating(model.pose):
-                images, target, counts, _ = _views(model, feed, index_B, config.augment, generator, machine)
+                strength = float(torch.rand((), generator=generator)) if damaged else None
+                images, target, counts, _ = _views(
+                    model, feed, index_B, config.augment, generator, machine, strength=strength
+                )
                 with machine.autocast():
                     output = model.pose(images)
             ids = tuple(feed.crops.data.ids[row] for row in index_B[machine.rank :: machine.world])
@@ -267,10 +275,7 @@ def _head_step(
 
     Images whose joints all left the view (``seen_B`` false) have no true loss: they are in no pair.
     """
-    features = type(output.features)(
-        tuple(scale.detach().float().clone() for scale in output.features.pyramid),
-        output.features.penultimate_BCHW.detach().float().clone(),
-    )
+    features = output.features.detached()
     true_B = true_B.clone()[seen_B]
     losses: dict[str, Tensor] = {}
     for name, head in heads.items():
@@ -328,8 +333,9 @@ def _views(
     config: AugmentConfig,
     generator: torch.Generator,
     machine: Machine,
+    strength: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Augmented images, their targets and which joints count.
+    """Augmented images, their targets and which joints count; damaged by a strength in [0, 1] where there is one.
 
     Every process draws the random numbers of the whole batch and keeps its own rows, so that a job of many
     processes sees the images of one. The last value weighs the process's mean by its share of the batch.
@@ -337,8 +343,11 @@ def _views(
     whole = feed.batch(index_B)
     images, joints_BJ2, counts_BJ = augment(
         whole.pixels_BTT3, whole.joints_BJ2, whole.labelled_BJ, size_px=model.crop.size_px,
-        flip_order=model.skeleton.flip_order(), config=config, generator=generator,
+        flip_order=model.skeleton.flip_order(), config=config if strength is None else views_of(strength),
+        generator=generator,
     )  # fmt: skip
+    if strength is not None:
+        images = degrade(images, torch.full((len(images),), strength), generator)
     mine = slice(machine.rank, None, machine.world)
     images, joints_BJ2, counts_BJ = images[mine], joints_BJ2[mine], counts_BJ[mine]
     target = draw(to_cells(joints_BJ2, STRIDE), model.size, sigma=model.target.sigma, peak=model.target.peak)

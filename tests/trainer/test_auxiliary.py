@@ -450,7 +450,7 @@ def test_methods_added_later_leave_the_pose_net_and_the_rows_as_they_were(
 
 
 def test_mc_dropout_is_refused_with_its_reason() -> None:
-    with pytest.raises(ConfigError, match=r"mc-dropout unknown .no net here has dropout"):
+    with pytest.raises(ConfigError, match=r"there is no mc-dropout: .* no net here has dropout"):
         config("mc-dropout", how="frozen")  # type: ignore[arg-type]
 
 

@@ -9,12 +9,12 @@ import pytest
 from scipy import stats
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer.detection import Selection, head_of, measure, part_of, select
+from alpose.trainer.detection import Selection, forms_of, head_of, measure, part_of, select
 from alpose.trainer.metrics import Judged, auroc
 from alpose.trainer.models.auxiliary import AUXILIARY
 from alpose.trainer.models.heads import HEADS
 from alpose.trainer.samplers import METHODS, Method, k_centre
-from alpose.trainer.scoring import Scored
+from alpose.trainer.scoring import FORMS, Scored
 
 
 def pool(count: int, seed: int = 0, **changes: Any) -> Scored:
@@ -28,7 +28,7 @@ def pool(count: int, seed: int = 0, **changes: Any) -> Scored:
         "predicted_NJ2": column(4, 2), "distance_NJ": column(4), "peak_NJ": column(4), "true_loss_N": column(),
         "entropy_N": column(), "multipeak_N": column(), "embedding_ND": column(6),
         "predicted_loss": {name: column() for name in HEADS}, "coarsest_ND": column(6),
-        "auxiliary": {name: column() for name in AUXILIARY},
+        "auxiliary": {name: column() for name in AUXILIARY}, "forms": {name: column() for name in FORMS},
     }  # fmt: skip
     return Scored(**{**values, **changes})
 
@@ -82,6 +82,16 @@ def test_an_auxiliary_head_ranks_by_its_score(name: Any) -> None:
     assert (part_of(name), head_of(name)) == (name, None)
     with pytest.raises(ConfigError, match=rf"{name} ranks by its auxiliary head.*heads: none\)"):
         choose(name, pool(30, auxiliary={}))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_official_form_ranks_by_its_own_score_where_it_was_computed(name: Any) -> None:
+    scored = pool(30)
+
+    np.testing.assert_array_equal(choose(name, scored).score_N, scored.forms[name])
+    assert forms_of(("random", name, "multipeak")) == (name,)
+    with pytest.raises(ConfigError, match=rf"{name} was not computed.*there are: none"):
+        choose(name, pool(30, forms={}))
 
 
 @pytest.mark.parametrize("method", ["random", "coreset", "entropy", "multipeak", "oracle-loss", "oracle-pck"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer import checkpoint, egl
+from alpose.trainer import checkpoint, egl, lle
 from alpose.trainer import run as run_module
 from alpose.trainer.affinities import conditional
 from alpose.trainer.checkpoint import PoseModel
@@ -161,6 +161,35 @@ def test_a_pool_is_scored_as_its_definition_says(
         who = torch.from_numpy(lends)[nearest]
         norm_K = each_by_itself(pose, image, drawn[who], counts[who])
         assert found_N[row] == pytest.approx(float((weight_K * norm_K).sum()), rel=2e-3)
+
+
+def test_by_locally_linear_embedding_labels_weigh_what_rebuilds_the_embedding(
+    model: PoseModel, pool: Crops, labelled: Crops, cpu: Machine, scored: tuple[Scored, Scored]
+) -> None:
+    found_N = expected_gradient(model, pool, labelled, *scored, cpu, FEW, method="egl++-lle")
+
+    usable = np.flatnonzero(egl.lends(labelled))
+    near = lle.neighbours(
+        *(torch.from_numpy(s) for s in (scored[0].coarsest_ND, scored[1].coarsest_ND[usable])), count=4
+    )
+    drawn = draw(to_cells(torch.from_numpy(labelled.joints_NJ2), 4), 16, sigma=1.75, peak=30.0)
+    counts, pose = torch.from_numpy(labelled.labelled_NJ), model.pose.eval()
+    for row, image in enumerate(to_input(torch.from_numpy(pool.read_bare(np.arange(len(pool)))))):
+        who = torch.from_numpy(usable)[near.row_NK[row]]
+        norm_K = each_by_itself(pose, image, drawn[who], counts[who])
+        assert found_N[row] == pytest.approx(float((near.weight_NK[row] * norm_K).sum()), rel=2e-3)
+    assert not np.allclose(found_N, expected_gradient(model, pool, labelled, *scored, cpu, FEW), rtol=1e-3)
+
+
+def test_without_a_perplexity_only_the_neighbours_have_to_be_there() -> None:
+    config = EglConfig(neighbours=10, perplexity=20)
+    config.check(10, "egl++-lle")
+    with pytest.raises(
+        ConfigError, match=r"egl\+\+-lle needs at least 10 .* for 10 neighbours, there are 9 .*neighbours=10,"
+    ):
+        config.check(9, "egl++-lle")
+    with pytest.raises(ConfigError, match=r"egl\+\+ needs at least 21 .* at perplexity 20, there are 10"):
+        config.check(10)
 
 
 def test_the_model_is_left_as_it_was_and_labels_of_the_pool_do_not_matter(

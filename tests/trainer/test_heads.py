@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer.models.heads import HEADS, ConvHead, Ending, HeadConfig, HeadName, LossHead, build_head
+from alpose.trainer.models.heads import EPCK, HEADS, ConvHead, Ending, HeadConfig, HeadName, LossHead, build_head
 from alpose.trainer.models.hourglass import Features
+
+JOINTS = 3
 
 ALL = pytest.mark.parametrize("name", HEADS)
 SIZES = [(64, 32, 16, 8, 4), (56, 28, 14, 7, 3), (48, 24, 12, 6, 3), (10, 3), (11, 4), (8, 5), (16, 8, 4, 2, 1), (6,)]
@@ -17,7 +19,9 @@ SIZES = [(64, 32, 16, 8, 4), (56, 28, 14, 7, 3), (48, 24, 12, 6, 3), (10, 3), (1
 
 def head(name: HeadName, sizes: tuple[int, ...] = (8, 4, 2), channels: int = 8, **changes: Any) -> LossHead:
     torch.manual_seed(0)
-    return build_head(HeadConfig(name=name, channels=channels, sizes=sizes, **changes))
+    maps = {"joints": JOINTS, "peak": 30.0, "evidence": "peaks" if name == "epck-slim" else "maps+features"}
+    changes = (maps if name in EPCK else {}) | changes
+    return build_head(HeadConfig(name=name, channels=channels, sizes=sizes, **changes)).eval()
 
 
 def features(batch: int, sizes: tuple[int, ...] = (8, 4, 2), channels: int = 8, *, grad: bool = False) -> Features:
@@ -26,7 +30,8 @@ def features(batch: int, sizes: tuple[int, ...] = (8, 4, 2), channels: int = 8, 
     def scale(size: int) -> Tensor:
         return torch.randn(batch, channels, size, size, generator=generator).requires_grad_(grad)
 
-    return Features(tuple(scale(size) for size in sizes), scale(sizes[0]))
+    maps = tuple(3 * torch.randn(batch, JOINTS, sizes[0], sizes[0], generator=generator) for _ in range(2))
+    return Features(tuple(scale(size) for size in sizes), scale(sizes[0]), maps)
 
 
 def parameters(module: nn.Module) -> int:
@@ -50,7 +55,7 @@ def test_one_number_per_image_also_for_a_batch_of_one(name: HeadName, batch: int
 @ALL
 def test_images_do_not_see_each_other(name: HeadName) -> None:
     model, batch = head(name), features(4)
-    alone = Features(tuple(scale[2:3] for scale in batch.pyramid), batch.penultimate_BCHW[2:3])
+    alone = batch.map(lambda value: value[2:3])
 
     torch.testing.assert_close(model(alone), model(batch)[2:3], rtol=1e-4, atol=1e-6)
 

@@ -1,10 +1,8 @@
-"""The benchmark on a real Ray cluster of two nodes on this machine; a worker that dies is retried.
-
-Ray is not in the dev extra (80 MB, and its own pins): ``pip install 'alpose[ray]'`` to run this.
-"""
+"""The benchmark on a real Ray cluster of two nodes on this machine; a worker that dies is retried."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -74,7 +72,7 @@ def test_two_nodes_and_a_worker_that_dies_give_the_rows_of_one_process(
     killed: list[int] = []
     try:
         cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         assert len([node for node in ray.nodes() if node["Alive"]]) == 2
         raylets = [process.process.pid for node in cluster.list_all_nodes() for process in node.all_processes["raylet"]]
         killer = threading.Thread(target=kill_a_worker, args=(raylets, tmp_path / "spread", killed), daemon=True)

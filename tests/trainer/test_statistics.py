@@ -9,7 +9,15 @@ import pytest
 from scipy import stats
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer.statistics import Alternative, holm, mean_sd, paired_t_test, seeds_to_settle
+from alpose.trainer.statistics import (
+    Alternative,
+    holm,
+    mean_interval,
+    mean_sd,
+    most_covered,
+    paired_t_test,
+    seeds_to_settle,
+)
 
 
 def test_mean_and_sample_sd() -> None:
@@ -238,3 +246,55 @@ def test_a_level_and_power_that_cannot_be_are_refused(level: float, power: float
     """A test that never or always rejects needs no seeds."""
     with pytest.raises(ConfigError, match="level"):
         seeds_to_settle([1.0, 2.0], [0.0, 0.0], level=level, power=power)
+
+
+@pytest.mark.parametrize(
+    ("law", "count", "least", "most"),
+    [
+        ("normal", 5, 0.90, 0.9375 + 0.02),  # plain percentiles: 0.83
+        ("normal", 20, 0.93, 0.97),
+        ("normal", 200, 0.93, 0.97),
+        ("exponential", 200, 0.92, 0.97),
+        ("uniform", 50, 0.93, 0.97),
+        ("normal", 3, 0.70, 0.80),  # the range of three holds the centre 3 times in 4
+    ],
+)
+def test_bootstrap_intervals_cover_as_often_as_they_say(law: str, count: int, least: float, most: float) -> None:
+    """1500 experiments whose true mean is known; few values cover no more than their range can."""
+    generator = np.random.default_rng(11)
+    value_NK = getattr(generator, law)(size=(count, 1500))
+    mean = {"normal": 0.0, "exponential": 1.0, "uniform": 0.5}[law]
+    band = mean_interval(value_NK)
+
+    assert band is not None
+    assert least < np.mean((band[0] <= mean) & (band[1] >= mean)) < most
+    if count <= 5:
+        assert most_covered(count) == pytest.approx({3: 0.75, 5: 0.9375}[count])
+
+
+def test_a_bootstrap_interval_of_equal_values_is_a_point_and_of_one_value_nothing() -> None:
+    """No scatter, no width; nothing to draw from, no interval."""
+    band = mean_interval(np.full((4, 2), 0.3))
+
+    assert band is not None
+    assert band[0] == pytest.approx(0.3)
+    assert band[1] == pytest.approx(0.3)
+    assert mean_interval(np.array([[0.3]])) is None
+
+
+def test_a_bootstrap_repeats_itself_and_follows_its_seed() -> None:
+    """The report of the same files must be the same."""
+    value_NK = np.random.default_rng(0).normal(size=(30, 1))
+    once, twice, other = (mean_interval(value_NK, seed=seed) for seed in (1, 1, 2))
+
+    assert once is not None
+    assert once == twice
+    assert once != other
+
+
+def test_a_bootstrap_of_what_is_not_defined_is_refused() -> None:
+    """NaN would come out as an interval of NaN, and be drawn as nothing."""
+    with pytest.raises(DataError, match="leave out values that are not defined"):
+        mean_interval(np.array([[0.1], [np.nan], [0.3]]))
+    with pytest.raises(ConfigError, match=r"covered.*1\.5"):
+        mean_interval(np.array([[0.1], [0.3]]), covered=1.5)

@@ -21,10 +21,14 @@ from alpose.runtime.errors import ConfigError
 
 from .hourglass import Features
 
-HeadName = Literal["ll", "ll-gap", "ll++", "ll++conv"]
+HeadName = Literal["epck", "epck-slim", "ll", "ll-gap", "ll++", "ll++conv"]
 HEADS: tuple[HeadName, ...] = get_args(HeadName)
 
+EPCK: tuple[HeadName, ...] = ("epck", "epck-slim")
+"""Heads that predict which joints are right; the others predict the loss, from pairs of images."""
+
 Ending = Literal["conv", "gap"]
+Evidence = Literal["peaks", "maps", "maps+features"]
 
 MLP_WIDTHS = (128, 64, 32, 16, 8)
 """Hidden widths of the fully connected part, as in the code that was published with the LL++ paper."""
@@ -41,12 +45,19 @@ class HeadConfig:
     """Side of each pyramid scale, finest first, such as (64, 32, 16, 8, 4)."""
     ending: Ending = "conv"
     """How ``ll++conv`` ends: a convolution over the whole coarsest map (published code) or its average (paper)."""
+    joints: int = 0
+    """Of the heatmaps that ``epck`` reads, as the next two."""
+    peak: float = 0.0
+    """Height that the heatmaps were trained towards."""
+    evidence: Evidence = "maps+features"
 
     def __post_init__(self) -> None:
         if self.name not in HEADS:
             raise ConfigError(f"unknown loss head {self.name!r}; known: {', '.join(HEADS)}")
         if self.ending not in get_args(Ending):
             raise ConfigError(f"loss head ending {self.ending!r} is not one of {get_args(Ending)}")
+        if self.evidence not in get_args(Evidence):
+            raise ConfigError(f"loss head evidence {self.evidence!r} is not one of {get_args(Evidence)}")
         falls = all(a >= b for a, b in zip(self.sizes, self.sizes[1:], strict=False))
         if not self.sizes or self.sizes[-1] < 1 or not falls:
             raise ConfigError(f"pyramid sizes must fall from finest to coarsest, got {self.sizes}")
@@ -142,6 +153,10 @@ class ConvHead(LossHead):
 def build_head(config: HeadConfig) -> LossHead:
     """The head that a config names."""
     match config.name:
+        case "epck" | "epck-slim":
+            from .expected_pck import ExpectedPckHead  # which is a LossHead itself
+
+            return ExpectedPckHead(config)
         case "ll":
             return MultiScaleGapHead(config)
         case "ll-gap" | "ll++":

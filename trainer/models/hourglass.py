@@ -9,6 +9,7 @@ Shapes: B batch, S stacks, J joints, C channels, H W heatmap (a quarter of the i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +33,20 @@ class Features(NamedTuple):
     """(B, C, h, w) from the finest (heatmap resolution) to the coarsest; each scale may have its own C."""
     penultimate_BCHW: Tensor
     """The layer before the heatmaps, as wide as the finest scale; its global average is what coreset compares."""
+    heatmaps: tuple[Tensor, ...] = ()
+    """(B, J, H, W) of every stack, the last one last; empty for nets of others, of which only the last are known."""
+
+    def detached(self) -> Features:
+        """The same numbers in float32, without a gradient and with memory of their own: for heads that learn."""
+        return self.map(lambda value: value.detach().float().clone())
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """Every tensor changed."""
+        return Features(
+            tuple(change(scale) for scale in self.pyramid),
+            change(self.penultimate_BCHW),
+            tuple(change(maps) for maps in self.heatmaps),
+        )
 
 
 class PoseOutput(NamedTuple):
@@ -165,4 +180,4 @@ class StackedHourglass(nn.Module):
             heatmaps.append(out(penultimate))
             if stack < self.config.stacks - 1:
                 x = x + self.merge_heatmaps[stack](heatmaps[-1]) + self.merge_features[stack](penultimate)
-        return PoseOutput(torch.stack(heatmaps, dim=1), Features((finest, *coarser), penultimate))
+        return PoseOutput(torch.stack(heatmaps, dim=1), Features((finest, *coarser), penultimate, tuple(heatmaps)))

@@ -169,7 +169,8 @@ class HRNet(nn.Module):
                 scales, before = module(scales)
             coarsest = scales[-1]
         finest = scales[0]
-        return PoseOutput(self.out(finest)[:, None], Features((finest, *before[1:]), finest))
+        maps = self.out(finest)
+        return PoseOutput(maps[:, None], Features((finest, *before[1:]), finest, (maps,)))
 
 
 def _conv(channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, relu: bool = True) -> nn.Sequential:

@@ -2,38 +2,93 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from ..statistics import mean_sd
+from ..statistics import Summary, mean_sd
 from . import form
 from .facts import UNKNOWN, Facts, lookup
 from .methods import ORACLES, RANDOM
-from .published import BY_DATASET, SOURCE, Published
+from .published import (
+    BY_DATASET,
+    FIGURE_5,
+    FIGURE_5_CAN,
+    FIGURE_5_CANNOT,
+    FIGURE_5_SOURCE,
+    FIGURE_5_TITLE,
+    WITH_FIGURE_5,
+    Published,
+    Value,
+)
 from .table import Cell, Head, Line, Table, by_stage, joined
 
 
-def published_table(facts: Facts) -> Table | None:
-    """The paper's Table 3a with this run's row under each of its rows; None for other datasets."""
-    published = published_for(facts)
-    if published is None:
-        return None
-    summaries = by_stage(facts, "selected_pck")
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """One published table with ours in it, and what that is worth."""
+
+    name: str
+    title: str
+    table: Table
+    can: str
+    cannot: tuple[str, ...]
+
+
+def published_tables(facts: Facts) -> tuple[Beside, ...]:
+    """Every published table for this dataset with this run's row under each of its rows; none for other datasets."""
+    tables = tuple(beside(facts, published) for published in published_for(facts))
+    return (*tables, figure_5(facts)) if facts.dataset.lower() in WITH_FIGURE_5 else tables
+
+
+def beside(facts: Facts, published: Published) -> Beside:
+    """Two lines per method: theirs, then ours."""
+    summaries = by_stage(facts, published.field)
     stages = range(1, 1 + len(published.methods[RANDOM]))
     lines = []
     for method, values in published.methods.items():
-        theirs = tuple(Cell(f"{form.number(mean)} ± {form.number(sd)}") for mean, sd in values)
-        missing = mean_sd([])
-        ours = tuple(Cell(form.spread(summaries.get((method, stage), missing))) for stage in stages)
+        theirs = tuple(printed(value, published.digits) for value in values)
+        ours = tuple(Cell(form.spread(summaries.get((method, stage), mean_sd([])))) for stage in stages)
         lines += [Line(method, method, theirs, "published", True), Line(None, "", ours, "this run")]
-    heads = tuple(Head(f"Stage {stage}") for stage in stages)
-    note = f"Published: {SOURCE}; {published.metric}, mean ± sd of 5 runs."
-    return Table("Method", heads, tuple(lines), (note,))
+    after = published.field == "test_pck"
+    heads = tuple(Head(f"Stage {stage}", f"{form.count(1000 * (stage + after))} labelled") for stage in stages)
+    notes = [f"Published: {published.source}; {published.metric}, mean ± sd of 5 runs. Labelled: in the paper."]
+    if any(value.p is not None for values in published.methods.values() for value in values):
+        notes.append(
+            "p: as printed, one-tailed paired t-test against EGL++ over 5 runs, not corrected; its level is 0.1."
+        )
+    return Beside(
+        published.name, published.title, Table("Method", heads, tuple(lines), tuple(notes)), published.can,
+        published.cannot,
+    )  # fmt: skip
+
+
+def printed(value: Value, digits: int) -> Cell:
+    """A cell as the paper has it."""
+    text = form.spread(Summary(value.mean, value.sd, 5, None), digits)
+    return Cell(text, f"p {value.p:.4g}" if value.p is not None else "")
+
+
+def figure_5(facts: Facts) -> Beside:
+    """Correlation and loss of what was selected, of the two heads that the figure shows."""
+    stage, lines = 1, []
+    for method, value in FIGURE_5.items():
+        pearson = mean_sd(facts.over_seeds(method, stage, "pearson"))
+        loss = mean_sd(facts.over_seeds(method, stage, "selected_true_loss"))
+        theirs = (Cell(form.number(value.correlation, 2)),
+                  Cell(form.spread(Summary(value.mean_loss, value.sd_loss, 5, None), 2)))  # fmt: skip
+        ours = (Cell(form.spread(pearson, 2)), Cell(form.spread(loss, form.digits_for(loss.mean))))
+        lines += [Line(method, method, theirs, "published", True), Line(None, "", ours, "this run")]
+    heads = (Head("Correlation", "score and true loss"), Head("True loss", "of what was selected"))
+    note = f"Published: {FIGURE_5_SOURCE}. Ours: Pearson's, at stage 1; ± over seeds."
+    return Beside(
+        "figure-5", FIGURE_5_TITLE, Table("Method", heads, tuple(lines), (note,)), FIGURE_5_CAN, FIGURE_5_CANNOT
+    )
 
 
 def conditions_table(facts: Facts) -> Table | None:
     """What the paper did and what this run did: why the two rows may not be compared digit by digit."""
     published = published_for(facts)
-    if published is None:
+    if not published:
         return None
     config = facts.config
     stacks, channels = lookup(config, "stacks"), lookup(config, "channels")
@@ -52,14 +107,14 @@ def conditions_table(facts: Facts) -> Table | None:
         ("Input", f"256 {form.TIMES} 256 px", pixels(side), side in (256, (256, 256), [256, 256])),
         (
             "Metric",
-            f"{published.metric}; the exact threshold of the code of 2021 is not known",
+            f"{published[0].metric}; the exact threshold of the code of 2021 is not known",
             f"profile {facts.profile}",
             facts.profile == "official-2021",
         ),
         ("Training", "80 epochs per stage (code of 2021)", *epochs(facts)),
         ("Labelled at the start", form.count(1000), joined(labelled), labelled == [1000]),
         ("Selected per stage", form.count(1000), joined(chosen), chosen == [1000]),
-        ("Start of each stage", "warm (code of 2021)", facts.start, facts.start == "warm"),
+        ("Start of each stage", "warm (code of 2021, EGL++ paper)", facts.start, facts.start == "warm"),
         ("Runs", "5", form.plural(len(facts.seeds), "seed"), len(facts.seeds) == 5),
     )
     lines = tuple(
@@ -98,15 +153,14 @@ def neighbour_table(facts: Facts) -> Table | None:
     return Table("Method", heads, lines, (note,))
 
 
-def published_for(facts: Facts) -> Published | None:
-    """The paper's numbers for this dataset."""
-    return BY_DATASET.get(facts.dataset.lower())
+def published_for(facts: Facts) -> tuple[Published, ...]:
+    """The papers' tables for this dataset."""
+    return BY_DATASET.get(facts.dataset.lower(), ())
 
 
 def published_methods(facts: Facts) -> tuple[str, ...]:
-    """The methods that the paper has numbers of."""
-    published = published_for(facts)
-    return tuple(published.methods) if published else ()
+    """The methods that the papers have numbers of."""
+    return tuple(dict.fromkeys(method for published in published_for(facts) for method in published.methods))
 
 
 def pixels(side: Any) -> str:

@@ -51,12 +51,13 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One method's line; ``sd_K`` draws the band."""
+    """One method's line."""
 
     method: str
     x_K: Floats
     y_K: Floats
-    sd_K: Floats | None = None
+    band: tuple[Floats, Floats] | None = None
+    """Lower and upper ends (K,); NaN where a point has no interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Palette:
 def lines_figure(
     name: str, curves: Sequence[Curve], palette: Palette, x_label: str, y_label: str, whole_x: bool = False
 ) -> Markup:
-    """Lines with bands of ± sd and a marker per point; dense curves go without markers."""
+    """Lines with a marker per point and bands, the lighter the more there are; dense curves go without markers."""
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
         figure, axes = blank(5.0, 3.5)
         for curve in curves:
@@ -89,9 +90,8 @@ def lines_figure(
             marker = look.marker if len(curve.x_K) < 20 else ""
             dash = (0, look.dash) if look.dash else "solid"
             axes.plot(curve.x_K, curve.y_K, color=color, linestyle=dash, linewidth=1.7, marker=marker, ms=4.5)
-            if curve.sd_K is not None:
-                low_K, high_K = curve.y_K - curve.sd_K, curve.y_K + curve.sd_K
-                axes.fill_between(curve.x_K, low_K, high_K, color=color, alpha=0.13, linewidth=0)
+            if curve.band is not None:
+                axes.fill_between(curve.x_K, *curve.band, color=color, alpha=min(0.13, 0.6 / len(curves)), linewidth=0)
         if whole_x:
             axes.set_xticks(sorted({float(x) for curve in curves for x in curve.x_K}))
         axes.set_xlabel(x_label)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from ..statistics import is_defined, mean_sd
+from ..statistics import LEVEL, is_defined, mean_sd
 from . import form
 from .facts import Facts
 from .methods import RANDOM, is_scorer
 from .tables import MIN_SEEDS, against_random
 
-ALPHA = 0.05
-"""Level of the Holm-adjusted tests."""
 
-
-def finding(facts: Facts) -> str:
+def finding(facts: Facts, level: float = LEVEL) -> str:
     """Who found the worst predictions, against random and the oracle, and how far that can be trusted."""
     stage = facts.first_stage
     values = {method: selected(facts, method, stage) for method in facts.methods}
@@ -37,7 +34,7 @@ def finding(facts: Facts) -> str:
             f"At stage {stage} the people that {best} chose were the worst predicted: {numbers} for random "
             f"selection{over(common)}{gap(facts, best, common)}."
         )
-    rest = (trust(facts, best, stage, mean[best] < mean[RANDOM]), unfinished(facts))
+    rest = (trust(facts, best, stage, mean[best] < mean[RANDOM], level), unfinished(facts))
     return " ".join(filter(None, (first, *rest)))
 
 
@@ -61,7 +58,7 @@ def gap(facts: Facts, method: str, seeds: set[int]) -> str:
     return f", {form.percent(closed.mean)} of the way from random to the oracle"
 
 
-def trust(facts: Facts, method: str, stage: int, lower: bool) -> str:
+def trust(facts: Facts, method: str, stage: int, lower: bool, level: float) -> str:
     """Whether the difference is more than chance."""
     if len(facts.seeds) < MIN_SEEDS:
         few = "This is one seed" if len(facts.seeds) == 1 else f"These are {len(facts.seeds)} seeds"
@@ -71,8 +68,8 @@ def trust(facts: Facts, method: str, stage: int, lower: bool) -> str:
         return ""
     if verdict is None:
         return "There is no test of the difference (the notes under Table A say why)."
-    test = f"(paired one-tailed t-test, Holm-adjusted p {form.p_value(verdict.adjusted)})"
-    return f"That is {'' if verdict.adjusted < ALPHA else 'not '}more than chance would explain {test}."
+    test = f"(paired one-tailed t-test, Holm-adjusted p {form.p_value(verdict.adjusted)}, level {level:g})"
+    return f"That is {'' if verdict.adjusted < level else 'not '}more than chance would explain {test}."
 
 
 def unfinished(facts: Facts) -> str:

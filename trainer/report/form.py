@@ -18,6 +18,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
 
 
+def signed(value: float | None, digits: int = 3) -> str:
+    """Fixed digits under a plus or a true minus sign; a zero has neither."""
+    text = number(value, digits)
+    return f"+{text}" if is_defined(value) and round(value, digits) > 0 else text
+
+
 def spread(summary: Summary, digits: int = 3) -> str:
     """``mean ± sd``; the mean alone where one seed has no sd."""
     if summary.mean is None or summary.sd is None:

@@ -81,10 +81,10 @@ def at(joint_2: npt.NDArray[np.float32]) -> str:
     return f"{joint_2[0] + 0.5:.1f} {joint_2[1] + 0.5:.1f}"
 
 
-def data_uri(crop_SS3: npt.NDArray[np.uint8]) -> str:
+def data_uri(crop_SS3: npt.NDArray[np.uint8], side: int = SIDE) -> str:
     """A crop as JPEG, made smaller where it is larger than it is shown."""
     bgr = np.ascontiguousarray(crop_SS3[..., ::-1])
-    if len(bgr) > SIDE:
-        bgr = cv2.resize(bgr, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    if len(bgr) > side:
+        bgr = cv2.resize(bgr, (side, side), interpolation=cv2.INTER_AREA)
     _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from alpose.runtime.errors import DataError
 
-from ..results import Gallery, Scores, stage_folder
+from ..results import Gallery, Lookalikes, Scores, stage_folder
 from .facts import Facts
 from .form import plural
 
@@ -21,19 +24,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Files of the first stage."""
+    """Files of the first stage, and what curves over the stages want of the others."""
 
     scores: dict[tuple[str, int], Scores]
     """By method and seed."""
     galleries: dict[str, Gallery]
     """By method, of the first seed."""
+    lookalikes: dict[str, Lookalikes]
+    """By method, of the first seed; runs that are older than these have none."""
+    selected_pck: dict[tuple[str, int], npt.NDArray[np.float32]]
+    """PCK of each person selected (M,), by method and stage; of runs of one seed alone, whose curves want it."""
     problems: tuple[str, ...]
     """What is missing or damaged, in sentences."""
 
 
 def read_stored(run: Path, facts: Facts) -> Stored:
-    """Scores of every finished row of the first stage, and the first seed's galleries."""
-    stage, scores, galleries, problems = facts.first_stage, {}, {}, []
+    """Scores of every finished row of the first stage, the first seed's pictures, and one seed's later selections."""
+    stage, scores, problems = facts.first_stage, {}, []
+    galleries, lookalikes = {}, {}
     for method, seed in ((m, s) for m in facts.methods for s in facts.seeds if (m, s, stage) in facts.rows):
         folder = stage_folder(run, seed, method, stage)
         where = f"{method}, seed {seed}, stage {stage}"
@@ -48,7 +56,27 @@ def read_stored(run: Path, facts: Facts) -> Stored:
                 galleries[method] = gallery
             else:
                 problems.append(f"{where}: gallery.npz is {gallery}.")
-    return Stored(scores, galleries, tuple(problems))
+            alike = read(Lookalikes.load, folder / "lookalikes.npz")
+            if isinstance(alike, Lookalikes):
+                lookalikes[method] = alike
+            elif alike == "damaged":
+                problems.append(f"{where}: lookalikes.npz is {alike}.")
+    return Stored(scores, galleries, lookalikes, selected_pck(run, facts), tuple(problems))
+
+
+def selected_pck(run: Path, facts: Facts) -> dict[tuple[str, int], npt.NDArray[np.float32]]:
+    """PCK of each selected person (M,) by method and stage, of a run with one seed; stages without scores are left out.
+
+    What cannot be read of the first stage is named elsewhere; a later stage then has no interval.
+    """
+    if len(facts.seeds) > 1 or len(facts.stages) < 2:
+        return {}
+    found = {}
+    for method, seed, stage in facts.rows:
+        scores = read(Scores.load, stage_folder(run, seed, method, stage) / "scores.npz")
+        if isinstance(scores, Scores):
+            found[method, stage] = scores.image_pck_N[scores.selected_M]
+    return found
 
 
 def read(load: Callable[[Path], T], path: Path) -> T | str:

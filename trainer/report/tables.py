@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from ..results import Row
-from ..statistics import Summary, holm, is_defined, mean_sd, paired_t_test
+from ..statistics import LEVEL, Summary, holm, is_defined, mean_sd, paired_t_test
 from . import form
 from .facts import UNKNOWN, Facts, lookup
 from .methods import RANDOM, is_scorer
@@ -143,7 +143,7 @@ def against_random(facts: Facts) -> tuple[dict[tuple[str, int], Verdict], tuple[
     return verdicts, tuple(notes)
 
 
-def selected_table(facts: Facts) -> Table:
+def selected_table(facts: Facts, level: float = LEVEL) -> Table:
     """Table A: PCK of what was selected, methods × stages (the form of the paper's Table 3a)."""
     verdicts, silent = against_random(facts)
     summaries = by_stage(facts, "selected_pck")
@@ -157,7 +157,7 @@ def selected_table(facts: Facts) -> Table:
     heads = tuple(Head(f"Stage {stage}", labelled_before(facts, stage)) for stage in facts.stages)
     tested = (
         "p: paired one-tailed t-test over the seeds, lower than random. Holm: adjusted for all "
-        f"{len(verdicts)} tests of this table; below 0.05 it is more than chance would explain.",
+        f"{len(verdicts)} tests of this table; below the level of {level:g} it is more than chance would explain.",
     )
     return Table(
         "Method",

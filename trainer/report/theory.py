@@ -21,6 +21,7 @@ from ..theory import PAPER_SHAPE, Floats, Gamma, alignment, expected_share, near
 from ..theory_run import GAPS, NEARS, Findings, Study, near_share
 from . import form
 from .figures import INK, MUTED, RULE, STYLE, Palette, blank, to_page
+from .links import REPORT, THEORY, complete, link_or_place
 from .methods import looks
 from .table import Cell, Head, Line, Table
 from .write import beside
@@ -57,17 +58,23 @@ class Group:
 
 
 def write_theory(run: Path, found: Study) -> Path:
-    """Write ``RUN/theory.html``: one file that needs no network. The same files give the same bytes."""
-    return write_atomically(run / "theory.html", render_theory(found).encode())
+    """Write ``RUN/theory.html``: one file that needs no network. The same files give the same bytes.
+
+    A ``report.html`` beside it that was written before gets a link to it.
+    """
+    page = write_atomically(run / THEORY, render_theory(found, link_or_place(run, THEORY)).encode())
+    complete(run, REPORT)
+    return page
 
 
-def render_theory(found: Study) -> str:
-    """The page."""
+def render_theory(found: Study, other: Markup) -> str:
+    """The page, with a link to the report."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page: str = environment.from_string(beside("theory.html.j2")).render(
         css=Markup(beside("report.css")),
         palette=PALETTE,
         study=found,
+        other=other,
         near=form.percent(found.near),
         groups=[group(findings, found) for findings in found.groups],
         align_margin=alignment_figure("alignll", 1.0),

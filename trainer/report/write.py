@@ -1,6 +1,6 @@
 """Put a run's report together and write it.
 
-Shapes: K points of a curve.
+Shapes: N people of the pool.
 """
 
 from __future__ import annotations
@@ -15,16 +15,21 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..results import Results, Row, write_atomically
-from ..statistics import Summary, is_defined, mean_sd
-from . import comparison, form, tables
+from alpose.runtime.errors import ConfigError
+
+from ..results import Results, write_atomically
+from ..statistics import LEVEL
+from . import alike, comparison, curves, form, tables
 from .facts import Facts, facts_of, lookup
-from .figures import COVERAGES, Curve, Floats, Palette, lines_figure, risk_curve, scatter_figure
+from .figures import Palette, scatter_figure
 from .finding import finding
 from .gallery import Picture, pictures
+from .links import REPORT, THEORY, complete, link_or_place
 from .methods import in_order, is_scorer, looks
+from .pairs import POWER, matrices, pair_words
 from .stored import Stored, missing_rows, read_stored
 from .table import joined
+from .tsne import map_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +43,25 @@ class Scatter:
     selected: int
 
 
-def write_report(run: Path) -> Path:
-    """Write ``RUN/report.html`` from the files of a run, finished or not: one file that needs no network."""
+def write_report(run: Path, *, level: float = LEVEL) -> Path:
+    """Write ``RUN/report.html`` from the files of a run, finished or not: one file that needs no network.
+
+    The t-SNE map is computed at the first call and kept in ``RUN/map.npz``.
+
+    Args:
+        run: folder of a benchmark.
+        level: of the tests, after Holm's correction.
+    """
     results = Results.load(run)
-    return write_atomically(run / "report.html", render(run, results).encode())
+    page = write_atomically(run / REPORT, render(run, results, level).encode())
+    complete(run, THEORY)
+    return page
 
 
-def render(run: Path, results: Results) -> str:
+def render(run: Path, results: Results, level: float = LEVEL) -> str:
     """The page. The same files give the same bytes."""
+    if not 0 < level < POWER:
+        raise ConfigError(f"the level of the tests is between 0 and {POWER:g}, got {level}")
     facts = facts_of(results)
     stored = read_stored(run, facts)
     palette = Palette(looks(in_order([*facts.methods, *comparison.published_methods(facts)])))
@@ -54,22 +70,30 @@ def render(run: Path, results: Results) -> str:
         palette=palette,
         css=Markup(beside("report.css")),
         headline=headline(facts),
-        finding=finding(facts),
+        finding=finding(facts, level),
         missing=missing_rows(facts),
         problems=stored.problems,
-        selected=tables.selected_table(facts),
+        selected=tables.selected_table(facts, level),
         accuracy=tables.accuracy_table(facts),
         detection=tables.detection_table(facts),
-        published=comparison.published_table(facts),
+        published=comparison.published_tables(facts),
         neighbours=comparison.neighbour_table(facts),
         conditions=comparison.conditions_table(facts),
         costs=tables.cost_table(facts),
         measures=tables.MEASURES,
-        selected_curve=selected_curve(facts, palette),
-        accuracy_curve=accuracy_curve(facts, palette),
+        count=form.count,
+        pairs=matrices(facts, level),
+        pair_words=pair_words(facts, level),
+        selected_curve=curves.selected_curve(facts, stored, palette),
+        accuracy_curve=curves.accuracy_curve(facts, palette),
+        band_words=curves.band_words(facts),
         scatters=scatters(facts, stored, palette),
-        risk_curve=risk_figure(facts, stored, palette),
+        risk_curve=curves.risk_figure(facts, stored, palette),
+        risk_words=curves.risk_words(facts),
+        map=map_of(run, facts, stored),
         galleries=galleries(facts, stored),
+        alike=alike_pages(facts, stored),
+        other=link_or_place(run, REPORT),
         config=pretty(results.config),
         environment=pretty(results.environment),
     )
@@ -113,54 +137,6 @@ def metric(facts: Facts) -> str:
     return f"{exact}profile {facts.profile}"
 
 
-def selected_curve(facts: Facts, palette: Palette) -> Markup | None:
-    """Selected PCK per stage; None with one stage."""
-    if len(facts.stages) < 2:
-        return None
-    curves = []
-    for method in facts.methods:
-        summaries = {stage: mean_sd(facts.over_seeds(method, stage, "selected_pck")) for stage in facts.stages}
-        curves += curve_of(method, {float(stage): summary for stage, summary in summaries.items()})
-    return lines_figure("selected", curves, palette, "stage", "PCK of what was selected", True) if curves else None
-
-
-def accuracy_curve(facts: Facts, palette: Palette) -> Markup | None:
-    """Test PCK against labelled people, from the base model on; None with one stage or without retraining."""
-    if len(facts.stages) < 2:
-        return None
-    found = (curve_of(method, accuracy_points(facts, method)) for method in facts.methods)
-    curves = [curve for curves in found for curve in curves if len(curve.x_K) > 1]
-    return lines_figure("accuracy", curves, palette, "labelled people", "test PCK") if curves else None
-
-
-def accuracy_points(facts: Facts, method: str) -> dict[float, Summary]:
-    """Mean and sd of the test PCK by mean number of labelled people, from the base model on."""
-    points = {}
-    for stage in facts.stages:
-        rows = [facts.rows[key] for seed in facts.seeds if (key := (method, seed, stage)) in facts.rows]
-        if rows and stage == facts.first_stage:
-            points[mean_labelled(rows, 0)] = mean_sd([facts.base_pck.get(seed) for seed in facts.seeds])
-        if rows:
-            points[mean_labelled(rows, 1)] = mean_sd([row.test_pck for row in rows])
-    return points
-
-
-def mean_labelled(rows: list[Row], after: int) -> float:
-    """Labelled people before (0) or after (1) the stage, mean over seeds."""
-    return sum(row.labelled + after * row.selected for row in rows) / len(rows)
-
-
-def curve_of(method: str, points: dict[float, Summary]) -> list[Curve]:
-    """A curve through the defined points, with a band where every point has an sd; none without points."""
-    known = [(x, summary) for x, summary in points.items() if summary.mean is not None]
-    if not known:
-        return []
-    x_K = np.array([x for x, _ in known])
-    y_K = np.array([summary.mean for _, summary in known])
-    sds = [summary.sd for _, summary in known]
-    return [Curve(method, x_K, y_K, np.array(sds) if all(map(is_defined, sds)) else None)]
-
-
 def scatters(facts: Facts, stored: Stored, palette: Palette) -> tuple[Scatter, ...]:
     """Score against true loss of the first seed, for every method whose score says something."""
     shown = []
@@ -179,28 +155,18 @@ def scatters(facts: Facts, stored: Stored, palette: Palette) -> tuple[Scatter, .
     return tuple(shown)
 
 
-def risk_figure(facts: Facts, stored: Stored, palette: Palette) -> Markup | None:
-    """Risk-coverage curves at the first stage, mean over the seeds that are there; None without scores."""
-    curves = []
-    for method in facts.methods:
-        found = [stored.scores[method, seed] for seed in facts.seeds if (method, seed) in stored.scores]
-        pairs = [pair for pair in map(risk_curve, found) if len(pair[0])]
-        if pairs:
-            curves.append(mean_risk(method, pairs))
-    if not curves:
-        return None
-    return lines_figure("risk", curves, palette, "share of images kept", "failure rate of those kept")
-
-
-def mean_risk(method: str, pairs: list[tuple[Floats, Floats]]) -> Curve:
-    """The mean over seeds on one grid: their pools may differ by a few people without a PCK."""
-    kept_K = np.linspace(max(kept_K[0] for kept_K, _ in pairs), 1, COVERAGES)
-    return Curve(method, kept_K, np.mean([np.interp(kept_K, *pair) for pair in pairs], axis=0))
-
-
 def galleries(facts: Facts, stored: Stored) -> dict[str, tuple[Picture, ...]]:
     """Pictures by method, in the order of the tables."""
     return {method: pictures(stored.galleries[method]) for method in facts.methods if method in stored.galleries}
+
+
+def alike_pages(facts: Facts, stored: Stored) -> dict[str, alike.Page]:
+    """Nearest-neighbour pages by method, those of ``egl++`` first: the paper's figure is of these."""
+    found = {
+        method: alike.page_of(stored.lookalikes[method]) for method in facts.methods if method in stored.lookalikes
+    }
+    pages = {method: page for method, page in found.items() if page is not None}
+    return dict(sorted(pages.items(), key=lambda item: not item[1].weighed))
 
 
 def pretty(value: dict[str, Any]) -> str:

@@ -1,0 +1,197 @@
+"""The figures of the detector page. One look per kind: of forty candidates no forty colours could be told apart.
+
+Shapes: S seeds, N people, K points of a curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from sklearn.metrics import roc_curve
+
+from ..metrics import risk_coverage
+from ..report.figures import COVERAGES, MUTED, STYLE, Curve, Palette, blank, lines_figure, to_page
+from ..report.methods import Look
+from .comparing import Estimate
+from .finding import between, mean_auroc, signed
+from .measures import truth_of
+from .results import DetectResults, Reliability
+from .stored import KINDS, Bools, DetectorInfo, Floats, Kind, SetScores
+
+LOOKS: dict[Kind, Look] = {
+    "shipped": Look("#c44a00", "#ff8a4a", (), "h"),
+    "slim": Look("#b97a00", "#f0b23c", (6, 1.5), "s"),
+    "free": Look("#2a8cc4", "#6cc3f2", (), "^"),
+    "paper": Look("#00569c", "#5aa4f5", (3, 1), "o"),
+    "candidate": Look("#737b86", "#98a3b3", (4, 2), "x"),
+    "costed": Look("#6a45a8", "#b49cf0", (6, 1.5), "P"),
+    "ceiling": Look("#00835f", "#2cc699", (5, 1.5, 1, 1.5), "v"),
+    "oracle": Look("#1c2430", "#eef2f7", (1, 1.5), "1"),
+}
+PALETTE = Palette({kind: LOOKS[kind] for kind in KINDS})
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure and who is in it, a detector per kind."""
+
+    svg: Markup
+    who: tuple[tuple[Kind, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForestRow:
+    """One difference; places are percent of the width, and what lies beyond the left end is at 0."""
+
+    kind: Kind
+    name: str
+    text: str
+    between: str
+    place: float
+    low: float
+    high: float
+    far_low: float
+    far_high: float
+    """Of the wider interval, over people and seeds."""
+    cut: bool
+    """It goes on beyond the left end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """AUROC differences to the best free score of one set, the highest first."""
+
+    set: str
+    against: str
+    ticks: tuple[tuple[float, str], ...]
+    """Place in percent, and the value there."""
+    zero: float
+    rows: tuple[ForestRow, ...]
+
+
+def forest(results: DetectResults, name: str) -> Forest | None:
+    """The forest plot of one set, oracles aside; None where nothing is compared."""
+    kinds: dict[str, Kind] = {d.name: d.kind for d in results.catalogue.detectors}
+    found = [
+        (c, c.difference.estimate.mean)
+        for c in results.comparisons
+        if c.set == name and c.question in ("shipped-free", "any-free") and kinds[c.detector] != "oracle"
+    ]
+    known = sorted(((mean, c) for c, mean in found if mean is not None), key=lambda pair: -pair[0])
+    if not known:
+        return None
+    spans = [bounds(c.difference.estimate, mean) for mean, c in known]
+    top = max(0.01, *(high for span in spans for high in span[1::2]))
+    # One hopeless candidate must not press all others into a line.
+    bottom = min(-0.01, max(min(low for span in spans for low in span[0::2]), -2 * top))
+
+    def place(value: float) -> float:
+        return round(100 * (min(max(value, bottom), top) - bottom) / (top - bottom), 2)
+
+    rows = []
+    for (mean, c), (low, high, far_low, far_high) in zip(known, spans, strict=True):
+        estimate = c.difference.estimate
+        rows.append(
+            ForestRow(kinds[c.detector], c.detector, signed(mean), between(estimate), place(mean), place(low),
+                      place(high), place(far_low), place(far_high), min(low, far_low, mean) < bottom)
+        )  # fmt: skip
+    return Forest(name, known[0][1].against, tuple((place(t), signed(t, 2)) for t in ticks(bottom, top)), place(0.0),
+                  tuple(rows))  # fmt: skip
+
+
+def bounds(estimate: Estimate, mean: float) -> tuple[float, float, float, float]:
+    """Both intervals; the mean itself where there is none."""
+    ends = (estimate.people.low, estimate.people.high, estimate.seeds.low, estimate.seeds.high)
+    low, high, far_low, far_high = (mean if end is None else end for end in ends)
+    return low, high, far_low, far_high
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Three to seven round values between two ends, zero among them."""
+    step = next((s for s in (0.01, 0.02, 0.05, 0.1, 0.2) if (high - low) / s <= 6), 0.5)
+    return [round(k * step, 2) for k in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)]
+
+
+def one_per_kind(results: DetectResults, name: str, among: Callable[[DetectorInfo], bool]) -> list[DetectorInfo]:
+    """The detector of each kind with the highest mean AUROC on this set; candidates stand aside for a shipped one."""
+    chosen: list[DetectorInfo] = []
+    for kind in KINDS:
+        here = [
+            d for d in results.catalogue.of_kind(kind) if among(d) and mean_auroc(results, d.name, name) is not None
+        ]
+        if here and not (kind == "candidate" and any(d.kind == "shipped" for d in chosen)):
+            chosen.append(max(here, key=lambda d: mean_auroc(results, d.name, name) or 0.0))
+    return chosen
+
+
+def curves(run: Path, results: DetectResults, place: int) -> tuple[Figure, Figure]:
+    """ROC, and risk against coverage, of one detector per kind on one set: means over the seeds.
+
+    Raises:
+        DataNotFoundError: the stored scores are gone.
+    """
+    name = results.sets[place].name
+    who = one_per_kind(results, name, lambda _: True)
+    roc: dict[str, list[Doubles]] = {d.name: [] for d in who}
+    risk: dict[str, list[Doubles]] = {d.name: [] for d in who}
+    grid_K = np.linspace(0, 1, COVERAGES + 1)
+    for seed in results.catalogue.seeds:
+        stored = SetScores.load(run, seed, name, roc)
+        truth = truth_of(stored, results.catalogue.macro)
+        for d in who:
+            score_N = stored.scores[d.name][stored.counted_N].astype(np.float64)
+            roc[d.name].append(caught(score_N, truth.failed_N, grid_K))
+            kept_N = np.arange(1, len(score_N) + 1) / len(score_N)
+            risk[d.name].append(np.interp(grid_K[1:], kept_N, risk_coverage(score_N, truth.failed_N)))
+    named = tuple((d.kind, d.name) for d in who)
+    return (
+        Figure(drawn(f"roc{place}", [(d.kind, grid_K, roc[d.name]) for d in who], "successes flagged",
+                     "failures caught"), named),
+        Figure(drawn(f"risk{place}", [(d.kind, grid_K[1:], risk[d.name]) for d in who], "share of people kept",
+                     "failure rate of those kept"), named),
+    )  # fmt: skip
+
+
+def caught(score_N: Floats, failed_N: Bools, grid_K: Doubles) -> Doubles:
+    """Share of failures caught (K,) at each share of successes flagged; zero where nobody failed or all did."""
+    if failed_N.all() or not failed_N.any():
+        return np.zeros(len(grid_K))
+    fpr_K, tpr_K, _ = roc_curve(failed_N, score_N)
+    return np.interp(grid_K, fpr_K, tpr_K)
+
+
+def drawn(name: str, lines: Sequence[tuple[Kind, Doubles, list[Doubles]]], x_label: str, y_label: str) -> Markup:
+    """Means over seeds as lines."""
+    found = [Curve(kind, x_K, np.mean(y_SK, axis=0)) for kind, x_K, y_SK in lines]
+    return lines_figure(name, found, PALETTE, x_label, y_label)
+
+
+def calibration(results: DetectResults, place: int) -> Figure | None:
+    """Reliability diagram of one set; None where no score is a probability."""
+    name = results.sets[place].name
+    known: dict[str, Reliability] = {r.detector: r for r in results.reliabilities if r.set == name}
+    who = one_per_kind(results, name, lambda d: d.name in known)
+    if not who:
+        return None
+    with mpl.rc_context(STYLE | {"svg.hashsalt": f"calibration{place}"}):
+        figure, axes = blank(4.4, 4.4)
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
+        for d in who:
+            look, found = LOOKS[d.kind], known[d.name]
+            axes.plot(found.predicted, found.observed, color=PALETTE.stand_in(d.kind), marker=look.marker, ms=4.5,
+                      linewidth=1.5, linestyle=(0, look.dash) if look.dash else "solid")  # fmt: skip
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_aspect("equal")
+        axes.set_xlabel("predicted probability of failure")
+        axes.set_ylabel("share that failed")
+        svg = to_page(figure, f"calibration{place}", PALETTE, "share that failed against predicted probability")
+    return Figure(svg, tuple((d.kind, d.name) for d in who))

@@ -1,0 +1,145 @@
+"""One pass over a held-out set, and what every detector says of it.
+
+Shapes: N people or views, B batch, J joints, H W heatmap, K other nets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..auxiliary import auxiliary_score
+from ..checkpoint import PoseModel
+from ..data.crops import Crops
+from ..device import Machine, evaluating
+from ..epck import Lesson, join
+from ..glimpses import Glimpse, glimpses
+from ..heatmaps import draw, entropy, multipeak_entropy, to_cells
+from ..models.hourglass import STRIDE
+from ..objectives import true_loss
+from ..scoring import REFERENCE_PEAK
+from .detectors import SHIPPED
+from .students import IN_DOMAIN, Students, others_say, read_at_peaks
+
+NEAR = 5
+"""Cells that peaks of multi-peak entropy are apart, of maps of 64."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A held-out set as one base model sees it."""
+
+    rows_N: npt.NDArray[np.int64]
+    right_NJ: npt.NDArray[np.bool_]
+    counts_NJ: npt.NDArray[np.bool_]
+    true_loss_N: npt.NDArray[np.float32]
+    scores: Mapping[str, npt.NDArray[np.float32]]
+    """(N,) by detector; higher is worse, each on its own scale."""
+    lesson: Lesson | None
+    """Evidence of the shipped head and the truth, where it was asked for."""
+
+    def image_pck(self) -> npt.NDArray[np.float64]:
+        """Share of joints that are right, (N,); NaN where none can be judged."""
+        count_N = self.counts_NJ.sum(axis=1)
+        right_N = (self.right_NJ & self.counts_NJ).sum(axis=1)
+        return np.asarray(np.where(count_N > 0, right_N / np.maximum(count_N, 1), np.nan))
+
+
+def score_views(
+    model: PoseModel, others: Sequence[PoseModel], students: Students, crops: Crops, machine: Machine,
+    names: Collection[str], *, views: int, seed: int, what: str, keep_evidence: bool = False,
+) -> View:  # fmt: skip
+    """Let every detector score people.
+
+    Args:
+        model: base model with the papers' heads.
+        others: base models of other seeds; the first is the auditor, all are the committee.
+        students: heads beside those of the model.
+        crops: the people.
+        machine: where.
+        names: of the detectors.
+        views: damaged views of each person; 0 is everybody once.
+        seed: decides the views.
+        what: name in progress.
+        keep_evidence: whether the shipped head's evidence is kept, for the ceiling of a small set.
+    """
+    kept: list[dict[str, Tensor]] = []
+    lessons: list[Lesson] = []
+    shipped = students.epck[SHIPPED]
+    # Another seed for views than the one that trained: the same damage must not be seen twice.
+    for glimpse in glimpses(model, crops, machine, views=views, seed=seed + 1000, what=what):
+        with evaluating(
+            *model.heads.values(), *model.auxiliary.values(), *students.epck.values(), *students.loss.values()
+        ):
+            kept.append({name: value.cpu() for name, value in _truth(model, glimpse).items()})
+            scores = (
+                _free(model, glimpse)
+                | _heads(model, students, glimpse)
+                | _costed(model, others, machine, glimpse, names)
+            )
+            kept[-1] |= {f"score.{name}": value.float().cpu() for name, value in scores.items()}
+            if keep_evidence:
+                evidence = {SHIPPED: shipped.evidence(glimpse.features).cpu()}
+                lessons.append(Lesson(evidence, glimpse.distance_BJ.cpu(), glimpse.counts_BJ.cpu()))
+    arrays: dict[str, npt.NDArray[Any]] = {name: torch.cat([part[name] for part in kept]).numpy() for name in kept[0]}
+    loss_N = np.where(arrays["counts_NJ"].any(axis=1), arrays["true_loss_N"], np.nan).astype(np.float32)
+    own = {name.removeprefix("score."): value for name, value in arrays.items() if name.startswith("score.")}
+    return View(
+        arrays["rows_N"], arrays["right_NJ"], arrays["counts_NJ"], loss_N, own, join(lessons) if lessons else None
+    )
+
+
+def _truth(model: PoseModel, glimpse: Glimpse) -> dict[str, Tensor]:
+    target = draw(to_cells(glimpse.joints_BJ2, STRIDE), model.size, sigma=model.target.sigma, peak=model.target.peak)
+    maps_BSJHW = torch.stack(glimpse.features.heatmaps, dim=1)
+    return {
+        "rows_N": torch.from_numpy(glimpse.rows_B),
+        "right_NJ": (glimpse.distance_BJ < 1) & glimpse.counts_BJ,
+        "counts_NJ": glimpse.counts_BJ,
+        "true_loss_N": true_loss(maps_BSJHW, target, glimpse.counts_BJ),
+    }
+
+
+def _free(model: PoseModel, glimpse: Glimpse) -> dict[str, Tensor]:
+    """What the heatmaps say for nothing."""
+    last_BJHW, first_BJHW = glimpse.features.heatmaps[-1], glimpse.features.heatmaps[0]
+    maps = last_BJHW * (REFERENCE_PEAK / model.target.peak)
+    near = max(1, round(NEAR * model.size / 64))
+    return {
+        "peak": 1 - last_BJHW.flatten(2).amax(dim=2).mean(dim=1) / model.target.peak,
+        "entropy": entropy(maps, 1.0),
+        "multipeak": multipeak_entropy(maps, temperature=1.0, min_distance=near),
+        "stacks": 1 - read_at_peaks(glimpse, first_BJHW, model.target.peak).mean(dim=1),
+    }
+
+
+def _heads(model: PoseModel, students: Students, glimpse: Glimpse) -> dict[str, Tensor]:
+    maps = glimpse.features.heatmaps[-1] * (REFERENCE_PEAK / model.target.peak)
+    scores: dict[str, Tensor] = {name: head(glimpse.features) for name, head in model.heads.items()}
+    scores |= {name: auxiliary_score(head, glimpse.features, maps) for name, head in model.auxiliary.items()}
+    scores |= {name: head(glimpse.features) for name, head in students.loss.items()}
+    return scores | {name: head(glimpse.features) for name, head in students.epck.items()}
+
+
+def _costed(
+    model: PoseModel, others: Sequence[PoseModel], machine: Machine, glimpse: Glimpse, names: Collection[str]
+) -> dict[str, Tensor]:
+    scores: dict[str, Tensor] = {}
+    if "flip" in names:
+        with machine.autocast():
+            mirrored = model.pose(glimpse.images_B3SS.flip(3).contiguous(memory_format=torch.channels_last)).features
+        back_BJHW = mirrored.heatmaps[-1].float().flip(3)[:, list(model.skeleton.flip_order())]
+        scores["flip"] = 1 - read_at_peaks(glimpse, back_BJHW, model.target.peak).mean(dim=1)
+    if others and {"auditor", "committee"} & set(names):
+        said_KB = others_say(glimpse, others, machine).mean(dim=2)
+        scores |= {"auditor": 1 - said_KB[0], "committee": 1 - said_KB.mean(dim=0)}
+    return scores
+
+
+__all__ = ["IN_DOMAIN", "View", "score_views"]

@@ -1,0 +1,252 @@
+"""What the experiment leaves in a run folder, and the types that write it and read it back.
+
+::
+
+    RUN/
+      detectors.json             every detector and every set, how it was run, how often test sets were looked at
+      seed-0/lsp-test.npz        one set under the base model of one seed: joints right or wrong, true losses, scores
+      detect.json, detect.html   what was made of them, see evaluation.py and report.py
+
+Shapes: N people of one set, J joints.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from alpose.runtime.errors import DataError, DataNotFoundError
+
+from ..results import load_npz, read_json, save_npz, write_json
+
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
+
+Kind = Literal["free", "paper", "candidate", "shipped", "slim", "costed", "ceiling", "oracle"]
+KINDS: dict[Kind, str] = {
+    "shipped": "the detector that ships",
+    "slim": "its slim form",
+    "free": "free: read off the heatmaps at no cost",
+    "paper": "heads as the papers have them",
+    "candidate": "candidates that were tried",
+    "costed": "costed: further passes, or a second net",
+    "ceiling": "ceiling: trained on labels of the very domain",
+    "oracle": "oracle: scores by the true labels",
+}
+"""Every kind with its heading, in the order of the tables."""
+REFERENCES: tuple[Kind, ...] = ("ceiling", "oracle")
+"""These know labels that no detector has in the field: bounds, not competitors."""
+
+Role = Literal["test", "choice"]
+ROLES: dict[Role, str] = {"test": "held out: reported, never chosen on", "choice": "choices were made on it"}
+
+SCORE = "score."
+CATALOGUE = "detectors.json"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorInfo:
+    """One detector: a row of every table."""
+
+    name: str
+    kind: Kind
+    what: str
+    """In one sentence."""
+    parameters: int | None = None
+    """Beside the pose net's own; None where not counted."""
+    latency_ms: float | None = None
+    """Of the detector alone, for one person, in milliseconds."""
+    latency_share: float | None = None
+    """The same as a fraction of the pose net's own latency."""
+    probability: bool = False
+    """Whether its score is a probability of failure, so that its calibration can be measured."""
+    ablates: str | None = None
+    """The detector of which this is a form with one thing taken away or changed."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"detector {self.name}: kind {self.kind!r} is none of {', '.join(KINDS)}")
+        for name in ("parameters", "latency_ms", "latency_share"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value >= 0):
+                raise DataError(f"detector {self.name}: {name} is {value}; give a number from 0 up, or null")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetInfo:
+    """One held-out set."""
+
+    name: str
+    what: str
+    role: Role
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):  # it becomes a file name
+            raise DataError(f"set {self.name!r}: a name is letters, digits, '.', '_' and '-'")
+        if self.role not in get_args(Role):
+            raise DataError(f"set {self.name}: role {self.role!r} is none of {', '.join(get_args(Role))}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """``RUN/detectors.json``: what was compared, on what, and how."""
+
+    detectors: tuple[DetectorInfo, ...]
+    sets: tuple[SetInfo, ...]
+    seeds: tuple[int, ...]
+    """One base model each."""
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    looks: dict[str, int] = field(default_factory=dict)
+    """By set: how often its numbers were looked at."""
+
+    def __post_init__(self) -> None:
+        for words, names in (("detector", [d.name for d in self.detectors]), ("set", [s.name for s in self.sets]),
+                             ("seed", [str(seed) for seed in self.seeds])):  # fmt: skip
+            if not names:
+                raise DataError(f"{CATALOGUE} names no {words}: there is nothing to evaluate")
+            doubles = {name for name in names if names.count(name) > 1}
+            if doubles:
+                raise DataError(f"{CATALOGUE} names the {words} {', '.join(sorted(doubles))} twice; a name stands once")
+        shipped = [d.name for d in self.detectors if d.kind == "shipped"]
+        if len(shipped) > 1:
+            raise DataError(f"{CATALOGUE}: {' and '.join(shipped)} are all of kind 'shipped'; one detector ships")
+        known = {d.name for d in self.detectors}
+        for detector in self.detectors:
+            if detector.ablates is not None and (detector.ablates not in known or detector.ablates == detector.name):
+                raise DataError(
+                    f"{CATALOGUE}: {detector.name} ablates {detector.ablates!r}, which is no other detector"
+                )
+        strangers = set(self.looks) - {s.name for s in self.sets}
+        if strangers:
+            raise DataError(f"{CATALOGUE}: looks at {', '.join(sorted(strangers))}, which is none of its sets")
+
+    @property
+    def macro(self) -> bool:
+        """Whether PCK is the mean of the joints' values, as the ``official-2021`` profile has it."""
+        return self.config.get("profile") == "official-2021"
+
+    def of_kind(self, *kinds: Kind) -> tuple[DetectorInfo, ...]:
+        """The detectors of these kinds, as they are listed."""
+        return tuple(detector for detector in self.detectors if detector.kind in kinds)
+
+    def save(self, run: Path) -> Path:
+        """Write it, complete or not at all."""
+        return write_json(run / CATALOGUE, asdict(self))
+
+    @classmethod
+    def load(cls, run: Path) -> Catalogue:
+        """Read ``RUN/detectors.json``; unknown and missing keys are errors."""
+        path = run / CATALOGUE
+        if not path.exists():
+            raise DataNotFoundError(f"{path} does not exist: {run} is not a run of alpose-train detect")
+        return cls.from_json(read_json(path), str(path))
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Catalogue:
+        """A catalogue from its JSON form; ``where`` is for the errors."""
+        value = dict(exact(cls, value, where))
+        value["detectors"] = tuple(built(DetectorInfo, item, f"{where}, detectors") for item in value["detectors"])
+        value["sets"] = tuple(built(SetInfo, item, f"{where}, sets") for item in value["sets"])
+        value["seeds"] = tuple(value["seeds"])
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class SetScores:
+    """``RUN/seed-S/SET.npz``: one set under one base model."""
+
+    ids: tuple[str, ...]
+    right_NJ: Bools
+    """Joints that the pose net found, under the profile."""
+    labelled_NJ: Bools
+    """Joints that count under the profile: labelled, not skipped, of a person with a normaliser."""
+    true_loss_N: Floats
+    """NaN where nothing is labelled."""
+    scores: Mapping[str, Floats]
+    """(N,) by detector; higher = more likely a failure."""
+
+    def __post_init__(self) -> None:
+        shape = self.labelled_NJ.shape
+        if len(shape) != 2 or shape[0] != len(self.ids) or self.right_NJ.shape != shape:
+            raise DataError(
+                f"right_NJ has shape {self.right_NJ.shape} and labelled_NJ {shape} for {len(self.ids)} ids; "
+                "both are (people, joints)"
+            )
+        for name, value_N in (("true_loss_N", self.true_loss_N), *self.scores.items()):
+            if value_N.shape != (len(self.ids),):
+                raise DataError(f"{name} has shape {value_N.shape} for {len(self.ids)} ids; there is one per person")
+
+    @property
+    def counted_N(self) -> Bools:
+        """People whose PCK is defined; the others are left out of everything, and counted."""
+        return np.asarray(self.labelled_NJ.any(axis=1))
+
+    def save(self, run: Path, seed: int, name: str) -> Path:
+        """Write it as npz without pickle, complete or not at all."""
+        path = set_file(run, seed, name)
+        arrays = {"ids": np.array(self.ids), "right_NJ": self.right_NJ, "labelled_NJ": self.labelled_NJ,
+                  "true_loss_N": self.true_loss_N}  # fmt: skip
+        save_npz(path, arrays | {SCORE + detector: value_N for detector, value_N in self.scores.items()})
+        return path
+
+    @classmethod
+    def load(cls, run: Path, seed: int, name: str, detectors: Iterable[str] | None = None) -> SetScores:
+        """Read what :meth:`save` wrote; what the people who count lack of scores or losses is an error.
+
+        Args:
+            run: folder of the run.
+            seed: of the base model.
+            name: of the set.
+            detectors: these scores alone, where they are there; all by default.
+        """
+        path = set_file(run, seed, name)
+        if not path.exists():
+            raise DataNotFoundError(
+                f"{path} does not exist: seed {seed} has not scored {name}; run the experiment again"
+            )
+        arrays = load_npz(path, needs=("ids", "right_NJ", "labelled_NJ", "true_loss_N"))
+        scores = {key.removeprefix(SCORE): value for key, value in arrays.items() if key.startswith(SCORE)}
+        if detectors is not None:
+            wanted = set(detectors)
+            scores = {key: value for key, value in scores.items() if key in wanted}
+        try:
+            stored = cls(tuple(arrays["ids"].tolist()), arrays["right_NJ"].astype(np.bool_),
+                         arrays["labelled_NJ"].astype(np.bool_), arrays["true_loss_N"], scores)  # fmt: skip
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        for key, value_N in {"true_loss_N": stored.true_loss_N, **scores}.items():
+            bad_M = np.flatnonzero(stored.counted_N & ~np.isfinite(value_N))
+            if len(bad_M):
+                raise DataError(
+                    f"{path}: {key} is NaN or infinite for {len(bad_M)} of {int(stored.counted_N.sum())} people who "
+                    f"count (first {stored.ids[bad_M[0]]}: {value_N[bad_M[0]]}); score everybody, or leave the whole "
+                    "detector out of this set"
+                )
+        return stored
+
+
+def set_file(run: Path, seed: int, name: str) -> Path:
+    """Where the scores of one set under one base model are kept."""
+    return run / f"seed-{seed}" / f"{name}.npz"
+
+
+def exact(cls: type, value: Any, where: str) -> dict[str, Any]:
+    """A JSON object that has the keys of a dataclass: no more, no fewer."""
+    known = {item.name for item in fields(cls)}
+    if not isinstance(value, dict) or set(value) != known:
+        got = sorted(value) if isinstance(value, dict) else type(value).__name__
+        raise DataError(f"{where}: expected the keys {sorted(known)}, got {got}")
+    return value
+
+
+def built(cls: type[T], value: Any, where: str) -> T:
+    """A dataclass of plain values from its JSON form; unknown and missing keys are errors."""
+    return cls(**exact(cls, value, where))

@@ -1,0 +1,170 @@
+"""The heads that the experiment trains beside those of the base model: the shipped one, its ablations, its ceiling.
+
+Shapes: N people or views, J joints, D evidence of a joint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .. import checkpoint
+from ..checkpoint import PoseModel
+from ..data.crops import Crops
+from ..device import Machine, evaluating
+from ..epck import EpckTraining, Lesson, join, learn, see
+from ..glimpses import Glimpse, glimpses
+from ..models.expected_pck import ExpectedPckHead
+from ..models.heads import LossHead, build_head
+from ..presets import Recipe
+from ..training import train_heads, validation_mask
+from .detectors import SHIPPED, SLIM
+
+IN_DOMAIN = "in-domain-pool"
+"""The ceiling of the pool: a head trained on labels of its other half."""
+CEILING_VIEWS = 3
+"""Of each of the many labelled people of the pool's other half."""
+FOLDS = 5
+"""Of the test split, for its ceiling: too small for halves."""
+FOLD_EPOCHS = 40
+TEACHER_GAIN = 1.2
+"""A right peak of a net on strangers stands about this much lower than those it was trained towards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Students:
+    """Heads by the name of their detector."""
+
+    epck: Mapping[str, ExpectedPckHead]
+    loss: Mapping[str, LossHead]
+    config: EpckTraining
+    machine: Machine
+    seed: int
+
+    def test_folds(self, model: PoseModel, seen: Lesson) -> npt.NDArray[np.float32]:
+        """Logits (N,) of heads of which each was trained on four fifths of these people and judges the last fifth."""
+        fold_N = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(seen.counts_NJ)) % FOLDS)
+        score_N = torch.zeros(len(fold_N))
+        many = replace(self.config, epochs=FOLD_EPOCHS, batch=64)
+        for fold in range(FOLDS):
+            head = _heads(model, (SHIPPED,), self.seed)
+            learn(head, seen.take(torch.nonzero(fold_N != fold)[:, 0]), many, self.machine, seed=self.seed + fold)
+            rest_M = torch.nonzero(fold_N == fold)[:, 0]
+            with evaluating(*head.values()):
+                evidence_MJD = seen.evidence[SHIPPED][rest_M].to(self.machine.device)
+                score_N[rest_M] = head[SHIPPED].logit(evidence_MJD).cpu()
+        return score_N.numpy()
+
+
+def train_students(
+    model: PoseModel, others: Sequence[PoseModel], labelled: Crops, pool: Crops, names: Sequence[str], recipe: Recipe,
+    config: EpckTraining, machine: Machine, seed: int,
+) -> Students:  # fmt: skip
+    """Train every head that the named detectors want.
+
+    Args:
+        model: the base model with the papers' heads.
+        others: base models of other seeds: the committee that ``epck-distilled`` learns from.
+        labelled: everybody who trained or validated the pose net.
+        pool: the half of the pool that may be seen; its labels are for the ceiling alone.
+        names: of the detectors.
+        recipe: of the base model.
+        config: of the expected-PCK heads.
+        machine: where.
+        seed: of the base model.
+    """
+    validating_N = validation_mask(labelled.data.ids, recipe.pose.validation, seed)
+    learners, strangers = (labelled.subset(np.flatnonzero(mask_N)) for mask_N in (~validating_N, validating_N))
+    views = config.views_for(len(learners))
+    made: dict[str, ExpectedPckHead] = {}
+
+    def lesson_of(
+        heads: Mapping[str, ExpectedPckHead], crops: Crops, count: int, what: str, mild: bool = False
+    ) -> Lesson:
+        return see(model, heads, crops, machine, views=count, seed=seed, what=f"{what}, seed {seed}",
+                   augment_by=recipe.heads.augment if mild else None)  # fmt: skip
+
+    # One pass over the damaged views serves all that learn from them.
+    first = _heads(model, tuple(name for name in (SHIPPED, SLIM, "epck-maps") if name in (SHIPPED, *names)), seed)
+    lesson = lesson_of(first, learners, views, "damaged views")
+    learn(first, lesson, config, machine, seed=seed)
+    made |= first
+
+    def shipped(name: str, other: Lesson, target_NJ: Tensor | None = None) -> None:
+        head = _heads(model, (SHIPPED,), seed)
+        learn(head, other, config, machine, seed=seed, target_NJ=target_NJ)
+        made[name] = head[SHIPPED]
+
+    if "epck-mild" in names:
+        shipped("epck-mild", lesson_of(first, learners, views, "mild views", mild=True))
+    if "epck-image" in names:
+        right_NJ = (lesson.distance_NJ < 1) & lesson.counts_NJ
+        pck_N = right_NJ.sum(dim=1) / lesson.counts_NJ.sum(dim=1).clamp_min(1)
+        shipped("epck-image", lesson, pck_N[:, None].expand_as(lesson.distance_NJ))
+    if "epck-unfitted" in names:
+        shipped("epck-unfitted", join([lesson, lesson_of(first, strangers, views, "views of validating people")]))
+    if "epck-distilled" in names and others:
+        unlabelled, said_NJ = _asked(model, others, first, pool, machine, seed)
+        target_NJ = torch.sigmoid((1 - lesson.distance_NJ) / config.softness)
+        shipped("epck-distilled", join([lesson, unlabelled]), torch.cat([target_NJ, said_NJ]))
+    if "in-domain" in names:
+        shipped(
+            IN_DOMAIN, lesson_of(first, pool, min(CEILING_VIEWS, config.views_for(len(pool))), "labels of the pool")
+        )
+    loss: dict[str, LossHead] = {}
+    if "ll++conv-damaged" in names:
+        loss["ll++conv-damaged"] = checkpoint.new_head(model, "ll++conv", seed)
+        train_heads(model, {"ll++conv": loss["ll++conv-damaged"]}, labelled, replace(recipe.heads, pairing="all"), machine,
+                    seed=seed, validation=recipe.pose.validation, damaged=True, what=f"ll++conv-damaged, seed {seed}")  # fmt: skip
+    return Students(made, loss, config, machine, seed)
+
+
+def read_at_peaks(glimpse: Glimpse, maps_BJHW: Tensor, peak: float) -> Tensor:
+    """Another net's maps where this net's last maps look, as a share of the training peak, (B, J)."""
+    look_BJP = (glimpse.features.heatmaps[-1].flatten(2) * (30.0 / peak)).softmax(dim=2)
+    return (look_BJP * maps_BJHW.flatten(2)).sum(dim=2) / peak
+
+
+def others_say(glimpse: Glimpse, others: Sequence[PoseModel], machine: Machine) -> Tensor:
+    """What other nets hold where this one looks, (K, B, J)."""
+    said = []
+    for other in others:
+        with evaluating(other.pose), machine.autocast():
+            maps_BJHW = other.pose(glimpse.images_B3SS).features.heatmaps[-1]
+        said.append(read_at_peaks(glimpse, maps_BJHW.float(), other.target.peak))
+    return torch.stack(said)
+
+
+def _asked(
+    model: PoseModel, others: Sequence[PoseModel], heads: Mapping[str, ExpectedPckHead], pool: Crops, machine: Machine,
+    seed: int,
+) -> tuple[Lesson, Tensor]:  # fmt: skip
+    """A lesson on people without labels: their evidence, and how far other nets agree with each keypoint (N, J)."""
+    lessons, said = [], []
+    for glimpse in glimpses(model, pool, machine, views=0, seed=seed, what=f"asking the committee, seed {seed}"):
+        with evaluating(*heads.values()):
+            evidence = {name: head.evidence(glimpse.features).cpu() for name, head in heads.items()}
+        # No label is looked at, not even whether there is one.
+        everything = torch.ones_like(glimpse.counts_BJ).cpu()
+        lessons.append(Lesson(evidence, torch.zeros(everything.shape), everything))
+        said.append((others_say(glimpse, others, machine).mean(dim=0) * TEACHER_GAIN).clamp(0, 1).cpu())
+    return join(lessons), torch.cat(said)
+
+
+def _heads(model: PoseModel, names: Sequence[str], seed: int) -> dict[str, ExpectedPckHead]:
+    heads: dict[str, ExpectedPckHead] = {}
+    for name in names:
+        if name == "epck-maps":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                head = build_head(replace(checkpoint.head_config(model, "epck"), evidence="maps"))
+        else:
+            head = checkpoint.new_head(model, "epck-slim" if name == SLIM else "epck", seed)
+        assert isinstance(head, ExpectedPckHead)
+        heads[name] = head
+    return heads
