@@ -18,7 +18,7 @@ MEANINGS = {
     "frames": "people, cut out by the rule below",
     "keypoints": "x, y of each joint, to a fraction of a pixel",
     "scores": "how sure the net is of each joint; about 1 at its best in training",
-    "predicted_loss": "what the loss head expects the heatmap loss to be; its scale is its own",
+    "predicted_loss": "what the loss head says of the image, higher is worse; its scale is its own",
     "failure_probability": "the calibrated probability that the pose failed: the one to hold against a threshold",
     "embedding": "what the image looks like to the net, unit length; for finding similar and new images",
 }

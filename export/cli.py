@@ -56,7 +56,7 @@ _PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exist
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="NAME.alpose")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(get_args(Precision)))
-@click.option("--head", help="Which loss head. [default: ll++conv, else the best that the checkpoint has]")
+@click.option("--head", help="Which loss head. [default: epck, else the best that the checkpoint has]")
 @click.option(
     "--calibration",
     metavar="lsp|lspet|mpii|synthetic|synthetic-hard|FOLDER",

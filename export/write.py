@@ -51,7 +51,7 @@ from .shift import Applied, apply
 
 log = logging.getLogger("alpose")
 
-PREFERRED: tuple[HeadName, ...] = ("ll++conv", "ll++", "ll-gap", "ll")
+PREFERRED: tuple[HeadName, ...] = ("epck", "ll++conv", "ll++", "ll-gap", "ll", "epck-slim")
 """Which of a checkpoint's heads goes into the bundle unless one is named."""
 
 PARITY_CROPS = 500
@@ -196,7 +196,7 @@ def _best_head(model: PoseModel, path: Path) -> HeadName:
     for name in PREFERRED:
         if name in model.heads:
             return name
-    raise ConfigError(f"{path} has no loss head: train one, for example with --methods random,ll++conv")
+    raise ConfigError(f"{path} has no loss head: train one, for example with --methods random,epck")
 
 
 def _write(

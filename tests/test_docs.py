@@ -25,7 +25,7 @@ NEEDS = {"", "real-data", "long", "gpu", "setup"}
 
 
 TOY = """\
-alpose-train cycles --dataset synthetic --preset smoke --methods random,ll++conv --select-only --out runs/smoke
+alpose-train cycles --dataset synthetic --preset smoke --methods random,epck --select-only --out runs/smoke
 alpose-export runs/smoke/seed-0/base --calibration synthetic-hard --failure mean-error --failure-limit 0.6 -o toy.alpose
 """
 

@@ -22,7 +22,7 @@ from .theory_command import theory
 
 log = logging.getLogger("alpose")
 
-DEFAULT_METHODS = "random,coreset,entropy,multipeak,ll,ll++,ll++conv,oracle-loss,oracle-pck"
+DEFAULT_METHODS = "random,coreset,entropy,multipeak,epck,ll,ll++,ll++conv,oracle-loss,oracle-pck"
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -208,7 +208,7 @@ def cycles(
     type=click.Choice(["hrnet-w32", "hrnet-tiny"]),
     help="Another pose net than the preset's hourglass, for a new model; tiny: for tests.",
 )
-@click.option("--heads", help="Loss heads, comma-separated. [default: the checkpoint's, or ll++conv]")
+@click.option("--heads", help="Loss heads, comma-separated. [default: the checkpoint's, or epck]")
 @click.option("--epochs", type=click.IntRange(1), help="Of the pose net. [default: the preset's]")
 @click.option(
     "--hold-out",

@@ -101,7 +101,7 @@ def select(
             loss_N = np.nan_to_num(pool.true_loss_N)
             tie_N = loss_N / (loss_N.max() + 1.0) * 1e-3
             score_N = np.nan_to_num(-image_pck_N + tie_N, nan=-np.inf).astype(np.float32)
-        case "ll" | "ll-gap" | "ll++" | "ll++conv":
+        case "epck" | "epck-slim" | "ll" | "ll-gap" | "ll++" | "ll++conv":
             if method not in pool.predicted_loss:
                 has = ", ".join(pool.predicted_loss) or "none"
                 raise ConfigError(f"{method} ranks by its loss head, which this model does not have (heads: {has})")

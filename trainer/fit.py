@@ -29,18 +29,19 @@ from .data.crops import CropConfig, Crops, prepare
 from .data.records import Bools, PoseData, join
 from .detection import judge_scored
 from .device import Machine, environment
+from .head_training import train_all_heads
 from .metrics import FAILURE_PCK, auroc, profile_of
 from .models.heads import HeadName, LossHead
 from .presets import NetName, Preset, PresetName, preset, with_net, with_net_of
 from .results import write_json
 from .resume import discard
 from .scoring import score
-from .training import train_heads, train_pose
+from .training import train_pose
 
 log = logging.getLogger("alpose")
 
 FACTS = "fit.json"
-DEFAULT_HEADS: tuple[HeadName, ...] = ("ll++conv",)
+DEFAULT_HEADS: tuple[HeadName, ...] = ("epck",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,7 @@ class FitConfig:
     net: NetName | None = None
     """A pose net in place of the preset's, of a new model."""
     heads: tuple[HeadName, ...] | None = None
-    """By default those of the checkpoint, or ``ll++conv``."""
+    """By default those of the checkpoint, or ``epck``."""
     epochs: int | None = None
     """Of the pose net; by default the preset's."""
     hold_out: float = 0.25
@@ -301,8 +302,8 @@ def _train(
         name: copy.deepcopy(warm[name]) if name in warm else checkpoint.new_head(model, name, config.seed)
         for name in names
     }
-    train_heads(model, heads, train, replace(recipe.heads, how="frozen"), machine, seed=config.seed,
-                validation=how.validation)  # fmt: skip
+    train_all_heads(model, heads, train, replace(recipe.heads, how="frozen"), machine, seed=config.seed,
+                    validation=how.validation)  # fmt: skip
     return model.with_heads(heads)
 
 

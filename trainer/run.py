@@ -27,15 +27,16 @@ from .data.crops import Crops, prepare
 from .detection import judge_scored, neighbours
 from .device import Machine, environment
 from .egl import EGL, EglConfig, lends
+from .head_training import train_all_heads
 from .metrics import Profile, ProfileName, judge, profile_of
 from .models.auxiliary import AUXILIARY, AuxiliaryHead, AuxiliaryName, check_skeleton
-from .models.heads import HEADS, HeadName, LossHead
+from .models.heads import EPCK, HEADS, HeadName, LossHead
 from .options import ScoreOptions
 from .presets import PresetName, Recipe, Start
 from .results import read_json, write_json
 from .samplers import Method, check_known, check_labelled
 from .scoring import score
-from .training import PoseTraining, train_heads, train_pose
+from .training import PoseTraining, train_pose
 
 log = logging.getLogger("alpose")
 
@@ -181,7 +182,8 @@ def train(
 ) -> PoseModel:  # fmt: skip
     """Train the pose net, with heads beside it when the recipe says ``joint``; its provenance goes into its facts."""
     recipe = run.config.recipe
-    joint = _in_heads(heads) if recipe.heads.how == "joint" else ()
+    beside = tuple(name for name in _in_heads(heads) if name not in EPCK)
+    joint = beside if recipe.heads.how == "joint" else ()
     new: dict[HeadName, LossHead] = {name: checkpoint.new_head(model, name, seed) for name in joint}
     started = time.perf_counter()
     history = train_pose(model, labelled, config, run.machine, seed=seed, state=state, heads=new,
@@ -256,7 +258,7 @@ def _add_loss_heads(
     warm: PoseModel | None,
 ) -> PoseModel:  # fmt: skip
     recipe = run.config.recipe
-    if recipe.heads.how == "joint":
+    if recipe.heads.how == "joint" and any(name not in EPCK for name in names):
         raise ConfigError(f"{what}: heads that are trained beside the pose net cannot be added to it later: name all "
                           "methods at once, in a new --out")  # fmt: skip
     heads: dict[HeadName, LossHead] = {
@@ -264,7 +266,7 @@ def _add_loss_heads(
         for name in names
     }
     started = time.perf_counter()
-    losses = train_heads(
+    losses = train_all_heads(
         model, heads, labelled, recipe.heads, run.machine, seed=seed, validation=recipe.pose.validation, what=what
     )
     rounded = {name: [round(loss, 6) for loss in of_head] for name, of_head in losses.items()}

@@ -19,8 +19,8 @@ from alpose.runtime.errors import ConfigError, DataError
 from .coreset import greedy_k_centre
 
 Method = Literal[
-    "random", "coreset", "entropy", "multipeak", "multipeak-2021", "multipeak-2022", "ll", "ll-gap", "ll++", "ll++conv",
-    "egl++", "egl++-lle", "aleatoric", "aleatoric-official", "vl4pose", "vl4pose-official", "ensemble", "ensemble-nets",
+    "random", "coreset", "entropy", "multipeak", "multipeak-2021", "multipeak-2022", "epck", "epck-slim", "ll", "ll-gap",
+    "ll++", "ll++conv", "egl++", "egl++-lle", "aleatoric", "aleatoric-official", "vl4pose", "vl4pose-official", "ensemble", "ensemble-nets",
     "oracle-loss", "oracle-pck",
 ]  # fmt: skip
 METHODS: tuple[Method, ...] = get_args(Method)

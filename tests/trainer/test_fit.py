@@ -44,7 +44,7 @@ def test_a_new_model_keeps_who_is_held_out_apart(folders: tuple[Path, Path], fit
     held_N = held_out_mask(everyone, 0.25)
 
     assert set(model.facts["labelled_ids"]) == {id_ for id_, held in zip(everyone.ids, held_N, strict=True) if not held}
-    assert list(model.heads) == ["ll++conv"]
+    assert list(model.heads) == ["epck"]
     said = json.loads((fitted / "fit.json").read_text())
     assert said["after"][str(folders[0])]["people"] == int(held_N.sum())
     assert said["before"] == {}

@@ -36,6 +36,8 @@ LOOKS = {
     "multipeak": Look("#00835f", "#2cc699", (), "v", "entropy over the peaks of the heatmaps"),
     "multipeak-2021": Look("#00835f", "#2cc699", (2, 2), "v", "the same, by the code published with LearningLoss++"),
     "multipeak-2022": Look("#00835f", "#2cc699", (5, 1.5), "v", "the same, by the published code's last release"),
+    "epck": Look("#b3261e", "#ff7b72", (), "H", "expected PCK: a head that says of each joint whether it is right"),
+    "epck-slim": Look("#b3261e", "#ff7b72", (2, 2), "H", "the same, from the heights of the peaks alone"),
     "ll": Look("#b8478a", "#ee9bc9", (), "D", "Learning Loss: a head that ranks pairs, with a margin"),
     "ll-gap": Look("#6a45a8", "#b49cf0", (6, 1.5), "P", "Learning Loss on globally averaged features"),
     "ll++": Look("#00569c", "#5aa4f5", (), "o", "LearningLoss++: a head with the KL objective"),

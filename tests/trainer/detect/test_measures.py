@@ -93,8 +93,8 @@ def test_excess_aurc_is_zero_for_the_best_order_and_whole_for_the_worst() -> Non
 
 
 def test_false_alarms_of_hand_worked_scores() -> None:
-    """Twenty failures: 19 are 95 %. The 19th scores 2, and 3 of 10 successes score 2 or more."""
-    score_N = np.array([3.0] * 18 + [2.0, 1.0] + [4.0, 2.0, 2.5] + [0.0] * 7)
+    """Twenty failures: 19 are 95 %. The 19th scores 2, and 3 of 10 successes score 2 or more; the 20th costs a fourth."""
+    score_N = np.array([3.0] * 18 + [2.0, 1.0] + [4.0, 2.0, 2.5, 1.5] + [0.0] * 6)
     failed_N = np.arange(30) < 20
 
     assert false_alarms(score_N, failed_N) == pytest.approx(0.3)
