@@ -24,7 +24,8 @@ from torch import nn
 
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.checkpoint import exists
-from alpose.trainer.cli import DEFAULT_METHODS, default_cache
+from alpose.trainer.cli import DEFAULT_METHODS
+from alpose.trainer.cli_options import default_cache
 from alpose.trainer.cycles import run_cycles
 from alpose.trainer.data.sources import find
 from alpose.trainer.device import Machine, machine

@@ -26,7 +26,7 @@ from .data.augment import AugmentConfig
 from .data.crops import Crops
 from .device import Machine, evaluating
 from .glimpses import glimpses
-from .models.expected_pck import ExpectedPckHead
+from .models.expected_pck import CERTAIN, ExpectedPckHead
 from .resume import refuse_divergence
 from .training import validation_mask
 
@@ -50,6 +50,8 @@ class EpckTraining:
         for name in ("views", "most_views", "epochs", "batch", "lr", "softness"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"expected-PCK training: {name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"expected-PCK training: weight_decay must not be negative, got {self.weight_decay}")
 
     def views_for(self, people: int) -> int:
         """Views of each of so many people."""
@@ -184,6 +186,9 @@ def _learn(
             total += float(loss.detach())
         losses.append(total / steps)
         refuse_divergence(epoch, {head.config.name: losses[-1]})
+    untaught_J = ~counts_NJ.any(dim=0)
+    if untaught_J.any():
+        head.leave_out(untaught_J, float(target_NJ[counts_NJ].mean().clamp(CERTAIN, 1 - CERTAIN)))
     head.eval()
     return losses
 

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from alpose.runtime.errors import DataError
+
 from .checkpoint import PoseModel
 from .data.augment import AugmentConfig, augment, to_input
 from .data.crops import Crops
@@ -65,7 +67,12 @@ def glimpses(
             with its own strength.
         batch: views at a time.
         what: name in progress.
+
+    Raises:
+        DataError: there is nobody.
     """
+    if not len(crops):
+        raise DataError(f"{what}: there is nobody to look at")
     feed, unit_N, skip = Feed.open(crops, machine), threshold_px(crops), list(_profile(crops).skip)
     model.to(machine.device)
     generator = torch.Generator().manual_seed(_hash(seed, "views"))
@@ -114,7 +121,7 @@ def _view(
     start_B2 = torch.zeros_like(whole.joints_BJ2[:, 0])
     end_B2 = torch.stack([torch.nan_to_num(unit_B), torch.zeros_like(unit_B)], dim=1)
     points = torch.cat([whole.joints_BJ2, start_B2[:, None], end_B2[:, None]], dim=1)
-    always_B2 = torch.ones_like(whole.labelled_BJ[:, :2])
+    always_B2 = torch.ones_like(whole.labelled_BJ[:, :1]).expand(-1, 2)
     images, moved, counts = augment(
         whole.pixels_BTT3, points, torch.cat([whole.labelled_BJ, always_B2], dim=1), size_px=model.crop.size_px,
         flip_order=(*model.skeleton.flip_order(), joints, joints + 1), config=how, generator=generator,

@@ -116,6 +116,7 @@ def train_pose(
     state: Path | None = None,
     heads: Mapping[HeadName, LossHead] | None = None,
     head_config: HeadTraining | None = None,
+    best: bool = True,
     what: str = "pose net",
 ) -> tuple[Epoch, ...]:
     """Train the pose net of ``model`` in place; it ends with the weights of its best validation epoch.
@@ -129,6 +130,7 @@ def train_pose(
         state: file for resuming; the caller discards it (:func:`discard`) once the checkpoint is safe.
         heads: heads to train in the same steps (``how="joint"``).
         head_config: how these heads are trained.
+        best: whether it ends with the weights of the best epoch, or else of the last.
         what: name in progress and log.
     """
     valid_N = validation_mask(crops.data.ids, config.validation, seed)
@@ -175,7 +177,8 @@ def train_pose(
         loss = mean.pop("validation")
         schedule.epoch(loss)
         keeper.end_epoch(Epoch(epoch, mean.pop("train"), loss, schedule.lr, mean))
-    keeper.restore_best()
+    if best:
+        keeper.restore_best()
     return tuple(keeper.history)
 
 

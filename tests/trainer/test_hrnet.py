@@ -22,8 +22,10 @@ from alpose.trainer.checkpoint import FACTS, PoseModel, new_head, new_model
 from alpose.trainer.cli import main
 from alpose.trainer.data.crops import CropConfig, Crops
 from alpose.trainer.device import Machine
+from alpose.trainer.epck import EpckTraining, train_epck
 from alpose.trainer.heatmaps import decode, to_pixels
-from alpose.trainer.models.heads import HEADS, HeadConfig, build_head
+from alpose.trainer.models.expected_pck import ExpectedPckHead
+from alpose.trainer.models.heads import EPCK, HEADS, HeadConfig, build_head
 from alpose.trainer.models.hourglass import HourglassConfig
 from alpose.trainer.models.hrnet import Exchange, HRNet, HRNetConfig
 from alpose.trainer.presets import NETS, preset, with_net, with_net_of
@@ -138,7 +140,10 @@ def test_a_head_wants_as_many_channels_as_scales() -> None:
 def test_every_head_reads_its_features(name: Any, size_px: int) -> None:
     """25 cells halve to 13 and 7, 23 to 12 and 6: no scale divides the one above it."""
     pose = net().eval()
-    head = build_head(HeadConfig(name=name, channels=pose.config.widths, sizes=pose.config.sizes(size_px // 4)))
+    config = HeadConfig(name=name, channels=pose.config.widths, sizes=pose.config.sizes(size_px // 4))
+    if name in EPCK:
+        config = replace(config, joints=3, peak=30.0, evidence="peaks" if name == "epck-slim" else "maps+features")
+    head = build_head(config).eval()
     features = pose(images(2, 3, size_px, size_px)).features
 
     predicted_B = head(features)
@@ -153,11 +158,16 @@ def test_it_trains_and_scores_with_every_head(make_crops: MakeCrops, model: Pose
     history = train_pose(
         model, crops, PoseTraining(epochs=6, batch=8, lr=3e-3, schedule="constant"), cpu, seed=0, state=None
     )
-    losses = train_heads(model, model.heads, crops, HeadTraining(epochs=1, batch=8), cpu, seed=0, validation=0.1)
+    pairs = {name: head for name, head in model.heads.items() if name not in EPCK}
+    epck = {name: head for name, head in model.heads.items() if isinstance(head, ExpectedPckHead)}
+    losses = train_heads(model, pairs, crops, HeadTraining(epochs=1, batch=8), cpu, seed=0, validation=0.1)
+    views = EpckTraining(views=1, epochs=1)
+    losses |= train_epck(model, epck, crops, views, cpu, seed=0, validation=0.1)  # type: ignore[arg-type]
     scored = score(model, crops, cpu)
 
     assert history[-1].train_loss < 0.9 * history[0].train_loss
     assert set(losses) == set(scored.predicted_loss) == set(HEADS)
+    assert all(np.isfinite(loss_N).all() for loss_N in scored.predicted_loss.values())
     assert scored.embedding_ND.shape == (24, 8)
     assert np.isfinite(scored.true_loss_N).all()
 

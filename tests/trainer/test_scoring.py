@@ -87,7 +87,7 @@ def test_every_number_is_what_its_definition_says(model: PoseModel, crops: Crops
             "multipeak_N": multipeak_entropy(last, temperature=1.0, min_distance=1),
             "embedding_ND": output.features.penultimate_BCHW.mean(dim=(2, 3)),
             "coarsest_ND": output.features.pyramid[-1].mean(dim=(2, 3)),
-            **{f"head.{name}": head(output.features) for name, head in model.heads.items()},
+            **{f"head.{name}": head.eval()(output.features) for name, head in model.heads.items()},
         }
     found = scored.save_arrays()
     expected["true_loss_N"][3] = torch.nan

@@ -1,16 +1,20 @@
 """What each detector costs beside the pose net: ONNX Runtime, one image, one thread, interleaved.
 
 The pose net alone and the pose net with one head are two graphs; their rounds alternate, and the head's cost is the
-median of the rounds' differences, so that a machine that grows slower is slower for both.
+median of the rounds' differences, so that a machine that grows slower is slower for both. Without ONNX Runtime
+parameters are counted and no clock runs.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,10 @@ from torch import Tensor, nn
 from .. import checkpoint
 from ..checkpoint import PoseModel
 from ..device import Machine, environment
-from .detectors import PAPERS, SHIPPED, SLIM
+from .detectors import PAPERS, SHIPPED, SLIM, TINY
+from .students import tiny_net
+
+log = logging.getLogger("alpose")
 
 ROUNDS, CALLS = 60, 12
 """Medians over rounds of so many calls."""
@@ -41,37 +48,78 @@ class _Graph(nn.Module):
         return (features.heatmaps[-1], self.head(features)) if self.head else (features.heatmaps[-1],)
 
 
+class _Beside(nn.Module):
+    def __init__(self, pose: nn.Module, other: nn.Module) -> None:
+        super().__init__()
+        self.pose, self.other = pose, other
+
+    def forward(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """The last maps of both nets."""
+        return self.pose(images_B3SS).features.heatmaps[-1], self.other(images_B3SS).features.heatmaps[-1]
+
+
 def measure_costs(model: PoseModel, names: Sequence[str], machine: Machine) -> dict[str, Any]:
     """Parameters, milliseconds and share of the pose net's own time, by detector; and on what that was measured.
 
+    Where ONNX Runtime or onnx is not installed, times are None, and a warning says so.
+
     Args:
-        model: pose net; heads are made anew, their cost does not depend on their weights.
+        model: pose net, which does not change; heads are made anew, their cost does not depend on their weights.
         names: of the detectors; those without a head of their own, or a pass of their own, are left out.
         machine: named in what is returned.
     """
     heads = {name: checkpoint.new_head(model, name, 0) for name in (*PAPERS, SHIPPED, SLIM) if name in names}  # type: ignore[arg-type]
-    with tempfile.TemporaryDirectory() as folder:
-        pose = _session(_Graph(model.pose, None), model.crop.size_px, Path(folder) / "pose.onnx")
-        found: dict[str, list[float]] = {}
-        spread: dict[str, list[float]] = {}
-        pose_ms = 0.0
-        for name, head in heads.items():
-            both = _session(_Graph(model.pose, head), model.crop.size_px, Path(folder) / f"{name}.onnx")
-            pose_ms, low_ms, extra_ms, high_ms = _compare(pose, both)
-            parameters = sum(value.numel() for value in head.parameters())
-            # What is lost in the noise of a clock costs nothing that could be seen; the quartiles say how wide that is.
-            found[name] = [parameters, max(extra_ms, 0.0), max(extra_ms, 0.0) / pose_ms]
-            spread[name] = [low_ms, high_ms]
-    weights = sum(value.numel() for value in model.pose.parameters())
-    found |= {name: [weights * (name != "flip"), count * pose_ms, float(count)]
-              for name, count in PASSES.items() if name in names and pose_ms}  # fmt: skip
+    beside: dict[str, nn.Module] = {**heads}
+    if TINY in names:
+        beside[TINY] = tiny_net(model, 0).pose
+    found: dict[str, list[float | None]] = {name: [_weights(module), None, None] for name, module in beside.items()}
+    passes = {name: count for name, count in PASSES.items() if name in names}
+    found |= {name: [_weights(model.pose) * (name != "flip"), None, float(count)] for name, count in passes.items()}
+    quartiles: dict[str, list[float]] = {}
+    pose_ms = None
+    if found and _can_measure():
+        pose = copy.deepcopy(model.pose).cpu()
+        with tempfile.TemporaryDirectory() as folder:
+            alone = _session(_Graph(pose, None), model.crop.size_px, Path(folder) / "pose.onnx")
+            # Whole passes have nothing to be compared with but the net itself.
+            times_ms = [] if beside else [_compare(alone, alone)[0]]
+            for name, module in beside.items():
+                graph = _Graph(pose, module) if name in heads else _Beside(pose, module)
+                both = _session(graph, model.crop.size_px, Path(folder) / f"{name}.onnx")
+                alone_ms, low_ms, extra_ms, high_ms = _compare(alone, both)
+                # What is lost in the noise of a clock costs nothing that could be seen; how wide that is, the
+                # quartiles say.
+                found[name][1:] = [max(extra_ms, 0.0), max(extra_ms, 0.0) / alone_ms]
+                quartiles[name] = [low_ms, high_ms]
+                times_ms.append(alone_ms)
+        pose_ms = statistics.median(times_ms)
+        for name, count in passes.items():
+            found[name][1] = count * pose_ms
     return {
         "pose_ms": pose_ms,
         "rounds": ROUNDS,
         "calls": CALLS,
         "detectors": found,
+        "quartiles_ms": quartiles,
         "environment": environment(machine),
     }
+
+
+def has_costs(names: Iterable[str]) -> set[str]:
+    """Those detectors whose cost is counted or measured."""
+    return {*PAPERS, SHIPPED, SLIM, TINY, *PASSES} & set(names)
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(value.numel() for value in module.parameters())
+
+
+def _can_measure() -> bool:
+    missing = [name for name in ("onnxruntime", "onnx") if find_spec(name) is None]
+    if missing:
+        log.warning("what detectors cost in time is not measured: %s not installed; pip install 'alpose[export,cpu]', "
+                    "then the same command again", " and ".join(f"{name} is" for name in missing))  # fmt: skip
+    return not missing
 
 
 def _session(graph: nn.Module, size_px: int, path: Path) -> Callable[[], Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ..models.heads import HeadName
 from .stored import DetectorInfo, Kind
 
-SHIPPED, SLIM = "epck", "epck-slim"
+SHIPPED, SLIM, TINY = "epck", "epck-slim", "auditor-tiny"
 
 PAPERS: tuple[HeadName, ...] = ("ll", "ll++", "ll++conv")
 """Loss heads as the papers train them; the base model of a seed carries them."""
@@ -33,15 +33,23 @@ _KIND: dict[str, tuple[Kind, str, str | None]] = {
     SLIM: ("slim", "the same from the heights of the peaks alone", SHIPPED),
     "epck-maps": ("candidate", "without the features: heatmaps alone", SHIPPED),
     "epck-mild": ("candidate", "trained on the mild views of the pose net in place of damaged ones", SHIPPED),
-    "epck-image": ("candidate", "one true loss per image (all pairs, KL) in place of each joint's own truth", SHIPPED),
+    "epck-image": ("candidate", "every joint taught by the image's share of right joints in place of its own truth", SHIPPED),
     "epck-unfitted": ("candidate", "trained also on the people who only validated the pose net", SHIPPED),
+    "epck-out-of-fold": (
+        "candidate", "trained also on people whom forks of the pose net had been made to forget", SHIPPED
+    ),
     "epck-distilled": (
         "candidate", "trained also on unlabelled people of the pool, by what the committee makes of them", SHIPPED
     ),
+    "auditor-tiny": (
+        "candidate", "heatmaps of an hourglass of its own, one stack of 16 channels, read where the net looks", None
+    ),
+    "epck+auditor-tiny": ("candidate", "monotone logistic fusion of the head and that small net", SHIPPED),
     "epck+free": ("candidate", "monotone logistic fusion of the head, the peaks and the entropy", SHIPPED),
     "flip": ("costed", "heatmaps of the mirrored image read where the first ones look: a second pass", None),
     "auditor": ("costed", "heatmaps of a second net of the same size, read where the first one looks", None),
     "committee": ("costed", "the same, of all other seeds' nets", None),
+    "epck+auditor": ("costed", "monotone logistic fusion of the head and the second net", None),
     "in-domain": ("ceiling", "the shipped head trained on labels of the very domain, other people", None),
     "true-loss": ("oracle", "the true loss itself", None),
 }  # fmt: skip
@@ -49,11 +57,21 @@ _KIND: dict[str, tuple[Kind, str, str | None]] = {
 NAMES: tuple[str, ...] = tuple(_KIND)
 FREE: tuple[str, ...] = tuple(name for name, (kind, _, _) in _KIND.items() if kind == "free")
 AUXILIARY_NAMES = ("aleatoric", "vl4pose", "ensemble")
-OF_OTHER_NETS = ("auditor", "committee", "epck-distilled")
+FUSED: dict[str, tuple[str, ...]] = {
+    "epck+free": (SHIPPED, "peak", "entropy"),
+    "epck+auditor-tiny": (SHIPPED, "auditor-tiny"),
+    "epck+auditor": (SHIPPED, "auditor"),
+}
+"""What fusions are made of."""
+OF_OTHER_NETS = ("auditor", "committee", "epck-distilled", "epck+auditor")
 """Want the base model of another seed."""
 
 
-def infos(names: tuple[str, ...], costs: Mapping[str, tuple[int, float, float]]) -> tuple[DetectorInfo, ...]:
+Cost = tuple[int, float | None, float | None]
+"""Parameters, milliseconds and share of the pose net's time; None where no clock could run."""
+
+
+def infos(names: tuple[str, ...], costs: Mapping[str, Cost]) -> tuple[DetectorInfo, ...]:
     """Catalogue entries of detectors.
 
     Args:

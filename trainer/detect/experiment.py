@@ -1,7 +1,7 @@
 """``alpose-train detect``: every detector on the same base models and the same held-out people.
 
-One base model per seed. Half of the pool (even places) is what a head may see: without labels for ``epck-distilled``,
-with them for the ceiling alone. The other half, and the test split, are what is reported. Choices were made on the
+One base model per seed. Half of the pool (every other picture) is what a head may see: without labels for
+``epck-distilled``, with them for the ceiling alone. The other half, and the test split, are what is reported. Choices were made on the
 damaged views of people that validated a pose net and on synthetic people; the latter stand in the report beside the rest.
 
 A run that was stopped goes on with the base model, the seed or the heads that are missing.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from alpose.runtime.errors import ConfigError
+from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.skeleton import LSP
 
 from ..bases import Base
@@ -36,8 +37,8 @@ from ..metrics import FAILURE_PCK
 from ..results import read_json, write_json
 from ..run import CyclesConfig, PartName, Run, claim, initial, open_run
 from ..training import validation_mask
-from .costs import measure_costs
-from .detectors import AUXILIARY_NAMES, NAMES, OF_OTHER_NETS, PAPERS, infos
+from .costs import has_costs, measure_costs
+from .detectors import AUXILIARY_NAMES, FUSED, NAMES, OF_OTHER_NETS, PAPERS, Cost, infos
 from .logistic import fit_logistic
 from .scoring import View, score_views
 from .stored import Catalogue, SetInfo, SetScores, set_file
@@ -47,7 +48,7 @@ log = logging.getLogger("alpose")
 
 Floats = npt.NDArray[np.floating[Any]]
 
-COSTS = "costs.json"
+COSTS, NETS = "costs.json", "nets.json"
 
 POOLS = {"lsp": "lspet", "synthetic": "synthetic-hard"}
 """What the pool of a benchmark is called."""
@@ -61,8 +62,6 @@ and that no auditor of its own was built, was decided with them in view."""
 
 SYNTHETIC_PEOPLE, SYNTHETIC_SEED = 1000, 7
 CALIBRATION_VIEWS = 16
-FUSED = ("epck", "peak", "entropy")
-"""What ``epck+free`` joins."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +75,15 @@ class DetectConfig:
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.detectors if name not in NAMES]
-        if unknown or not self.detectors:
-            raise ConfigError(f"--detectors: {', '.join(unknown) or 'none'} unknown; known: {', '.join(NAMES)}")
+        if unknown:
+            raise ConfigError(f"--detectors: {', '.join(unknown)} unknown; known: {', '.join(NAMES)}")
+        if not self.detectors or len(set(self.detectors)) != len(self.detectors):
+            raise ConfigError(f"--detectors: name at least one, each once, got {', '.join(self.detectors) or 'none'}; "
+                              f"known: {', '.join(NAMES)}")  # fmt: skip
+
+    def scored(self) -> tuple[str, ...]:
+        """Those detectors that so many seeds can have."""
+        return tuple(name for name in self.detectors if self.base.seeds > 1 or name not in OF_OTHER_NETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +115,22 @@ def run_detect(
     """
     if machine.world > 1:
         raise ConfigError("alpose-train detect runs in one process: leave torchrun out")
+    names = config.scored()
+    left_out = ", ".join(name for name in config.detectors if name not in names)
+    if not names:
+        raise ConfigError(f"--detectors {left_out}: they want another seed's net, run with --seeds 2 or more")
     run = open_run(config.base, folder, data_root, cache, machine)
     claim(config.base, folder, machine)
-    _claim_epck(config, folder)
-    names = tuple(name for name in config.detectors if config.base.seeds > 1 or name not in OF_OTHER_NETS)
-    if names != config.detectors:
-        log.warning("%s want another seed's net: left out, run with --seeds 2 or more", ", ".join(OF_OTHER_NETS))
+    _claim_heads(config, folder)
+    if left_out:
+        log.warning("%s want another seed's net: left out, run with --seeds 2 or more", left_out)
+    sets = _sets(run, cache)
     parts: tuple[PartName, ...] = tuple(name for name in (*PAPERS, *AUXILIARY_NAMES) if name in names)  # type: ignore[misc]
     models = [Base(run, seed, bases).model(parts) for seed in range(config.base.seeds)]
-    info = {each.info.name: each.info for each in _sets(run, 0, cache)}
     for seed, model in enumerate(models):
-        _one_seed(run, config, names, seed, model, [other for other in models if other is not model], cache)
-    costs = _costs(run, names, models[0], config)
+        _one_seed(run, config, names, seed, model, [other for other in models if other is not model], sets)
+    info = {each.info.name: each.info for each in sets}
+    costs = _costs(run, names, models[0])
     looks = {name: LOOKS.get(name, 0) + 1 for name, each in info.items() if each.role == "test"}
     settings = {"dataset": config.base.dataset, "preset": config.base.preset, "profile": "standard",
                 "recipe": asdict(config.base.recipe), "epck": asdict(config.epck)}  # fmt: skip
@@ -132,16 +142,23 @@ def run_detect(
     return catalogue
 
 
-def _claim_epck(config: DetectConfig, folder: Path) -> None:
-    """Scores of heads that were trained otherwise must not stand beside these."""
+def _claim_heads(config: DetectConfig, folder: Path) -> None:
+    """Scores of heads that were trained otherwise, or by another committee, must not stand beside these."""
     path, ours = folder / "epck.json", json.loads(json.dumps(asdict(config.epck)))
     if path.exists() and read_json(path) != ours:
         raise ConfigError(f"{folder} holds another run (of expected-PCK heads trained with {read_json(path)}): "
                           "choose another --out")  # fmt: skip
     write_json(path, ours)
+    nets, seeds = folder / NETS, config.base.seeds
+    if seeds > 1 and set(OF_OTHER_NETS) & set(config.detectors):
+        if nets.exists() and read_json(nets) != {"seeds": seeds}:
+            raise ConfigError(f"{folder} holds another run ({read_json(nets)}, now {seeds}: the committee of a seed is "
+                              f"the net of every other): choose another --out, with --bases {folder} its base models "
+                              "need not be trained again")  # fmt: skip
+        write_json(nets, {"seeds": seeds})
 
 
-def _sets(run: Run, seed: int, cache: Path) -> list[_Set]:
+def _sets(run: Run, cache: Path) -> list[_Set]:
     """What is reported. Nothing was chosen on the two sets of the benchmark."""
     sets = []
     bare = replace(run.config.recipe.crop, context=0.0)
@@ -149,34 +166,53 @@ def _sets(run: Run, seed: int, cache: Path) -> list[_Set]:
         people = read_people(seed=SYNTHETIC_SEED, count=SYNTHETIC_PEOPLE, domain="hard")
         what = f"{SYNTHETIC_PEOPLE} synthetic people of the hard domain"
         sets.append(_Set(SetInfo(name=SYNTHETIC, what=what, role="choice"), prepare(people, bare, cache)))
-    name = run.benchmark.name
-    test = SetInfo(name=f"{name}-test", what="the test split, the domain that trained the net", role="test")
+    test = SetInfo(name=_test_name(run), what="the test split, the domain that trained the net", role="test")
     pool = SetInfo(name=_pool_name(run), role="test",
                    what="the half of the pool that nothing was trained on, neither picture nor label")  # fmt: skip
-    return [_Set(test, run.test), _Set(pool, _pool(run, seed, 1)), *sets]
+    return [_Set(test, run.test), _Set(pool, _pool(run, 1)), *sets]
+
+
+def _name(run: Run) -> str:
+    """Of the benchmark, fit for a file: a folder may be called anything."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", run.benchmark.name).lstrip("._-") or "data"
+
+
+def _test_name(run: Run) -> str:
+    return f"{_name(run)}-test"
 
 
 def _pool_name(run: Run) -> str:
-    return POOLS.get(run.benchmark.name, f"{run.benchmark.name}-pool")
+    return POOLS.get(run.benchmark.name, f"{_name(run)}-pool")
 
 
-def _pool(run: Run, seed: int, half: int) -> Crops:
-    """The even (0) or odd (1) places of the unlabelled pool."""
-    return run.people.subset(np.flatnonzero(~initial(run, seed))[half::2])
+def _pool(run: Run, half: int) -> Crops:
+    """The people of every even (0) or odd (1) picture of the pool.
+
+    Pictures that hold somebody who is labelled under any seed are in neither half: all base models are judged by the
+    same people, and none has seen them. Two people of one picture are never in different halves.
+    """
+    image_N = run.people.data.image_N
+    labelled_N = np.any([initial(run, seed) for seed in range(run.config.seeds)], axis=0)
+    rows_M = np.flatnonzero(~np.isin(image_N, image_N[labelled_N]))
+    _, place_M = np.unique(image_N[rows_M], return_inverse=True)
+    rows_K = rows_M[place_M % 2 == half]
+    if not len(rows_K):
+        raise ConfigError(f"{run.benchmark.name}: {len(np.unique(image_N))} pictures are too few: every second one "
+                          f"without anybody who is labelled, under any of {run.config.seeds} seeds, is left for each "
+                          "half of the pool")  # fmt: skip
+    return run.people.subset(rows_K)
 
 
 def _one_seed(
     run: Run, config: DetectConfig, names: tuple[str, ...], seed: int, model: PoseModel, others: list[PoseModel],
-    cache: Path,
+    sets: list[_Set],
 ) -> None:  # fmt: skip
-    sets = _sets(run, seed, cache)
-    if all(_complete(run.folder, seed, each.info.name, names) for each in sets):
+    ceilings = (_test_name(run), _pool_name(run))
+    if all(_complete(run.folder, seed, each, names, each.info.name in ceilings) for each in sets):
         return
     labelled = run.people.subset(np.flatnonzero(initial(run, seed)))
     recipe = run.config.recipe
-    students = train_students(
-        model, others, labelled, _pool(run, seed, 0), names, recipe, config.epck, run.machine, seed
-    )
+    students = train_students(model, others, labelled, _pool(run, 0), names, recipe, config.epck, run.machine, seed)
 
     def look(crops: Crops, what: str, views: int = 0, keep: bool = False) -> View:
         return score_views(model, others, students, crops, run.machine, names, views=views, seed=seed,
@@ -187,7 +223,7 @@ def _one_seed(
     probabilities = _probabilities(held_out, names)
     for each in sets:
         name = each.info.name
-        folds = "in-domain" in names and name == f"{run.benchmark.name}-test"
+        folds = "in-domain" in names and name == _test_name(run)
         seen = look(each.crops, name, keep=folds)
         scores = {detector: to_probability(seen) for detector, to_probability in probabilities.items()}
         if folds and seen.lesson:
@@ -201,11 +237,13 @@ def _one_seed(
         SetScores(ids, seen.right_NJ, seen.counts_NJ, seen.true_loss_N, stored).save(run.folder, seed, name)
 
 
-def _complete(folder: Path, seed: int, name: str, names: tuple[str, ...]) -> bool:
-    if not set_file(folder, seed, name).exists():
+def _complete(folder: Path, seed: int, asked: _Set, names: tuple[str, ...], ceiling: bool) -> bool:
+    """Whether all detectors scored these very people, the ceiling where a set has one."""
+    if not set_file(folder, seed, asked.info.name).exists():
         return False
-    has = SetScores.load(folder, seed, name).scores
-    return all(detector in has for detector in names if detector != "in-domain")
+    stored = SetScores.load(folder, seed, asked.info.name)
+    wanted = [name for name in names if ceiling or name != "in-domain"]
+    return stored.ids == asked.crops.data.ids and all(name in stored.scores for name in wanted)
 
 
 def _probabilities(seen: View, names: tuple[str, ...]) -> dict[str, Callable[[View], Floats]]:
@@ -215,15 +253,18 @@ def _probabilities(seen: View, names: tuple[str, ...]) -> dict[str, Callable[[Vi
     """
     failed_N, known_N = seen.image_pck() < FAILURE_PCK, np.isfinite(seen.image_pck())
 
-    def fitted(evidence_of: Callable[[View], Floats]) -> Callable[[View], Floats]:
-        logistic = fit_logistic(evidence_of(seen)[known_N], failed_N[known_N])
+    def fitted(name: str, evidence_of: Callable[[View], Floats]) -> Callable[[View], Floats]:
+        try:
+            logistic = fit_logistic(evidence_of(seen)[known_N], failed_N[known_N])
+        except DataError as error:
+            raise DataError(f"{name}, on the {int(known_N.sum())} views of people who validated: {error}") from error
         return lambda view: np.asarray(logistic(evidence_of(view)))
 
     found = {}
     for name in names:
-        parts = FUSED if name == "epck+free" else (name,)
+        parts = FUSED.get(name, (name,))
         if all(part in seen.scores for part in parts):
-            found[name] = fitted(partial(_evidence, parts=parts))
+            found[name] = fitted(name, partial(_evidence, parts=parts))
     return found
 
 
@@ -231,11 +272,12 @@ def _evidence(view: View, parts: tuple[str, ...]) -> Floats:
     return np.stack([view.scores[part] for part in parts], axis=1)
 
 
-def _costs(
-    run: Run, names: tuple[str, ...], model: PoseModel, config: DetectConfig
-) -> Mapping[str, tuple[int, float, float]]:
+def _costs(run: Run, names: tuple[str, ...], model: PoseModel) -> Mapping[str, Cost]:
     """Measured once and kept: a report that is written again must not depend on what else the machine does."""
     path = run.folder / COSTS
-    if not path.exists():
-        write_json(path, measure_costs(model, names, run.machine))
-    return {name: tuple(value) for name, value in read_json(path)["detectors"].items()}
+    costs = read_json(path) if path.exists() else None
+    if costs is None or not has_costs(names) <= set(costs["detectors"]):
+        costs = measure_costs(model, names, run.machine)
+        if costs["pose_ms"] is not None:  # otherwise the next call may have what measures it
+            write_json(path, costs)
+    return {name: tuple(value) for name, value in costs["detectors"].items()}

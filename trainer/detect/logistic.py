@@ -46,6 +46,8 @@ def fit_logistic(evidence_NF: Floats, failed_N: npt.NDArray[np.bool_]) -> Logist
     evidence_NF = np.concatenate([evidence_NF, evidence_NF.max(axis=0)[None], evidence_NF.min(axis=0)[None]])
     failed_N = np.append(failed_N, [True, False])
     mean_F, deviation_F = evidence_NF.mean(axis=0), np.maximum(evidence_NF.std(axis=0), 1e-12)
+    # What is the same for everybody says nothing; rounding in its mean must not be blown up to evidence.
+    deviation_F[np.ptp(evidence_NF, axis=0) == 0] = np.inf
     x_NF = ((evidence_NF - mean_F) / deviation_F).astype(np.float64)
     sign_N = np.where(failed_N, 1.0, -1.0)
 

@@ -75,13 +75,14 @@ def score_views(
     # Another seed for views than the one that trained: the same damage must not be seen twice.
     for glimpse in glimpses(model, crops, machine, views=views, seed=seed + 1000, what=what):
         with evaluating(
-            *model.heads.values(), *model.auxiliary.values(), *students.epck.values(), *students.loss.values()
-        ):
+            model.pose, *model.heads.values(), *model.auxiliary.values(), *students.epck.values(),
+            *students.loss.values(),
+        ):  # fmt: skip
             kept.append({name: value.cpu() for name, value in _truth(model, glimpse).items()})
             scores = (
                 _free(model, glimpse)
                 | _heads(model, students, glimpse)
-                | _costed(model, others, machine, glimpse, names)
+                | _second_opinions(model, others, students, machine, glimpse, names)
             )
             kept[-1] |= {f"score.{name}": value.float().cpu() for name, value in scores.items()}
             if keep_evidence:
@@ -127,10 +128,12 @@ def _heads(model: PoseModel, students: Students, glimpse: Glimpse) -> dict[str, 
     return scores | {name: head(glimpse.features) for name, head in students.epck.items()}
 
 
-def _costed(
-    model: PoseModel, others: Sequence[PoseModel], machine: Machine, glimpse: Glimpse, names: Collection[str]
-) -> dict[str, Tensor]:
-    scores: dict[str, Tensor] = {}
+def _second_opinions(
+    model: PoseModel, others: Sequence[PoseModel], students: Students, machine: Machine, glimpse: Glimpse,
+    names: Collection[str],
+) -> dict[str, Tensor]:  # fmt: skip
+    """What costs a further pass, of this net or another."""
+    scores = {name: 1 - others_say(glimpse, [net], machine)[0].mean(dim=1) for name, net in students.nets.items()}
     if "flip" in names:
         with machine.autocast():
             mirrored = model.pose(glimpse.images_B3SS.flip(3).contiguous(memory_format=torch.channels_last)).features

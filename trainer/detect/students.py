@@ -5,6 +5,7 @@ Shapes: N people or views, J joints, D evidence of a joint.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,11 +20,13 @@ from ..data.crops import Crops
 from ..device import Machine, evaluating
 from ..epck import EpckTraining, Lesson, join, learn, see
 from ..glimpses import Glimpse, glimpses
-from ..models.expected_pck import ExpectedPckHead
+from ..metrics import profile_of
+from ..models.expected_pck import SHARPNESS, ExpectedPckHead
 from ..models.heads import LossHead, build_head
+from ..models.hourglass import HourglassConfig
 from ..presets import Recipe
-from ..training import train_heads, validation_mask
-from .detectors import SHIPPED, SLIM
+from ..training import train_heads, train_pose, validation_mask
+from .detectors import SHIPPED, SLIM, TINY
 
 IN_DOMAIN = "in-domain-pool"
 """The ceiling of the pool: a head trained on labels of its other half."""
@@ -32,6 +35,12 @@ CEILING_VIEWS = 3
 FOLDS = 5
 """Of the test split, for its ceiling: too small for halves."""
 FOLD_EPOCHS = 40
+TINY_CHANNELS, TINY_SEED = 16, 500
+FORKS = 2
+"""Nets that go on from the base model, each without one half of the people: these it then sees as strangers."""
+FORK_EPOCHS, FORK_RATE = 0.15, 0.75
+"""Shares of the pose net's own epochs and rate: enough to forget, too little to become another net."""
+FORK_VIEWS = 6
 TEACHER_GAIN = 1.2
 """A right peak of a net on strangers stands about this much lower than those it was trained towards."""
 
@@ -42,6 +51,8 @@ class Students:
 
     epck: Mapping[str, ExpectedPckHead]
     loss: Mapping[str, LossHead]
+    nets: Mapping[str, PoseModel]
+    """Small pose nets of their own, that are asked for a second opinion."""
     config: EpckTraining
     machine: Machine
     seed: int
@@ -108,6 +119,9 @@ def train_students(
         shipped("epck-image", lesson, pck_N[:, None].expand_as(lesson.distance_NJ))
     if "epck-unfitted" in names:
         shipped("epck-unfitted", join([lesson, lesson_of(first, strangers, views, "views of validating people")]))
+    if "epck-out-of-fold" in names:
+        out_of_fold = _out_of_fold(model, first, learners, recipe, machine, seed)
+        shipped("epck-out-of-fold", join([lesson, out_of_fold]))
     if "epck-distilled" in names and others:
         unlabelled, said_NJ = _asked(model, others, first, pool, machine, seed)
         target_NJ = torch.sigmoid((1 - lesson.distance_NJ) / config.softness)
@@ -121,12 +135,43 @@ def train_students(
         loss["ll++conv-damaged"] = checkpoint.new_head(model, "ll++conv", seed)
         train_heads(model, {"ll++conv": loss["ll++conv-damaged"]}, labelled, replace(recipe.heads, pairing="all"), machine,
                     seed=seed, validation=recipe.pose.validation, damaged=True, what=f"ll++conv-damaged, seed {seed}")  # fmt: skip
-    return Students(made, loss, config, machine, seed)
+    nets: dict[str, PoseModel] = {}
+    if {TINY, f"{SHIPPED}+{TINY}"} & set(names):
+        nets[TINY] = tiny_net(model, seed)
+        train_pose(nets[TINY], labelled, recipe.pose, machine, seed=seed, what=f"{TINY}, seed {seed}")
+    return Students(made, loss, nets, config, machine, seed)
+
+
+def tiny_net(model: PoseModel, seed: int) -> PoseModel:
+    """A fresh pose net of some per cent of the hourglass's arithmetic, with weights of its own seed."""
+    config = HourglassConfig(joints=len(model.skeleton), stacks=1, channels=TINY_CHANNELS)
+    return checkpoint.new_model(config, model.skeleton, model.crop, model.target, seed + TINY_SEED)
+
+
+def _out_of_fold(
+    model: PoseModel, heads: Mapping[str, ExpectedPckHead], learners: Crops, recipe: Recipe, machine: Machine, seed: int
+) -> Lesson:
+    """What forks of the pose net make of people that they were not trained on any more.
+
+    A net that was trained from scratch without them has other features, which the head could not read.
+    """
+    fold_N = np.random.default_rng(seed).permutation(len(learners)) % FORKS
+    pose = recipe.pose
+    how = replace(pose, epochs=max(1, round(FORK_EPOCHS * pose.epochs)), lr=FORK_RATE * pose.lr)
+    lessons = []
+    for fold in range(FORKS):
+        fork = replace(model, pose=copy.deepcopy(model.pose), heads={}, auxiliary={})
+        own, strangers = (learners.subset(np.flatnonzero(mask_N)) for mask_N in (fold_N != fold, fold_N == fold))
+        train_pose(fork, own, how, machine, seed=seed, best=False, what=f"fork {fold + 1} of {FORKS}, seed {seed}")
+        for views, mild in ((0, None), (FORK_VIEWS, recipe.heads.augment)):
+            lessons.append(see(fork, heads, strangers, machine, views=views, seed=seed, augment_by=mild,
+                               what=f"strangers of fork {fold + 1}, seed {seed}"))  # fmt: skip
+    return join(lessons)
 
 
 def read_at_peaks(glimpse: Glimpse, maps_BJHW: Tensor, peak: float) -> Tensor:
     """Another net's maps where this net's last maps look, as a share of the training peak, (B, J)."""
-    look_BJP = (glimpse.features.heatmaps[-1].flatten(2) * (30.0 / peak)).softmax(dim=2)
+    look_BJP = (glimpse.features.heatmaps[-1].flatten(2) * (SHARPNESS / peak)).softmax(dim=2)
     return (look_BJP * maps_BJHW.flatten(2)).sum(dim=2) / peak
 
 
@@ -146,11 +191,13 @@ def _asked(
 ) -> tuple[Lesson, Tensor]:  # fmt: skip
     """A lesson on people without labels: their evidence, and how far other nets agree with each keypoint (N, J)."""
     lessons, said = [], []
+    skip = list(profile_of("standard", pool.data).skip)
     for glimpse in glimpses(model, pool, machine, views=0, seed=seed, what=f"asking the committee, seed {seed}"):
         with evaluating(*heads.values()):
             evidence = {name: head.evidence(glimpse.features).cpu() for name, head in heads.items()}
         # No label is looked at, not even whether there is one.
         everything = torch.ones_like(glimpse.counts_BJ).cpu()
+        everything[:, skip] = False
         lessons.append(Lesson(evidence, torch.zeros(everything.shape), everything))
         said.append((others_say(glimpse, others, machine).mean(dim=0) * TEACHER_GAIN).clamp(0, 1).cpu())
     return join(lessons), torch.cat(said)

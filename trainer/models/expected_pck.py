@@ -97,6 +97,7 @@ class ExpectedPckHead(LossHead):
         if not features.heatmaps:
             raise ConfigError(f"{self.config.name} reads heatmaps, which this net does not hand over")
         last, first = features.heatmaps[-1], features.heatmaps[0]
+        self._check(last)
         peaks = [maps.amax(dim=(2, 3))[..., None] / self.config.peak for maps in (last, first)]
         if self.config.evidence == "peaks":
             return torch.cat(peaks, dim=2)
@@ -110,7 +111,30 @@ class ExpectedPckHead(LossHead):
         """Take mean and deviation of every number of the evidence from the people that train the head."""
         self.mean_JD.copy_(evidence_NJD.mean(dim=0))
         # A number that never changes says nothing, and must not be blown up where it changes one day.
-        self.deviation_JD.copy_(evidence_NJD.std(dim=0).clamp_min(1e-3))
+        one_alone = len(evidence_NJD) == 1  # has no deviation
+        self.deviation_JD.copy_(evidence_NJD.std(dim=0, correction=int(not one_alone)).clamp_min(1e-3))
+
+    @torch.no_grad()
+    def leave_out(self, untaught_J: Tensor, share: float) -> None:
+        """Let joints that nobody could teach say of everybody what all joints are on average.
+
+        Their weights are what they were drawn as; in the mean over joints that would be noise.
+
+        Args:
+            untaught_J: mask.
+            share: of right joints in training, in (0, 1).
+        """
+        if self.per_joint:
+            self.out_own[untaught_J] = 0.0
+        self.out_shared.weight[untaught_J] = 0.0
+        self.out_shared.bias[untaught_J] = math.log(share / (1 - share))
+
+    def _check(self, maps_BJHW: Tensor) -> None:
+        joints, cells = self.config.joints, self.config.sizes[0]
+        wanted = (joints,) if self.config.evidence == "peaks" else (joints, cells, cells)
+        shape = tuple(maps_BJHW.shape[1 : 1 + len(wanted)])
+        if shape != wanted:
+            raise ConfigError(f"{self.config.name} was built for heatmaps {wanted}, the net gives {shape}")
 
 
 def scales_read(config: HeadConfig) -> tuple[int, ...]:
