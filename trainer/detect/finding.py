@@ -92,7 +92,8 @@ def against_free(results: DetectResults, shipped: DetectorInfo) -> str:
     """Better than every free score, set by set, with the interval."""
     found = asked(results, "shipped-free")
     if not found:
-        return f"{shipped.name} ships; no test set has free scores to compare it with."
+        return (f"{shipped.name} ships. It cannot be compared with free scores: no test set has them together with both "
+                "failures and successes.")  # fmt: skip
     words: dict[Verdict, str] = {"better": "beats the best free score on", "even": "cannot be told from the best free score on",
              "worse": "is worse than the best free score on", "unknown": "cannot be compared on"}  # fmt: skip
     return f"{shipped.name} {clauses(words, found, lambda c: one_set(results, c))}."
@@ -168,6 +169,8 @@ def slim(results: DetectResults) -> str:
 def on_set(comparison: Comparison) -> str:
     """``lspet (−0.002, −0.006 to +0.001)``."""
     estimate = comparison.difference.estimate
+    if estimate.mean is None:
+        return comparison.set
     return f"{comparison.set} ({signed(estimate.mean)}, {between(estimate)})"
 
 
