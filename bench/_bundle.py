@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alpose.export.graph import MonitorGraph, TorchEngine, to_onnx
+from alpose.export.graph import MonitorGraph, TorchEngine
+from alpose.export.onnx_export import to_onnx
 from alpose.export.parity import compare
 from alpose.export.precision import to_fp16
 from alpose.export.write import PREFERRED

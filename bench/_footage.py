@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.export.bundle_files import golden_bytes, write_bundle
-from alpose.export.graph import MonitorGraph, to_onnx
+from alpose.export.graph import MonitorGraph
+from alpose.export.onnx_export import to_onnx
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.crop import Crop
 from alpose.runtime.engines.onnx import OnnxEngine

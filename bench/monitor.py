@@ -33,9 +33,9 @@ from alpose.runtime.outputs import OUTPUT_NAMES
 from alpose.trainer.device import machine
 from alpose.trainer.results import write_json
 
+from ._export_contestants import maps_name, session, shorten
 from ._footage import HEIGHT, PERSON, WIDTH, Footage, Recorded, footage, place_of, policy, random_bundle
 from ._measure import RESULTS, Bench, Task, interleave, load_average, machine_facts, paired, spread, table
-from .export import maps_name, session, shorten
 
 Seconds = npt.NDArray[np.float64]
 

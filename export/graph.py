@@ -3,156 +3,37 @@
 The same :class:`MonitorGraph` answers in PyTorch and is written as ONNX, so that the two can be compared. Everything
 that a device would otherwise do beside the net is inside: normalising, decoding, calibrating. No heatmap leaves it.
 
-Shapes: N batch, S crop side, J joints, H W heatmap, C channels, D embedding, K knots of the calibration, h w a scale.
+Shapes: N batch, S crop side, J joints, H W heatmap, C channels, D embedding, h w a scale.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-import alpose
-from alpose.runtime.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from alpose.runtime.outputs import OUTPUT_NAMES, Outputs
+from alpose.runtime.errors import CheckpointError, ConfigError, DataError
+from alpose.runtime.outputs import Outputs
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.checkpoint import PoseModel
-from alpose.trainer.data.augment import to_input
-from alpose.trainer.heatmaps import entropy, to_pixels
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.models.hourglass import STRIDE
-from alpose.trainer.results import write_atomically
-from alpose.trainer.scoring import ENTROPY_TEMPERATURE, REFERENCE_PEAK
 
 from .calibration import Calibration
-from .onnx_graph import BATCH, INPUT, OPSET, GraphSpec, OnnxFacts, check_model, import_onnx, set_metadata, tidy
+from .graph_parts import Calibrate, Decode, Doubt, Embedding, Normalise
+from .onnx_graph import GraphSpec
 from .trunks import OwnTrunk, TappedTrunk, Trunk, form
-
-if TYPE_CHECKING:
-    import onnx
-
-log = logging.getLogger("alpose")
 
 UNCALIBRATED = Calibration(
     np.zeros(3), np.ones(3), np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0]), np.array([0.0, 1.0])
 )
 """Stands in where nothing was calibrated: one minus the mean score, cut to [0, 1]. It is no probability."""
-
-
-# --- What follows the trunk
-
-
-class Normalise(nn.Module):
-    """uint8 (N, S, S, 3) to float32 (N, 3, S, S) in [0, 1].
-
-    It casts first: TensorRT takes uint8 at a graph's border and nowhere else.
-    """
-
-    def forward(self, frames_NSS3: Tensor) -> Tensor:
-        """As in training."""
-        return to_input(frames_NSS3.float())
-
-
-class Decode(nn.Module):
-    """Heatmaps to joints in pixels and scores; the twin of :func:`alpose.trainer.heatmaps.decode`.
-
-    The five cells that decide are gathered together, which takes a third of the nodes: at batch 1 a node costs more
-    than its arithmetic.
-    """
-
-    step_5: Tensor
-
-    def __init__(self, stride: float, peak: float, cells: int) -> None:
-        super().__init__()
-        self.stride, self.peak, self.cells = stride, peak, cells
-        # Centre, left, right, above, below: steps along the row, and along the flattened map.
-        self.register_buffer("step_5", torch.tensor([0, -1, 1, -cells, cells]))
-
-    def forward(self, maps_NJHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Joints (N, J, 2) in pixels of the crop, scores (N, J)."""
-        flat_NJP = maps_NJHW.flatten(2)
-        place_NJ1 = flat_NJP.argmax(dim=2, keepdim=True)
-        # A step off the map is pulled back to some cell of it; at the border its value is not used.
-        near_NJ5 = (place_NJ1 + self.step_5).clamp(0, self.cells * self.cells - 1)
-        value_NJ5 = flat_NJP.gather(2, near_NJ5)
-        peak_NJ1 = value_NJ5[..., :1]
-        log_NJ5 = torch.maximum(value_NJ5, 1e-3 * peak_NJ1.clamp_min(1e-6)).log()
-        before_NJ2, after_NJ2 = log_NJ5[..., 1::2], log_NJ5[..., 2::2]
-        bend_NJ2 = 2 * log_NJ5[..., :1] - before_NJ2 - after_NJ2
-        move_NJ2 = ((after_NJ2 - before_NJ2) / (2 * bend_NJ2.clamp_min(1e-6))).clamp(-0.5, 0.5)
-        # Whole numbers in float32: exact, and fewer nodes than integer division, which exporters guard by its sign.
-        row_NJ1 = ((place_NJ1 + 0.5) / self.cells).floor()
-        cell_NJ2 = torch.cat([place_NJ1 - row_NJ1 * self.cells, row_NJ1], dim=2)
-        inside_NJ2 = (bend_NJ2 > 1e-6) & (cell_NJ2 > 0) & (cell_NJ2 < self.cells - 1)
-        joints_NJ2 = cell_NJ2 + torch.where(inside_NJ2, move_NJ2, 0.0)
-        return to_pixels(joints_NJ2, self.stride), peak_NJ1[..., 0] / self.peak  # type: ignore[arg-type]
-
-
-class Doubt(nn.Module):
-    """The evidence that heatmaps give for nothing: entropy (N,), and one minus the mean score (N,)."""
-
-    def __init__(self, peak: float) -> None:
-        super().__init__()
-        self.scale = REFERENCE_PEAK / peak
-
-    def forward(self, maps_NJHW: Tensor, scores_NJ: Tensor) -> tuple[Tensor, Tensor]:
-        """As :func:`alpose.trainer.scoring.score` computes them."""
-        return entropy(maps_NJHW * self.scale, ENTROPY_TEMPERATURE), 1.0 - scores_NJ.mean(dim=1)
-
-
-class Embedding(nn.Module):
-    """Global average, scaled to unit length: (N, C, h, w) to (N, D)."""
-
-    def forward(self, features_NChw: Tensor) -> Tensor:
-        """A map of zeros stays zero."""
-        mean_ND = features_NChw.mean(dim=(2, 3))
-        return mean_ND / mean_ND.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
-
-
-class Calibrate(nn.Module):
-    """:meth:`Calibration.probability` as tensors: evidence (N, 3) to probability (N,)."""
-
-    mean_3: Tensor
-    sd_3: Tensor
-    weight_31: Tensor
-    start_L: Tensor
-    length_L: Tensor
-    rise_L1: Tensor
-
-    def __init__(self, calibration: Calibration) -> None:
-        super().__init__()
-
-        def tensor(values: npt.NDArray[np.floating]) -> Tensor:
-            return torch.from_numpy(np.asarray(values, dtype=np.float32).copy())
-
-        self.register_buffer("mean_3", tensor(calibration.mean_3))
-        self.register_buffer("sd_3", tensor(calibration.sd_3))
-        self.register_buffer("weight_31", tensor(calibration.weight_3)[:, None])
-        score_K = tensor(calibration.score_K)
-        self.register_buffer("start_L", score_K[:-1])
-        self.register_buffer("length_L", score_K.diff())
-        self.register_buffer("rise_L1", tensor(np.diff(calibration.probability_K))[:, None])
-        self.first = float(calibration.probability_K[0])
-
-    def forward(self, evidence_N3: Tensor) -> Tensor:
-        """A sum over the L segments between knots: how far each is walked, times its rise."""
-        score_N1 = ((evidence_N3 - self.mean_3) / self.sd_3) @ self.weight_31
-        walked_NL = ((score_N1 - self.start_L) / self.length_L).clamp(0.0, 1.0)
-        return (walked_NL @ self.rise_L1)[:, 0] + self.first
-
-
-# --- The graph
 
 
 class MonitorGraph(nn.Module):
@@ -348,97 +229,3 @@ class TorchEngine:
             parts = [call(torch.from_numpy(np.array(frames_NHW3[start : start + self.batch])))
                      for start in range(0, len(frames_NHW3), self.batch)]  # fmt: skip
         return [torch.cat(pieces).numpy() for pieces in zip(*parts, strict=True)]
-
-
-# --- ONNX
-
-
-def to_onnx(graph: MonitorGraph, path: Path, *, metadata: Mapping[str, str] | None = None) -> OnnxFacts:
-    """Write a graph as one ONNX file with the weights inside.
-
-    It goes through ``torch.export`` (the "dynamo" exporter): the older one, through TorchScript, is announced to be
-    removed, leaves unnamed symbolic sizes in outputs and computes shapes in the graph.
-
-    Args:
-        graph: what to write.
-        path: of the file.
-        metadata: more facts for ``metadata_props``, their keys get the prefix ``alpose.``.
-
-    Raises:
-        ConfigError: the net cannot be exported with a dynamic batch, or the graph holds control flow.
-        MissingExtraError: the packages of ``alpose[export]`` are not installed.
-    """
-    model = _exported(graph)
-    tidy(model, graph.spec)
-    _describe(model, graph, metadata or {})
-    facts = check_model(model, graph.spec)
-    if facts.outside_tensorrt:
-        log.warning("%s: TensorRT 10 does not document the operators %s; ONNX Runtime runs the graph, an engine may not "
-                    "build", path.name, ", ".join(facts.outside_tensorrt))  # fmt: skip
-    write_atomically(path, model.SerializeToString(deterministic=True))
-    return facts
-
-
-def _exported(graph: MonitorGraph) -> onnx.ModelProto:
-    import_onnx()
-    try:
-        import onnxscript  # noqa: F401  # torch.onnx imports it late and then fails in its own words
-    except ImportError as error:
-        raise MissingExtraError("onnxscript", "exporting", "export") from error
-    size = graph.spec.size_px
-    # Two frames: a batch of one would be taken for a constant.
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    batch = torch.export.Dim(BATCH, min=1)
-    try:
-        with _quiet(), torch.no_grad():
-            exported = torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
-            program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, input_names=[INPUT],
-                                        output_names=list(OUTPUT_NAMES), verbose=False)  # fmt: skip
-    except Exception as error:  # the exporter has no family of errors
-        reason = str(error).strip().splitlines()
-        raise ConfigError(f"the net cannot be exported with a dynamic batch ({type(error).__name__}): "
-                          f"{' '.join(reason[:6])}. Its forward pass must not depend on values or on the batch "
-                          "size") from error  # fmt: skip
-    if program is None:
-        raise ConfigError(
-            "torch.onnx.export returned nothing: this version of torch has no exporter through torch.export"
-        )
-    return program.model_proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without a remark of torch on its own pytrees, one on torchvision's absence, and the optimiser's diary."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx._internal.exporter._registration", "onnx_ir", "onnxscript")
-    ]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-def _describe(model: onnx.ModelProto, graph: MonitorGraph, metadata: Mapping[str, str]) -> None:
-    spec = graph.spec
-    model.producer_name, model.producer_version = "alpose", alpose.__version__
-    model.domain, model.model_version = "alpose", 1
-    model.doc_string = "Pose and its probability of failure from RGB crops. Facts under alpose.* in metadata_props."
-    calibration = graph.calibration.to_json() if graph.calibration else None
-    facts = {
-        "schema": "1",
-        "precision": "fp32",
-        "head": spec.head,
-        "skeleton": json.dumps(spec.skeleton.to_json()),
-        "input": json.dumps({"name": INPUT, "dtype": "uint8", "shape": [BATCH, spec.size_px, spec.size_px, 3],
-                             "colour": "RGB"}),
-        "outputs": json.dumps({name: list(spec.shape_of(name)) for name in OUTPUT_NAMES}),
-        "calibration": json.dumps(calibration),
-        **metadata,
-    }  # fmt: skip
-    set_metadata(model, facts)

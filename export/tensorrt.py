@@ -20,20 +20,9 @@ from typing import Any
 
 import alpose
 from alpose.runtime.bundle import Bundle
-from alpose.runtime.engines.tensorrt import (
-    INPUT,
-    PLAN,
-    SIDECAR,
-    EngineKey,
-    Machine,
-    Profile,
-    Sidecar,
-    TensorRTEngine,
-    TensorRTError,
-    create,
-    judge,
-    logger,
-)
+from alpose.runtime.engines.tensorrt import INPUT, TensorRTEngine, judge
+from alpose.runtime.engines.tensorrt_library import Machine, TensorRTError, create, logger
+from alpose.runtime.engines.tensorrt_sidecar import PLAN, SIDECAR, EngineKey, Profile, Sidecar
 from alpose.runtime.errors import ConfigError, WrongAnswerError
 from alpose.runtime.golden import GoldenReport
 

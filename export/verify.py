@@ -9,6 +9,7 @@ from pathlib import Path
 from alpose.runtime.bundle import Bundle, FileCheck, check_files
 from alpose.runtime.engines import tensorrt
 from alpose.runtime.engines.onnx import OnnxEngine, providers
+from alpose.runtime.engines.tensorrt_library import unavailable
 from alpose.runtime.errors import AlposeError, DataNotFoundError
 from alpose.runtime.golden import GoldenReport, run_golden
 
@@ -91,7 +92,7 @@ def _onnx_checks(bundle: Bundle) -> list[EngineCheck]:
 
 
 def _tensorrt_checks(bundle: Bundle) -> list[EngineCheck]:
-    reason = tensorrt.unavailable()
+    reason = unavailable()
     if reason is not None:
         return [EngineCheck("tensorrt", None, reason, False)]
     try:

@@ -32,7 +32,8 @@ from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.report import form
 
 from .batch import Batch, Choice
-from .inbox import Entry, Inbox
+from .inbox import Inbox
+from .inbox_records import Entry
 from .tables import utc
 from .thumbnail import Thumbnail, thumbnail
 

@@ -21,7 +21,8 @@ from .corrections import Correction, JointSummary, Unchanged, by_joint, compare,
 from .dataset import FIELD, Item, Merged, OnConflict, merge, write_once
 from .formats import coco
 from .formats.incoming import Incoming, open_incoming
-from .inbox import Entry, Inbox
+from .inbox import Inbox
+from .inbox_records import Entry
 from .tasks import Skeletons, entries_known, item_of
 
 

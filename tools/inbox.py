@@ -7,83 +7,37 @@
       frames/9f/9f….jpg            the frame; 9f….-1.jpg and 9f….+1.jpg are its neighbours in a clip
       batches/NAME.json            what was chosen for annotation
 
-A file is named by a record's id alone, which is 32 hex digits or is refused: no path that stands in a record is used.
-
-The files ``inbox_*.py`` beside this one hold its tables and what it says of all records at once.
+The files ``inbox_*.py`` beside this one hold its tables, its records, its pictures, and what it says of all records at
+once.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alpose.runtime.errors import DataError, DataNotFoundError
-from alpose.runtime.queue.canonical import PictureFacts, decode, is_hex
+from alpose.runtime.queue.canonical import PictureFacts, decode
 from alpose.runtime.queue.facts import BundleFacts, Tally
 from alpose.runtime.queue.record import Picture, Record
 from alpose.runtime.skeleton import Skeleton
-from alpose.trainer.results import read_json, write_atomically, write_json
+from alpose.trainer.results import read_json, write_json
 
 from . import inbox_books
 from .batch import Batch, check_name
 from .inbox_columns import Columns, read_columns
+from .inbox_frames import Frames
+from .inbox_records import Added, Entry, Raw, take
 from .inbox_schema import open_database
 
 DATABASE, FRAMES, BATCHES = "inbox.db", "frames", "batches"
-SEALED = ".sealed"
-SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 CHUNK = 5_000
 """Rows of one transaction."""
-
-
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """A record as a queue stores it, checked against its hash by :meth:`Inbox.add`."""
-
-    id: str
-    sha256: str
-    manifest: bytes
-    arrays: bytes
-    control_rate: float
-    """The present bound on its control stream's rate, from the queue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What became of manifests."""
-
-    new: int = 0
-    known: int = 0
-    refused: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A record with where it stands."""
-
-    record: Record
-    pictures: tuple[PictureFacts, ...]
-    source: str
-    fetched: bool
-    acknowledged: bool
-    deleted: bool
-    """On the device."""
-    batch: str | None
-    annotated: bool
-
-    @property
-    def control_rate(self) -> float:
-        """Rate of the control stream that the frame belongs to, as far as its device can still keep it; 0 if to none."""
-        return _control_rate(self.record)
 
 
 class Inbox:
@@ -101,6 +55,7 @@ class Inbox:
                 f"{self.folder} is no inbox: make one with alpose-harvest pull SOURCE --into {self.folder}"
             )
         self._db = open_database(self.folder / DATABASE)
+        self._frames = Frames(self.folder / FRAMES)
 
     def __enter__(self) -> Inbox:
         return self
@@ -131,38 +86,12 @@ class Inbox:
         not here, it belongs to the source that had it last, and may still be evicted there: the bound on its control
         stream's rate follows. What is here stays, whatever its device gives up later, and so does its rate.
         """
-        new = known = refused = 0
+        became = {"new": 0, "known": 0, "refused": 0}
         for chunk in _chunks(raws):
             with self._transaction() as db:
                 for raw in chunk:
-                    try:
-                        record, pictures = decode(raw.manifest, raw.arrays, raw.sha256, control_rate=raw.control_rate)
-                        if record.id != raw.id:
-                            raise DataError(f"the row's id {raw.id[:40]!r} is not the manifest's")
-                    except DataError as error:
-                        db.execute(
-                            "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)", (source, raw.id[:64], str(error)[:500])
-                        )
-                        refused += 1
-                        continue
-                    rate = _control_rate(record)
-                    found = db.execute("SELECT sha256, pictures > 0 AND fetched = 0, control_rate > ?, source <> ? OR deleted = 1 "
-                                       "FROM record WHERE id = ?", (rate, source, record.id)).fetchone()  # fmt: skip
-                    if found is None:
-                        _insert(db, source, raw, record, pictures, rate)
-                        new += 1
-                    elif found[0] == raw.sha256:
-                        _, waits, lower, moved = found
-                        if waits and lower:
-                            db.execute("UPDATE record SET control_rate = ? WHERE id = ?", (rate, record.id))
-                        if waits and moved:
-                            db.execute("UPDATE record SET source = ?, deleted = 0 WHERE id = ?", (source, record.id))
-                        known += 1
-                    else:
-                        db.execute("INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
-                                   (source, record.id, "another record with this id is here already"))  # fmt: skip
-                        refused += 1
-        return Added(new, known, refused)
+                    became[take(db, source, raw)] += 1
+        return Added(**became)
 
     def add_bundles(self, bundles: Iterable[BundleFacts]) -> None:
         """Keep what is needed to read a bundle's records."""
@@ -199,9 +128,7 @@ class Inbox:
         if {picture.position: picture.sha256 for picture in pictures} != wanted:
             raise DataError(f"record {id_}: these pictures are not the ones that its manifest lists")
         for picture in pictures:
-            path = self._path(id_, picture.position, SUFFIXES[picture.media_type] + (SEALED if picture.sealed else ""))
-            if not _holds(path, picture.data):
-                write_synced(path, picture.data)
+            self._frames.store(id_, picture)
         with self._transaction() as db:
             db.execute("UPDATE record SET fetched = 1 WHERE id = ?", (id_,))
 
@@ -250,7 +177,7 @@ class Inbox:
     def is_whole(self, id_: str) -> bool:
         """Whether every picture of a record lies here with the hash that its manifest lists; reads them all."""
         _, facts = self._decoded(id_)
-        return all(self._read(id_, fact) is not None for fact in facts)
+        return all(self._frames.read(id_, fact) is not None for fact in facts)
 
     def entries(self, ids: Iterable[str]) -> list[Entry]:
         """Records with where they stand, in the order asked; an unknown id is :class:`DataNotFoundError`."""
@@ -275,11 +202,7 @@ class Inbox:
 
     def image(self, id_: str, position: int = 0) -> Path | None:
         """The picture's file, if it is here and open; None where it is not fetched, sealed, or never was."""
-        for suffix in SUFFIXES.values():
-            path = self._path(id_, position, suffix)
-            if path.exists():
-                return path
-        return None
+        return self._frames.image(id_, position)
 
     def sealed(self) -> list[str]:
         """Ids whose pictures are here, but under seal."""
@@ -288,13 +211,11 @@ class Inbox:
 
     def picture_bytes(self, id_: str, fact: PictureFacts) -> bytes | None:
         """A picture as the device stored it, hash-checked; None where it is not here."""
-        return self._read(id_, fact)
+        return self._frames.read(id_, fact)
 
     def store_unsealed(self, id_: str, fact: PictureFacts, image: bytes) -> Path:
         """Put an image beside the sealed box that it came in, which stays the proof of what was sent."""
-        path = self._path(id_, fact.position, SUFFIXES[fact.media_type])
-        write_synced(path, image)
-        return path
+        return self._frames.store_unsealed(id_, fact, image)
 
     def columns(self) -> Columns:
         """What a choice looks at, in the order of arrival."""
@@ -382,54 +303,6 @@ class Inbox:
             raise DataNotFoundError(f"there is no record {id_} in {self.folder}: pull it first")
         return decode(row[0].encode(), row[1], row[2])
 
-    def _path(self, id_: str, position: int, suffix: str) -> Path:
-        if not is_hex(id_, 32):
-            raise DataError(f"{id_[:40]!r} is no id of a record: 32 hex digits")
-        place = f".{position:+d}" if position else ""
-        return self.folder / FRAMES / id_[-2:] / f"{id_}{place}{suffix}"
-
-    def _read(self, id_: str, fact: PictureFacts) -> bytes | None:
-        path = self._path(id_, fact.position, SUFFIXES[fact.media_type] + (SEALED if fact.sealed else ""))
-        try:
-            return fact.joined(path.read_bytes()).data
-        except (OSError, DataError):
-            return None
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write beside the place, sync, rename, sync the folder: whole or not there, also after a power cut."""
-    write_atomically(path, content)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _control_rate(record: Record) -> float:
-    """The rate that was in force when the frame was drawn, or what its device can still keep of it."""
-    if record.control_draw is None:
-        return 0.0
-    drawn_at = next(
-        (limit for trigger, _, limit in record.reasons if trigger == "control"), record.inclusion_probability
-    )
-    return min(drawn_at, record.control_rate)
-
-
-def _insert(
-    db: sqlite3.Connection, source: int, raw: Raw, record: Record, pictures: Sequence[PictureFacts], rate: float
-) -> None:
-    failure = record.failure_probability
-    db.execute(
-        "INSERT INTO record (id, source, device, bundle, captured_ns, flagged, failure_probability, control_draw, "
-        "control_rate, pictures, sealed, joints, embedding, sha256, manifest, arrays) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (record.id, source, record.device, record.bundle, record.captured_ns, int(record.flagged),
-         failure if np.isfinite(failure) else None, record.control_draw, rate if record.control_draw is not None else None,
-         len(pictures), int(any(picture.sealed for picture in pictures)), len(record.scores_J), len(record.embedding_D),
-         raw.sha256, raw.manifest.decode(), raw.arrays),
-    )  # fmt: skip
-
 
 def _chunks(raws: Iterable[Raw]) -> Iterator[list[Raw]]:
     chunk: list[Raw] = []
@@ -440,10 +313,3 @@ def _chunks(raws: Iterable[Raw]) -> Iterator[list[Raw]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    try:
-        return path.read_bytes() == content
-    except OSError:
-        return False

@@ -16,7 +16,7 @@ from alpose.runtime.queue.opening import open_readonly
 from alpose.runtime.queue.record import Picture
 from alpose.runtime.queue.rows import PLACES
 
-from .inbox import Raw
+from .inbox_records import Raw
 from .remote import (
     MAX_WAL_BYTES,
     WAL_HEADER,

@@ -20,7 +20,8 @@ from alpose.runtime.triggers import Reason
 from .annotation import Task
 from .batch import Batch, Choice
 from .dataset import Item
-from .inbox import Entry, Inbox
+from .inbox import Inbox
+from .inbox_records import Entry
 
 KEYPOINTS_ONLY, DELETED, SEALED, ELSEWHERE = (
     "only their keypoints were stored",

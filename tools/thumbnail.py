@@ -25,7 +25,8 @@ from alpose.runtime.queue import images
 from alpose.runtime.queue.canonical import PictureFacts
 from alpose.runtime.skeleton import Skeleton
 
-from .inbox import Entry, Inbox
+from .inbox import Inbox
+from .inbox_records import Entry
 
 State = Literal["picture", "keypoints only", "sealed", "not fetched", "missing", "damaged"]
 STATES: tuple[State, ...] = get_args(State)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from alpose import __version__
-from alpose.runtime.errors import ConfigError
+from alpose.runtime.errors import AlposeError, ConfigError
 
 from .cli_options import CACHE, DATA_ROOT, DEVICE, PRECISION, default_cache, default_out
 from .click_errors import OneLineErrors
@@ -23,6 +23,11 @@ from .theory_command import theory
 log = logging.getLogger("alpose")
 
 DEFAULT_METHODS = "random,coreset,entropy,multipeak,epck,ll,ll++,ll++conv,oracle-loss,oracle-pck"
+MORE_METHODS = (
+    "egl++", "egl++-lle", "vl4pose", "aleatoric", "ensemble", "ensemble-nets", "multipeak-2021", "multipeak-2022",
+    "vl4pose-official", "aleatoric-official", "epck-slim", "ll-gap",
+)  # fmt: skip
+"""Those that are not run unless asked for; the samplers' own list would bring torch in."""
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -71,12 +76,16 @@ main.add_command(theory)
     type=click.Choice(["hrnet-w32", "hrnet-tiny"]),
     help="Another pose net than the preset's hourglass; tiny: for tests.",
 )
-@click.option("--methods", default=DEFAULT_METHODS, show_default=True, help="Comma-separated.")
+@click.option(
+    "--methods", default=DEFAULT_METHODS, show_default=True, help=f"Comma-separated; also {', '.join(MORE_METHODS)}."
+)
 @click.option("--seeds", type=click.IntRange(1), help="Base models, numbered from 0. [default: the preset's]")
 @click.option("--stages", type=click.IntRange(1), help="Rounds of select, label, retrain. [default: the preset's]")
 @click.option("--budget", type=click.IntRange(1), help="People labelled per stage. [default: the preset's]")
 @click.option(
-    "--initial", type=click.IntRange(2), help="People labelled at the start, where the dataset does not fix them."
+    "--initial",
+    type=click.IntRange(2),
+    help="People labelled at the start; lsp fixes its 1,000. [default: the preset's]",
 )
 @click.option(
     "--profile",
@@ -156,6 +165,10 @@ def cycles(
 
     if select_only and stages not in (None, 1):
         raise ConfigError(f"--select-only stops after the selection of stage 1: leave out --stages {stages}")
+    if initial and dataset == "lsp":
+        raise ConfigError(
+            f"--initial {initial}: lsp begins with the first 1,000 of LSP, as in the papers: leave it out"
+        )
     chosen = with_net(preset(preset_name), net)
     recipe = chosen.recipe
     heads = replace(recipe.heads, **{k: v for k, v in (("how", how), ("pairing", pairing)) if v})
@@ -166,7 +179,8 @@ def cycles(
         egl=EglConfig.parse(egl), scores=ScoreOptions.parse(scores),
         methods=tuple(name.strip() for name in methods.split(",") if name.strip()),  # type: ignore[misc]
         seeds=seeds or chosen.seeds, stages=1 if select_only else stages or chosen.stages,
-        budget=budget or chosen.budget, initial=initial or chosen.initial, sizes=chosen.sizes,
+        budget=budget or chosen.budget, initial=initial or chosen.initial,
+        sizes=replace(chosen.sizes, initial=initial) if initial and dataset == "synthetic" else chosen.sizes,
     )  # fmt: skip
     folder = folder or default_out(dataset)
     used = machine(device, precision)
@@ -175,7 +189,19 @@ def cycles(
     )
     if used.leads:
         click.echo(f"results: {folder / 'results.json'}")
+        _say_theory(folder)
         click.echo(f"report:  {write_report(folder)}")
+
+
+def _say_theory(run: Path) -> None:
+    """Write the page of the losses' theory, which the report links, or say why there is none."""
+    from .report.theory import write_theory
+    from .theory_run import study
+
+    try:
+        click.echo(f"theory:  {write_theory(run, study(run))}")
+    except AlposeError as error:
+        log.info("no theory page: %s", error)
 
 
 @main.command()
@@ -269,7 +295,8 @@ def fit(
     help="Of the tests, after Holm's correction; the papers' is 0.1, without it.",
 )
 def report(run: Path, level: float) -> None:
-    """Write RUN/report.html again, also of a run that has not ended."""
+    """Write RUN/report.html and RUN/theory.html again, also of a run that has not ended."""
     from .report import write_report
 
+    _say_theory(run)
     click.echo(f"report:  {write_report(run, level=level)}")

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 log = logging.getLogger("alpose")
 
@@ -34,3 +34,10 @@ def progress(items: Iterable[T], what: str, total: int, first: int = 0) -> Itera
             log.info(
                 "%s: %d of %d, about %.0f s left", what, done, total, (now - started) / (done - first) * (total - done)
             )
+
+
+def bar(*args: Any, **options: Any) -> Any:
+    """A bar of tqdm's on a terminal, nothing elsewhere; imported late, because the data commands work without it too."""
+    from tqdm import tqdm
+
+    return tqdm(*args, disable=None, **options)

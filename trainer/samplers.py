@@ -91,7 +91,8 @@ def refuse_constant(score_N: Floats, k: int, method: str) -> None:
     if k < len(open_M) and (open_M == open_M[0]).all():
         raise DataError(
             f"{method}: all {len(open_M)} scores are {open_M[0]:g}, so that it cannot choose {k} of them; nothing was "
-            "selected: the model or its head has collapsed (trained too short, or diverged), or the maps are empty"
+            "selected: the model or its head has collapsed (trained too short, or diverged), or the maps are empty. What "
+            f"was done before is kept; leave {method} out of --methods to go on without it"
         )
 
 

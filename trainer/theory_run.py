@@ -20,7 +20,7 @@ import numpy.typing as npt
 from alpose.runtime.errors import DataError, DataNotFoundError
 
 from .bases import SCORED
-from .models.heads import HEADS, HeadName
+from .models.heads import EPCK, HEADS, HeadName
 from .report.facts import Facts, facts_of, lookup
 from .results import Results, Scores, load_npz, stage_folder
 from .theory import (
@@ -36,8 +36,10 @@ from .theory import (
     near_probability,
 )
 
+PAIR_HEADS: tuple[HeadName, ...] = tuple(name for name in HEADS if name not in EPCK)
+"""Heads that learn from pairs of images; of the others the theory says nothing."""
 MARGIN_HEADS: tuple[HeadName, ...] = ("ll", "ll-gap")
-"""Heads that are trained with the margin; the others are LearningLoss++."""
+"""Those that are trained with the margin; the rest are LearningLoss++."""
 
 NEAR = 0.1
 """Two losses are near each other that differ by at most this share of the mean loss."""
@@ -202,7 +204,7 @@ def read_people(run: Path, facts: Facts, seed: int) -> tuple[tuple[People, ...],
     stored = {method: Scores.load(stage_folder(run, seed, method, stage) / "scores.npz") for method in methods}
     pool_true_N = next(iter(stored.values())).true_loss_N
     pool_heads: dict[HeadName, Floats] = {
-        name: stored[name].score_N.astype(np.float64) for name in HEADS if name in stored
+        name: stored[name].score_N.astype(np.float64) for name in PAIR_HEADS if name in stored
     }
     pool = _people("pool", pool_true_N, pool_heads)
     if stage != 1:
@@ -215,7 +217,7 @@ def read_people(run: Path, facts: Facts, seed: int) -> tuple[tuple[People, ...],
     if rest_N is None:
         return (pool,), (f"{path} is not of the people in this pool: the labelled ones cannot be measured.",)
     heads: dict[HeadName, Floats] = {name: arrays[f"head.{name}"][rest_N].astype(np.float64)
-                                     for name in HEADS if f"head.{name}" in arrays}  # fmt: skip
+                                     for name in PAIR_HEADS if f"head.{name}" in arrays}  # fmt: skip
     try:
         labelled = _people("labelled", arrays["true_loss_N"][rest_N], heads)
     except DataError as error:

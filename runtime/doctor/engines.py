@@ -14,6 +14,8 @@ import numpy as np
 from ..bundle import Bundle, check_files
 from ..engines import tensorrt
 from ..engines.onnx import OnnxEngine
+from ..engines.tensorrt_library import unavailable
+from ..engines.tensorrt_plans import rebuild
 from ..errors import AlposeError, DataNotFoundError, MissingExtraError, WrongAnswerError
 from ..golden import UNITS, GoldenReport, run_golden
 from ..outputs import Engine
@@ -98,7 +100,7 @@ def _try_tiny(provider: str) -> None:
 
 
 def _native(bundle: Bundle, here: Environment) -> Iterator[Finding]:
-    reason = tensorrt.unavailable()
+    reason = unavailable()
     if reason is not None:
         tell = failed if here.gpu else warning
         yield tell("engine tensorrt-native", reason, "engines of TensorRT cannot run here")
@@ -107,9 +109,9 @@ def _native(bundle: Bundle, here: Environment) -> Iterator[Finding]:
         for report in tensorrt.verify(bundle):
             yield _judged(f"engine {report.engine}", report, None)
     except (DataNotFoundError, MissingExtraError) as error:
-        yield ok("engine tensorrt-native", str(error).splitlines()[0], "", tensorrt.rebuild(bundle))
+        yield ok("engine tensorrt-native", str(error).splitlines()[0], "", rebuild(bundle))
     except AlposeError as error:
-        yield failed("engine tensorrt-native", str(error).splitlines()[0], "it is refused", tensorrt.rebuild(bundle))
+        yield failed("engine tensorrt-native", str(error).splitlines()[0], "it is refused", rebuild(bundle))
 
 
 def _judged(name: str, report: GoldenReport, seconds: float | None) -> Finding:

@@ -16,7 +16,9 @@ from ..errors import ConfigError, WrongAnswerError
 from ..golden import GoldenReport, run_golden
 from ..outputs import Engine
 from .onnx import OnnxEngine, providers
-from .tensorrt import PLAN, TensorRTEngine, judge, rebuild
+from .tensorrt import TensorRTEngine, judge
+from .tensorrt_plans import rebuild
+from .tensorrt_sidecar import PLAN
 
 log = logging.getLogger("alpose.monitor")
 

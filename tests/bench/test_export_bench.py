@@ -17,24 +17,26 @@ from alpose.trainer.checkpoint import TargetConfig, new_head, new_model, save
 from alpose.trainer.data.crops import CropConfig
 from alpose.trainer.models.hourglass import HourglassConfig
 from bench import export as bench
+from bench._export_contestants import BATCHES, SAYS, decode, entropy, noise
+from bench._export_crop import FRAME_HW, PERSON, weights
 
 
 def test_decoding_in_numpy_is_the_trainers() -> None:
     maps = torch.randn(9, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 3
     maps[0] = 0
     maps[1, :, 0, 5] = 40
-    joints, scores = bench.decode(maps.numpy(), 4.0, 30.0)
+    joints, scores = decode(maps.numpy(), 4.0, 30.0)
     cells, peak = heatmaps.decode(maps)
     np.testing.assert_allclose(joints, heatmaps.to_pixels(cells, 4).numpy(), atol=1e-4)
     np.testing.assert_allclose(scores, peak.numpy() / 30, rtol=1e-6)
-    np.testing.assert_allclose(bench.entropy(maps.numpy()), heatmaps.entropy(maps, 1.0).numpy(), rtol=1e-4)
+    np.testing.assert_allclose(entropy(maps.numpy()), heatmaps.entropy(maps, 1.0).numpy(), rtol=1e-4)
 
 
 def test_the_weights_are_those_of_the_crop() -> None:
-    frame = bench.noise((*bench.FRAME_HW, 3))
-    for box in (bench.PERSON, (-50.0, 300.0, 60.0, 520.0)):
+    frame = noise((*FRAME_HW, 3))
+    for box in (PERSON, (-50.0, 300.0, 60.0, 520.0)):
         crop = square_crop(box, margin=1.25, size_px=64)
-        rows, columns = bench.weights(crop.y0, crop, 480), bench.weights(crop.x0, crop, 640)
+        rows, columns = weights(crop.y0, crop, 480), weights(crop.x0, crop, 640)
         between = np.floor(np.einsum("sh,hwc->swc", rows, frame.astype(np.float32)) / BETWEEN + 0.5)
         dense = np.floor(np.einsum("swc,tw->stc", between, columns) / AFTER + 0.5)
         np.testing.assert_array_equal(dense, cut(frame, crop))
@@ -54,7 +56,7 @@ def test_the_bench_runs_and_says_what_it_measured(tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     result = json.loads(out.read_text())
     named = {(m["contestant"], m["batch"]) for m in result["measurements"]}
-    assert named == {(name, batch) for name in bench.SAYS if name != "torch.compile" for batch in bench.BATCHES}
+    assert named == {(name, batch) for name in SAYS if name != "torch.compile" for batch in BATCHES}
     assert result["left_out"] == {"torch.compile": "switched off"}
     for measurement in result["measurements"]:
         rates = [measurement["batch"] / seconds for seconds in measurement["seconds_per_round"]]

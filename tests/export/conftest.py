@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from alpose.export.calibration import Calibration
-from alpose.export.graph import MonitorGraph, to_onnx
+from alpose.export.graph import MonitorGraph
+from alpose.export.onnx_export import to_onnx
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.checkpoint import PoseModel, TargetConfig, new_head, new_model
 from alpose.trainer.data.crops import CropConfig

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alpose.export.graph import UNCALIBRATED, Calibrate, Decode, MonitorGraph, TorchEngine, to_onnx
+from alpose.export.graph import UNCALIBRATED, MonitorGraph, TorchEngine
+from alpose.export.graph_parts import Calibrate, Decode
+from alpose.export.onnx_export import to_onnx
 from alpose.export.onnx_graph import BATCH, TENSORRT_OPERATORS
 from alpose.runtime.engines import OnnxEngine
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError

@@ -19,9 +19,12 @@ import pytest
 from alpose.export import tensorrt as building
 from alpose.export.tensorrt import build_engine
 from alpose.runtime.bundle import Bundle, BundleError, check_files
-from alpose.runtime.engines import tensorrt as native
+from alpose.runtime.engines import tensorrt_library as library
 from alpose.runtime.engines.cuda import CudaError
-from alpose.runtime.engines.tensorrt import Profile, Sidecar, StaleEngineError, TensorRTEngine, TensorRTError
+from alpose.runtime.engines.tensorrt import TensorRTEngine, verify
+from alpose.runtime.engines.tensorrt_library import TensorRTError
+from alpose.runtime.engines.tensorrt_plans import StaleEngineError
+from alpose.runtime.engines.tensorrt_sidecar import Profile, Sidecar
 from alpose.runtime.errors import ConfigError, DataNotFoundError, MissingExtraError, SignatureError, WrongAnswerError
 
 from ..fakes import cuda as fake_cuda
@@ -188,7 +191,7 @@ def test_engines_of_two_versions_live_side_by_side(folder: Path, cuda: Any, monk
 @pytest.mark.usefixtures("trt")
 def test_verify_asks_the_golden_frames(folder: Path) -> None:
     build_engine(folder, profile=(1, 2, 4))
-    reports = native.verify(Bundle.open(folder))
+    reports = verify(Bundle.open(folder))
     assert [report.engine for report in reports] == ["tensorrt fp32"] * 2
     assert all(report.passed for report in reports)
 
@@ -377,7 +380,7 @@ def test_what_a_dead_build_left_is_removed(folder: Path) -> None:
 
 def test_without_tensorrt_there_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setattr(native, "_installed", lambda: None)
+    monkeypatch.setattr(library, "_installed", lambda: None)
     with pytest.raises(
         MissingExtraError, match=r"^A TensorRT engine needs tensorrt.*pip install 'alpose\[tensorrt\]'$"
     ):
@@ -419,7 +422,7 @@ def test_the_fake_has_not_what_the_release_has_not(cuda: Any, version: str) -> N
                        ("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH")):  # fmt: skip
         assert hasattr(getattr(trt, kind), name) != eleven
     assert int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) == (0 if eleven else 1)
-    builder = trt.Builder(native.logger(trt)[0])
+    builder = trt.Builder(library.logger(trt)[0])
     for name in ("platform_has_fast_fp16", "platform_has_fast_int8", "build_engine", "build_cuda_engine"):
         with pytest.raises(AttributeError):
             getattr(builder, name)
@@ -429,7 +432,7 @@ def test_the_fake_has_not_what_the_release_has_not(cuda: Any, version: str) -> N
 
 def _why_not() -> str:
     """Why the real TensorRT cannot be tried here."""
-    return native.unavailable() or ("" if importlib.util.find_spec("onnx") else "onnx is not installed")
+    return library.unavailable() or ("" if importlib.util.find_spec("onnx") else "onnx is not installed")
 
 
 real = _why_not()

@@ -22,17 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime.bundle import Bundle
-from alpose.runtime.engines import tensorrt as native
+from alpose.runtime.engines import tensorrt_library as library
 from alpose.runtime.engines.cuda import Cuda, CudaError, handle
-from alpose.runtime.engines.tensorrt import (
-    EngineKey,
-    Machine,
-    Profile,
-    Sidecar,
-    StaleEngineError,
-    TensorRTEngine,
-    TensorRTError,
-)
+from alpose.runtime.engines.tensorrt import TensorRTEngine, judge
+from alpose.runtime.engines.tensorrt_library import Machine, TensorRTError
+from alpose.runtime.engines.tensorrt_plans import MAX_SIDECAR_BYTES, StaleEngineError, engines_of
+from alpose.runtime.engines.tensorrt_sidecar import EngineKey, Profile, Sidecar
 from alpose.runtime.errors import BundleError, DataError, DataNotFoundError, MissingExtraError
 from alpose.runtime.golden import run_golden
 from alpose.runtime.outputs import OUTPUT_NAMES
@@ -226,7 +221,7 @@ def test_golden_frames_run_at_the_batches_it_is_built_for(make: Make, trt: Any) 
 
     trt.answer = compute
     with TensorRTEngine(make(batch=(1, 2, 4))) as engine:
-        reports = native.judge(engine, engine.bundle.golden)
+        reports = judge(engine, engine.bundle.golden)
     assert [report.passed for report in reports] == [True, True]
     assert set(batches) == {1, 2, 4}
 
@@ -292,7 +287,7 @@ def test_an_engine_of_another_release_is_stale_not_missing(make: Make) -> None:
     with pytest.raises(StaleEngineError, match=r"TensorRT 10\.3\.0 instead of 11\.4\.0\.106"):
         TensorRTEngine(folder)
     bundle = Bundle.open(folder)
-    (status,) = native.engines_of(bundle, Machine.here())
+    (status,) = engines_of(bundle, Machine.here())
     assert status.problem is not None
     assert status.name.startswith("trt10.3.0-Orin-sm87-fp32-")
 
@@ -303,7 +298,7 @@ def test_every_engine_of_a_folder_is_listed(make: Make) -> None:
     add_engine(folder, version="10.3.0")
     (folder / "engines" / "strange.engine").write_bytes(b"x")
 
-    here, other, strange = native.engines_of(Bundle.open(folder), Machine.here())
+    here, other, strange = engines_of(Bundle.open(folder), Machine.here())
 
     assert here.problem is None
     assert "10.3.0 instead of" in str(other.problem)
@@ -324,7 +319,7 @@ def test_a_changed_plan_is_not_loaded(make: Make, place: int) -> None:
 
 @pytest.mark.usefixtures("trt")
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"kind": "alpose TensorRT engine", "schema": 1}',
-                                     b" " * (native.MAX_SIDECAR_BYTES + 1)])  # fmt: skip
+                                     b" " * (MAX_SIDECAR_BYTES + 1)])  # fmt: skip
 def test_a_damaged_sidecar_is_no_engine(make: Make, content: bytes) -> None:
     folder = make()
     (path,) = (folder / "engines").glob("*.json")
@@ -461,19 +456,19 @@ def without(patch: pytest.MonkeyPatch, *names: str) -> None:
 
 def test_without_tensorrt_there_is_one_sentence_and_the_pip_line(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "tensorrt")
-    monkeypatch.setattr(native, "_installed", lambda: None)
+    monkeypatch.setattr(library, "_installed", lambda: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'alpose\[tensorrt\]'$"):
         TensorRTEngine(make())
-    assert native.unavailable() == (
+    assert library.unavailable() == (
         "A TensorRT engine needs tensorrt, which is not installed. Install it with: pip install 'alpose[tensorrt]'"
     )
 
 
 def test_the_empty_package_of_pypi_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "tensorrt")
-    monkeypatch.setattr(native, "_installed", lambda: "11.4.0.106")
+    monkeypatch.setattr(library, "_installed", lambda: "11.4.0.106")
     with pytest.raises(TensorRTError, match=r"tensorrt 11\.4\.0\.106 is installed but not whole"):
-        native.load()
+        library.load()
 
 
 @pytest.mark.parametrize("body", [
@@ -490,7 +485,7 @@ def test_a_package_without_its_libraries_is_recognised(
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     try:
         with pytest.raises(TensorRTError, match=r"installed but not whole \(.*pip install --force-reinstall"):
-            native.load()
+            library.load()
     finally:
         sys.modules.pop("tensorrt", None)
 
@@ -514,17 +509,17 @@ def test_a_cuda_python_that_does_not_load_is_recognised(monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("trt")
 def test_without_a_gpu_it_says_so(cuda: Any) -> None:
     cuda.devices = 0
-    assert "cudaErrorNoDevice" in str(native.unavailable())
+    assert "cudaErrorNoDevice" in str(library.unavailable())
     cuda.devices = 1
-    assert native.unavailable() is None
+    assert library.unavailable() is None
     cuda.fail("cudaGetDeviceCount", status=fake_cuda.cudaError_t.cudaErrorInsufficientDriver)
-    assert "'cuda-python<13'" in str(native.unavailable())
+    assert "'cuda-python<13'" in str(library.unavailable())
 
 
 @pytest.mark.usefixtures("trt")
 def test_a_machine_without_the_driver_says_so(cuda: Any) -> None:
     cuda.raising = RuntimeError("Failed to dlopen libcuda.so.1")
-    assert "libcuda.so.1" in str(native.unavailable())
+    assert "libcuda.so.1" in str(library.unavailable())
 
 
 def test_the_gpu_is_described(trt: Any, cuda: Any) -> None:

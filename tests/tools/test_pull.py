@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.queue import Picture, Queue
 from alpose.runtime.skeleton import LSP
-from alpose.tools import inbox as inbox_module
+from alpose.tools import inbox_frames
 from alpose.tools.choosing import choose
 from alpose.tools.inbox import Inbox
 from alpose.tools.plan import plan
@@ -142,7 +142,7 @@ def any_sequence(data: st.DataObject, folder: Path) -> None:
 def broken_at(patch: pytest.MonkeyPatch, write: int) -> None:
     """Let the so-manieth write of a file, or commit, fail; half of the file writes have happened by then."""
     left = [write]
-    real = inbox_module.write_synced
+    real = inbox_frames.write_synced
 
     def write_synced(path: Path, content: bytes) -> None:
         left[0] -= 1
@@ -155,7 +155,7 @@ def broken_at(patch: pytest.MonkeyPatch, write: int) -> None:
         if left[0] == 0:
             raise Torn("the plug")
 
-    patch.setattr(inbox_module, "write_synced", write_synced)
+    patch.setattr(inbox_frames, "write_synced", write_synced)
 
 
 PULLER = """

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.bases import Base
-from alpose.trainer.cli import main
+from alpose.trainer.cli import DEFAULT_METHODS, MORE_METHODS, main
 from alpose.trainer.samplers import METHODS, check_known
 from alpose.trainer.scoring import Scored
 
@@ -35,6 +35,10 @@ def test_unknown_methods_are_refused_with_those_that_may_have_been_meant() -> No
         check_known([])
 
 
+def test_help_names_every_method() -> None:
+    assert {*DEFAULT_METHODS.split(","), *MORE_METHODS} == set(METHODS)
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -53,6 +57,11 @@ def command(out: Path, cache: Path, *arguments: str) -> Any:
         (["--methods", "egl++", "--egl", "neighbours=40"], "egl++ needs at least 40 labelled people"),
         (["--methods", "egl++", "--egl", "perplexity=35"], "egl++ needs at least 36 labelled people"),
         (["--methods", "egl++-lle", "--egl", "neighbours=40"], "egl++-lle needs at least 40 labelled people"),
+        (["--methods", "egl++", "--initial", "20"], "there are 20 at the start: raise --initial"),
+        (
+            ["--methods", "random", "--dataset", "lsp", "--initial", "20"],
+            "--initial 20: lsp begins with the first 1,000",
+        ),
         (["--methods", "random", "--budget", "65", "--stages", "1"], "want 65 people, the pool has 64: lower --budget"),
         (["--methods", "ensemble", "--scores", "members=1"], "a committee needs at least 2 members"),
         (["--methods", "vl4pose", "--scores", "peaks=none"], "'peaks=none' wants a whole number"),

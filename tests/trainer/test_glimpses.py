@@ -95,13 +95,13 @@ def test_who_cannot_be_measured_puts_no_nan_in_a_head(
 ) -> None:
     from alpose.trainer.checkpoint import new_head
 
-    heads = {name: new_head(model, name, 0) for name in ("epck", "epck-slim")}  # type: ignore[arg-type]
+    heads = {name: new_head(model, name, 0) for name in ("epck", "epck-slim")}
     gradients: list[torch.Tensor] = []
     real = torch.optim.AdamW.step
 
     def step(self: torch.optim.AdamW, *args: object) -> object:
         gradients.extend(p.grad.clone() for group in self.param_groups for p in group["params"])
-        return real(self, *args)  # type: ignore[arg-type]
+        return real(self, *args)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     made = {name: head for name, head in heads.items() if isinstance(head, ExpectedPckHead)}

@@ -234,10 +234,12 @@ def test_the_rest_of_a_sequence() -> None:
 
 
 def made_run(folder: Path, methods: tuple[str, ...] = ("random", "ll", "ll++"), *, base: bool = True) -> Path:
-    """500 people with gamma losses, 200 of them labelled at random; ll predicts the log-loss, ll++ it with noise."""
+    """500 people with gamma losses, 200 of them labelled at random; ll predicts the log-loss, ll++ it with noise, epck a
+    share of joints."""
     rng = np.random.default_rng(0)
     true_N = rng.gamma(4, 0.5, 500).astype(np.float32)
-    heads = {"ll": np.log(true_N), "ll++": np.log(true_N) + rng.normal(0, 0.3, 500).astype(np.float32)}
+    heads = {"ll": np.log(true_N), "ll++": np.log(true_N) + rng.normal(0, 0.3, 500).astype(np.float32),
+             "epck": true_N / 10}  # fmt: skip
     labelled_N = np.zeros(500, dtype=np.bool_)
     labelled_N[rng.permutation(500)[:200]] = True
     rows = []
@@ -331,6 +333,16 @@ def test_a_run_without_the_scores_of_the_labelled_still_has_its_pool(tmp_path: P
 
 def test_a_run_without_a_learning_loss_head_says_so(tmp_path: Path) -> None:
     assert "this run trained none" in study(made_run(tmp_path, ("random",), base=False)).sentence()
+
+
+def test_a_head_that_does_not_learn_from_pairs_is_no_learningloss_head(tmp_path: Path) -> None:
+    """``epck`` predicts a share of joints: a softmax over two of them says nothing of p, and it has no margin."""
+    found = study(made_run(tmp_path, ("random", "ll", "ll++", "epck")))
+
+    for group in found.groups:
+        assert (list(group.margin_heads), list(group.kl_heads)) == (["ll"], ["ll++"])
+        assert "epck" not in group.people.predicted
+    assert "this run trained none" in study(made_run(tmp_path / "alone", ("epck",), base=False)).sentence()
 
 
 def test_an_unknown_seed_is_an_error(tmp_path: Path) -> None:

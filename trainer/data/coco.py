@@ -29,7 +29,7 @@ from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton, flip_pairs_by_nam
 
 from ..results import read_json
 from .records import Floats, ImageFiles, PoseData, joint_boxes
-from .sources import inside
+from .safe_paths import inside
 
 logger = logging.getLogger("alpose")
 

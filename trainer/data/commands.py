@@ -52,12 +52,12 @@ def data() -> None:
 @click.option("--only", multiple=True, metavar="ARCHIVE", help="Take only this archive, such as val2017.zip.")
 def fetch(dataset: Fetchable, data_root: Path | None, mirror: str | None, only: tuple[str, ...]) -> None:
     """Download a dataset, check it and unpack it into DATA/NAME."""
-    from . import sources
+    from .fetch import fetch as fetch_dataset
 
     names: tuple[Fetchable, ...] = ("lsp", "lspet") if dataset == "lsp" and not only else (dataset,)
     root = data_root_of(data_root)
     for name in names:
-        sources.fetch(SOURCES[name], root, mirror=mirror, only=only, report=click.echo)
+        fetch_dataset(SOURCES[name], root, mirror=mirror, only=only, report=click.echo)
     if dataset != "hr-lspet":
         click.echo(f"Check it with: alpose-train data verify --dataset {dataset} --data-root {root}")
 

@@ -32,7 +32,7 @@ from alpose.runtime.skeleton import MPII
 from ..results import read_json
 from .lsp import read_mat
 from .records import Floats, ImageFiles, PoseData, join, joint_boxes
-from .sources import inside
+from .safe_paths import inside
 
 Split: TypeAlias = Literal["train", "valid"]
 """The parts of Newell's split, and the files of the JSON form."""

@@ -31,7 +31,9 @@ from .students import tiny_net
 log = logging.getLogger("alpose")
 
 ROUNDS, CALLS = 60, 12
-"""Medians over rounds of so many calls."""
+"""Medians over rounds of so many calls at most."""
+ROUND_S = 0.05
+"""A round of a large net has fewer calls, one at least, so that it takes no longer than this or one call."""
 
 PASSES = {"flip": 1, "auditor": 1}
 """Detectors that are whole further passes of a net of this size."""
@@ -142,13 +144,16 @@ def _compare(alone: Callable[[], Any], both: Callable[[], Any]) -> tuple[float, 
     """Milliseconds of the first, and how many more the second takes: lower quartile, median, upper quartile."""
     for call in (alone, both):
         call()
+    started = time.perf_counter()
+    alone()
+    calls = int(min(max(ROUND_S / (time.perf_counter() - started), 1), CALLS))
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(ROUNDS):
         for which in (0, 1) if turn % 2 else (1, 0):
             call = (alone, both)[which]
             started = time.perf_counter()
-            for _ in range(CALLS):
+            for _ in range(calls):
                 call()
-            times[which].append(1000 * (time.perf_counter() - started) / CALLS)
+            times[which].append(1000 * (time.perf_counter() - started) / calls)
     low, middle, high = statistics.quantiles((b - a for a, b in zip(*times, strict=True)), n=4)
     return statistics.median(times[0]), low, middle, high

@@ -84,6 +84,6 @@ def infos(names: tuple[str, ...], costs: Mapping[str, Cost]) -> tuple[DetectorIn
         parameters, latency_ms, share = costs.get(name, (None, None, None))
         found.append(DetectorInfo(
             name=name, kind=kind, what=what, parameters=parameters, latency_ms=latency_ms, latency_share=share,
-            probability=kind != "oracle", ablates=ablates if ablates in names else None,
+            probability=kind not in ("oracle", "ceiling"), ablates=ablates if ablates in names else None,
         ))  # fmt: skip
     return tuple(found)

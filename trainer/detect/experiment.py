@@ -55,13 +55,15 @@ POOLS = {"lsp": "lspet", "synthetic": "synthetic-hard"}
 
 SYNTHETIC = "synthetic-choice"
 
-LOOKS = {"lsp-test": 8, "lspet": 5}
+LOOKS = {"lsp-test": 10, "lspet": 5}
 """How often pilots looked at the test sets (of one base model) before this experiment was fixed: its own look is one
 more. None of the settings of :class:`EpckTraining` was chosen on them; that the head reads features as well as maps,
-and that no auditor of its own was built, was decided with them in view."""
+and that no auditor of its own ships, was decided with them in view."""
 
 SYNTHETIC_PEOPLE, SYNTHETIC_SEED = 1000, 7
 CALIBRATION_VIEWS = 16
+LEAST_SLOPE = 1e-3
+"""So little that a detector which points the wrong way keeps its order, for better or worse."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,7 +235,7 @@ def _one_seed(
         if "true-loss" in names:
             scores["true-loss"] = seen.true_loss_N
         ids = tuple(each.crops.data.ids[row] for row in seen.rows_N)
-        stored = {detector: np.asarray(value_N, dtype=np.float32) for detector, value_N in scores.items()}
+        stored = {detector: np.asarray(value_N, dtype=np.float64) for detector, value_N in scores.items()}
         SetScores(ids, seen.right_NJ, seen.counts_NJ, seen.true_loss_N, stored).save(run.folder, seed, name)
 
 
@@ -255,7 +257,9 @@ def _probabilities(seen: View, names: tuple[str, ...]) -> dict[str, Callable[[Vi
 
     def fitted(name: str, evidence_of: Callable[[View], Floats]) -> Callable[[View], Floats]:
         try:
-            logistic = fit_logistic(evidence_of(seen)[known_N], failed_N[known_N])
+            evidence_NF = evidence_of(seen)[known_N]
+            least = LEAST_SLOPE if evidence_NF.shape[1] == 1 else 0.0
+            logistic = fit_logistic(evidence_NF, failed_N[known_N], least=least)
         except DataError as error:
             raise DataError(f"{name}, on the {int(known_N.sum())} views of people who validated: {error}") from error
         return lambda view: np.asarray(logistic(evidence_of(view)))

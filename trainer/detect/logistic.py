@@ -32,11 +32,17 @@ class Logistic:
         return np.asarray(special.expit(evidence_NF @ self.slope_F + self.bias), dtype=np.float64)
 
 
-def fit_logistic(evidence_NF: Floats, failed_N: npt.NDArray[np.bool_]) -> Logistic:
+def fit_logistic(evidence_NF: Floats, failed_N: npt.NDArray[np.bool_], *, least: float = 0.0) -> Logistic:
     """Maximum likelihood with slopes that are not negative, by L-BFGS-B on standardised evidence.
 
     Two imagined people are added, a failure with the worst evidence that was seen and a success with the best: where
     everybody failed, or nobody did, there is an answer all the same.
+
+    Args:
+        evidence_NF: of people whose truth is known.
+        failed_N: who failed.
+        least: slope of standardised evidence, at least; above 0 the order of a single piece of evidence is kept even
+            where it points the wrong way.
 
     Raises:
         DataError: there is nobody, or the evidence is not finite.
@@ -58,7 +64,7 @@ def fit_logistic(evidence_NF: Floats, failed_N: npt.NDArray[np.bool_]) -> Logist
         return float(np.logaddexp(0, -margin_N).mean() + RIDGE * (parameters[:-1] ** 2).sum()), gradient
 
     start = np.zeros(x_NF.shape[1] + 1)
-    bounds = [(0.0, None)] * x_NF.shape[1] + [(None, None)]
+    bounds = [(least, None)] * x_NF.shape[1] + [(None, None)]
     found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
     slope_F = found.x[:-1] / deviation_F
     return Logistic(slope_F, float(found.x[-1] - mean_F @ slope_F))

@@ -139,7 +139,7 @@ def _second_opinions(
             mirrored = model.pose(glimpse.images_B3SS.flip(3).contiguous(memory_format=torch.channels_last)).features
         back_BJHW = mirrored.heatmaps[-1].float().flip(3)[:, list(model.skeleton.flip_order())]
         scores["flip"] = 1 - read_at_peaks(glimpse, back_BJHW, model.target.peak).mean(dim=1)
-    if others and {"auditor", "committee"} & set(names):
+    if others and {"auditor", "committee", "epck+auditor"} & set(names):
         said_KB = others_say(glimpse, others, machine).mean(dim=2)
         scores |= {"auditor": 1 - said_KB[0], "committee": 1 - said_KB.mean(dim=0)}
     return scores

@@ -1,0 +1,117 @@
+"""What a device's graph does beside the net: normalising, decoding, and turning what heatmaps show into a probability.
+
+Shapes: N batch, S crop side, J joints, H W heatmap, P cells of a heatmap, C channels, D embedding, K knots and L segments
+of the calibration, h w a scale.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from alpose.trainer.data.augment import to_input
+from alpose.trainer.heatmaps import entropy, to_pixels
+from alpose.trainer.scoring import ENTROPY_TEMPERATURE, REFERENCE_PEAK
+
+from .calibration import Calibration
+
+
+class Normalise(nn.Module):
+    """uint8 (N, S, S, 3) to float32 (N, 3, S, S) in [0, 1].
+
+    It casts first: TensorRT takes uint8 at a graph's border and nowhere else.
+    """
+
+    def forward(self, frames_NSS3: Tensor) -> Tensor:
+        """As in training."""
+        return to_input(frames_NSS3.float())
+
+
+class Decode(nn.Module):
+    """Heatmaps to joints in pixels and scores; the twin of :func:`alpose.trainer.heatmaps.decode`.
+
+    The five cells that decide are gathered together, which takes a third of the nodes: at batch 1 a node costs more
+    than its arithmetic.
+    """
+
+    step_5: Tensor
+
+    def __init__(self, stride: float, peak: float, cells: int) -> None:
+        super().__init__()
+        self.stride, self.peak, self.cells = stride, peak, cells
+        # Centre, left, right, above, below: steps along the row, and along the flattened map.
+        self.register_buffer("step_5", torch.tensor([0, -1, 1, -cells, cells]))
+
+    def forward(self, maps_NJHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Joints (N, J, 2) in pixels of the crop, scores (N, J)."""
+        flat_NJP = maps_NJHW.flatten(2)
+        place_NJ1 = flat_NJP.argmax(dim=2, keepdim=True)
+        # A step off the map is pulled back to some cell of it; at the border its value is not used.
+        near_NJ5 = (place_NJ1 + self.step_5).clamp(0, self.cells * self.cells - 1)
+        value_NJ5 = flat_NJP.gather(2, near_NJ5)
+        peak_NJ1 = value_NJ5[..., :1]
+        log_NJ5 = torch.maximum(value_NJ5, 1e-3 * peak_NJ1.clamp_min(1e-6)).log()
+        before_NJ2, after_NJ2 = log_NJ5[..., 1::2], log_NJ5[..., 2::2]
+        bend_NJ2 = 2 * log_NJ5[..., :1] - before_NJ2 - after_NJ2
+        move_NJ2 = ((after_NJ2 - before_NJ2) / (2 * bend_NJ2.clamp_min(1e-6))).clamp(-0.5, 0.5)
+        # Whole numbers in float32: exact, and fewer nodes than integer division, which exporters guard by its sign.
+        row_NJ1 = ((place_NJ1 + 0.5) / self.cells).floor()
+        cell_NJ2 = torch.cat([place_NJ1 - row_NJ1 * self.cells, row_NJ1], dim=2)
+        inside_NJ2 = (bend_NJ2 > 1e-6) & (cell_NJ2 > 0) & (cell_NJ2 < self.cells - 1)
+        joints_NJ2 = cell_NJ2 + torch.where(inside_NJ2, move_NJ2, 0.0)
+        return to_pixels(joints_NJ2, self.stride), peak_NJ1[..., 0] / self.peak  # type: ignore[arg-type]
+
+
+class Doubt(nn.Module):
+    """The evidence that heatmaps give for nothing: entropy (N,), and one minus the mean score (N,)."""
+
+    def __init__(self, peak: float) -> None:
+        super().__init__()
+        self.scale = REFERENCE_PEAK / peak
+
+    def forward(self, maps_NJHW: Tensor, scores_NJ: Tensor) -> tuple[Tensor, Tensor]:
+        """As :func:`alpose.trainer.scoring.score` computes them."""
+        return entropy(maps_NJHW * self.scale, ENTROPY_TEMPERATURE), 1.0 - scores_NJ.mean(dim=1)
+
+
+class Embedding(nn.Module):
+    """Global average, scaled to unit length: (N, C, h, w) to (N, D)."""
+
+    def forward(self, features_NChw: Tensor) -> Tensor:
+        """A map of zeros stays zero."""
+        mean_ND = features_NChw.mean(dim=(2, 3))
+        return mean_ND / mean_ND.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+
+
+class Calibrate(nn.Module):
+    """:meth:`Calibration.probability` as tensors: evidence (N, 3) to probability (N,)."""
+
+    mean_3: Tensor
+    sd_3: Tensor
+    weight_31: Tensor
+    start_L: Tensor
+    length_L: Tensor
+    rise_L1: Tensor
+
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__()
+
+        def tensor(values: npt.NDArray[np.floating]) -> Tensor:
+            return torch.from_numpy(np.asarray(values, dtype=np.float32).copy())
+
+        self.register_buffer("mean_3", tensor(calibration.mean_3))
+        self.register_buffer("sd_3", tensor(calibration.sd_3))
+        self.register_buffer("weight_31", tensor(calibration.weight_3)[:, None])
+        score_K = tensor(calibration.score_K)
+        self.register_buffer("start_L", score_K[:-1])
+        self.register_buffer("length_L", score_K.diff())
+        self.register_buffer("rise_L1", tensor(np.diff(calibration.probability_K))[:, None])
+        self.first = float(calibration.probability_K[0])
+
+    def forward(self, evidence_N3: Tensor) -> Tensor:
+        """A sum over the L segments between knots: how far each is walked, times its rise."""
+        score_N1 = ((evidence_N3 - self.mean_3) / self.sd_3) @ self.weight_31
+        walked_NL = ((score_N1 - self.start_L) / self.length_L).clamp(0.0, 1.0)
+        return (walked_NL @ self.rise_L1)[:, 0] + self.first
