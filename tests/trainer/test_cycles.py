@@ -128,7 +128,7 @@ def test_bases_of_another_run_are_taken_over_and_not_trained_again(
     whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alpose.trainer.run.train_pose", None)  # would fail if called
-    monkeypatch.setattr("alpose.trainer.run.train_heads", None)
+    monkeypatch.setattr("alpose.trainer.run.train_all_heads", None)
     results = run_cycles(config(stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache, bases=whole[0])
     expected = [replace(row, test_pck=None) for row in whole[1].rows if row.stage == 1]
     assert without_times(results.rows) == without_times(tuple(expected))
