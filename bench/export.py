@@ -133,7 +133,7 @@ def show(result: Mapping[str, Any]) -> str:
 
 @click.command(name="bench.export", cls=Bench)
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
-@click.option("--head", help="[default: ll++conv, or the only one]")
+@click.option("--head", help="[default: epck, else ll++conv, or the only one]")
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--warmup", default=2, show_default=True, type=click.IntRange(0), help="Rounds that do not count.")
 @click.option("--calls", default=32, show_default=True, type=click.IntRange(1),
@@ -179,7 +179,8 @@ def main(
 
 
 def _head(model: PoseModel, name: str | None) -> HeadName:
-    wanted = name or ("ll++conv" if "ll++conv" in model.heads or len(model.heads) != 1 else next(iter(model.heads)))
+    usual = next((usual for usual in ("epck", "ll++conv") if usual in model.heads), "ll++conv")
+    wanted = name or (next(iter(model.heads)) if len(model.heads) == 1 else usual)
     for known in model.heads:
         if known == wanted:
             return known

@@ -102,10 +102,15 @@ main.add_command(theory)
     help="Retrain from the selecting model, or from fresh weights.",
 )
 @click.option(
-    "--heads", "how", type=click.Choice(["frozen", "joint"]), help="Train loss heads after or beside the pose net."
+    "--heads",
+    "how",
+    type=click.Choice(["frozen", "joint"]),
+    help="Train loss heads after or beside the pose net; epck always after.",
 )
 @click.option(
-    "--pairing", type=click.Choice(["disjoint", "all"]), help="Which pairs of a batch the loss heads compare."
+    "--pairing",
+    type=click.Choice(["disjoint", "all"]),
+    help="Which pairs of a batch ll, ll-gap, ll++ and ll++conv compare.",
 )
 @click.option(
     "--egl",

@@ -1,6 +1,6 @@
 """Training of expected-PCK heads: one pass over damaged views reads the evidence, the head then learns on numbers.
 
-The pose net is frozen and its evidence is a few hundred numbers per joint, so that the views are drawn once, and forty
+The pose net is frozen and its evidence is some hundred numbers per joint, so that the views are drawn once, and all
 epochs of a small head cost less than one pass of the pose net.
 
 Shapes: N views, B batch, J joints, D evidence of a joint.

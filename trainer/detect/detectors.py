@@ -32,7 +32,7 @@ _KIND: dict[str, tuple[Kind, str, str | None]] = {
     ),
     SLIM: ("slim", "the same from the heights of the peaks alone", SHIPPED),
     "epck-maps": ("candidate", "without the features: heatmaps alone", SHIPPED),
-    "epck-mild": ("candidate", "trained on the mild views of the pose net in place of damaged ones", SHIPPED),
+    "epck-mild": ("candidate", "trained on the views of the papers' heads, without damage, in place of damaged ones", SHIPPED),
     "epck-image": ("candidate", "every joint taught by the image's share of right joints in place of its own truth", SHIPPED),
     "epck-unfitted": ("candidate", "trained also on the people who only validated the pose net", SHIPPED),
     "epck-out-of-fold": (

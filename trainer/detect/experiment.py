@@ -161,7 +161,7 @@ def _claim_heads(config: DetectConfig, folder: Path) -> None:
 
 
 def _sets(run: Run, cache: Path) -> list[_Set]:
-    """What is reported. Nothing was chosen on the two sets of the benchmark."""
+    """What is reported. No setting was chosen on the two sets of the benchmark; what was decided with them in view: LOOKS."""
     sets = []
     bare = replace(run.config.recipe.crop, context=0.0)
     if run.people.data.skeleton == LSP:

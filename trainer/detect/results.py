@@ -27,7 +27,7 @@ QUESTIONS: dict[Question, str] = {
     "ablation": "is a detector better than itself with one thing taken away?",
 }
 HEADLINE: tuple[Question, ...] = ("shipped-free", "shipped-ceiling", "slim-shipped")
-"""Asked before anything was seen; tested as one family by Holm, apart from what is looked at besides."""
+"""Asked before this experiment ran, after pilots had looked at the test sets; tested as one family by Holm, apart from what is looked at besides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

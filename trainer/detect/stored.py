@@ -44,7 +44,10 @@ REFERENCES: tuple[Kind, ...] = ("ceiling", "oracle")
 """These know labels that no detector has in the field: bounds, not competitors."""
 
 Role = Literal["test", "choice"]
-ROLES: dict[Role, str] = {"test": "held out: reported, never chosen on", "choice": "choices were made on it"}
+ROLES: dict[Role, str] = {
+    "test": "held out: reported; no setting was chosen on it",
+    "choice": "choices were made on it",
+}
 
 SCORE = "score."
 CATALOGUE = "detectors.json"

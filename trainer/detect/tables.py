@@ -252,7 +252,7 @@ def ablation_table(results: DetectResults) -> Table | None:
         for (full, less), on in by_pair.items()
     )
     return Table("Detector", tuple(Head(name, "AUROC difference") for name in sets), lines,
-                 (f"Positive: what was taken away had helped. Below: {level(results)} interval over people.",))  # fmt: skip
+                 (f"Positive: the first is better than the second. Below: {level(results)} interval over people.",))  # fmt: skip
 
 
 def set_table(results: DetectResults) -> Table:
