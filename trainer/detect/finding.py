@@ -146,10 +146,10 @@ def ceiling(results: DetectResults) -> str:
     sentences = []
     for name in dict.fromkeys(c.against for c in found):
         words: dict[Verdict, str] = {
-            "better": f"is better than the ceiling {name} on",
-            "even": f"reaches the ceiling {name} on",
-            "worse": f"falls short of the ceiling {name} on",
-            "unknown": f"cannot be compared with the ceiling {name} on",
+            "better": f"is better than the ceiling ({name}) on",
+            "even": f"reaches the ceiling ({name}) on",
+            "worse": f"falls short of the ceiling ({name}) on",
+            "unknown": f"cannot be compared with the ceiling ({name}) on",
         }
         sentences.append(f"It {clauses(words, [c for c in found if c.against == name], on_set)}.")
     return " ".join(sentences)
