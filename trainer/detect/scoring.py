@@ -25,7 +25,7 @@ from ..models.hourglass import STRIDE
 from ..objectives import true_loss
 from ..scoring import REFERENCE_PEAK
 from .detectors import SHIPPED
-from .students import IN_DOMAIN, Students, others_say, read_at_peaks
+from .students import Students, others_say, read_at_peaks
 
 NEAR = 5
 """Cells that peaks of multi-peak entropy are apart, of maps of 64."""
@@ -143,6 +143,3 @@ def _second_opinions(
         said_KB = others_say(glimpse, others, machine).mean(dim=2)
         scores |= {"auditor": 1 - said_KB[0], "committee": 1 - said_KB.mean(dim=0)}
     return scores
-
-
-__all__ = ["IN_DOMAIN", "View", "score_views"]
