@@ -14,7 +14,7 @@ import click
 from alpose import __version__
 from alpose.runtime.errors import AlposeError, ConfigError
 
-from .cli_options import CACHE, DATA_ROOT, DEVICE, PRECISION, default_cache, default_out
+from .cli_options import BASES, CACHE, DATA_ROOT, DATASET, DEVICE, PRECISION, PRESET, SEEDS, default_cache, default_out
 from .click_errors import OneLineErrors
 from .data.commands import data
 from .detect.command import detect
@@ -50,12 +50,7 @@ main.add_command(theory)
 
 
 @main.command()
-@click.option(
-    "--dataset",
-    required=True,
-    metavar="lsp|mpii|synthetic|FOLDER",
-    help="A benchmark by name, or a COCO keypoints folder.",
-)
+@DATASET
 @click.option(
     "--out",
     "folder",
@@ -63,14 +58,7 @@ main.add_command(theory)
     help="Where the run lives. An unfinished run there is continued. [default: runs/DATASET]",
 )
 @DATA_ROOT
-@click.option(
-    "--preset",
-    "preset_name",
-    default="laptop",
-    show_default=True,
-    type=click.Choice(["smoke", "demo", "laptop", "paper"]),
-    help="Size of net, training and experiment.",
-)
+@PRESET
 @click.option(
     "--net",
     type=click.Choice(["hrnet-w32", "hrnet-tiny"]),
@@ -79,7 +67,7 @@ main.add_command(theory)
 @click.option(
     "--methods", default=DEFAULT_METHODS, show_default=True, help=f"Comma-separated; also {', '.join(MORE_METHODS)}."
 )
-@click.option("--seeds", type=click.IntRange(1), help="Base models, numbered from 0. [default: the preset's]")
+@SEEDS
 @click.option("--stages", type=click.IntRange(1), help="Rounds of select, label, retrain. [default: the preset's]")
 @click.option("--budget", type=click.IntRange(1), help="People labelled per stage. [default: the preset's]")
 @click.option(
@@ -129,11 +117,7 @@ main.add_command(theory)
 @click.option(
     "--select-only", is_flag=True, help="Stop after the selection of stage 1: failure detection without retraining."
 )
-@click.option(
-    "--bases",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Take the base models of this run over, in place of training them again.",
-)
+@BASES
 @CACHE
 @DEVICE
 @PRECISION

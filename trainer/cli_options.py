@@ -7,6 +7,26 @@ from pathlib import Path
 
 import click
 
+DATASET = click.option(
+    "--dataset",
+    required=True,
+    metavar="lsp|mpii|synthetic|FOLDER",
+    help="A benchmark by name, or a COCO keypoints folder.",
+)
+PRESET = click.option(
+    "--preset",
+    "preset_name",
+    default="laptop",
+    show_default=True,
+    type=click.Choice(["smoke", "demo", "laptop", "paper"]),
+    help="Size of net, training and experiment.",
+)
+SEEDS = click.option("--seeds", type=click.IntRange(1), help="Base models, numbered from 0. [default: the preset's]")
+BASES = click.option(
+    "--bases",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Take the base models of this run over, in place of training them again.",
+)
 DATA_ROOT = click.option(
     "--data-root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

@@ -155,19 +155,19 @@ def _score_batch(
         f"auxiliary.{name}": auxiliary_score(head, features, maps, peaks=options.peaks)
         for name, head in model.auxiliary.items()
     }
-    own |= {f"form.{name}": _multipeak(maps, FORMS[name]) for name in forms}
+    own |= {f"form.{name}": multipeak_score(maps, FORMS[name]) for name in forms}
     return {
         "predicted_NJ2": to_pixels(cells_BJ2, STRIDE),
         "peak_NJ": peak_BJ / model.target.peak,
         "true_loss_N": true_loss(output.heatmaps_BSJHW, target, batch.labelled_BJ),
         "entropy_N": entropy(maps, options.temperature),
-        "multipeak_N": _multipeak(maps, "whole-map", options),
+        "multipeak_N": multipeak_score(maps, "whole-map", options),
         "embedding_ND": features.penultimate_BCHW.mean(dim=(2, 3)),
         "coarsest_ND": features.pyramid[-1].mean(dim=(2, 3)),
     } | own
 
 
-def _multipeak(maps_BJHW: Tensor, form: MultipeakForm, options: ScoreOptions | None = None) -> Tensor:
+def multipeak_score(maps_BJHW: Tensor, form: MultipeakForm, options: ScoreOptions | None = None) -> Tensor:
     """Multi-peak entropy (B,) in a form of :data:`MULTIPEAK_FORMS`, whose distances are for 64 cells."""
     rule = MULTIPEAK_FORMS[form].copy()
     rule["min_distance"] = max(1, round(rule["min_distance"] * maps_BJHW.shape[-1] / 64))

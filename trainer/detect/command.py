@@ -7,16 +7,11 @@ from typing import Any
 
 import click
 
-from ..cli_options import CACHE, DATA_ROOT, DEVICE, PRECISION, default_cache, default_out
+from ..cli_options import BASES, CACHE, DATA_ROOT, DATASET, DEVICE, PRECISION, PRESET, SEEDS, default_cache, default_out
 
 
 @click.command()
-@click.option(
-    "--dataset",
-    required=True,
-    metavar="lsp|mpii|synthetic|FOLDER",
-    help="A benchmark by name, or a COCO keypoints folder.",
-)
+@DATASET
 @click.option(
     "--out",
     "folder",
@@ -24,21 +19,10 @@ from ..cli_options import CACHE, DATA_ROOT, DEVICE, PRECISION, default_cache, de
     help="Where the run lives. An unfinished run there is continued. [default: runs/detect-DATASET]",
 )
 @DATA_ROOT
-@click.option(
-    "--preset",
-    "preset_name",
-    default="laptop",
-    show_default=True,
-    type=click.Choice(["smoke", "demo", "laptop", "paper"]),
-    help="Size of net and training.",
-)
-@click.option("--seeds", type=click.IntRange(1), help="Base models, numbered from 0. [default: the preset's]")
+@PRESET
+@SEEDS
 @click.option("--detectors", help="Comma-separated. [default: all]")
-@click.option(
-    "--bases",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Take the base models of this run over, in place of training them again.",
-)
+@BASES
 @CACHE
 @DEVICE
 @PRECISION

@@ -20,15 +20,13 @@ from ..data.crops import Crops
 from ..device import Machine, evaluating
 from ..epck import Lesson, join
 from ..glimpses import Glimpse, glimpses
-from ..heatmaps import draw, entropy, multipeak_entropy, to_cells
+from ..heatmaps import draw, entropy, to_cells
+from ..metrics import Judged
 from ..models.hourglass import STRIDE
 from ..objectives import true_loss
-from ..scoring import REFERENCE_PEAK
+from ..scoring import REFERENCE_PEAK, multipeak_score
 from .detectors import SHIPPED
 from .students import Students, others_say, read_at_peaks
-
-NEAR = 5
-"""Cells that peaks of multi-peak entropy are apart, of maps of 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +42,9 @@ class View:
     lesson: Lesson | None
     """Evidence of the shipped head and the truth, where it was asked for."""
 
-    def image_pck(self) -> npt.NDArray[np.float64]:
+    def image_pck(self) -> npt.NDArray[np.float32]:
         """Share of joints that are right, (N,); NaN where none can be judged."""
-        count_N = self.counts_NJ.sum(axis=1)
-        right_N = (self.right_NJ & self.counts_NJ).sum(axis=1)
-        return np.asarray(np.where(count_N > 0, right_N / np.maximum(count_N, 1), np.nan))
+        return Judged(self.right_NJ, self.counts_NJ, macro=False).image_pck()
 
 
 def score_views(
@@ -111,11 +107,10 @@ def _free(model: PoseModel, glimpse: Glimpse) -> dict[str, Tensor]:
     """What the heatmaps say for nothing."""
     last_BJHW, first_BJHW = glimpse.features.heatmaps[-1], glimpse.features.heatmaps[0]
     maps = last_BJHW * (REFERENCE_PEAK / model.target.peak)
-    near = max(1, round(NEAR * model.size / 64))
     return {
         "peak": 1 - last_BJHW.flatten(2).amax(dim=2).mean(dim=1) / model.target.peak,
         "entropy": entropy(maps, 1.0),
-        "multipeak": multipeak_entropy(maps, temperature=1.0, min_distance=near),
+        "multipeak": multipeak_score(maps, "whole-map"),
         "stacks": 1 - read_at_peaks(glimpse, first_BJHW, model.target.peak).mean(dim=1),
     }
 

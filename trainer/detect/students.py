@@ -18,7 +18,7 @@ from .. import checkpoint
 from ..checkpoint import PoseModel
 from ..data.crops import Crops
 from ..device import Machine, evaluating
-from ..epck import EpckTraining, Lesson, join, learn, see
+from ..epck import EpckTraining, Lesson, join, learn, see, soft_right
 from ..glimpses import Glimpse, glimpses
 from ..metrics import profile_of
 from ..models.expected_pck import SHARPNESS, ExpectedPckHead
@@ -124,7 +124,7 @@ def train_students(
         shipped("epck-out-of-fold", join([lesson, out_of_fold]))
     if "epck-distilled" in names and others:
         unlabelled, said_NJ = _asked(model, others, first, pool, machine, seed)
-        target_NJ = torch.sigmoid((1 - lesson.distance_NJ) / config.softness)
+        target_NJ = soft_right(lesson.distance_NJ, config.softness)
         shipped("epck-distilled", join([lesson, unlabelled]), torch.cat([target_NJ, said_NJ]))
     if "in-domain" in names:
         shipped(
