@@ -18,11 +18,11 @@ from alpose.export.bundle_files import golden_bytes, write_bundle
 from alpose.export.graph import MonitorGraph
 from alpose.export.onnx_export import to_onnx
 from alpose.runtime.bundle import Bundle
+from alpose.runtime.bundle.golden import Golden, Tolerances
+from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, tensors
 from alpose.runtime.crop import Crop
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.golden import Golden, Tolerances
-from alpose.runtime.manifest import CARD, GOLDEN, MODEL, tensors
 from alpose.runtime.outputs import Outputs
 from alpose.runtime.skeleton import LSP
 from alpose.runtime.triggers import Control, Threshold, Trigger

@@ -31,10 +31,10 @@ from alpose.runtime.bundle import (
     Manifest,
     check_golden,
 )
+from alpose.runtime.bundle.golden import Golden
+from alpose.runtime.bundle.keys import sign
+from alpose.runtime.bundle.manifest import KIND, SCHEMA
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
-from alpose.runtime.golden import Golden
-from alpose.runtime.manifest import KIND, SCHEMA
-from alpose.runtime.signature import sign
 
 STALE_SECONDS = 3600.0
 """A half-written folder this old belongs to no living export: writing takes seconds."""

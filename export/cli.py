@@ -10,7 +10,7 @@ from typing import Any, get_args
 import click
 
 from alpose import __version__
-from alpose.runtime.manifest import Precision
+from alpose.runtime.bundle.manifest import Precision
 from alpose.trainer.cli_options import default_cache
 from alpose.trainer.click_errors import OneLineErrors
 
@@ -149,6 +149,6 @@ def engine(bundle: Path, public_key: Path | None, max_batch: int, workspace: int
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
 def keygen(path: Path) -> None:
     """Make a signing key: PATH (keep it secret) and PATH.pub (give it to devices)."""
-    from alpose.runtime.signature import generate_key
+    from alpose.runtime.bundle.keys import generate_key
 
     click.echo(f"public key: {generate_key(path)}")

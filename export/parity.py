@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from alpose.runtime.bundle.manifest import Precision
 from alpose.runtime.errors import AlposeError, ConfigError, DataError
-from alpose.runtime.manifest import Precision
 from alpose.runtime.outputs import Engine, Outputs, form_problems
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.data.records import Bools, Floats

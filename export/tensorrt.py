@@ -20,11 +20,11 @@ from typing import Any
 
 import alpose
 from alpose.runtime.bundle import Bundle
+from alpose.runtime.bundle.golden import GoldenReport
 from alpose.runtime.engines.tensorrt import INPUT, TensorRTEngine, judge
 from alpose.runtime.engines.tensorrt_library import Machine, TensorRTError, create, logger
 from alpose.runtime.engines.tensorrt_sidecar import PLAN, SIDECAR, EngineKey, Profile, Sidecar
 from alpose.runtime.errors import ConfigError, WrongAnswerError
-from alpose.runtime.golden import GoldenReport
 
 log = logging.getLogger("alpose")
 

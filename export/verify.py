@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from alpose.runtime.bundle import Bundle, FileCheck, check_files
+from alpose.runtime.bundle.golden import GoldenReport, run_golden
 from alpose.runtime.engines import tensorrt
 from alpose.runtime.engines.onnx import OnnxEngine, providers
 from alpose.runtime.engines.tensorrt_library import unavailable
 from alpose.runtime.errors import AlposeError, DataNotFoundError
-from alpose.runtime.golden import GoldenReport, run_golden
 
 
 @dataclass(frozen=True, slots=True)

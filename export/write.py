@@ -23,10 +23,10 @@ from torch import nn
 
 from alpose import __version__
 from alpose.runtime.bundle import Bundle
+from alpose.runtime.bundle.golden import Golden, Tolerances, run_golden
+from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, Precision, tensors
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError
-from alpose.runtime.golden import Golden, Tolerances, run_golden
-from alpose.runtime.manifest import CARD, GOLDEN, MODEL, Precision, tensors
 from alpose.runtime.outputs import Outputs
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer import checkpoint

@@ -22,8 +22,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from .bundle.manifest import HISTOGRAM_BINS
 from .errors import ConfigError, DataError
-from .manifest import HISTOGRAM_BINS
 
 EVERY_S = 30.0
 Direction = Literal["more failures", "fewer failures", "other shape"]

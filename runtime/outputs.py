@@ -1,6 +1,6 @@
 """What every engine answers, whatever it runs on, and what an engine is.
 
-The numbers themselves are judged in :mod:`alpose.runtime.golden`; here is only their form.
+The numbers themselves are judged in :mod:`alpose.runtime.bundle.golden`; here is only their form.
 
 Shapes: N frames, H W frame, J joints, D dimensions of the embedding.
 """

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from .bundle.manifest import CalibrationFacts
 from .errors import DataError
-from .manifest import CalibrationFacts
 from .scorelog import Chunk, decode
 from .triggers import Decision, Novel, Observation, Setting, Trigger
 from .triggers.base import everything_in

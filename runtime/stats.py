@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from .bundle.golden import GoldenReport
+from .bundle.manifest import HISTOGRAM_BINS
 from .counters import Count, Counters
 from .drift import DriftReport, bin_of
-from .golden import GoldenReport
 from .latency import Latency, LatencyFacts
-from .manifest import HISTOGRAM_BINS
 from .stats_table import table
 
 __all__ = [

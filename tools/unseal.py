@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from alpose.runtime.bundle.keys import opener
 from alpose.runtime.errors import AlposeError, DataError
 from alpose.runtime.queue import images
 from alpose.runtime.queue.canonical import PictureFacts
-from alpose.runtime.queue.seal import opener
 
 from .inbox import Inbox
 

@@ -42,7 +42,7 @@ def save_picture(
     if picture.sealed:
         if key is None:
             raise DataError(f"record {record.id} is sealed: give the private key of the fleet with --key")
-        from ..queue.seal import opener
+        from ..bundle.keys import opener
 
         data = opener(key)(data)
     if drawn or media_type != picture.media_type:

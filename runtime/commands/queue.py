@@ -253,9 +253,9 @@ def delete(queue: Path, ids: tuple[str, ...], force: bool, dry_run: bool, yes: b
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
 def keygen(path: Path) -> None:
     """Make a key for sealed frames: PATH (for the server alone) and PATH.pub (for run --seal-to)."""
-    from ..queue.seal import generate_key
+    from ..bundle.keys import SEALING, generate_key
 
-    click.echo(f"public key: {generate_key(path)}")
+    click.echo(f"public key: {generate_key(path, SEALING)}")
     click.echo(f"keep {path} off the devices: it opens every frame that was sealed to {path}.pub")
 
 

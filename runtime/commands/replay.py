@@ -15,7 +15,7 @@ from .queue import reading
 from .values import rate
 
 if TYPE_CHECKING:
-    from ..manifest import CalibrationFacts
+    from ..bundle.manifest import CalibrationFacts
     from ..queue import Queue, ScoreChunk
     from ..replay import Replay
     from ..triggers import Trigger
@@ -76,7 +76,7 @@ def _scores(
     opened: Queue, sha256: str | None, device: str | None, camera: str | None
 ) -> tuple[list[ScoreChunk], CalibrationFacts | None]:
     """The chunks of one bundle with its calibration; :class:`DataError` where it is not clear which bundle."""
-    from ..manifest import CalibrationFacts
+    from ..bundle.manifest import CalibrationFacts
 
     chunks = [
         chunk for chunk in opened.scores()

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle import Bundle, check_files
+from ..bundle.golden import UNITS, GoldenReport, run_golden
 from ..engines import tensorrt
 from ..engines.onnx import OnnxEngine
 from ..engines.tensorrt_library import unavailable
 from ..engines.tensorrt_plans import rebuild
 from ..errors import AlposeError, DataNotFoundError, MissingExtraError, WrongAnswerError
-from ..golden import UNITS, GoldenReport, run_golden
 from ..outputs import Engine
 from .environment import Environment
 from .report import Finding, failed, ok, warning

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..bundle import Bundle
+from ..bundle.golden import GoldenReport, run_golden
 from ..errors import ConfigError, WrongAnswerError
-from ..golden import GoldenReport, run_golden
 from ..outputs import Engine
 from .onnx import OnnxEngine, providers
 from .tensorrt import TensorRTEngine, judge

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import Bundle
+from ..bundle.manifest import check_against_engine
 from ..crop import Crop
 from ..device_frames import DeviceFrame
 from ..errors import CheckpointError, ConfigError, DataError, DataNotFoundError, MissingExtraError
-from ..manifest import check_against_engine
 from ..outputs import OUTPUT_AXES, OUTPUT_NAMES, Outputs
 from .onnx_device import OnnxDevice
 

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import Bundle
+from ..bundle.golden import Golden, GoldenReport, run_golden
+from ..bundle.manifest import check_against_engine
 from ..crop import Crop
 from ..device_frames import DeviceFrame
 from ..errors import DataError
-from ..golden import Golden, GoldenReport, run_golden
-from ..manifest import check_against_engine
 from ..outputs import OUTPUT_NAMES, Outputs, output_shapes
 from .crop_kernel import CropKernel
 from .cuda import CudaError, handle

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bundle import Bundle
+from ..bundle.manifest import MODEL
 from ..errors import AlposeError, MissingExtraError
-from ..manifest import MODEL
 from .cuda import Cuda, CudaError
 from .tensorrt_sidecar import EngineKey
 

@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..bundle.keys import sealer
 from ..crop import Crop
 from ..errors import ConfigError
 from . import images
 from .record import STORES, Picture, Record
-from .seal import sealer
 
 Region = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in whole pixels of the frame: columns x0 … x1 - 1, rows y0 … y1 - 1."""

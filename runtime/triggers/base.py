@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..bundle.manifest import CalibrationFacts
 from ..errors import ConfigError
-from ..manifest import CalibrationFacts
 from .memory import Memory
 
 if TYPE_CHECKING:

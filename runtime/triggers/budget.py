@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..manifest import HISTOGRAM_BINS
+from ..bundle.manifest import HISTOGRAM_BINS
 from .base import Observation, Part, Reason, Setting, Trigger, positive
 from .draws import Draws, Pace
 

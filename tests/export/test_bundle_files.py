@@ -23,10 +23,10 @@ import pytest
 from alpose.export import bundle_files
 from alpose.export.bundle_files import golden_bytes, manifest_bytes, write_bundle
 from alpose.runtime.bundle import Bundle, Manifest, tensors
+from alpose.runtime.bundle.golden import Golden, Tolerances
+from alpose.runtime.bundle.keys import generate_key
 from alpose.runtime.errors import BundleError, ConfigError, DataError, DataNotFoundError, SignatureError
-from alpose.runtime.golden import Golden, Tolerances
 from alpose.runtime.outputs import Outputs
-from alpose.runtime.signature import generate_key
 from alpose.runtime.skeleton import LSP
 
 G, S, J, D = 3, 8, 14, 5

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.manifest import tensors
+from alpose.runtime.bundle.manifest import tensors
 from alpose.runtime.outputs import OUTPUT_NAMES
 from alpose.runtime.skeleton import Skeleton
 

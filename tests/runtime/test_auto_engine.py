@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from alpose.runtime.bundle import Bundle
+from alpose.runtime.bundle.golden import run_golden
 from alpose.runtime.engines import auto
 from alpose.runtime.engines.auto import default_threads, open_engine
 from alpose.runtime.errors import ConfigError, MissingExtraError, WrongAnswerError
-from alpose.runtime.golden import run_golden
 
 from ..fakes import scripted as fakes
 

@@ -140,7 +140,7 @@ def test_a_drawn_picture_shows_the_pose_where_it_is(path: Path, tmp_path: Path) 
 
 def test_a_sealed_picture_needs_its_key(tmp_path: Path) -> None:
     pytest.importorskip("nacl")
-    from alpose.runtime.queue.seal import sealer
+    from alpose.runtime.bundle.keys import sealer
 
     made = run("queue", "keygen", tmp_path / "fleet")
     assert made.exit_code == 0, made.output

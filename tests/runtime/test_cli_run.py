@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from alpose.runtime import camera
 from alpose.runtime import monitor as monitor_module
+from alpose.runtime.bundle.golden import run_golden
 from alpose.runtime.cli import main
 from alpose.runtime.commands import values
 from alpose.runtime.commands.run import budget_policy
@@ -27,7 +28,6 @@ from alpose.runtime.commands.watch import Stop, live_line, log_line, watch
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.engines.auto import Attempt, Opened
 from alpose.runtime.errors import DataNotFoundError
-from alpose.runtime.golden import run_golden
 from alpose.runtime.monitor import Monitor
 from alpose.runtime.queue import Queue
 from alpose.runtime.queue.images import decode

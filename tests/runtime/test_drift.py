@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alpose.runtime.bundle.manifest import HISTOGRAM_BINS
 from alpose.runtime.drift import BETS, Drift, DriftReport, Martingale, Ranks, bin_of, uninvested
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.manifest import HISTOGRAM_BINS
 
 Floats = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Floats]

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from alpose.runtime.bundle.manifest import HISTOGRAM_BINS, CalibrationFacts
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.manifest import HISTOGRAM_BINS, CalibrationFacts
 from alpose.runtime.replay import replay, table
 from alpose.runtime.scorelog import ScoreLog, decode
 from alpose.runtime.triggers import Decision, Observation, Setting, parse

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime.bundle import Bundle
+from alpose.runtime.bundle.golden import run_golden
 from alpose.runtime.engines import tensorrt_library as library
 from alpose.runtime.engines.cuda import Cuda, CudaError, handle
 from alpose.runtime.engines.tensorrt import TensorRTEngine, judge
@@ -29,7 +30,6 @@ from alpose.runtime.engines.tensorrt_library import Machine, TensorRTError
 from alpose.runtime.engines.tensorrt_plans import MAX_SIDECAR_BYTES, StaleEngineError, engines_of
 from alpose.runtime.engines.tensorrt_sidecar import EngineKey, Profile, Sidecar
 from alpose.runtime.errors import BundleError, DataError, DataNotFoundError, MissingExtraError
-from alpose.runtime.golden import run_golden
 from alpose.runtime.outputs import OUTPUT_NAMES
 
 from ..fakes import cuda as fake_cuda

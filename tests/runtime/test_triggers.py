@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alpose.runtime.bundle.manifest import HISTOGRAM_BINS, CalibrationFacts
+from alpose.runtime.bundle.manifest import Threshold as Vouched
 from alpose.runtime.errors import ConfigError
-from alpose.runtime.manifest import HISTOGRAM_BINS, CalibrationFacts
-from alpose.runtime.manifest import Threshold as Vouched
 from alpose.runtime.triggers import (
     AllOf,
     AnyOf,

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpose.runtime.manifest import HISTOGRAM_BINS, CalibrationFacts
+from alpose.runtime.bundle.manifest import HISTOGRAM_BINS, CalibrationFacts
 from alpose.runtime.triggers import Observation, Setting, parse
 from alpose.runtime.triggers.budget import _FORGET_PER_S, BINS, PRIOR_S, Scores
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from alpose.runtime.bundle.keys import SEALING, generate_key, sealer
 from alpose.runtime.errors import ConfigError, DataNotFoundError
 from alpose.runtime.queue import Queue, images
 from alpose.runtime.queue.record import Picture
@@ -57,8 +58,6 @@ def choose(folder: Path, ids: list[str], name: str = "week-1") -> None:
 
 
 def seal_queue(path: Path, public: Path, count: int = 3) -> list[str]:
-    from alpose.runtime.queue.seal import sealer
-
     rng, seal = np.random.default_rng(0), sealer(public)
     with Queue(path) as queue:
         queue.add_bundle(BUNDLE, "driver", {"skeleton": LSP.to_json()})
@@ -190,11 +189,10 @@ def test_secrets_are_never_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 
 def test_sealed_pictures_are_opened_with_the_key_and_stay_sealed_without(tmp_path: Path) -> None:
-    seal = pytest.importorskip("alpose.runtime.queue.seal")
     pytest.importorskip("nacl")
     key, other = tmp_path / "fleet", tmp_path / "other"
-    seal.generate_key(key)
-    seal.generate_key(other)
+    generate_key(key, SEALING)
+    generate_key(other, SEALING)
     ids = seal_queue(tmp_path / "q.db", tmp_path / "fleet.pub")
     inbox = tmp_path / "inbox"
 
@@ -227,12 +225,11 @@ def test_sealed_pictures_are_opened_with_the_key_and_stay_sealed_without(tmp_pat
 
 def test_a_box_that_holds_no_picture_is_not_put_beside_the_others(tmp_path: Path) -> None:
     """Anybody can seal to a public key."""
-    seal = pytest.importorskip("alpose.runtime.queue.seal")
     pytest.importorskip("nacl")
-    seal.generate_key(tmp_path / "fleet")
+    generate_key(tmp_path / "fleet", SEALING)
     with Queue(tmp_path / "q.db") as queue:
         queue.add_bundle(BUNDLE, "driver", {"skeleton": LSP.to_json()})
-        box = seal.seal(b"#!/bin/sh", tmp_path / "fleet.pub")
+        box = sealer(tmp_path / "fleet.pub")(b"#!/bin/sh")
         queue.put(make_record(queue, np.random.default_rng(0)),
                   [Picture.of(box, width=64, height=48, captured_ns=1, sealed=True)])  # fmt: skip
     said = call(pull, tmp_path / "q.db", "--into", tmp_path / "inbox", "--key", tmp_path / "fleet", code=NOT_WHOLE)

@@ -60,8 +60,8 @@ def pull(
     Exit status: 0 every source was read to its end; 1 an error; 2 wrong usage; 3 some source ended early or could not be
     reached, or a sealed picture does not open with the key: what came is kept, and the same command goes on.
     """
+    from alpose.runtime.bundle.keys import opener
     from alpose.runtime.errors import DataNotFoundError
-    from alpose.runtime.queue.seal import opener
 
     from ..inbox import DATABASE, Inbox
     from ..plan import plan

@@ -494,10 +494,10 @@ def test_what_was_submitted_is_written_when_the_interpreter_ends(tmp_path: Path,
 
 def test_sealed_crops_pass_through_a_real_queue(record: Any, tmp_path: Path) -> None:
     pytest.importorskip("nacl")
+    from alpose.runtime.bundle.keys import SEALING, generate_key, opener
     from alpose.runtime.queue.images import decode
-    from alpose.runtime.queue.seal import generate_key, opener
 
-    generate_key(tmp_path / "fleet")
+    generate_key(tmp_path / "fleet", SEALING)
     path = tmp_path / "flagged.db"
     made = record(path, seal_to=tmp_path / "fleet.pub", store="crop")
     candidate = make_candidate(5)

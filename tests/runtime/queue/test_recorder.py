@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alpose.runtime.bundle.keys import SEALING, generate_key, opener
 from alpose.runtime.counters import Counters
 from alpose.runtime.crop import Crop, cut
 from alpose.runtime.errors import ConfigError, QueueError
@@ -29,7 +30,6 @@ from alpose.runtime.queue.facts import Stored
 from alpose.runtime.queue.images import decode
 from alpose.runtime.queue.record import Picture, Record
 from alpose.runtime.queue.recorder import Recorder
-from alpose.runtime.queue.seal import generate_key, unseal
 from alpose.runtime.queue.store import Queue
 from alpose.runtime.queue.writer import Writer
 from alpose.runtime.quiet import RateLimited
@@ -713,7 +713,7 @@ def test_sealed_frames_open_with_the_fleets_key_alone(
     start: Any, make_candidate: Make, shot: Shoot, tmp_path: Path
 ) -> None:
     pytest.importorskip("nacl")
-    public = generate_key(tmp_path / "fleet")
+    public = generate_key(tmp_path / "fleet", SEALING)
     made, queue = start(seal_to=public, clip=(1, 0))
 
     made.submit(make_candidate(3, before=(shot(2),)))
@@ -723,13 +723,13 @@ def test_sealed_frames_open_with_the_fleets_key_alone(
     assert all(picture.sealed and b"PNG" not in picture.data[:8] for picture in pictures)
     assert record.frame_sha256 == pictures[0].sha256
     for picture in pictures:
-        opened_HW3 = decode(unseal(picture.data, tmp_path / "fleet"))
+        opened_HW3 = decode(opener(tmp_path / "fleet")(picture.data))
         np.testing.assert_array_equal(opened_HW3, shot(3 + picture.position).rgb_HW3)
 
 
 def test_a_frame_that_cannot_be_sealed_is_never_kept_open(start: Any, make_candidate: Make, tmp_path: Path) -> None:
     pytest.importorskip("nacl")
-    made, queue = start(seal_to=generate_key(tmp_path / "fleet"))
+    made, queue = start(seal_to=generate_key(tmp_path / "fleet", SEALING))
 
     def fail(data: bytes) -> bytes:
         raise RuntimeError("no entropy")

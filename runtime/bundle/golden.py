@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DataError, WrongAnswerError
-from .outputs import OUTPUT_NAMES, Engine, Outputs, form_problems
+from ..errors import DataError, WrongAnswerError
+from ..outputs import OUTPUT_NAMES, Engine, Outputs, form_problems
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

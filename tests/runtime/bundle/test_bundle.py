@@ -30,9 +30,9 @@ from alpose.runtime.bundle import (
     check_files,
     tensors,
 )
+from alpose.runtime.bundle.keys import Signature
+from alpose.runtime.bundle.manifest import parse_json
 from alpose.runtime.errors import BundleError, DataError, DataNotFoundError
-from alpose.runtime.manifest import parse_json
-from alpose.runtime.signature import Signature
 from alpose.runtime.skeleton import COCO, LSP, Skeleton
 
 G, S, D = 3, 8, 5

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alpose.runtime.bundle.golden import Golden, GoldenReport, Tolerances, compare, run_golden
 from alpose.runtime.errors import AlposeError, DataError, WrongAnswerError
-from alpose.runtime.golden import Golden, GoldenReport, Tolerances, compare, run_golden
 from alpose.runtime.outputs import OUTPUT_NAMES, Engine, Outputs
 
 G, S, J, D = 6, 8, 4, 5
@@ -382,7 +382,7 @@ def test_an_entry_that_is_no_array_is_refused() -> None:
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alpose.runtime.golden.MAX_BYTES", 1000)
+    monkeypatch.setattr("alpose.runtime.bundle.golden.MAX_BYTES", 1000)
 
     with pytest.raises(DataError, match=r"unpacks to .* more than 1000"):
         Golden.from_bytes(WHOLE)

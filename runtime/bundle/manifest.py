@@ -15,11 +15,11 @@ from typing import Any, Literal, get_args
 
 import numpy.typing as npt
 
-from .crop import Crop, square_crop
-from .errors import BundleError, DataError
+from ..crop import Crop, square_crop
+from ..errors import BundleError, DataError
+from ..outputs import OUTPUT_AXES, OUTPUT_NAMES
+from ..skeleton import Skeleton
 from .golden import Golden
-from .outputs import OUTPUT_AXES, OUTPUT_NAMES
-from .skeleton import Skeleton
 
 KIND, SCHEMA = "alpose bundle", 1
 MODEL, MANIFEST, DIGEST, GOLDEN, CARD = "model.onnx", "bundle.json", "bundle.sha256", "golden.npz", "card.html"

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import BundleError, DataError, DataNotFoundError, SignatureError
+from ..errors import BundleError, DataError, DataNotFoundError, SignatureError
+from ..skeleton import Skeleton
 from .golden import Golden
+from .keys import MAX_BYTES as MAX_SIGNATURE_BYTES
+from .keys import Signature, verify
 from .manifest import (
     CARD,
     DIGEST,
@@ -33,9 +36,6 @@ from .manifest import (
     check_golden,
     tensors,
 )
-from .signature import MAX_BYTES as MAX_SIGNATURE_BYTES
-from .signature import Signature, verify
-from .skeleton import Skeleton
 
 __all__ = [
     "CARD",
