@@ -27,7 +27,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class DeviceContext:
     """Where and how tensors are computed. One process of a ``torchrun`` job has one."""
 
     device: torch.device
@@ -51,6 +51,9 @@ class Machine:
             distributed.barrier()
 
 
+Machine = DeviceContext
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is native: slower emulation does not count."""
     if device.type == "cuda":
@@ -65,7 +68,7 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def machine(device: str | None = None, precision: Precision = "auto") -> Machine:
+def device_context(device: str | None = None, precision: Precision = "auto") -> DeviceContext:
     """The machine for this process; under ``torchrun`` it joins the job's group.
 
     Args:
@@ -96,7 +99,10 @@ def machine(device: str | None = None, precision: Precision = "auto") -> Machine
         # A rank may wait while another scores a large pool.
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         distributed.init_process_group(backend, timeout=timedelta(hours=12))
-    return Machine(chosen, torch.bfloat16 if low else torch.float32, rank, world)
+    return DeviceContext(chosen, torch.bfloat16 if low else torch.float32, rank, world)
+
+
+machine = device_context
 
 
 def _leave_busy_cores_alone() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .data.crops import Crops
-from .device import Machine
+from .device import DeviceContext
 
 RESIDENT_SHARE = 0.4
 """A dataset that takes less than this share of the GPU's free memory is kept there while it is trained on."""
@@ -33,25 +33,24 @@ class Feed:
     """Random access to the people of ``crops`` as tensors of one machine."""
 
     crops: Crops
-    machine: Machine
+    machine: DeviceContext
     joints_NJ2: Tensor
     labelled_NJ: Tensor
     resident_NTT3: Tensor | None
 
     @classmethod
-    def open(cls, crops: Crops, machine: Machine) -> Feed:
-        """Labels go to the device; pixels too when they fit."""
+    def open(cls, crops: Crops, machine: DeviceContext, *, resident: bool = True) -> Feed:
+        """Labels go to the device; pixels too when they fit and ``resident`` asks for it."""
         joints_NJ2 = torch.from_numpy(crops.joints_NJ2).to(machine.device)
         labelled_NJ = torch.from_numpy(crops.labelled_NJ).to(machine.device)
-        resident = None
-        if machine.device.type == "cuda":
+        kept = None
+        if resident and machine.device.type == "cuda":
             size = len(crops) * int(np.prod(crops.pixels_NSS3.shape[1:]))
             if size < RESIDENT_SHARE * torch.cuda.mem_get_info(machine.device)[0]:
-                resident = torch.empty((len(crops), *crops.pixels_NSS3.shape[1:]), dtype=torch.uint8,
-                                       device=machine.device)  # fmt: skip
+                kept = torch.empty((len(crops), *crops.pixels_NSS3.shape[1:]), dtype=torch.uint8, device=machine.device)
                 for rows in np.array_split(np.arange(len(crops)), max(1, len(crops) // 256)):
-                    resident[int(rows[0]) : int(rows[-1]) + 1] = torch.from_numpy(crops.read(rows)).to(machine.device)
-        return cls(crops, machine, joints_NJ2, labelled_NJ, resident)
+                    kept[int(rows[0]) : int(rows[-1]) + 1] = torch.from_numpy(crops.read(rows)).to(machine.device)
+        return cls(crops, machine, joints_NJ2, labelled_NJ, kept)
 
     def __len__(self) -> int:
         return len(self.crops)

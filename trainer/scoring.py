@@ -7,7 +7,6 @@ Shapes: N people, B batch, J joints, D embedding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,18 +20,16 @@ from alpose.runtime.errors import DataError
 
 from .auxiliary import auxiliary_score
 from .checkpoint import PoseModel
-from .data.augment import to_input
 from .data.crops import Crops
 from .data.records import Floats
-from .device import Machine, evaluating
-from .feed import Feed
-from .heatmaps import MULTIPEAK_FORMS, MultipeakForm, decode, draw, entropy, multipeak_entropy, to_cells, to_pixels
+from .device import DeviceContext, evaluating
+from .heatmaps import MULTIPEAK_FORMS, MultipeakForm, draw, entropy, multipeak_entropy, to_cells
 from .models.auxiliary import AuxiliaryName
 from .models.heads import HeadName
 from .models.hourglass import STRIDE
 from .objectives import true_loss
 from .options import ScoreOptions
-from .progress import progress
+from .passes import Predicted, predict
 
 ENTROPY_TEMPERATURE = ScoreOptions().temperature
 """Divides maps whose training peak is 30 where no other is asked for; exported graphs know this one alone."""
@@ -99,7 +96,7 @@ COLUMNS = tuple(name for name in Scored.__slots__ if name not in PREFIXES)
 
 
 def score(
-    model: PoseModel, crops: Crops, machine: Machine, *, batch: int = 32, what: str = "scoring",
+    model: PoseModel, crops: Crops, machine: DeviceContext, *, batch: int = 32, what: str = "scoring",
     options: ScoreOptions | None = None, forms: Collection[FormName] = (),
 ) -> Scored:  # fmt: skip
     """Run a model over people once.
@@ -107,20 +104,17 @@ def score(
     Args:
         model: pose net with any heads, auxiliary ones too.
         crops: people; labels are used for distances and true losses alone.
-        machine: where.
+        machine: where to compute.
         batch: people at a time.
         what: name in progress.
         options: of entropies, peaks and heads.
         forms: official forms of multi-peak entropy to compute besides.
     """
     options = options or ScoreOptions()
-    feed = _stream(crops, machine)
-    model.to(machine.device)
-    blocks = np.array_split(np.arange(len(crops)), max(1, math.ceil(len(crops) / batch)))
-    with evaluating(model.pose, *model.heads.values(), *model.auxiliary.values()):
+    with evaluating(*model.heads.values(), *model.auxiliary.values()):
         kept = [
-            {name: value.cpu() for name, value in _score_batch(model, feed, index_B, machine, options, forms).items()}
-            for index_B in progress(blocks, what, len(blocks))
+            {name: value.cpu() for name, value in _reduce(model, seen, options, forms).items()}
+            for seen in predict(model, crops, machine, batch=batch, what=what)
         ]
     arrays = {name: torch.cat([part[name] for part in kept]).numpy() for name in kept[0]}
     offset_NJ2 = arrays["predicted_NJ2"] - crops.joints_NJ2
@@ -131,40 +125,33 @@ def score(
     return scored
 
 
-def _stream(crops: Crops, machine: Machine) -> Feed:
-    """A pool is read once: it is not worth keeping on the device."""
-    return Feed(crops, machine, torch.from_numpy(crops.joints_NJ2).to(machine.device),
-                torch.from_numpy(crops.labelled_NJ).to(machine.device), None)  # fmt: skip
-
-
-def _score_batch(
-    model: PoseModel, feed: Feed, index_B: npt.NDArray[np.int64], machine: Machine, options: ScoreOptions,
-    forms: Collection[FormName],
-) -> dict[str, Tensor]:  # fmt: skip
-    batch = feed.batch(index_B)
-    images = to_input(feed.bare(batch.pixels_BTT3)).contiguous(memory_format=torch.channels_last)
-    with machine.autocast():
-        output = model.pose(images)
-    last_BJHW = output.heatmaps_BSJHW[:, -1].float()
-    cells_BJ2, peak_BJ = decode(last_BJHW)
-    target = draw(to_cells(batch.joints_BJ2, STRIDE), model.size, sigma=model.target.sigma, peak=model.target.peak)
-    maps = last_BJHW * (REFERENCE_PEAK / model.target.peak)
-    features = output.features.map(lambda value: value.float())
-    own = {f"head.{name}": head(features) for name, head in model.heads.items()}
-    own |= {
-        f"auxiliary.{name}": auxiliary_score(head, features, maps, peaks=options.peaks)
-        for name, head in model.auxiliary.items()
-    }
-    own |= {f"form.{name}": multipeak_score(maps, FORMS[name]) for name in forms}
+def _reduce(model: PoseModel, seen: Predicted, options: ScoreOptions, forms: Collection[FormName]) -> dict[str, Tensor]:
+    """What remains of a batch: some numbers per person, by the names of the arrays of :class:`Scored`."""
+    maps, features = reference_maps(model, seen), seen.features
     return {
-        "predicted_NJ2": to_pixels(cells_BJ2, STRIDE),
-        "peak_NJ": peak_BJ / model.target.peak,
-        "true_loss_N": true_loss(output.heatmaps_BSJHW, target, batch.labelled_BJ),
+        "predicted_NJ2": seen.keypoints_BJ2,
+        "peak_NJ": seen.peak_BJ,
+        "true_loss_N": true_loss_of(model, seen, seen.labelled_BJ),
         "entropy_N": entropy(maps, options.temperature),
         "multipeak_N": multipeak_score(maps, "whole-map", options),
         "embedding_ND": features.penultimate_BCHW.mean(dim=(2, 3)),
         "coarsest_ND": features.pyramid[-1].mean(dim=(2, 3)),
-    } | own
+        **{f"head.{name}": head(features) for name, head in model.heads.items()},
+        **{f"auxiliary.{name}": auxiliary_score(head, features, maps, peaks=options.peaks)
+           for name, head in model.auxiliary.items()},
+        **{f"form.{name}": multipeak_score(maps, FORMS[name]) for name in forms},
+    }  # fmt: skip
+
+
+def reference_maps(model: PoseModel, seen: Predicted) -> Tensor:
+    """The last stack's heatmaps (B, J, H, W), scaled to a training peak of :data:`REFERENCE_PEAK`."""
+    return seen.heatmaps_BSJHW[:, -1].float() * (REFERENCE_PEAK / model.target.peak)
+
+
+def true_loss_of(model: PoseModel, seen: Predicted, counts_BJ: Tensor) -> Tensor:
+    """Heatmap MSE over the joints that count, averaged over stacks, (B,)."""
+    target = draw(to_cells(seen.joints_BJ2, STRIDE), model.size, sigma=model.target.sigma, peak=model.target.peak)
+    return true_loss(seen.heatmaps_BSJHW, target, counts_BJ)
 
 
 def multipeak_score(maps_BJHW: Tensor, form: MultipeakForm, options: ScoreOptions | None = None) -> Tensor:

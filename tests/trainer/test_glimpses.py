@@ -15,10 +15,11 @@ from alpose.trainer.data.augment import AugmentConfig, to_input
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import Machine
 from alpose.trainer.epck import EpckTraining, train_epck
-from alpose.trainer.glimpses import Glimpse, glimpses, threshold_px
+from alpose.trainer.glimpses import glimpses
 from alpose.trainer.heatmaps import decode, to_pixels
 from alpose.trainer.metrics import judge, profile_of
 from alpose.trainer.models.expected_pck import ExpectedPckHead
+from alpose.trainer.passes import Predicted, threshold_px
 from alpose.trainer.scoring import score
 
 MakeCrops = Callable[..., Crops]
@@ -42,7 +43,7 @@ def crops(make_crops: MakeCrops) -> Crops:
 
 
 def seen(model: PoseModel, crops: Crops, cpu: Machine, *, views: int = 2, seed: int = 0, batch: int = 4,
-         augment_by: AugmentConfig | None = None) -> list[Glimpse]:  # fmt: skip
+         augment_by: AugmentConfig | None = None) -> list[Predicted]:  # fmt: skip
     return list(glimpses(model, crops, cpu, views=views, seed=seed, batch=batch, augment_by=augment_by))
 
 

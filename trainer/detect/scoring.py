@@ -19,12 +19,11 @@ from ..checkpoint import PoseModel
 from ..data.crops import Crops
 from ..device import Machine, evaluating
 from ..epck import Lesson, join
-from ..glimpses import Glimpse, glimpses
-from ..heatmaps import draw, entropy, to_cells
+from ..glimpses import glimpses
+from ..heatmaps import entropy
 from ..metrics import Judged
-from ..models.hourglass import STRIDE
-from ..objectives import true_loss
-from ..scoring import REFERENCE_PEAK, multipeak_score
+from ..passes import Predicted
+from ..scoring import multipeak_score, reference_maps, true_loss_of
 from .detectors import SHIPPED
 from .students import Students, others_say, read_at_peaks
 
@@ -69,21 +68,21 @@ def score_views(
     lessons: list[Lesson] = []
     shipped = students.epck[SHIPPED]
     # Another seed for views than the one that trained: the same damage must not be seen twice.
-    for glimpse in glimpses(model, crops, machine, views=views, seed=seed + 1000, what=what):
+    for seen in glimpses(model, crops, machine, views=views, seed=seed + 1000, what=what):
         with evaluating(
             model.pose, *model.heads.values(), *model.auxiliary.values(), *students.epck.values(),
             *students.loss.values(),
         ):  # fmt: skip
-            kept.append({name: value.cpu() for name, value in _truth(model, glimpse).items()})
+            kept.append({name: value.cpu() for name, value in _truth(model, seen).items()})
             scores = (
-                _free(model, glimpse)
-                | _heads(model, students, glimpse)
-                | _second_opinions(model, others, students, machine, glimpse, names)
+                _free(model, seen)
+                | _heads(model, students, seen)
+                | _second_opinions(model, others, students, machine, seen, names)
             )
             kept[-1] |= {f"score.{name}": value.float().cpu() for name, value in scores.items()}
             if keep_evidence:
-                evidence = {SHIPPED: shipped.evidence(glimpse.features).cpu()}
-                lessons.append(Lesson(evidence, glimpse.distance_BJ.cpu(), glimpse.counts_BJ.cpu()))
+                evidence = {SHIPPED: shipped.evidence(seen.features).cpu()}
+                lessons.append(Lesson(evidence, seen.distance_BJ.cpu(), seen.counts_BJ.cpu()))
     arrays: dict[str, npt.NDArray[Any]] = {name: torch.cat([part[name] for part in kept]).numpy() for name in kept[0]}
     loss_N = np.where(arrays["counts_NJ"].any(axis=1), arrays["true_loss_N"], np.nan).astype(np.float32)
     own = {name.removeprefix("score."): value for name, value in arrays.items() if name.startswith("score.")}
@@ -92,49 +91,45 @@ def score_views(
     )
 
 
-def _truth(model: PoseModel, glimpse: Glimpse) -> dict[str, Tensor]:
-    target = draw(to_cells(glimpse.joints_BJ2, STRIDE), model.size, sigma=model.target.sigma, peak=model.target.peak)
-    maps_BSJHW = torch.stack(glimpse.features.heatmaps, dim=1)
+def _truth(model: PoseModel, seen: Predicted) -> dict[str, Tensor]:
     return {
-        "rows_N": torch.from_numpy(glimpse.rows_B),
-        "right_NJ": (glimpse.distance_BJ < 1) & glimpse.counts_BJ,
-        "counts_NJ": glimpse.counts_BJ,
-        "true_loss_N": true_loss(maps_BSJHW, target, glimpse.counts_BJ),
+        "rows_N": torch.from_numpy(seen.rows_B),
+        "right_NJ": (seen.distance_BJ < 1) & seen.counts_BJ,
+        "counts_NJ": seen.counts_BJ,
+        "true_loss_N": true_loss_of(model, seen, seen.counts_BJ),
     }
 
 
-def _free(model: PoseModel, glimpse: Glimpse) -> dict[str, Tensor]:
+def _free(model: PoseModel, seen: Predicted) -> dict[str, Tensor]:
     """What the heatmaps say for nothing."""
-    last_BJHW, first_BJHW = glimpse.features.heatmaps[-1], glimpse.features.heatmaps[0]
-    maps = last_BJHW * (REFERENCE_PEAK / model.target.peak)
+    maps, peak = reference_maps(model, seen), model.target.peak
     return {
-        "peak": 1 - last_BJHW.flatten(2).amax(dim=2).mean(dim=1) / model.target.peak,
+        "peak": 1 - seen.heatmaps_BSJHW[:, -1].float().flatten(2).amax(dim=2).mean(dim=1) / peak,
         "entropy": entropy(maps, 1.0),
         "multipeak": multipeak_score(maps, "whole-map"),
-        "stacks": 1 - read_at_peaks(glimpse, first_BJHW, model.target.peak).mean(dim=1),
+        "stacks": 1 - read_at_peaks(seen, seen.features.heatmaps[0], peak).mean(dim=1),
     }
 
 
-def _heads(model: PoseModel, students: Students, glimpse: Glimpse) -> dict[str, Tensor]:
-    maps = glimpse.features.heatmaps[-1] * (REFERENCE_PEAK / model.target.peak)
-    scores: dict[str, Tensor] = {name: head(glimpse.features) for name, head in model.heads.items()}
-    scores |= {name: auxiliary_score(head, glimpse.features, maps) for name, head in model.auxiliary.items()}
-    scores |= {name: head(glimpse.features) for name, head in students.loss.items()}
-    return scores | {name: head(glimpse.features) for name, head in students.epck.items()}
+def _heads(model: PoseModel, students: Students, seen: Predicted) -> dict[str, Tensor]:
+    maps, features = reference_maps(model, seen), seen.features
+    scores: dict[str, Tensor] = {name: auxiliary_score(head, features, maps) for name, head in model.auxiliary.items()}
+    return scores | {name: head(features) for heads in (model.heads, students.loss, students.epck)
+                     for name, head in heads.items()}  # fmt: skip
 
 
 def _second_opinions(
-    model: PoseModel, others: Sequence[PoseModel], students: Students, machine: Machine, glimpse: Glimpse,
+    model: PoseModel, others: Sequence[PoseModel], students: Students, machine: Machine, seen: Predicted,
     names: Collection[str],
 ) -> dict[str, Tensor]:  # fmt: skip
     """What costs a further pass, of this net or another."""
-    scores = {name: 1 - others_say(glimpse, [net], machine)[0].mean(dim=1) for name, net in students.nets.items()}
+    scores = {name: 1 - others_say(seen, [net], machine)[0].mean(dim=1) for name, net in students.nets.items()}
     if "flip" in names:
         with machine.autocast():
-            mirrored = model.pose(glimpse.images_B3SS.flip(3).contiguous(memory_format=torch.channels_last)).features
+            mirrored = model.pose(seen.images_B3SS.flip(3).contiguous(memory_format=torch.channels_last)).features
         back_BJHW = mirrored.heatmaps[-1].float().flip(3)[:, list(model.skeleton.flip_order())]
-        scores["flip"] = 1 - read_at_peaks(glimpse, back_BJHW, model.target.peak).mean(dim=1)
+        scores["flip"] = 1 - read_at_peaks(seen, back_BJHW, model.target.peak).mean(dim=1)
     if others and {"auditor", "committee", "epck+auditor"} & set(names):
-        said_KB = others_say(glimpse, others, machine).mean(dim=2)
+        said_KB = others_say(seen, others, machine).mean(dim=2)
         scores |= {"auditor": 1 - said_KB[0], "committee": 1 - said_KB.mean(dim=0)}
     return scores

@@ -19,11 +19,12 @@ from ..checkpoint import PoseModel
 from ..data.crops import Crops
 from ..device import Machine, evaluating
 from ..epck import EpckTraining, Lesson, join, learn, see, soft_right
-from ..glimpses import Glimpse, glimpses
+from ..glimpses import glimpses
 from ..metrics import profile_of
 from ..models.expected_pck import SHARPNESS, ExpectedPckHead
 from ..models.heads import LossHead, build_head
 from ..models.hourglass import HourglassConfig
+from ..passes import Predicted
 from ..presets import Recipe
 from ..training import train_heads, train_pose, validation_mask
 from .detectors import SHIPPED, SLIM, TINY
@@ -169,19 +170,19 @@ def _out_of_fold(
     return join(lessons)
 
 
-def read_at_peaks(glimpse: Glimpse, maps_BJHW: Tensor, peak: float) -> Tensor:
+def read_at_peaks(seen: Predicted, maps_BJHW: Tensor, peak: float) -> Tensor:
     """Another net's maps where this net's last maps look, as a share of the training peak, (B, J)."""
-    look_BJP = (glimpse.features.heatmaps[-1].flatten(2) * (SHARPNESS / peak)).softmax(dim=2)
+    look_BJP = (seen.features.heatmaps[-1].flatten(2) * (SHARPNESS / peak)).softmax(dim=2)
     return (look_BJP * maps_BJHW.flatten(2)).sum(dim=2) / peak
 
 
-def others_say(glimpse: Glimpse, others: Sequence[PoseModel], machine: Machine) -> Tensor:
+def others_say(seen: Predicted, others: Sequence[PoseModel], machine: Machine) -> Tensor:
     """What other nets hold where this one looks, (K, B, J)."""
     said = []
     for other in others:
         with evaluating(other.pose), machine.autocast():
-            maps_BJHW = other.pose(glimpse.images_B3SS).features.heatmaps[-1]
-        said.append(read_at_peaks(glimpse, maps_BJHW.float(), other.target.peak))
+            maps_BJHW = other.pose(seen.images_B3SS).features.heatmaps[-1]
+        said.append(read_at_peaks(seen, maps_BJHW.float(), other.target.peak))
     return torch.stack(said)
 
 
@@ -192,14 +193,14 @@ def _asked(
     """A lesson on people without labels: their evidence, and how far other nets agree with each keypoint (N, J)."""
     lessons, said = [], []
     skip = list(profile_of("standard", pool.data).skip)
-    for glimpse in glimpses(model, pool, machine, views=0, seed=seed, what=f"asking the committee, seed {seed}"):
+    for seen in glimpses(model, pool, machine, views=0, seed=seed, what=f"asking the committee, seed {seed}"):
         with evaluating(*heads.values()):
-            evidence = {name: head.evidence(glimpse.features).cpu() for name, head in heads.items()}
+            evidence = {name: head.evidence(seen.features).cpu() for name, head in heads.items()}
         # No label is looked at, not even whether there is one.
-        everything = torch.ones_like(glimpse.counts_BJ).cpu()
+        everything = torch.ones_like(seen.counts_BJ).cpu()
         everything[:, skip] = False
         lessons.append(Lesson(evidence, torch.zeros(everything.shape), everything))
-        said.append((others_say(glimpse, others, machine).mean(dim=0) * TEACHER_GAIN).clamp(0, 1).cpu())
+        said.append((others_say(seen, others, machine).mean(dim=0) * TEACHER_GAIN).clamp(0, 1).cpu())
     return join(lessons), torch.cat(said)
 
 
