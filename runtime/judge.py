@@ -20,7 +20,7 @@ from .keeper import Keeper
 from .moments import Moment
 from .outputs import Outputs
 from .sight import Sight, Sighting
-from .triggers import Decider, Decision, Observation, Setting, Trigger
+from .triggers import Decision, Observation, Policy, Setting, Trigger
 
 NOTHING = Decision(keep=False, inclusion_probability=0.0, flagged=False)
 """Decided where there is no policy, or where it failed."""
@@ -50,9 +50,9 @@ class Judge:
         of_drift, of_policy = random.spawn(2)
         calibration = bundle.calibration
         self._drift = Drift(calibration.histogram if calibration else None, seed=of_drift)
-        self._decider: Decider | None = None
+        self._decider: Policy | None = None
         if policy is not None:
-            self._decider = policy.start(Setting(calibration=calibration, rng=np.random.default_rng(of_policy)))
+            self._decider = Policy(policy, Setting(calibration=calibration, rng=np.random.default_rng(of_policy)))
         self._eye, self._keeper, self._guard = eye, keeper, guard
         self._number = -1
         self.threshold: float | None = None
@@ -130,7 +130,7 @@ class Judge:
                 self._guard.counters.add("dropped_frames_total", reason="internal")
             kept = bool(given)
         if self._decider is not None:
-            self._guard.attempt("trigger", self._decider.settle, wanted if self._keeper is None else kept)
+            self._guard.attempt("trigger", self._decider.on_stored, wanted if self._keeper is None else kept)
         return kept
 
 

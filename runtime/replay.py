@@ -20,9 +20,8 @@ import numpy.typing as npt
 from .bundle.manifest import CalibrationFacts
 from .errors import DataError
 from .scorelog import Chunk, decode
-from .triggers import Decision, Novel, Observation, Setting, Trigger
-from .triggers.base import everything_in
-from .triggers.draws import PAUSE_S
+from .triggers import Decision, Observation, Policy, Setting, Trigger
+from .triggers.rates import PAUSE_S
 
 SAME_BOOT_S = 60.0
 """Wall clock less monotonic clock is one number while a device runs; further apart, it was restarted or set."""
@@ -102,7 +101,7 @@ def replay(
             f"this score log has frames of {len(bundles)} bundles, whose scores do not compare: "
             f"{', '.join(bundle[:12] for bundle in bundles)}; replay one of them"
         )
-    decider = trigger.start(Setting(calibration, np.random.default_rng(seed)))
+    policy = Policy(trigger, Setting(calibration, np.random.default_rng(seed)))
     kept: dict[int, _Kept] = {}
     frames = kept_then = replaced = unknown_distance = 0
     hours = failures = 0.0
@@ -113,16 +112,16 @@ def replay(
         kept_then += int(rows.kept_N.sum())
         unknown_distance += int(np.isnan(rows.distance_N).sum())
         for seen, was_kept in rows:
-            decision = decider.decide(seen)
+            decision = policy.decide(seen)
             if decision.keep:
-                decider.settle(True)
+                policy.on_stored(True)
                 _replace(kept, decision)
                 replaced += len(decision.supersedes) + len(decision.demotes)
                 kept[frames] = _Kept.of(seen, decision, was_kept)
             frames += 1
     by_reason = Counter(name for one in kept.values() for name in one.reasons)
     caught = float(np.nansum([one.failure_probability for one in kept.values()], dtype=np.float64))
-    asks_distance = any(isinstance(found, Novel) for found in everything_in(trigger))
+    asks_distance = any(found.measures_distance for found in trigger.walk())
     return Replay(
         trigger=str(trigger),
         frames=frames,

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DataError
-from .triggers.base import Decision, Observation
+from .triggers import Decision, Observation
 
 MAGIC, SCHEMA = b"alposelg", 1
 ROWS = 4096

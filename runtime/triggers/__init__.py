@@ -1,31 +1,47 @@
 """Which frames to keep: small policies that are joined with ``|`` and ``&``. ``docs/triggers.md`` helps to choose."""
 
-from .base import Decider, Decision, Observation, Reason, Setting, Trigger
-from .budget import Budget
-from .compose import AllOf, AnyOf
-from .control import Control
+from .base import (
+    TRIGGERS,
+    ActiveTrigger,
+    AllOf,
+    AnyOf,
+    Decision,
+    Observation,
+    Reason,
+    Setting,
+    Trigger,
+    register,
+    require_positive,
+    require_share,
+)
 from .episodes import Episodes
-from .gates import Cooldown, Novel
-from .limits import Catch, Jump, Limbs, Threshold
-from .parse import parse
+from .policy import Policy, parse
+from .rates import Budget, Control, Draws
+from .rules import Catch, Cooldown, Jump, Limbs, Novel, Threshold
 
 __all__ = [
+    "TRIGGERS",
+    "ActiveTrigger",
     "AllOf",
     "AnyOf",
     "Budget",
     "Catch",
     "Control",
     "Cooldown",
-    "Decider",
     "Decision",
+    "Draws",
     "Episodes",
     "Jump",
     "Limbs",
     "Novel",
     "Observation",
+    "Policy",
     "Reason",
     "Setting",
     "Threshold",
     "Trigger",
     "parse",
+    "register",
+    "require_positive",
+    "require_share",
 ]

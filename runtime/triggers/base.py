@@ -1,37 +1,44 @@
-"""What a trigger sees, what it answers, and what a trigger is.
+"""What a trigger is, what it sees and what it answers, and how triggers are joined.
 
-A :class:`Trigger` is a policy: a value, printable, comparable, sent to a device as text. ``start`` puts it to work on
-one device and gives a :class:`Decider`, which holds all state. Policies are built from parts with ``|`` and ``&``; at
-work each part is a :class:`Part`.
+A :class:`Trigger` is a value: frozen, comparable, written as text to a device. ``activate`` puts it to work on one device
+and gives an :class:`ActiveTrigger`, which holds all state. ``a | b`` keeps what either keeps, ``a & b`` what both do. A
+:class:`~alpose.runtime.triggers.policy.Policy` runs a whole one.
 
-**Inclusion probability.** A frame is kept by what is certain (a threshold is exceeded) or by a draw (the control
+**Inclusion probability.** A frame is kept because something is certain (a threshold is exceeded) or by a draw (the control
 stream; ties at a budget's threshold). ``Decision.inclusion_probability`` is P(keep | everything before this frame's own
-draws). Every part draws for itself, so they multiply: ``&`` gives Π p, ``|`` gives 1 - Π(1 - p). That number is exact,
-hence Σ y / p over the frames that are kept, each as it comes, is an unbiased estimate of Σ y over all frames with p > 0:
-all there are, beside a control stream. What an episode replaces later leaves that set (see ``Decision.demotes``).
+draws). Each part draws for itself, so the probabilities multiply: ``&`` gives Π p, ``|`` gives 1 - Π(1 - p). That number
+is exact, hence Σ y / p over the kept frames is an unbiased estimate of Σ y over all frames with p > 0, which are all frames
+where there is a control stream. A frame that an episode replaces later leaves that set (see ``Decision.demotes``).
 
-**The control stream stands aside.** It may only be an alternative of the whole policy (``… | Control(0.001)``), and no
-other part ever learns what it drew: two devices that differ in their control draws alone flag the same frames.
+**Branches do not know of each other.** What ``a | b`` keeps is what ``a`` alone and ``b`` alone would have kept; they share
+only the memory of Novel. A budget in one branch counts what that branch keeps.
 
-Shapes: D dimensions of the embedding.
+**The control stream stands apart.** It may only be an alternative of the whole policy (``… | Control(0.001)``), and no
+other part ever learns what it drew: two devices that differ only in their control draws flag the same frames.
+
+Shapes: D dimensions of the embedding, M places in the memory.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from itertools import chain
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..bundle.manifest import CalibrationFacts
 from ..errors import ConfigError
-from .memory import Memory
 
-if TYPE_CHECKING:
-    from .compose import AllOf, AnyOf
+MEMORY_PLACES = 512
+"""M: the last day at 20 frames an hour. 512 × 64 float32 are 128 KiB, and a comparison takes a few microseconds."""
+
+MANY_STREAMS = 64
+"""Streams for which a trigger holds state before it looks for some that it may forget."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -41,31 +48,31 @@ class Observation:
     time_s: float
     """Monotonic seconds; a step backwards counts as none."""
     failure_probability: float
-    """0 to 1; what is no number is never flagged, whatever else speaks for it: the answer was unsound, or a search found
-    nobody whose pose could be wrong."""
+    """0 to 1. NaN is never flagged, whatever else speaks for the frame: the engine's answer was not finite, or a search
+    found nobody whose pose could be wrong."""
     predicted_loss: float
     embedding_D: npt.NDArray[np.float32]
     """Unit length."""
     jump: float = math.nan
-    """:class:`alpose.runtime.signals.Jumps`; nan where unknown."""
+    """:class:`alpose.runtime.signals.Jumps`; NaN where unknown."""
     limbs: float = math.nan
-    """:class:`alpose.runtime.signals.Limbs`; nan where unknown."""
+    """:class:`alpose.runtime.signals.Limbs`; NaN where unknown."""
     stream: str = ""
-    """Camera or person: state that belongs to one of them is kept by this key."""
+    """Camera or person: state that belongs to one of them is kept under this key."""
     distance: float = math.nan
-    """Given in a replay only: the distance to what had been kept, as it was measured on the device."""
+    """Given in a replay only: the distance to what had been kept, as the device measured it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One part's comparison. Parts fire at ``value >= limit``; only the control stream fires below its rate."""
+    """One comparison. A trigger fires at ``value >= limit``; only the control stream fires below its rate."""
 
     trigger: str
     value: float
     limit: float
 
     def __str__(self) -> str:
-        """``budget 0.83 >= 0.71``, ``control 0.00032 < 0.001``; nan never reaches a limit."""
+        """``budget 0.83 >= 0.71``, ``control 0.00032 < 0.001``; NaN never reaches a limit."""
         return f"{self.trigger} {self.value:.4g} {'>=' if self.value >= self.limit else '<'} {self.limit:.4g}"
 
 
@@ -75,13 +82,13 @@ class Decision:
 
     keep: bool
     inclusion_probability: float
-    """Of ``keep``, given the history before this frame's own draws."""
+    """The probability of ``keep``, given the history before this frame's own draws."""
     flagged: bool
     """Kept by something other than the control stream."""
     reasons: tuple[Reason, ...] = ()
-    """Of what fired. On a frame that is not kept: what fired, and what held it back."""
+    """What fired. On a frame that is not kept: what fired, and what held it back."""
     threshold: float | None = None
-    """On the failure probability, as it was in force; None where the policy has none."""
+    """The limit on the failure probability that was in force; None where the policy has none."""
     control_draw: float | None = None
     """Uniform in [0, 1); given where the frame is in the control stream, flagged or not."""
     novelty: float = 1.0
@@ -89,27 +96,47 @@ class Decision:
     episode: int | None = None
     """Running number of the continuous failure that the frame belongs to."""
     supersedes: tuple[int, ...] = ()
-    """Sequence numbers of frames kept before that this one replaces: drop them if this one is stored."""
+    """Sequence numbers of kept frames that this one replaces: drop them if this one is stored."""
     demotes: tuple[int, ...] = ()
-    """Like ``supersedes``, but in the control stream too: they stay, and from now on count like control frames that are
-    not flagged, with the ``control_rate`` of their decision. A queue's record does not change: ``QUEUE.md``."""
+    """Like ``supersedes``, but those frames are in the control stream too: they stay, and from now on count like control
+    frames that are not flagged, with the ``control_rate`` of their decision. A queue's record does not change:
+    ``QUEUE.md``."""
     control_rate: float = 0.0
-    """Of the control stream on this frame; 0 without one."""
+    """The probability of the control stream on this frame; 0 without one."""
     distance: float = math.nan
-    """For the score log: like ``novelty``, but nan where unknown, and known of all frames or, without ``Novel``, of
-    none. Known of kept frames alone it would mislead a replay."""
+    """For the score log: like ``novelty``, but NaN where unknown, and known of all frames or, without ``Novel``, of none.
+    If it were known of kept frames alone it would mislead a replay."""
 
 
-class Decider(Protocol):
-    """A policy at work on one device. Not thread-safe: one caller, in the order of the frames."""
+class EmbeddingMemory:
+    """A ring of the last M unit embeddings that were flagged and kept."""
 
-    def decide(self, seen: Observation) -> Decision:
-        """Decide on one observation. They are numbered 0, 1, 2 … as they come."""
-        ...
+    def __init__(self, places: int = MEMORY_PLACES) -> None:
+        self._places = places
+        self._count = 0
+        self._kept_MD: npt.NDArray[np.float32] | None = None
+        self._cosine_M: npt.NDArray[np.float32] = np.empty(places, dtype=np.float32)
+        self.now = math.nan
+        """Distance of the frame that is being decided on; NaN where it is unknown."""
 
-    def settle(self, kept: bool) -> None:
-        """Say what became of the last decision. Without it, the frame counts as not kept."""
-        ...
+    def measure(self, embedding_D: npt.NDArray[np.float32]) -> float:
+        """The smallest cosine distance, 0 to 2; NaN while nothing is kept, and for an embedding that is not finite."""
+        self.now = math.nan
+        if self._kept_MD is not None:
+            used = min(self._count, self._places)
+            cosine_M = np.dot(self._kept_MD[:used], embedding_D, out=self._cosine_M[:used])
+            # Rounded as the score log keeps it, so that a replay decides as the device did.
+            self.now = float(np.float16(1.0 - cosine_M.max()))
+        return self.now
+
+    def add(self, embedding_D: npt.NDArray[np.float32]) -> None:
+        """Remember an embedding, unless it is empty or not finite; the oldest is forgotten when the ring is full."""
+        if embedding_D.size == 0 or not np.isfinite(embedding_D).all():
+            return
+        if self._kept_MD is None:
+            self._kept_MD = np.zeros((self._places, embedding_D.size), dtype=np.float32)
+        self._kept_MD[self._count % self._places] = embedding_D
+        self._count += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,139 +144,303 @@ class Setting:
     """Where a policy is put to work."""
 
     calibration: CalibrationFacts | None
-    """Of the bundle; None for a bundle that was exported without."""
+    """The bundle's; None for a bundle that was exported without."""
     rng: np.random.Generator
-    """Every part that draws takes a generator of its own from it."""
+    """Every trigger that draws takes a generator of its own from it."""
     frames_per_second: float | None = None
     """Observations per second to expect at first; measured from then on."""
-    memory: Memory = field(default_factory=Memory, repr=False)
-    """Embeddings of what was flagged and kept, shared by all parts of one policy; ``start`` makes it anew."""
+    memory: EmbeddingMemory = field(default_factory=EmbeddingMemory, repr=False)
+    """Embeddings of what was flagged and kept, shared by all triggers of one policy, which makes it anew."""
 
 
-class Part(ABC):
-    """One trigger at work. ``judge`` leaves its finding in the attributes, which hold until the next frame.
+class ActiveTrigger(ABC):
+    """One trigger at work. :meth:`evaluate` leaves its finding in the attributes, which hold until the next frame.
 
-    Every part judges every frame, whatever its neighbours say: that keeps draws independent and state reproducible.
+    Every trigger evaluates every frame, whatever its neighbours say: draws stay independent and state reproducible.
     """
 
-    __slots__ = ("fires", "probability", "stirred")
+    __slots__ = ("fires", "probability", "triggered")
 
     fires: bool
-    """This part would keep the frame."""
+    """This trigger would keep the frame."""
     probability: float
-    """Of ``fires``, given the history before this frame's own draws."""
-    stirred: bool
-    """Something in here found something, whether or not it was then held back: worth a reason."""
+    """The probability of ``fires``, given the history before this frame's own draws."""
+    triggered: bool
+    """Something in here found something, whether or not it was then held back: there is a reason to tell."""
 
     def __init__(self) -> None:
-        self.fires, self.probability, self.stirred = False, 0.0, False
+        self.fires, self.probability, self.triggered = False, 0.0, False
 
-    def certain(self, fires: bool) -> None:
-        """Record a finding that no draw had a share in."""
-        self.fires = self.stirred = fires
+    def set_certain(self, fires: bool) -> None:
+        """Record a finding in which no draw had a share."""
+        self.fires = self.triggered = fires
         self.probability = 1.0 if fires else 0.0
 
     @abstractmethod
-    def judge(self, seen: Observation) -> None:
-        """Look at one frame: set :attr:`fires`, :attr:`probability` and :attr:`stirred`."""
+    def evaluate(self, observation: Observation) -> None:
+        """Look at one frame and set :attr:`fires`, :attr:`probability` and :attr:`triggered`."""
 
     @abstractmethod
     def reasons(self) -> tuple[Reason, ...]:
-        """Why, for the frame just judged; asked only where something is :attr:`stirred`."""
+        """Why, for the frame just evaluated; called only where :attr:`triggered`."""
 
-    def settle(self, kept: bool, replaced: int, held: bool) -> None:  # noqa: B027 - most parts have nothing to learn
-        """Learn what became of the frame just judged.
+    def on_stored(self, kept: bool, replaced: int, kept_elsewhere: bool) -> None:  # noqa: B027 - most learn nothing
+        """Learn what became of the frame just evaluated.
 
         Args:
-            kept: the branch of the policy that this part stands in fired, and the frame was really kept.
+            kept: the branch of the policy that this trigger stands in fired, and the frame was really kept.
             replaced: how many frames that this branch kept before are dropped for it.
-            held: another branch keeps the frame too, so this branch alone cannot let it go later.
+            kept_elsewhere: another branch keeps the frame too, so this branch alone cannot let it go later.
         """
 
     @property
     def threshold(self) -> float | None:
-        """On the failure probability, as it was in force for the frame just judged."""
+        """The limit on the failure probability that was in force for the frame just evaluated."""
         return None
 
     @property
     def episode(self) -> int | None:
-        """Number of the episode that the frame just judged belongs to."""
+        """Number of the episode that the frame just evaluated belongs to."""
         return None
 
     @property
     def replaces(self) -> tuple[int, ...]:
-        """Sequence numbers of the frames to be dropped if the one just judged is kept."""
+        """Sequence numbers of the frames to drop if the one just evaluated is kept."""
         return ()
 
 
 @dataclass(frozen=True)
 class Trigger(ABC):
-    """A policy: a frozen value. ``a | b`` keeps what either keeps, ``a & b`` what both do.
+    """A policy, or a part of one: a frozen value whose text :func:`alpose.runtime.triggers.parse` reads back.
 
-    ``str(trigger)`` is the expression that :func:`alpose.runtime.triggers.parse` reads back. To add a trigger, write a
-    frozen dataclass with :meth:`part`.
+    To add a trigger, write a frozen dataclass with :meth:`activate` and register it; ``docs/extending.md`` has an example.
     """
 
-    named: ClassVar[bool] = False
+    writes_names: ClassVar[bool] = False
     """Write the first argument by name too."""
-
-    def start(self, setting: Setting) -> Decider:
-        """Put the policy to work; :class:`ConfigError` where the setting lacks what it needs."""
-        from .policy import Policy  # policy.py builds on this file
-
-        return Policy(self, setting)
+    is_control: ClassVar[bool] = False
+    """A random sample of all frames: nothing may filter it, so it stands beside the whole policy and once."""
+    replaces_frames: ClassVar[bool] = False
+    """A later frame may replace an earlier one, so there may be one such trigger in a conjunction."""
+    measures_distance: ClassVar[bool] = False
+    """Needs the distance of every frame to what was kept."""
 
     @abstractmethod
-    def part(self, setting: Setting) -> Part:
-        """This trigger at work."""
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        """This trigger at work; :class:`ConfigError` where the setting lacks what it needs."""
 
     @property
     def inner(self) -> tuple[Trigger, ...]:
         """The triggers that this one is built from."""
         return ()
 
-    def __or__(self, other: Trigger) -> AnyOf:
-        from .compose import AnyOf
+    def walk(self) -> Iterator[Trigger]:
+        """This trigger and all that it is built from."""
+        yield self
+        for inner in self.inner:
+            yield from inner.walk()
 
+    def __or__(self, other: Trigger) -> AnyOf:
         return AnyOf((self, other)) if isinstance(other, Trigger) else NotImplemented
 
     def __and__(self, other: Trigger) -> AllOf:
-        from .compose import AllOf
-
         return AllOf((self, other)) if isinstance(other, Trigger) else NotImplemented
 
     def __str__(self) -> str:
         given = []
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.default is MISSING and not self.named:
-                given.append(written(value))
+            if item.default is MISSING and not self.writes_names:
+                given.append(_text(value))
             elif value != item.default:
-                given.append(f"{item.name}={written(value)}")
+                given.append(f"{item.name}={_text(value)}")
         return f"{type(self).__name__}({', '.join(given)})"
 
 
-def everything_in(trigger: Trigger) -> tuple[Trigger, ...]:
-    """A trigger and all that it is built from."""
-    return (trigger, *(found for inner in trigger.inner for found in everything_in(inner)))
+TRIGGERS: dict[str, type[Trigger]] = {}
+"""Every registered trigger by its name in an expression: read by the parser, the documentation and the contract tests."""
+
+T = TypeVar("T", bound=type[Trigger])
 
 
-def written(value: Any) -> str:
-    """A value as it stands in an expression; ``repr`` of a float is the shortest text that reads back."""
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(float(value))
-    return str(value)
+def register(kind: T) -> T:
+    """Let expressions name this trigger; a decorator. :class:`ConfigError` where another has the name already."""
+    known = TRIGGERS.setdefault(kind.__name__, kind)
+    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise ConfigError(f"there is a trigger {kind.__name__!r} already, {known.__module__}.{known.__qualname__}")
+    return kind
 
 
-def positive(owner: Trigger, **numbers: float | None) -> None:
-    """Refuse what is not a finite number above 0."""
+# --- joined triggers
+
+
+@dataclass(frozen=True)
+class _Join(Trigger):
+    parts: tuple[Trigger, ...]
+
+    def __post_init__(self) -> None:
+        kind = type(self)
+        if not all(isinstance(part, Trigger) for part in self.parts):
+            raise ConfigError(f"{kind.__name__} joins triggers, got {self.parts!r}")
+        # (a | b) | c and a | (b | c) are one policy.
+        flat = tuple(chain.from_iterable(part.parts if isinstance(part, kind) else (part,) for part in self.parts))
+        if len(flat) < 2:
+            raise ConfigError(f"{kind.__name__} joins at least two triggers, got {len(flat)}")
+        object.__setattr__(self, "parts", flat)
+
+    @property
+    def inner(self) -> tuple[Trigger, ...]:
+        """The joined triggers."""
+        return self.parts
+
+
+@dataclass(frozen=True)
+class AnyOf(_Join):
+    """Keep what any of the parts keeps: ``a | b | c``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if sum(part.is_control for part in self.parts) > 1:
+            raise ConfigError(f"a policy has one control stream, got two: {self}")
+
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        """All alternatives at work."""
+        return ActiveAnyOf([part.activate(setting) for part in self.parts])
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.parts))
+
+
+@dataclass(frozen=True)
+class AllOf(_Join):
+    """Keep what all of the parts keep: ``a & b & c``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_control("a & b", self)
+        if sum(found.replaces_frames for found in self.walk()) > 1:
+            raise ConfigError(
+                f"two Episodes joined by & would each replace what the other holds; say Episodes(a & b): {self}"
+            )
+
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        """All conditions at work."""
+        return ActiveAllOf([part.activate(setting) for part in self.parts])
+
+    def __str__(self) -> str:
+        return " & ".join(f"({part})" if isinstance(part, AnyOf) else str(part) for part in self.parts)
+
+
+class _ActiveJoin(ActiveTrigger):
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: list[ActiveTrigger]) -> None:
+        super().__init__()
+        self._parts = parts
+
+    @property
+    def episode(self) -> int | None:
+        """The first that a part has."""
+        return next((part.episode for part in self._parts if part.episode is not None), None)
+
+    def _threshold(self, choose: Callable[..., float | None]) -> float | None:
+        return choose((part.threshold for part in self._parts if part.threshold is not None), default=None)
+
+
+class ActiveAnyOf(_ActiveJoin):
+    """Alternatives at work: 1 - Π(1 - p)."""
+
+    __slots__ = ()
+
+    def evaluate(self, observation: Observation) -> None:
+        """Let every part evaluate."""
+        self.fires = self.triggered = False
+        missed = 1.0
+        for part in self._parts:
+            part.evaluate(observation)
+            missed *= 1.0 - part.probability
+            self.fires |= part.fires
+            self.triggered |= part.triggered
+        self.probability = 1.0 - missed
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """Those of the parts that fire; where none does, of those that were held back."""
+        told = [part for part in self._parts if part.fires] or [part for part in self._parts if part.triggered]
+        return tuple(chain.from_iterable(part.reasons() for part in told))
+
+    def on_stored(self, kept: bool, replaced: int, kept_elsewhere: bool) -> None:
+        """Tell each part of what it fired for itself."""
+        several = sum(part.fires for part in self._parts) > 1
+        for part in self._parts:
+            part.on_stored(kept and part.fires, replaced, kept_elsewhere or several)
+
+    @property
+    def threshold(self) -> float | None:
+        """The lowest."""
+        return self._threshold(min)
+
+    @property
+    def replaces(self) -> tuple[int, ...]:
+        """What the parts that fire replace."""
+        return tuple(chain.from_iterable(part.replaces for part in self._parts if part.fires))
+
+
+class ActiveAllOf(_ActiveJoin):
+    """Conditions at work: Π p."""
+
+    __slots__ = ()
+
+    def evaluate(self, observation: Observation) -> None:
+        """Let every part evaluate."""
+        self.fires, self.triggered, self.probability = True, False, 1.0
+        for part in self._parts:
+            part.evaluate(observation)
+            self.probability *= part.probability
+            self.fires &= part.fires
+            self.triggered |= part.triggered
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """Those of all parts: what does not fire is what held the others back."""
+        return tuple(chain.from_iterable(part.reasons() for part in self._parts))
+
+    def on_stored(self, kept: bool, replaced: int, kept_elsewhere: bool) -> None:
+        """Tell every part the same; what one of them replaces, all lose."""
+        replaced += len(self.replaces)
+        for part in self._parts:
+            part.on_stored(kept, replaced, kept_elsewhere)
+
+    @property
+    def threshold(self) -> float | None:
+        """The highest."""
+        return self._threshold(max)
+
+    @property
+    def replaces(self) -> tuple[int, ...]:
+        """What any part replaces."""
+        return tuple(chain.from_iterable(part.replaces for part in self._parts))
+
+
+# --- for writing triggers
+
+
+def refuse_control(owner: str, trigger: Trigger) -> None:
+    """Raise :class:`ConfigError` where a control stream stands inside of something that would thin it out."""
+    if any(found.is_control for found in trigger.walk()):
+        raise ConfigError(
+            f"{owner} cannot hold Control: a control stream that something filters is not a random sample. "
+            f"Put it beside the whole policy: {owner}(…) | Control(…)"
+        )
+
+
+def require_positive(owner: Trigger, **numbers: float | None) -> None:
+    """Raise :class:`ConfigError` for what is not a finite number above 0."""
     for name, value in numbers.items():
         if not _is_number(value) or not 0 < value < math.inf:  # type: ignore[operator]
             raise ConfigError(f"{type(owner).__name__}: {name} must be a number above 0, got {value!r}")
 
 
-def share(owner: Trigger, **numbers: float | None) -> None:
-    """Refuse what is not a number in [0, 1]."""
+def require_share(owner: Trigger, **numbers: float | None) -> None:
+    """Raise :class:`ConfigError` for what is not a number in [0, 1]."""
     for name, value in numbers.items():
         if not _is_number(value) or not 0 <= value <= 1:  # type: ignore[operator]
             raise ConfigError(f"{type(owner).__name__}: {name} must be a number from 0 to 1, got {value!r}")
@@ -259,3 +450,10 @@ def _is_number(value: object) -> bool:
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) < 2**53  # beyond, it is no longer the same number as a float
     return isinstance(value, float)
+
+
+def _text(value: Any) -> str:
+    """A value as it stands in an expression; ``repr`` of a float is the shortest text that reads back."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(float(value))
+    return str(value)

@@ -33,7 +33,7 @@ from alpose.runtime.queue import Queue
 from alpose.runtime.queue.images import decode
 from alpose.runtime.sources import Recorded, SourceCounts
 from alpose.runtime.stats import Meters, QueueState, Stats
-from alpose.runtime.triggers import Setting
+from alpose.runtime.triggers import Policy, Setting
 
 from ..fakes import scripted as fakes
 
@@ -118,7 +118,7 @@ def test_a_budget_means_hours_of_the_video_however_fast_it_is_read(run: Run, tmp
 @pytest.mark.parametrize("per_hour", [1.0, 20.0, 200.0, 1700.0, 1801.0, 50_000.0])
 def test_a_budget_is_never_held_back_by_its_own_episodes(per_hour: float, caplog: pytest.LogCaptureFixture) -> None:
     policy = budget_policy(per_hour)
-    policy.start(Setting(None, np.random.default_rng(0)))
+    Policy(policy, Setting(None, np.random.default_rng(0)))
     assert not caplog.records
     assert f"Budget(per_hour={int(per_hour)})" in str(policy)
     assert ("Episodes" in str(policy)) is (per_hour <= 1800)

@@ -9,7 +9,7 @@ from alpose.runtime.bundle.manifest import HISTOGRAM_BINS, CalibrationFacts
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.replay import replay, table
 from alpose.runtime.scorelog import ScoreLog, decode
-from alpose.runtime.triggers import Decision, Observation, Setting, parse
+from alpose.runtime.triggers import Decision, Observation, Policy, Setting, parse
 
 BUNDLE = "ab" * 32
 CALIBRATION = CalibrationFacts((), (1,) * HISTOGRAM_BINS, {})
@@ -29,7 +29,7 @@ def live(
     # are the same in whatever order a machine adds.
     halves_ND = rng.choice(np.array([-0.5, 0.5], dtype=np.float32), (frames, 8))
     embeddings_ND = np.where(rng.random((frames, 8)).argsort(axis=1) < 4, halves_ND, np.float32(0))
-    decider = parse(policy).start(Setting(CALIBRATION, np.random.default_rng(seed)))
+    decider = Policy(parse(policy), Setting(CALIBRATION, np.random.default_rng(seed)))
     logs = [ScoreLog(BUNDLE, f"camera {i}", rows) for i in range(streams)]
     chunks: list[bytes | None] = []
     left: Left = {}
@@ -39,7 +39,7 @@ def live(
         seen = Observation(time_s=at_ns / NS, failure_probability=score, predicted_loss=0.0, embedding_D=embeddings_ND[i],
                            jump=float(np.float16(rng.exponential(0.3))), stream=f"camera {i % streams}")  # fmt: skip
         decision = decider.decide(seen)
-        decider.settle(decision.keep)
+        decider.on_stored(decision.keep)
         chunks.append(logs[i % streams].add(seen, decision, 10**18 + at_ns, at_ns))
         if decision.keep:
             for one in decision.supersedes:

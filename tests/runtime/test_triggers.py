@@ -28,6 +28,7 @@ from alpose.runtime.triggers import (
     Limbs,
     Novel,
     Observation,
+    Policy,
     Setting,
     Threshold,
     Trigger,
@@ -49,11 +50,11 @@ def setting(seed: int = 0, calibration: CalibrationFacts | None = None) -> Setti
 
 def watch(trigger: Trigger, frames: Iterable[Observation], seed: int = 0) -> list[Decision]:
     """Every decision, where all that is to be kept is kept."""
-    decider = trigger.start(setting(seed))
+    decider = Policy(trigger, setting(seed))
     decisions = []
     for frame in frames:
         decisions.append(decider.decide(frame))
-        decider.settle(decisions[-1].keep)
+        decider.on_stored(decisions[-1].keep)
     return decisions
 
 
@@ -98,7 +99,7 @@ def facts(*thresholds: Vouched) -> CalibrationFacts:
 
 def test_catch_takes_the_threshold_that_the_bundle_vouches_for() -> None:
     vouched = facts(Vouched(catch=0.9, confidence=0.9, threshold=0.25))
-    decider = Catch(0.9).start(setting(calibration=vouched))
+    decider = Policy(Catch(0.9), setting(calibration=vouched))
 
     assert decider.decide(seen(0, 0.25)).keep
     assert not decider.decide(seen(1, 0.24)).keep
@@ -115,15 +116,15 @@ def test_catch_takes_the_threshold_that_the_bundle_vouches_for() -> None:
 )
 def test_catch_without_a_promise_is_refused_at_the_start(calibration: CalibrationFacts | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        (Catch(0.9) | Control(0.001)).start(setting(calibration=calibration))
+        Policy(Catch(0.9) | Control(0.001), setting(calibration=calibration))
 
 
 def test_a_cooldown_counts_from_what_was_really_kept_and_for_each_stream() -> None:
-    decider = (Threshold(0.5) & Cooldown(5)).start(setting())
+    decider = Policy(Threshold(0.5) & Cooldown(5), setting())
 
     def keep(time_s: float, kept: bool = True, stream: str = "") -> bool:
         decision = decider.decide(seen(time_s, 0.9, stream=stream))
-        decider.settle(decision.keep and kept)
+        decider.on_stored(decision.keep and kept)
         return decision.keep
 
     assert keep(0, kept=False)  # the queue could not take it
@@ -291,15 +292,15 @@ def test_a_policy_that_means_nothing_is_refused(make: Any) -> None:
 
 
 def test_a_decision_that_nobody_settles_counts_as_not_kept() -> None:
-    decider = (Threshold(0.5) & Cooldown(5)).start(setting())
+    decider = Policy(Threshold(0.5) & Cooldown(5), setting())
 
     assert decider.decide(seen(0, 0.9)).keep
     assert decider.decide(seen(1, 0.9)).keep
 
 
 def test_a_frame_kept_by_hand_leaves_the_policy_as_it_was() -> None:
-    decider = (Threshold(0.5) & Cooldown(5)).start(setting())
+    decider = Policy(Threshold(0.5) & Cooldown(5), setting())
 
     assert not decider.decide(seen(0, 0.1)).keep
-    decider.settle(True)
+    decider.on_stored(True)
     assert decider.decide(seen(1, 0.9)).keep

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime.bundle.manifest import HISTOGRAM_BINS, CalibrationFacts
-from alpose.runtime.triggers import Observation, Setting, parse
-from alpose.runtime.triggers.budget import _FORGET_PER_S, BINS, PRIOR_S, Scores
+from alpose.runtime.triggers import Observation, Policy, Setting, parse
+from alpose.runtime.triggers.rates import _FORGET_PER_S, BINS, PRIOR_S, Scores
 
 FPS = 1
 EMPTY_D = np.empty(0, dtype=np.float32)
@@ -52,7 +52,7 @@ def kept_times(
     policy: str, time_s_N: Times, score_N: Times, *, calibration: CalibrationFacts | None = None, streams: int = 1
 ) -> Times:
     """When the flagged frames were seen that are left in the end."""
-    decider = parse(policy).start(Setting(calibration, np.random.default_rng(1)))
+    decider = Policy(parse(policy), Setting(calibration, np.random.default_rng(1)))
     left: dict[int, float] = {}
     for number, (time_s, score) in enumerate(zip(time_s_N.tolist(), score_N.tolist(), strict=True)):
         decision = decider.decide(
@@ -65,7 +65,7 @@ def kept_times(
             )
         )
         if decision.keep:
-            decider.settle(True)
+            decider.on_stored(True)
             for one in (*decision.supersedes, *decision.demotes):
                 del left[one]
             if decision.flagged:
@@ -159,21 +159,21 @@ def seen(time_s: float, score: float) -> Observation:
 
 
 def test_what_the_queue_refuses_is_not_paid_for() -> None:
-    decider = parse("Budget(20)").start(Setting(None, np.random.default_rng(0), 1.0))
+    decider = Policy(parse("Budget(20)"), Setting(None, np.random.default_rng(0), 1.0))
     for i in range(7200):
         decision = decider.decide(seen(i, 0.5))
-        decider.settle(False)
+        decider.on_stored(False)
 
     assert decision.inclusion_probability == 1.0  # the account is full: whatever comes next is welcome
 
 
 def test_an_account_that_cannot_pay_says_so() -> None:
     calibration = CalibrationFacts((), (1000,) + (0,) * (HISTOGRAM_BINS - 1), {})
-    decider = parse("Budget(20)").start(Setting(calibration, np.random.default_rng(0), 2.0))
+    decider = Policy(parse("Budget(20)"), Setting(calibration, np.random.default_rng(0), 2.0))
     decisions = []
     for i in range(50):
         decisions.append(decider.decide(seen(i / 2, 0.5 + i / 200)))
-        decider.settle(decisions[-1].keep)
+        decider.on_stored(decisions[-1].keep)
 
     assert [decision.keep for decision in decisions] == [True] * 10 + [False] * 40
     assert decisions[-1].inclusion_probability == 0.0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpose.runtime.triggers import Budget, Decision, Episodes, Jump, Observation, Setting, Threshold, Trigger
+from alpose.runtime.triggers import Budget, Decision, Episodes, Jump, Observation, Policy, Setting, Threshold, Trigger
 
 EMPTY_D = np.empty(0, dtype=np.float32)
 
@@ -22,12 +22,12 @@ def seen(time_s: float, probability: float, stream: str = "", jump: float = 0.0)
 
 def watch(trigger: Trigger, frames: list[Observation]) -> tuple[list[Decision], list[int]]:
     """All decisions, and what is left in the queue after them."""
-    decider = trigger.start(Setting(None, np.random.default_rng(0), 1.0))
+    decider = Policy(trigger, Setting(None, np.random.default_rng(0), 1.0))
     decisions: list[Decision] = []
     left: list[int] = []
     for number, frame in enumerate(frames):
         decision = decider.decide(frame)
-        decider.settle(decision.keep)
+        decider.on_stored(decision.keep)
         if decision.keep:
             left = [one for one in left if one not in decision.supersedes] + [number]
         decisions.append(decision)
@@ -84,7 +84,7 @@ def test_streams_have_episodes_of_their_own() -> None:
 
 
 def test_thousands_of_streams_are_not_all_remembered() -> None:
-    decider = Episodes(Threshold(0.5)).start(Setting(None, np.random.default_rng(0)))
+    decider = Policy(Episodes(Threshold(0.5)), Setting(None, np.random.default_rng(0)))
     for i in range(5000):
         decider.decide(seen(i * 10, 0.9, stream=str(i)))
 
@@ -92,20 +92,20 @@ def test_thousands_of_streams_are_not_all_remembered() -> None:
 
 
 def test_what_the_queue_could_not_take_holds_no_place() -> None:
-    decider = Episodes(Threshold(0.5), best=1).start(Setting(None, np.random.default_rng(0)))
+    decider = Policy(Episodes(Threshold(0.5), best=1), Setting(None, np.random.default_rng(0)))
 
     assert decider.decide(seen(0, 0.9)).keep
-    decider.settle(False)
+    decider.on_stored(False)
     second = decider.decide(seen(1, 0.6))
     assert (second.keep, second.supersedes) == (True, ())
 
 
 def test_a_frame_that_the_queue_refused_replaces_nothing() -> None:
-    decider = Episodes(Threshold(0.5), best=1).start(Setting(None, np.random.default_rng(0)))
+    decider = Policy(Episodes(Threshold(0.5), best=1), Setting(None, np.random.default_rng(0)))
     decider.decide(seen(0, 0.6))
-    decider.settle(True)
+    decider.on_stored(True)
     assert decider.decide(seen(1, 0.8)).supersedes == (0,)
-    decider.settle(False)
+    decider.on_stored(False)
 
     assert decider.decide(seen(2, 0.7)).supersedes == (0,)
 
@@ -121,7 +121,7 @@ def test_a_frame_that_another_branch_wants_too_is_not_dropped() -> None:
 
 def test_an_episode_that_cannot_spend_its_budget_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "alpose.monitor"):
-        Episodes(Budget(500)).start(Setting(None, np.random.default_rng(0)))
+        Policy(Episodes(Budget(500)), Setting(None, np.random.default_rng(0)))
 
     assert "at most 180 frames an hour of one stream" in caplog.text
 

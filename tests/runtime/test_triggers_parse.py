@@ -57,7 +57,7 @@ def test_the_text_of_a_command_line() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Budgt(3)", r"no trigger 'Budgt' \(did you mean 'Budget'\?\); there are: Budget, Threshold"),
+        ("Budgt(3)", r"no trigger 'Budgt' \(did you mean 'Budget'\?\); there are: Budget, Control"),
         ("budget(3)", "did you mean 'Budget'"),
         ("Budget(perhour=3)", r"no 'perhour' \(did you mean 'per_hour'\?\); it is Budget\(per_hour\)"),
         ("Budget()", "missing a required argument: 'per_hour'"),
@@ -73,8 +73,8 @@ def test_the_text_of_a_command_line() -> None:
         ("Episodes(3)", "Episodes wraps a trigger"),
         ("Episodes(Budget(20) | Control(0.1))", r"Episodes\(…\) \| Control\(…\)"),
         ("3", "a number alone"),
-        ("", "no trigger"),
-        ("Budget(", "no trigger"),
+        ("", "not a trigger"),
+        ("Budget(", "not a trigger"),
         ("__import__('os').system('true')", "has no meaning in a trigger"),
         ("(lambda: 0)()", "has no meaning in a trigger"),
         ("Budget.__class__(20)", "has no meaning in a trigger"),
@@ -86,9 +86,9 @@ def test_the_text_of_a_command_line() -> None:
         ("Budget(1e999)", "got inf"),
         ("-" * 1500 + "1", "nested"),
         ("Jump(1) | " * 150 + "Jump(1)", "nested"),
-        ("(" * 900 + "1" + ")" * 900, "no trigger"),
+        ("(" * 900 + "1" + ")" * 900, "not a trigger"),
         ("x" * 3000, "at most 2000 characters"),
-        ("Budget(20)\0", "no trigger"),
+        ("Budget(20)\0", "not a trigger"),
     ],
     ids=lambda text: text[:30].replace("\0", "0"),
 )

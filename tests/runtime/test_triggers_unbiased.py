@@ -9,7 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from alpose.runtime.triggers import Budget, Control, Cooldown, Episodes, Novel, Observation, Setting, Threshold, Trigger
+from alpose.runtime.triggers import (
+    Budget,
+    Control,
+    Cooldown,
+    Episodes,
+    Novel,
+    Observation,
+    Policy,
+    Setting,
+    Threshold,
+    Trigger,
+)
 
 from ..fakes.coin import Coin
 
@@ -55,11 +66,11 @@ def test_a_total_over_kept_frames_is_unbiased(policy: Trigger, scores_N: npt.NDA
     seen = frames(scores_N)
 
     def estimate(seed: int) -> float:
-        decider = policy.start(Setting(None, np.random.default_rng(seed), 2.0))
+        decider = Policy(policy, Setting(None, np.random.default_rng(seed), 2.0))
         total = 0.0
         for frame, truth in zip(seen, TRUTH_N.tolist(), strict=True):
             decision = decider.decide(frame)
-            decider.settle(decision.keep)
+            decider.on_stored(decision.keep)
             if decision.keep:
                 total += truth / decision.inclusion_probability
         return total
@@ -76,11 +87,11 @@ def test_a_total_over_what_is_left_after_episodes_is_unbiased(inner: Trigger) ->
 
     def estimate(seed: int) -> float:
         nonlocal demoted
-        decider = policy.start(Setting(None, np.random.default_rng(seed), 2.0))
+        decider = Policy(policy, Setting(None, np.random.default_rng(seed), 2.0))
         weights: dict[int, float] = {}
         for number, frame in enumerate(seen):
             decision = decider.decide(frame)
-            decider.settle(decision.keep)
+            decider.on_stored(decision.keep)
             for one in decision.supersedes:
                 del weights[one]
             for one in decision.demotes:
@@ -97,7 +108,7 @@ def test_a_total_over_what_is_left_after_episodes_is_unbiased(inner: Trigger) ->
 def test_a_tie_is_kept_as_often_as_it_says() -> None:
     """Each score by itself, over a long stream: the stated probabilities add up to what is kept."""
     scores_N = np.resize(PLATEAUS_N, 40_000)
-    decider = Budget(400).start(Setting(None, np.random.default_rng(0), 2.0))
+    decider = Policy(Budget(400), Setting(None, np.random.default_rng(0), 2.0))
     stated: dict[float, float] = {}
     spread: dict[float, float] = {}
     kept: dict[float, int] = {}
@@ -105,7 +116,7 @@ def test_a_tie_is_kept_as_often_as_it_says() -> None:
         decision = decider.decide(
             Observation(time_s=i / 2, failure_probability=score, predicted_loss=0.0, embedding_D=EMBEDDINGS_ND[0])
         )
-        decider.settle(decision.keep)
+        decider.on_stored(decision.keep)
         p = decision.inclusion_probability
         stated[score] = stated.get(score, 0.0) + p
         spread[score] = spread.get(score, 0.0) + p * (1 - p)

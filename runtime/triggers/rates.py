@@ -1,8 +1,8 @@
-"""``Budget``: the highest failure probabilities of the stream, so many an hour.
+"""Triggers with a rate: ``Budget``, the most doubtful frames, so many an hour; ``Control``, frames drawn at random.
 
-An account earns ``per_hour / 3600`` a second while frames come, up to a cap of one hour's worth, and pays 1 for every
-frame that was really kept. A frame is flagged if its score is in the top share ``q`` of what was seen lately and the
-account holds a whole frame, where
+A budget's account earns ``per_hour / 3600`` a second while frames come, up to a cap of one hour's worth, and pays 1 for
+every frame that was really kept. A frame is flagged if its score is in the top share ``q`` of what was seen lately and
+the account holds a whole frame, where
 
     q = (wanted frames per frame) · (flagged per kept) · x / (1 - x),     x = account / cap.
 
@@ -13,23 +13,24 @@ account holds a whole frame, where
 * *Flagged per kept* is how many of its frames it takes until one is kept, where Episodes, Cooldown or Novel hold most
   of them back. Without it the account would have to run nearly full to ask for enough, and take what comes.
 
-"Seen lately" is a histogram of the failure probability; it begins with the bundle's calibration set, and like the counts
-of flagged and kept forgets half in :data:`HALF_LIFE_S`. Where many frames share the bin at the threshold (a calibrated score has plateaus) a draw
-takes the right part of them, and the decision says with which probability.
+"Seen lately" is a histogram of the failure probability. It begins with the bundle's calibration set, and like the counts
+of flagged and kept forgets half in :data:`HALF_LIFE_S`. Where many frames share the bin at the threshold (a calibrated
+score has plateaus) a draw takes the right part of them, and the decision says with which probability.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+
+import numpy as np
 
 from ..bundle.manifest import HISTOGRAM_BINS
-from .base import Observation, Part, Reason, Setting, Trigger, positive
-from .draws import Draws, Pace
+from ..errors import ConfigError
+from .base import ActiveTrigger, Observation, Reason, Setting, Trigger, register, require_positive, require_share
 
 BINS = 64 * HISTOGRAM_BINS
-"""Of the failure probability: steps of 0.00024, far finer than any calibration set can tell apart."""
+"""Bins of the failure probability: steps of 0.00024, far finer than any calibration set can tell apart."""
 
 HALF_LIFE_S = 3600.0
 PRIOR_S = 30.0
@@ -38,13 +39,59 @@ PRIOR_FRAMES = 4.0
 """Frames flagged and kept that are assumed to have been before the start."""
 
 MIN_CAP = 4.0
-"""Frames: what the account can hold where an hour's worth is less."""
+"""Frames that the account can hold where an hour's worth is less."""
 
 _FORGET_PER_S = math.log(2.0) / HALF_LIFE_S
 _LEAST_KEPT = 0.5
 _RENEW_AT = 2.0**24
 
+PAUSE_S = 10.0
+"""A longer wait between two frames is a pause: nothing ran, so nothing is owed for it. A stream that is itself slower
+than one frame in 10 s is recognised by its own pace."""
 
+ASSUMED_FPS = 30.0
+"""The frame rate until the first frames have shown the real one."""
+
+_BLOCK = 256
+_SLOWEST_WEIGHT = 1 / 256
+
+
+class Draws:
+    """An independent stream of uniform numbers in [0, 1), made in blocks: one at a time costs ten times more."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = np.random.default_rng(int(rng.integers(1 << 63)))
+        self._block: list[float] = []
+
+    def next(self) -> float:
+        """The next number."""
+        if not self._block:
+            self._block = self._rng.random(_BLOCK).tolist()
+        return self._block.pop()
+
+
+class Pace:
+    """The mean time between observations, whatever number of streams they come from."""
+
+    def __init__(self, frames_per_second: float | None) -> None:
+        self.interval_s = 1.0 / (frames_per_second or ASSUMED_FPS)
+        """The mean over about the last 256 observations."""
+        self._weight = 1.0 if frames_per_second is None else 1 / 16
+        self._last_s: float | None = None
+
+    def step(self, time_s: float) -> float:
+        """Seconds since the last observation, at most a pause long and never negative."""
+        last_s, self._last_s = self._last_s, time_s
+        if last_s is None:
+            return 0.0
+        limit_s = max(PAUSE_S, 4.0 * self.interval_s)
+        passed_s = min(max(time_s - last_s, 0.0), limit_s)
+        self._weight = max(self._weight / (1.0 + self._weight), _SLOWEST_WEIGHT)
+        self.interval_s += (passed_s - self.interval_s) * self._weight
+        return passed_s
+
+
+@register
 @dataclass(frozen=True)
 class Budget(Trigger):
     """Flag the frames most likely to be failures, ``per_hour`` of them in an hour of running, whatever the scores do.
@@ -55,14 +102,14 @@ class Budget(Trigger):
     """
 
     per_hour: float
-    named: ClassVar[bool] = True
+    writes_names = True
 
     def __post_init__(self) -> None:
-        positive(self, per_hour=self.per_hour)
+        require_positive(self, per_hour=self.per_hour)
 
-    def part(self, setting: Setting) -> Part:
-        """An account and a histogram."""
-        return BudgetPart(self.per_hour, setting)
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        """Open an account and a histogram."""
+        return ActiveBudget(self.per_hour, setting)
 
 
 class Scores:
@@ -107,14 +154,14 @@ class Scores:
             self._renew()
 
     def _renew(self) -> None:
-        """Back to weight 1, with exact sums."""
+        """Go back to weight 1, with exact sums."""
         self._mass = [mass / self._weight for mass in self._mass]
         self._weight = 1.0
         self._total, self._tail = math.fsum(self._mass), math.fsum(self._mass[self.bin + 1 :])
 
 
-class BudgetPart(Part):
-    """The account and the histogram at work."""
+class ActiveBudget(ActiveTrigger):
+    """A budget at work: the account and the histogram."""
 
     __slots__ = ("_account", "_cap", "_draws", "_flagged", "_kept", "_pace", "_per_s", "_score", "_scores")
 
@@ -129,13 +176,13 @@ class BudgetPart(Part):
         self._scores = Scores(setting.calibration.histogram if setting.calibration else None)
         self._score = math.nan
 
-    def judge(self, seen: Observation) -> None:
+    def evaluate(self, observation: Observation) -> None:
         """Earn, find the threshold, compare, count the score."""
-        passed_s = self._pace.step(seen.time_s)
+        passed_s = self._pace.step(observation.time_s)
         self._earn(passed_s)
-        score = self._score = seen.failure_probability
+        score = self._score = observation.failure_probability
         if score != score:
-            self.certain(False)
+            self.set_certain(False)
             return
         scores, share = self._scores, self._share()
         place = min(max(int(score * BINS), 0), BINS - 1)
@@ -147,7 +194,7 @@ class BudgetPart(Part):
         scores.add(place, self._pace.interval_s, passed_s)
         found = probability == 1.0 or (probability > 0.0 and self._draws.next() < probability)
         can_pay = self._account >= 1.0
-        self.stirred, self.fires = found, found and can_pay
+        self.triggered, self.fires = found, found and can_pay
         self.probability = probability if can_pay else 0.0
         self._flagged += self.fires
 
@@ -158,7 +205,7 @@ class BudgetPart(Part):
         # At a tie that the draw decided against, the limit is the next bin.
         return (Reason("budget", self._score, (self._scores.bin + (not self.fires)) / BINS),)
 
-    def settle(self, kept: bool, replaced: int, held: bool) -> None:
+    def on_stored(self, kept: bool, replaced: int, kept_elsewhere: bool) -> None:
         """Pay, and be paid back for what is replaced."""
         if kept:
             self._account = min(self._account - 1.0 + replaced, self._cap)
@@ -166,7 +213,7 @@ class BudgetPart(Part):
 
     @property
     def threshold(self) -> float | None:
-        """Lower edge of the bin; while the account is full, the one last in force."""
+        """The lower edge of the bin; while the account is full, the one last in force."""
         return self._scores.bin / BINS
 
     def _earn(self, passed_s: float) -> None:
@@ -176,9 +223,63 @@ class BudgetPart(Part):
         self._kept = max(self._kept * forget, _LEAST_KEPT)
 
     def _share(self) -> float:
-        """q: of all frames, the share to flag."""
+        """The share of all frames to flag: q."""
         room = self._cap - self._account
         if room <= 0.0:
             return math.inf
         wanted = self._per_s * self._pace.interval_s
         return wanted * max(self._flagged / self._kept, 1.0) * self._account / room
+
+
+@register
+@dataclass(frozen=True)
+class Control(Trigger):
+    """Keep frames at random, whatever they show: every frame with probability ``rate``, or ``per_hour`` on average.
+
+    Every frame takes part, flagged or not, so that the stream is a random sample of *all* frames. It stands beside the
+    rest of a policy, ``… | Control(per_hour=2)``, and what it draws changes nothing there.
+
+    With ``per_hour`` the rate follows the measured frame rate; each decision carries the one that was in force.
+    """
+
+    rate: float | None = None
+    per_hour: float | None = None
+    is_control = True
+
+    def __post_init__(self) -> None:
+        if (self.rate is None) == (self.per_hour is None):
+            raise ConfigError(f"Control takes either rate or per_hour, got rate={self.rate}, per_hour={self.per_hour}")
+        if self.rate is not None:
+            require_share(self, rate=self.rate)
+        else:
+            require_positive(self, per_hour=self.per_hour)
+
+    def activate(self, setting: Setting) -> ActiveControl:
+        """Draw; a :class:`~alpose.runtime.triggers.policy.Policy` keeps it apart from all other triggers."""
+        return ActiveControl(self, setting)
+
+
+class ActiveControl(ActiveTrigger):
+    """The control stream at work."""
+
+    __slots__ = ("_draws", "_pace", "_per_s", "draw")
+
+    def __init__(self, trigger: Control, setting: Setting) -> None:
+        super().__init__()
+        self._draws = Draws(setting.rng)
+        self._pace = Pace(setting.frames_per_second)
+        self._per_s = None if trigger.per_hour is None else trigger.per_hour / 3600.0
+        self.probability = trigger.rate or 0.0
+        self.draw = 0.0
+
+    def evaluate(self, observation: Observation) -> None:
+        """Draw."""
+        if self._per_s is not None:
+            self._pace.step(observation.time_s)
+            self.probability = min(1.0, self._per_s * self._pace.interval_s)
+        self.draw = self._draws.next()
+        self.fires = self.draw < self.probability
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """The draw and the rate."""
+        return (Reason("control", self.draw, self.probability),)

@@ -1,0 +1,219 @@
+"""Triggers with a fixed limit.
+
+Threshold, Catch, Jump and Limbs find frames. Cooldown and Novel hold back what comes too soon or is too like what was
+kept; they find nothing themselves and are meant for ``&``: ``Budget(20) & Novel(0.2)``. Alone, ``Cooldown(60)`` keeps one
+frame a minute and ``Novel(0.3)`` one of each look.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from operator import attrgetter
+
+from ..errors import ConfigError, DataError
+from .base import (
+    MANY_STREAMS,
+    ActiveTrigger,
+    Observation,
+    Reason,
+    Setting,
+    Trigger,
+    register,
+    require_positive,
+    require_share,
+)
+
+
+@register
+@dataclass(frozen=True)
+class Threshold(Trigger):
+    """Flag where the failure probability is at least ``p``."""
+
+    p: float
+
+    def __post_init__(self) -> None:
+        require_share(self, p=self.p)
+
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        """Compare with ``p``."""
+        return ActiveLimit("threshold", "failure_probability", self.p)
+
+
+@register
+@dataclass(frozen=True)
+class Catch(Trigger):
+    """Flag so that this share of the failures is caught, by the threshold that the bundle's calibration gives for it.
+
+    It holds with the confidence that the bundle states, on data like its calibration set. How much is flagged follows
+    from the data and is not bounded.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        require_share(self, share=self.share)
+
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        """Compare with the bundle's limit; :class:`ConfigError` where it has none for this share."""
+        advice = "export it with labelled data (alpose-export --calibration), or use Budget(per_hour=…) or Threshold(p)"
+        if setting.calibration is None:
+            raise ConfigError(f"{self}: this bundle was exported without calibration and has no thresholds; {advice}")
+        try:
+            limit = setting.calibration.threshold(self.share)
+        except DataError as error:
+            raise ConfigError(f"{self}: {error}; {advice}") from error
+        return ActiveLimit("catch", "failure_probability", limit)
+
+
+@register
+@dataclass(frozen=True)
+class Jump(Trigger):
+    """Flag where joints moved at least this far between two frames, in sides of the person's box.
+
+    See :class:`alpose.runtime.signals.Jumps`. A frame after a gap has no jump and is not flagged.
+    """
+
+    limit: float
+
+    def __post_init__(self) -> None:
+        require_positive(self, limit=self.limit)
+
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        """Compare with ``limit``."""
+        return ActiveLimit("jump", "jump", self.limit)
+
+
+@register
+@dataclass(frozen=True)
+class Limbs(Trigger):
+    """Flag where a limb is at least this many standard deviations longer or shorter than this device has seen.
+
+    See :class:`alpose.runtime.signals.Limbs`. Nothing is flagged until enough confident frames were seen.
+    """
+
+    limit: float
+
+    def __post_init__(self) -> None:
+        require_positive(self, limit=self.limit)
+
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        """Compare with ``limit``."""
+        return ActiveLimit("limbs", "limbs", self.limit)
+
+
+@register
+@dataclass(frozen=True)
+class Cooldown(Trigger):
+    """Pass only what comes at least this long after the last frame that was kept here, for each stream by itself."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        require_positive(self, seconds=self.seconds)
+
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        """Start a clock for each stream."""
+        return ActiveCooldown(self.seconds)
+
+
+@register
+@dataclass(frozen=True)
+class Novel(Trigger):
+    """Pass only what is at least this far, in cosine distance (0 to 2), from everything flagged and kept before.
+
+    The memory is the policy's: the last 512 frames that it flagged and that were kept. Where no distance is known (the
+    first frame, an embedding that is not finite) the frame passes.
+    """
+
+    min_distance: float
+    measures_distance = True
+
+    def __post_init__(self) -> None:
+        require_positive(self, min_distance=self.min_distance)
+        if self.min_distance > 2:
+            raise ConfigError(f"Novel: a cosine distance is at most 2, got min_distance={self.min_distance!r}")
+
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        """Compare with the policy's memory."""
+        return ActiveNovel(self.min_distance, setting)
+
+
+class ActiveLimit(ActiveTrigger):
+    """``value >= limit``; NaN never is."""
+
+    __slots__ = ("_limit", "_name", "_number", "_value")
+
+    def __init__(self, name: str, number: str, limit: float) -> None:
+        super().__init__()
+        self._name, self._limit = name, float(limit)
+        self._number = attrgetter(number)
+        self._value = math.nan
+
+    def evaluate(self, observation: Observation) -> None:
+        """Compare."""
+        self._value = self._number(observation)
+        self.set_certain(self._value >= self._limit)
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """The comparison."""
+        return (Reason(self._name, self._value, self._limit),)
+
+    @property
+    def threshold(self) -> float | None:
+        """The limit where it is one on the failure probability."""
+        return self._limit if self._name in ("threshold", "catch") else None
+
+
+class ActiveCooldown(ActiveTrigger):
+    """The time since the last frame that was kept."""
+
+    __slots__ = ("_kept_s", "_limit_s", "_now_s", "_since_s", "_stream")
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._limit_s = float(seconds)
+        self._kept_s: dict[str, float] = {}
+        self._stream, self._now_s, self._since_s = "", 0.0, math.inf
+
+    def evaluate(self, observation: Observation) -> None:
+        """Look at the clock; where it was set back, nothing is held back."""
+        self._stream, self._now_s = observation.stream, observation.time_s
+        since_s = observation.time_s - self._kept_s.get(observation.stream, -math.inf)
+        self._since_s = since_s if since_s >= 0 else math.inf
+        self.set_certain(self._since_s >= self._limit_s)
+        self.triggered = False
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """Seconds since, seconds asked for."""
+        return (Reason("cooldown", self._since_s, self._limit_s),)
+
+    def on_stored(self, kept: bool, replaced: int, kept_elsewhere: bool) -> None:
+        """Start the clock."""
+        if not kept:
+            return
+        if len(self._kept_s) >= MANY_STREAMS:
+            self._kept_s = {s: at for s, at in self._kept_s.items() if 0 <= self._now_s - at < self._limit_s}
+        self._kept_s[self._stream] = self._now_s
+
+
+class ActiveNovel(ActiveTrigger):
+    """The distance to what was kept. The policy measures it once for all its parts, and fills the memory."""
+
+    __slots__ = ("_distance", "_limit", "_memory")
+
+    def __init__(self, min_distance: float, setting: Setting) -> None:
+        super().__init__()
+        self._limit, self._memory = float(min_distance), setting.memory
+        self._distance = 1.0
+
+    def evaluate(self, observation: Observation) -> None:
+        """Compare; what has no known distance is new."""
+        distance = self._memory.now
+        self._distance = 1.0 if math.isnan(distance) else distance
+        self.set_certain(math.isnan(distance) or distance >= self._limit)
+        self.triggered = False
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """Distance, distance asked for."""
+        return (Reason("novel", self._distance, self._limit),)
