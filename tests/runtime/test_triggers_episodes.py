@@ -83,14 +83,6 @@ def test_streams_have_episodes_of_their_own() -> None:
     assert [decision.episode for decision in decisions[:4]] == [0, 1, 0, 1]
 
 
-def test_thousands_of_streams_are_not_all_remembered() -> None:
-    decider = Policy(Episodes(Threshold(0.5)), Setting(None, np.random.default_rng(0)))
-    for i in range(5000):
-        decider.decide(seen(i * 10, 0.9, stream=str(i)))
-
-    assert len(decider._main._open) <= 64  # type: ignore[attr-defined]
-
-
 def test_what_the_queue_could_not_take_holds_no_place() -> None:
     decider = Policy(Episodes(Threshold(0.5), best=1), Setting(None, np.random.default_rng(0)))
 
