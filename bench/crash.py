@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 
 from alpose.runtime.errors import ConfigError, WrongAnswerError
+from alpose.runtime.io import write_json
 from alpose.trainer.device import Machine
-from alpose.trainer.results import write_json
 
 from ._crash import BOUNDED, KILLS_PER_FILE, LONGEST_S, ROOMY, Outcome
 from ._measure import RESULTS, Bench, load_average, machine_facts, spread, table

@@ -19,11 +19,11 @@ import click
 import torch
 
 from alpose.runtime.errors import ConfigError
+from alpose.runtime.io import write_json
 from alpose.runtime.outputs import OUTPUT_NAMES
 from alpose.trainer.checkpoint import PoseModel, load
 from alpose.trainer.device import machine
 from alpose.trainer.models.heads import HeadName
-from alpose.trainer.results import write_json
 
 from ._export_contestants import BATCHES, SAYS, Frames, line_up, noise
 from ._export_crop import FRAME_HW, PERSON, cropping

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from alpose.runtime.errors import ConfigError
+from alpose.runtime.io import write_json
 from alpose.trainer.checkpoint import exists
 from alpose.trainer.cli import DEFAULT_METHODS
 from alpose.trainer.cli_options import default_cache
@@ -31,7 +32,7 @@ from alpose.trainer.data.sources import find
 from alpose.trainer.device import Machine, machine
 from alpose.trainer.metrics import ProfileName
 from alpose.trainer.presets import Preset, Recipe, preset
-from alpose.trainer.results import Results, write_json
+from alpose.trainer.results import Results
 from alpose.trainer.run import CyclesConfig
 
 from ._bundle import measure_bundle

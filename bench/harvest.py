@@ -22,6 +22,7 @@ from typing import Any
 import click
 import numpy as np
 
+from alpose.runtime.io import write_json
 from alpose.runtime.queue import Picture, Record
 from alpose.runtime.queue.canonical import encode
 from alpose.runtime.skeleton import LSP
@@ -30,7 +31,6 @@ from alpose.tools.inbox import Inbox
 from alpose.tools.inbox_schema import open_database
 from alpose.tools.select import select
 from alpose.trainer.device import machine
-from alpose.trainer.results import write_json
 
 from ._measure import RESULTS, Bench, load_average, machine_facts, spread, table
 

@@ -21,8 +21,8 @@ import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from alpose.runtime.errors import AlposeError
+from alpose.runtime.io import write_json
 from alpose.trainer.device import machine
-from alpose.trainer.results import write_json
 
 from ._measure import RESULTS, Bench, interleave, load_average, machine_facts, paired, spread, table
 from ._methods import OURS, TINY, Sizes, Work, works

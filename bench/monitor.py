@@ -29,9 +29,9 @@ from alpose.runtime import Monitor, Queue, Verdict
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.crop import cut
 from alpose.runtime.engines.onnx import OnnxEngine
+from alpose.runtime.io import write_json
 from alpose.runtime.outputs import OUTPUT_NAMES
 from alpose.trainer.device import machine
-from alpose.trainer.results import write_json
 
 from ._export_contestants import maps_name, session, shorten
 from ._footage import HEIGHT, PERSON, WIDTH, Footage, Recorded, footage, place_of, policy, random_bundle

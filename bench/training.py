@@ -17,9 +17,9 @@ import click
 import torch
 
 from alpose.runtime.errors import ConfigError
+from alpose.runtime.io import write_json
 from alpose.trainer.device import Machine, has_bf16, machine
 from alpose.trainer.presets import Recipe, preset
-from alpose.trainer.results import write_json
 
 from ._contestants import (
     NOT_TIMED,

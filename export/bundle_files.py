@@ -5,14 +5,8 @@ What is written is held to the same rules as what is opened, before anything is 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import json
-import os
-import secrets
-import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,9 +29,7 @@ from alpose.runtime.bundle.golden import Golden
 from alpose.runtime.bundle.keys import sign
 from alpose.runtime.bundle.manifest import KIND, SCHEMA
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
-
-STALE_SECONDS = 3600.0
-"""A half-written folder this old belongs to no living export: writing takes seconds."""
+from alpose.runtime.io import json_bytes, write_folder_atomically
 
 
 def golden_bytes(golden: Golden) -> bytes:
@@ -63,9 +55,9 @@ def manifest_bytes(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> byte
         raise DataError(f"the manifest's {clash} are set when a bundle is written: leave them out")
     value = {"kind": KIND, "schema": SCHEMA, **facts, **own}
     try:
-        content = (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
-    except (TypeError, ValueError) as error:
-        raise DataError(f"the manifest is not plain JSON (finite numbers, texts, lists, objects): {error}") from error
+        content = json_bytes(value, ensure_ascii=False)
+    except DataError as error:
+        raise DataError(f"the manifest is {error}") from error
     manifest = Manifest.from_bytes(content)
     check_golden(manifest, Golden.from_bytes(files[GOLDEN]))
     return content
@@ -96,20 +88,7 @@ def write_bundle(
     if sign_key is not None:
         everything[SIGNATURE] = sign(content, sign_key)
     _check_place(folder, replace)
-    _remove_stale(folder)
-    beside = _beside(folder, "tmp")
-    try:
-        beside.mkdir()
-        for name, part in everything.items():
-            _write_and_sync(beside / name, part)
-        _sync_folder(beside)
-        _move_into_place(beside, folder, replace)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    _sync_folder(folder.parent)
-    _remove_former(folder)
-    return folder
+    return write_folder_atomically(folder, everything, replace=replace)
 
 
 def _check_place(folder: Path, replace: bool) -> None:
@@ -126,55 +105,3 @@ def _check_place(folder: Path, replace: bool) -> None:
     strange = sorted({entry.name for entry in folder.iterdir()} - {*REQUIRED, SIGNATURE, ENGINES})
     if strange:
         raise ConfigError(f"{folder} holds {strange[:5]}, which no bundle does: it is not replaced. Give another name")
-
-
-def _move_into_place(beside: Path, folder: Path, replace: bool) -> None:
-    former = _beside(folder, "old")
-    if replace and folder.exists():
-        os.rename(folder, former)
-    try:
-        os.rename(beside, folder)
-    except OSError as error:
-        if former.exists() and not folder.exists():
-            os.rename(former, folder)
-        raise ConfigError(
-            f"{folder} appeared or changed while it was written ({error}): nothing was replaced"
-        ) from error
-
-
-def _beside(folder: Path, ending: str) -> Path:
-    """A name of its own, so that two exports of one bundle never write into one folder."""
-    return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{ending}")
-
-
-def _remove_former(folder: Path) -> None:
-    for former in folder.parent.glob(f".{folder.name}.*.old"):
-        # Under another name first: whatever ends with .old is whole, and can be renamed back.
-        waste = _beside(folder, "tmp")
-        with contextlib.suppress(FileNotFoundError):  # another export of this bundle was here first
-            os.rename(former, waste)
-        shutil.rmtree(waste, ignore_errors=True)
-
-
-def _remove_stale(folder: Path) -> None:
-    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
-        if time.time() - left.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _write_and_sync(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is only on disk when the folder that holds the name is."""
-    if os.name != "posix":
-        return  # other systems cannot open a folder
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,10 +13,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import write_atomically
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.report import form
 from alpose.trainer.report.write import beside as beside_report
-from alpose.trainer.results import write_atomically
 
 from .calibration import EVIDENCE
 from .card_figures import PALETTE, histogram_figure, reliability_figure, risk_figure, skeleton_drawing

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from alpose.trainer.results import write_atomically
+from alpose.runtime.io import write_atomically
 
 from .onnx_graph import INPUT, TRUNK, import_onnx, set_metadata
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,13 +23,12 @@ from alpose.runtime.engines.tensorrt import INPUT, TensorRTEngine, judge
 from alpose.runtime.engines.tensorrt_library import Machine, TensorRTError, create, logger
 from alpose.runtime.engines.tensorrt_sidecar import PLAN, SIDECAR, EngineKey, Profile, Sidecar
 from alpose.runtime.errors import ConfigError, WrongAnswerError
+from alpose.runtime.io import remove_abandoned, write_atomically
 
 log = logging.getLogger("alpose")
 
 MAX_LEVEL = 5
 """Of the builder's optimisation; 3 is TensorRT's default, more takes longer and tries more."""
-STALE_SECONDS = 86400.0
-"""A half-written file this old belongs to no living build."""
 
 Say = Callable[[str], None]
 
@@ -119,7 +116,7 @@ def build_engine(
 
 def _build(bundle: Bundle, machine: Machine, key: EngineKey, config: BuildConfig, say: Say) -> Path:
     bundle.engines.mkdir(exist_ok=True)
-    _remove_stale(bundle.engines)
+    remove_abandoned(bundle.engines)
     say(f"building for {key.gpu} with TensorRT {key.tensorrt}, {_words(config.profile)}: this takes minutes")
     start = time.perf_counter()
     plan, cache = _plan(bundle.model_bytes(), machine.trt, config, str(bundle.model_path))
@@ -145,8 +142,8 @@ def _build(bundle: Bundle, machine: Machine, key: EngineKey, config: BuildConfig
     )
     path = bundle.engines / f"{key.stem}{PLAN}"
     # Killed between the two, the sidecar names another plan, and neither is loaded.
-    _write(path, plan)
-    _write(bundle.engines / f"{key.stem}{SIDECAR}", sidecar.to_bytes())
+    write_atomically(path, plan)
+    write_atomically(bundle.engines / f"{key.stem}{SIDECAR}", sidecar.to_bytes())
     say(f"golden frames passed: {path}")
     return path
 
@@ -254,33 +251,14 @@ def _keep_timings(settings: Any, path: Path) -> None:
         log.warning("TensorRT gave no timings to keep in %s", path)
         return
     try:
-        _write(path, bytes(memory))
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent} does not exist")
+        write_atomically(path, bytes(memory))
     except OSError as error:
         log.warning("the timings were not kept in %s: %s", path, error)
 
 
 # --- Files
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write beside, flush, rename: the name never stands for half a file."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _remove_stale(folder: Path) -> None:
-    for left in folder.glob(".*.tmp"):
-        with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink()
 
 
 def _words(profile: Profile) -> str:

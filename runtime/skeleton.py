@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import DataError
+from .io import fields_from_json, fields_to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +57,13 @@ class Skeleton:
         return tuple(order)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, read back by :meth:`from_json`."""
-        return {
-            "name": self.name,
-            "joints": list(self.joints),
-            "links": [list(pair) for pair in self.links],
-            "flip_pairs": [list(pair) for pair in self.flip_pairs],
-        }
+        """Return plain JSON values, which :meth:`from_json` reads back."""
+        return fields_to_json(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Skeleton:
-        """The skeleton that :meth:`to_json` wrote."""
-        try:
-            return cls(
-                name=str(value["name"]),
-                joints=tuple(str(name) for name in value["joints"]),
-                links=tuple((int(a), int(b)) for a, b in value["links"]),
-                flip_pairs=tuple((int(a), int(b)) for a, b in value["flip_pairs"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"not a skeleton ({error!r}): {str(value)[:200]}") from error
+    def from_json(cls, value: Any, where: str = "skeleton") -> Skeleton:
+        """Read the skeleton that :meth:`to_json` wrote."""
+        return fields_from_json(cls, value, where)
 
 
 def flip_pairs_by_name(joints: tuple[str, ...]) -> tuple[tuple[int, int], ...]:

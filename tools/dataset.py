@@ -28,9 +28,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import read_json, replacing, write_atomically, write_json
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.data.coco import skeleton_of
-from alpose.trainer.results import read_json, write_atomically, write_json
 
 from .annotation import HIDDEN, Answer, Task
 from .batch import Batch
@@ -217,10 +217,8 @@ def _copy(item: Item, dataset: Path) -> None:
     target = dataset / IMAGES / f"{item.task.id}{item.task.suffix}"
     if target.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(item.image, beside)
-    beside.replace(target)
+    with replacing(target) as temporary:
+        shutil.copyfile(item.image, temporary)
 
 
 def _now() -> str:

@@ -18,12 +18,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import read_json, replacing, write_atomically, write_json
 from alpose.runtime.skeleton import Skeleton
-from alpose.trainer.results import read_json, write_atomically, write_json
 
 from .batch import Batch
 from .dataset import Item
@@ -104,16 +105,12 @@ def _bring(image: Path, target: Path, link: bool) -> None:
     """The picture under its new name, whole or not at all; one that is there already is left alone."""
     if target.exists() and target.stat().st_size == image.stat().st_size:
         return
-    beside = target.with_name(f".{target.name}.tmp")
-    beside.unlink(missing_ok=True)
-    if link:
-        try:
-            os.link(image, beside)
-        except OSError:  # Another file system, or one without links.
-            shutil.copyfile(image, beside)
-    else:
-        shutil.copyfile(image, beside)
-    beside.replace(target)
+    with replacing(target) as temporary:
+        if link:
+            with suppress(OSError):  # another file system, or one without links
+                os.link(image, temporary)
+        if not temporary.exists():
+            shutil.copyfile(image, temporary)
 
 
 def _model(items: Sequence[Item], names: Mapping[str, str]) -> str:

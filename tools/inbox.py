@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.io import read_json, write_json
 from alpose.runtime.queue.canonical import PictureFacts, decode
 from alpose.runtime.queue.facts import BundleFacts, Tally
 from alpose.runtime.queue.record import Picture, Record
 from alpose.runtime.skeleton import Skeleton
-from alpose.trainer.results import read_json, write_json
 
 from . import inbox_books
 from .batch import Batch, check_name

@@ -6,13 +6,12 @@ An id is 32 hex digits or is refused: no path that stands in a record is used. B
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import write_atomically
 from alpose.runtime.queue.canonical import PictureFacts, is_hex
 from alpose.runtime.queue.record import Picture
-from alpose.trainer.results import write_atomically
 
 SEALED = ".sealed"
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
@@ -32,12 +31,12 @@ class Frames:
         """Keep a picture as the device stored it; one that lies here already is not written again."""
         path = self._path(id_, picture.position, SUFFIXES[picture.media_type] + (SEALED if picture.sealed else ""))
         if not _holds(path, picture.data):
-            write_synced(path, picture.data)
+            write_atomically(path, picture.data)
 
     def store_unsealed(self, id_: str, fact: PictureFacts, image: bytes) -> Path:
         """Put an image beside the sealed box that it came in."""
         path = self._path(id_, fact.position, SUFFIXES[fact.media_type])
-        write_synced(path, image)
+        write_atomically(path, image)
         return path
 
     def image(self, id_: str, position: int = 0) -> Path | None:
@@ -61,16 +60,6 @@ class Frames:
             raise DataError(f"{id_[:40]!r} is no id of a record: 32 hex digits")
         place = f".{position:+d}" if position else ""
         return self.folder / id_[-2:] / f"{id_}{place}{suffix}"
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write beside the place, sync, rename, sync the folder: whole or not there, also after a power cut."""
-    write_atomically(path, content)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _holds(path: Path, content: bytes) -> bool:

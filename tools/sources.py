@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,9 +71,7 @@ class RemoteSource:
     def acknowledge(self, name: str, said: Acknowledgement) -> None:
         """Leave an acknowledgement beside the queue, whole or not at all where the server can rename."""
         folder = f"{self.path}.ack"
-        content = json.dumps({"kind": acknowledgements.KIND, "schema": acknowledgements.SCHEMA, "delete": said.delete,
-                              "records": said.records}).encode()  # fmt: skip
-        acknowledgements.parse(content)
+        content = acknowledgements.to_bytes(said)
         self.files.makedirs(folder, exist_ok=True)
         part, target = f"{folder}/.{name}.part", f"{folder}/{name}"
         self.files.pipe_file(part, content)

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from alpose.runtime.errors import ConfigError
+from alpose.runtime.io import read_json, write_atomically
 
 from . import checkpoint
 from .checkpoint import PoseModel
 from .data.crops import Crops
 from .detection import forms_of
-from .results import load_npz, read_json, save_npz, write_atomically
+from .results import load_npz, save_npz
 from .resume import discard
 from .run import PartName, Run, add_heads, initial, lacking, new_model, tested, train, with_facts
 from .scoring import COLUMNS, PREFIXES, FormName, Scored, score

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
+from alpose.runtime.io import read_json, write_atomically, write_json
 from alpose.runtime.skeleton import Skeleton
 
 from .data.crops import CropConfig
@@ -25,7 +26,6 @@ from .models.auxiliary import AuxiliaryConfig, AuxiliaryHead, AuxiliaryName, bui
 from .models.heads import EPCK, Evidence, HeadConfig, HeadName, LossHead, build_head
 from .models.hourglass import STRIDE
 from .models.nets import NetConfig, PoseNet, build_net, channels_of, net_from_json, net_to_json
-from .results import read_json, write_atomically, write_json
 
 SCHEMA = 1
 WEIGHTS, FACTS = "model.safetensors", "model.json"

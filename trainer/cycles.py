@@ -23,6 +23,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from alpose.runtime.io import from_json, read_json, write_json
+
 from . import checkpoint
 from .bases import Base
 from .checkpoint import PoseModel
@@ -33,7 +35,7 @@ from .device import Machine
 from .egl import EGL, expected_gradient
 from .lookalikes import lookalikes
 from .metrics import neighbour_thresholds
-from .results import Gallery, Results, Row, Scores, read_json, row_from_json, stage_folder, write_json
+from .results import Gallery, Results, Row, Scores, stage_folder
 from .resume import discard
 from .run import CyclesConfig, PartName, Run, add_heads, claim, initial, lacking, new_model, open_run, tested, train
 from .samplers import METHODS, Method
@@ -127,7 +129,7 @@ def _stage(
     """One stage, or what is left of it. Returns the model only when it was just trained."""
     folder = stage_folder(run.folder, seed, method, stage)
     row_path, model_folder = folder / "row.json", folder / "model"
-    done = row_from_json(read_json(row_path)) if row_path.exists() else None
+    done = from_json(Row, read_json(row_path), str(row_path)) if row_path.exists() else None
     if done and (run.config.select_only or done.test_pck is not None):
         return done, None
     heads: tuple[PartName, ...] = tuple(h for h in [part_of(method)] if h)
@@ -143,7 +145,7 @@ def _stage(
         scored, seconds = base.scored(_all_heads(run)) if stage == 1 else _score_now(run, method, stage, selecting)
         done = _select(run, seed, method, stage, labelled_at_N, scored, seconds, selecting)
         if run.machine.leads:
-            write_json(row_path, asdict(done))
+            write_json(row_path, done)
         run.machine.wait()
     if run.config.select_only:
         return done, None
@@ -166,7 +168,7 @@ def _stage(
         neighbours=after,
     )
     if run.machine.leads:
-        write_json(row_path, asdict(done))
+        write_json(row_path, done)
     run.machine.wait()
     return done, trained
 
@@ -269,7 +271,7 @@ def _retrain(
 
 def _collect(run: Run) -> Results:
     """Gather every row that this folder holds, those of earlier calls too, and write ``results.json``."""
-    rows = [row_from_json(read_json(path)) for path in run.folder.glob("seed-*/*/stage-*/row.json")]
+    rows = [from_json(Row, read_json(path), str(path)) for path in run.folder.glob("seed-*/*/stage-*/row.json")]
     order = {method: place for place, method in enumerate(METHODS)}
     rows.sort(key=lambda row: (row.seed, order[row.method], row.stage))  # type: ignore[index]
     asked = run.config

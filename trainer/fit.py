@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.io import write_json
 
 from . import checkpoint
 from .checkpoint import PoseModel
@@ -33,7 +34,6 @@ from .head_training import train_all_heads
 from .metrics import FAILURE_PCK, auroc, profile_of
 from .models.heads import HeadName, LossHead
 from .presets import NetName, Preset, PresetName, preset, with_net, with_net_of
-from .results import write_json
 from .resume import discard
 from .scoring import score
 from .training import train_pose

@@ -22,21 +22,23 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import typing
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.io import from_json, read_json, to_json, write_atomically, write_json
 from alpose.runtime.skeleton import Skeleton
 
 Floats = npt.NDArray[np.float32]
+A = TypeVar("A", bound="Arrays")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +88,38 @@ class Row:
     """``official-2021`` only: the PCK values again, at the two thresholds that the published code evaluates."""
 
 
+class Arrays:
+    """Base of a dataclass of arrays, texts and numbers that is kept as npz without pickle."""
+
+    __slots__ = ()
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all; a skeleton becomes JSON text."""
+        parts = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
+        save_npz(path, {name: np.array(json.dumps(to_json(part)) if isinstance(part, Skeleton) else part)
+                        for name, part in parts.items()})  # fmt: skip
+
+    @classmethod
+    def load(cls: type[A], path: Path) -> A:
+        """Read what :meth:`save` wrote; a file that is damaged or lacks a field is an error that names it."""
+        kinds = typing.get_type_hints(cls)
+        arrays = load_npz(path, needs=kinds)
+        try:
+            return cls(**{name: _part(kind, arrays[name]) for name, kind in kinds.items()})
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}: {error}") from error
+
+
+def _part(kind: Any, array: npt.NDArray[Any]) -> Any:
+    if kind is Skeleton:
+        return from_json(Skeleton, json.loads(str(array)), "skeleton")
+    if kind in (int, str):
+        return kind(array)
+    return tuple(array.tolist()) if typing.get_origin(kind) is tuple else array
+
+
 @dataclass(frozen=True, slots=True)
-class Scores:
+class Scores(Arrays):
     """Per-sample record of one selection: the pool in the order of its ids."""
 
     ids: tuple[str, ...]
@@ -108,22 +140,9 @@ class Scores:
         if ((self.selected_M < 0) | (self.selected_M >= count)).any():
             raise DataError(f"scores: a selected row lies outside the {count} people of the pool")
 
-    def save(self, path: Path) -> None:
-        """Write as npz without pickle, complete or not at all."""
-        arrays = {"ids": np.array(self.ids), "score_N": self.score_N, "true_loss_N": self.true_loss_N,
-                  "image_pck_N": self.image_pck_N, "selected_M": self.selected_M}  # fmt: skip
-        save_npz(path, arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> Scores:
-        """Read what :meth:`save` wrote."""
-        arrays = load_npz(path, needs=("ids", "score_N", "true_loss_N", "image_pck_N", "selected_M"))
-        return cls(tuple(arrays["ids"].tolist()), arrays["score_N"], arrays["true_loss_N"], arrays["image_pck_N"],
-                   arrays["selected_M"])  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
-class Gallery:
+class Gallery(Arrays):
     """The first selected people as pictures. Coordinates are pixels of the crop."""
 
     ids: tuple[str, ...]
@@ -137,23 +156,9 @@ class Gallery:
     image_pck_G: Floats
     skeleton: Skeleton
 
-    def save(self, path: Path) -> None:
-        """Write as npz without pickle, complete or not at all."""
-        arrays = {name: getattr(self, name) for name in self.__slots__ if name not in ("ids", "skeleton")}
-        arrays |= {"ids": np.array(self.ids), "skeleton": np.array(json.dumps(self.skeleton.to_json()))}
-        save_npz(path, arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> Gallery:
-        """Read what :meth:`save` wrote."""
-        arrays = load_npz(path, needs=cls.__slots__)
-        values = {name: arrays[name] for name in cls.__slots__ if name not in ("ids", "skeleton")}
-        skeleton = Skeleton.from_json(json.loads(str(arrays["skeleton"])))
-        return cls(ids=tuple(arrays["ids"].tolist()), skeleton=skeleton, **values)
-
 
 @dataclass(frozen=True, slots=True)
-class Lookalikes:
+class Lookalikes(Arrays):
     """Some people of the pool, each with the labelled people nearest to it (EGL++ paper, Fig. 3).
 
     Coordinates are pixels of the crop. Crops are small: these are for looking at.
@@ -186,20 +191,6 @@ class Lookalikes:
         if ((self.row_QK < 0) | (self.row_QK >= len(self.near_ids))).any() or len(self.row_QK) != len(self.ids):
             raise DataError(f"lookalikes: a row lies outside the {len(self.near_ids)} labelled people, or is missing")
 
-    def save(self, path: Path) -> None:
-        """Write as npz without pickle, complete or not at all."""
-        arrays = {name: np.asarray(getattr(self, name)) for name in self.__slots__ if name != "skeleton"}
-        save_npz(path, arrays | {"skeleton": np.array(json.dumps(self.skeleton.to_json()))})
-
-    @classmethod
-    def load(cls, path: Path) -> Lookalikes:
-        """Read what :meth:`save` wrote."""
-        values: dict[str, Any] = {**(arrays := load_npz(path, needs=cls.__slots__))}
-        values |= {name: tuple(arrays[name].tolist()) for name in ("ids", "near_ids")}
-        values |= {"first": int(arrays["first"]), "embedding": str(arrays["embedding"])}
-        values |= {"skeleton": Skeleton.from_json(json.loads(str(arrays["skeleton"])))}
-        return cls(**{name: values[name] for name in cls.__slots__})
-
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -212,9 +203,8 @@ class Results:
     """Per seed: test PCK and training seconds of the base model that all methods start from."""
 
     def save(self, run: Path) -> Path:
-        """Write ``RUN/results.json``, complete or not at all."""
-        value = {"config": self.config, "environment": self.environment, "bases": list(self.bases),
-                 "rows": [asdict(row) for row in self.rows]}  # fmt: skip
+        """Write ``RUN/results.json``, whole or not at all."""
+        value = {"config": self.config, "environment": self.environment, "bases": self.bases, "rows": self.rows}
         return write_json(run / "results.json", value)
 
     @classmethod
@@ -223,50 +213,12 @@ class Results:
         path = run / "results.json"
         if not path.exists():
             raise DataNotFoundError(f"{path} does not exist: {run} is not a benchmark run, or no stage has ended yet")
-        value = read_json(path)
-        try:
-            rows = tuple(row_from_json(row) for row in value["rows"])
-            return cls(value["config"], value["environment"], rows, tuple(value.get("bases", ())))
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{path} is not the results file of a run: {error!r}") from error
-
-
-def row_from_json(value: dict[str, Any]) -> Row:
-    """A row from its JSON form; unknown and missing keys are errors."""
-    known = {item.name for item in fields(Row)}
-    if set(value) != known:
-        raise DataError(f"a row has the keys {sorted(known)}, got {sorted(value)}")
-    return Row(**value)
+        return from_json(cls, read_json(path), str(path))
 
 
 def stage_folder(run: Path, seed: int, method: str, stage: int) -> Path:
     """Where one stage keeps its files."""
     return run / f"seed-{seed}" / method / f"stage-{stage}"
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write JSON beside its place and rename it there, so that a reader never sees half a file."""
-    return write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file; damage is an error that names the file."""
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not readable as JSON: {error}") from error
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Temporary file in the same folder, fsync, rename. One process writes a run: what a killed one left is reused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    return path
 
 
 def save_npz(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:

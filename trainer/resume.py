@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from alpose.runtime.errors import CheckpointError, ConfigError
+from alpose.runtime.io import replacing
 
 from .checkpoint import PoseModel
 from .data.crops import Crops
@@ -156,14 +157,12 @@ class Keeper:
             self._save(self._path)
 
     def _save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = _beside(path)
-        torch.save({
-            "identity": self._identity, "epoch": self.epoch, "best_loss": self._best_loss, "best": self._best,
-            "history": [asdict(epoch) for epoch in self.history],
-            "state": {name: part.state_dict() for name, part in self._stateful.items()},
-        }, beside)  # fmt: skip
-        beside.replace(path)
+        with replacing(path) as temporary:
+            torch.save({
+                "identity": self._identity, "epoch": self.epoch, "best_loss": self._best_loss, "best": self._best,
+                "history": [asdict(epoch) for epoch in self.history],
+                "state": {name: part.state_dict() for name, part in self._stateful.items()},
+            }, temporary)  # fmt: skip
         self._saved_at = time.monotonic()
 
     def restore_best(self) -> None:
@@ -175,12 +174,8 @@ class Keeper:
 
 def discard(state: Path) -> None:
     """Remove the state of a training whose checkpoint is safe."""
-    for path in (state, _beside(state)):
+    for path in (state, *state.parent.glob(f".{state.name}.*.tmp")):
         path.unlink(missing_ok=True)
-
-
-def _beside(state: Path) -> Path:
-    return state.with_name(f".{state.name}.tmp")
 
 
 def identity(model: PoseModel, heads: Mapping[HeadName, LossHead], crops: Crops, *made_of: object) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import ConfigError
+from alpose.runtime.io import read_json, write_json
 
 from . import checkpoint
 from .auxiliary import new_auxiliary, train_auxiliary
@@ -33,7 +34,6 @@ from .models.auxiliary import AUXILIARY, AuxiliaryHead, AuxiliaryName, check_ske
 from .models.heads import EPCK, HEADS, HeadName, LossHead
 from .options import ScoreOptions
 from .presets import PresetName, Recipe, Start
-from .results import read_json, write_json
 from .samplers import Method, check_known, check_labelled
 from .scoring import score
 from .training import PoseTraining, train_pose

@@ -5,7 +5,6 @@ Shapes: N batch, S crop side, J joints, D dimensions of the embedding.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from ..crop import Crop, square_crop
 from ..errors import BundleError, DataError
+from ..io import parse_json
 from ..outputs import OUTPUT_AXES, OUTPUT_NAMES
 from ..skeleton import Skeleton
 from .golden import Golden
@@ -188,7 +188,7 @@ class Manifest:
                 f"({str(top.get('alpose'))[:40]}), or export again"
             )
         _exactly(top, _KEYS, "the manifest")
-        skeleton = _skeleton(top)
+        skeleton = Skeleton.from_json(top["skeleton"])
         crop_value = _mapping(top["crop"], "crop")
         _exactly(crop_value, ("size_px", "margin"), "crop")
         crop = CropRule(size_px=_whole(crop_value, "size_px", "crop"), margin=_number(crop_value, "margin", "crop"))
@@ -270,20 +270,6 @@ def check_golden(manifest: Manifest, golden: Golden) -> None:
             raise DataError(f"golden frames with {what} {given} do not fit {MANIFEST}, which declares {wanted}")
 
 
-def parse_json(content: bytes) -> Any:
-    """Strict JSON: no key twice, no NaN or infinity, no absurd depth; anything else is :class:`DataError`."""
-    try:
-        return json.loads(
-            content.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-            parse_float=_finite_float,
-            parse_int=_short_int,
-        )
-    except (ValueError, RecursionError) as error:  # includes damaged UTF-8 and damaged JSON
-        raise DataError(f"not readable as JSON: {error}") from error
-
-
 def _check_tensors(top: Mapping[str, Any], size_px: int, skeleton: Skeleton) -> int:
     """Hold inputs and outputs against crop and skeleton; returns D."""
     outputs, inputs = _mapping(top["outputs"], "outputs"), _mapping(top["inputs"], "inputs")
@@ -325,17 +311,6 @@ def _name(top: Mapping[str, Any]) -> str:
     if len(name) > 100 or set(name) & set("/\\"):
         raise DataError(f"name must be at most 100 characters without slashes, got {name[:120]!r}")
     return name
-
-
-def _skeleton(top: Mapping[str, Any]) -> Skeleton:
-    value = _mapping(top["skeleton"], "skeleton")
-    try:
-        skeleton = Skeleton.from_json(value)
-    except DataError as error:
-        raise DataError(f"skeleton: {error}") from error
-    if skeleton.to_json() != value:  # joints that are numbers, links that are texts, keys that nobody knows
-        raise DataError(f"skeleton is not in the form of the schema: {str(value)[:200]}")
-    return skeleton
 
 
 def _time(top: Mapping[str, Any]) -> str:
@@ -398,29 +373,3 @@ def _number(value: Mapping[str, Any], key: str, where: str = "") -> float:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"a key stands twice in one object: {sorted({key for key in keys if keys.count(key) > 1})}")
-    return value
-
-
-def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON number")
-
-
-def _short_int(text: str) -> int:
-    value = int(text)
-    if abs(value) >= 1 << 63:
-        raise ValueError(f"a whole number of {len(text)} digits does not fit 64 bits")
-    return value
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is beyond what a float holds")
-    return value

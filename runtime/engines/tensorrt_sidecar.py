@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..bundle.manifest import parse_json
 from ..errors import DataError
+from ..io import parse_json
 
 PLAN, SIDECAR = ".engine", ".json"
 """Endings of an engine's two files. The plan is what TensorRT wrote and nothing else: its own tools read it too."""

@@ -6,13 +6,13 @@ The file comes from elsewhere: its size, its form and every id in it are checked
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
+from ..io import fields_to_json, json_bytes, parse_json, write_atomically
 from .canonical import is_hex
 
 KIND = "alpose acknowledgement"
@@ -71,9 +71,9 @@ def parse(content: bytes) -> Acknowledgement:
     if len(content) > MAX_BYTES:
         raise DataError(f"is larger than {MAX_BYTES} bytes")
     try:
-        values = json.loads(content.decode(), object_pairs_hook=_without_repetition)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is not JSON: {error}") from None
+        values = parse_json(content)
+    except DataError as error:
+        raise DataError(f"is {error}") from None
     if not isinstance(values, dict) or set(values) != {"kind", "schema", "delete", "records"}:
         raise DataError("is not an object with exactly kind, schema, delete and records")
     if values["kind"] != KIND or type(values["schema"]) is not int or values["schema"] != SCHEMA:
@@ -86,23 +86,21 @@ def parse(content: bytes) -> Acknowledgement:
     return Acknowledgement(values["delete"], values["records"])
 
 
+def to_bytes(acknowledgement: Acknowledgement) -> bytes:
+    """Return the content of a file; :class:`DataError` for one that :func:`parse` would refuse."""
+    content = json_bytes({"kind": KIND, "schema": SCHEMA, **fields_to_json(acknowledgement)}, indent=None)
+    parse(content)
+    return content
+
+
 def write(queue: Path, name: str, acknowledgement: Acknowledgement) -> Path:
     """Leave a file for a queue on this machine; whole or not at all."""
     if not name.endswith(".json") or name.startswith(".") or Path(name).name != name:
         raise DataError(f"{name!r} is no name for an acknowledgement: NAME.json")
-    content = json.dumps(
-        {"kind": KIND, "schema": SCHEMA, "delete": acknowledgement.delete, "records": acknowledgement.records}
-    ).encode()
-    parse(content)
+    content = to_bytes(acknowledgement)
     place = folder(queue)
     place.mkdir(mode=0o700, exist_ok=True)
-    temporary = place / f".{name}.part"
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, place / name)
-    return place / name
+    return write_atomically(place / name, content)
 
 
 def done(queue: Path, name: str) -> None:
@@ -114,10 +112,3 @@ def refuse(queue: Path, name: str) -> None:
     """Set a file aside that cannot be applied, for somebody to look at."""
     path = folder(queue) / name
     os.rename(path, f"{path}{REFUSED}")
-
-
-def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return values

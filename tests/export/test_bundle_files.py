@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alpose.export import bundle_files
 from alpose.export.bundle_files import golden_bytes, manifest_bytes, write_bundle
+from alpose.runtime import io
 from alpose.runtime.bundle import Bundle, Manifest, tensors
 from alpose.runtime.bundle.golden import Golden, Tolerances
 from alpose.runtime.bundle.keys import generate_key
@@ -157,8 +157,8 @@ def test_what_would_not_open_is_not_written(tmp_path: Path) -> None:
         refused({"schema": 2}, {})
     with pytest.raises(DataError, match=r"not plain JSON.*Out of range float"):
         refused({"parity": {"auroc": float("nan")}}, {})
-    with pytest.raises(DataError, match=r"not plain JSON.*float32"):
-        refused({"parity": {"auroc": np.float32(0.5)}}, {})
+    with pytest.raises(DataError, match=r"not plain JSON.*object"):
+        refused({"parity": {"auroc": object()}}, {})
     with pytest.raises(DataError, match=r"golden frames with joints 15 do not fit"):
         refused({}, {"golden.npz": golden_bytes(golden(joints=15))})
     with pytest.raises(DataError, match="no usable golden frames"):
@@ -180,7 +180,7 @@ def test_an_error_on_the_way_leaves_the_old_bundle_and_nothing_else(
     folder = write_bundle(tmp_path / "driver.alpose", files(b"old"), facts())
     real = os.rename
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     def stuck(source: Path, target: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_error_on_the_way_leaves_the_old_bundle_and_nothing_else(
         real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bundle_files, "_write_and_sync", full)
+        patch.setattr(io, "sync", full)
         with pytest.raises(OSError, match="No space left"):
             write_bundle(folder, files(b"new"), facts(), replace=True)
     with monkeypatch.context() as patch:

@@ -332,35 +332,21 @@ def test_an_older_reason_is_not_repeated(folder: Path, trt: Any) -> None:
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_disk_that_fills_leaves_no_engine(folder: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """Whether the plan or its sidecar is what did not fit."""
-    write = building._write
+    write = building.write_atomically
     written: list[Path] = []
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes) -> Path:
         if path.suffix != ".timing" and len(written) == kept:
             raise OSError(28, "No space left on device")
         if path.suffix != ".timing":
             written.append(path)
-        write(path, content)
+        return write(path, content)
 
-    monkeypatch.setattr(building, "_write", full)
+    monkeypatch.setattr(building, "write_atomically", full)
     with pytest.raises(OSError, match="No space"):
         build_engine(folder)
     with pytest.raises(StaleEngineError if kept else DataNotFoundError):
         TensorRTEngine(folder)
-
-
-def test_a_write_that_is_interrupted_leaves_the_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "a.engine"
-    place.write_bytes(b"before")
-
-    def interrupted(descriptor: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        building._write(place, b"after")
-    assert place.read_bytes() == b"before"
-    assert list(tmp_path.iterdir()) == [place]
 
 
 @pytest.mark.usefixtures("trt")

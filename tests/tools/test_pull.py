@@ -142,9 +142,9 @@ def any_sequence(data: st.DataObject, folder: Path) -> None:
 def broken_at(patch: pytest.MonkeyPatch, write: int) -> None:
     """Let the so-manieth write of a file, or commit, fail; half of the file writes have happened by then."""
     left = [write]
-    real = inbox_frames.write_synced
+    real = inbox_frames.write_atomically
 
-    def write_synced(path: Path, content: bytes) -> None:
+    def write_atomically(path: Path, content: bytes) -> Path:
         left[0] -= 1
         if left[0] == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,8 +154,9 @@ def broken_at(patch: pytest.MonkeyPatch, write: int) -> None:
         left[0] -= 1
         if left[0] == 0:
             raise Torn("the plug")
+        return path
 
-    patch.setattr(inbox_frames, "write_synced", write_synced)
+    patch.setattr(inbox_frames, "write_atomically", write_atomically)
 
 
 PULLER = """

@@ -27,7 +27,7 @@ def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: A
     its thumbnails and shows whole pictures from INBOX where it finds them.
     """
     from alpose.runtime.commands.screen import size
-    from alpose.trainer.results import write_atomically
+    from alpose.runtime.io import write_atomically
 
     from ..gallery import gather, render
     from ..inbox import Inbox

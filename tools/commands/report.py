@@ -27,7 +27,7 @@ def report(dataset: Path, out: Path | None, level: float, as_json: bool) -> None
     PCK in the field, recall and precision of the monitor, for the fleet, each device and each bundle: unbiased, with
     intervals, from the probability with which each frame was kept. Says what to change in the trigger.
     """
-    from alpose.trainer.results import write_atomically
+    from alpose.runtime.io import write_atomically
 
     from ..field.labelled import bundle_names, read_labelled, read_tallies
     from ..field.page import render, text

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 
-from alpose.trainer.results import read_json, write_atomically, write_json
+from alpose.runtime.io import read_json, write_atomically, write_json
 
 from ..dataset import IMAGES
 from ..inbox import Inbox

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alpose.trainer.results import read_json
+from alpose.runtime.io import read_json
 
 from ..annotation import id_in
 from ..formats import coco

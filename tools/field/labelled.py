@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import read_json
 from alpose.trainer.data.coco import find_annotations, read_coco
 from alpose.trainer.metrics import FAILURE_PCK, judge, profile_of
-from alpose.trainer.results import read_json
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

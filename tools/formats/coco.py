@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from alpose.runtime.bundle.manifest import parse_json
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import parse_json
 from alpose.runtime.skeleton import Skeleton
 
 from ..annotation import HIDDEN, Answer, Answers, Task, check_tasks, id_in, order_of

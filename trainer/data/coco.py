@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.io import read_json
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton, flip_pairs_by_name
 
-from ..results import read_json
 from .records import Floats, ImageFiles, PoseData, joint_boxes
 from .safe_paths import inside
 

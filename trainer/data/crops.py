@@ -24,9 +24,9 @@ import numpy.typing as npt
 
 from alpose.runtime.crop import Crop, cut, square_crop
 from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.io import read_json, remove_abandoned, replacing, write_json
 
 from ..progress import progress
-from ..results import read_json, write_json
 from .records import Bools, Floats, ImageError, PoseData
 
 log = logging.getLogger("alpose")
@@ -153,12 +153,10 @@ def _key(data: PoseData, config: CropConfig) -> str:
 
 def _make(data: PoseData, config: CropConfig, path: Path, notes: Path, workers: int) -> None:
     """Cut every person into a file beside its place, then rename: an interrupted cache does not exist."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_abandoned(path.parent, path.name)
     side = config.size_px + 2 * config.context_px
-    try:
-        pixels_NSS3 = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(data), side, side, 3))
+    with replacing(path) as temporary:
+        pixels_NSS3 = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(data), side, side, 3))
 
         def one(row: int) -> str | None:
             try:
@@ -177,17 +175,3 @@ def _make(data: PoseData, config: CropConfig, path: Path, notes: Path, workers: 
         pixels_NSS3.flush()
         left_out = {id_: reason for id_, reason in zip(data.ids, reasons, strict=True) if reason}
         write_json(notes, {"left_out": left_out, "people": len(data)})
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Delete what killed processes left of this cache; one that is still being made by another run stays."""
-    for beside in path.parent.glob(f".{path.name}.*.tmp"):
-        try:
-            os.kill(int(beside.name.split(".")[-2]), 0)
-        except (ProcessLookupError, ValueError):
-            beside.unlink(missing_ok=True)
-        except PermissionError:
-            continue

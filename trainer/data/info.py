@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from alpose.runtime.crop import cut, square_crop
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import write_atomically
 from alpose.runtime.skeleton import Skeleton
 
-from ..results import write_atomically
 from .coco import annotation_files, read_coco
 from .lsp import read_lsp, read_lspet
 from .mpii import read_mpii

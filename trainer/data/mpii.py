@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.io import read_json
 from alpose.runtime.skeleton import MPII
 
-from ..results import read_json
 from .lsp import read_mat
 from .records import Floats, ImageFiles, PoseData, join, joint_boxes
 from .safe_paths import inside

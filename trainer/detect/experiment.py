@@ -25,6 +25,7 @@ import numpy.typing as npt
 from scipy import special
 
 from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.io import read_json, write_json
 from alpose.runtime.skeleton import LSP
 
 from ..bases import Base
@@ -34,7 +35,6 @@ from ..data.synthetic import read_people
 from ..device import Machine, environment
 from ..epck import EpckTraining
 from ..metrics import FAILURE_PCK
-from ..results import read_json, write_json
 from ..run import CyclesConfig, PartName, Run, claim, initial, open_run
 from ..training import validation_mask
 from .costs import has_costs, measure_costs

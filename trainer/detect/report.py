@@ -11,11 +11,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.io import write_atomically
 
 from ..report import form
 from ..report.facts import UNKNOWN, lookup, named
 from ..report.write import beside, pretty
-from ..results import write_atomically
 from . import tables
 from .drawings import LOOKS, PALETTE, Figure, Forest, calibration, curves, forest
 from .finding import finding, level

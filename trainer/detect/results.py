@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.io import read_json, write_json
 
-from ..results import read_json, write_json
 from .comparing import LEVEL, RESAMPLES, Difference, Estimate, Interval
 from .measures import Measures
 from .stored import Catalogue, built, exact

@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.io import read_json, write_json
 
-from ..results import load_npz, read_json, save_npz, write_json
+from ..results import load_npz, save_npz
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..results import write_atomically
+from alpose.runtime.io import write_atomically
 
 REPORT, THEORY = "report.html", "theory.html"
 OTHER = {REPORT: THEORY, THEORY: REPORT}

@@ -15,8 +15,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from alpose.runtime.io import write_atomically
+
 from ..models.heads import HEADS
-from ..results import write_atomically
 from ..theory import PAPER_SHAPE, Floats, Gamma, alignment, expected_share, near_probability
 from ..theory_run import GAPS, NEARS, Findings, Study, near_share
 from . import form

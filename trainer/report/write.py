@@ -16,8 +16,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from alpose.runtime.errors import ConfigError
+from alpose.runtime.io import write_atomically
 
-from ..results import Results, write_atomically
+from ..results import Results
 from ..statistics import LEVEL
 from . import alike, comparison, curves, form, tables
 from .facts import Facts, facts_of, lookup

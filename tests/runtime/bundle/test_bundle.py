@@ -31,8 +31,8 @@ from alpose.runtime.bundle import (
     tensors,
 )
 from alpose.runtime.bundle.keys import Signature
-from alpose.runtime.bundle.manifest import parse_json
 from alpose.runtime.errors import BundleError, DataError, DataNotFoundError
+from alpose.runtime.io import parse_json
 from alpose.runtime.skeleton import COCO, LSP, Skeleton
 
 G, S, D = 3, 8, 5
@@ -359,7 +359,7 @@ LIES: dict[str, tuple[Callable[[Facts], object], str]] = {
     "a skeleton of others": (put("skeleton", to=COCO.to_json()),
                              r"skeleton 'coco' has 17 joints, .* fit outputs\.keypoints\.shape \['N', 3, 2\]"),
     "a skeleton with a bad link": (put("skeleton", "links", to=[[0, 7]]), r"skeleton: .*link \(0, 7\)"),
-    "a skeleton with joints that are numbers": (put("skeleton", "joints", to=[1, 2, 3]), "form of the schema"),
+    "a skeleton with joints that are numbers": (put("skeleton", "joints", to=[1, 2, 3]), "joints.0. must be a text"),
     "a skeleton that is a list": (put("skeleton", to=[]), "skeleton must be an object"),
     "crop of nothing": (put("crop", "size_px", to=0), r"size_px must be in \[8, 8192\]"),
     "half pixels": (put("crop", "size_px", to=8.5), r"crop\.size_px must be a whole number, got '8\.5'"),
@@ -410,8 +410,8 @@ NO_JSON = {
     "half of it": (b'{"kind": "alpose', "not readable as JSON"),
     "nothing": (b"", "not readable as JSON"),
     "a key twice": (b'{"kind": 1, "kind": 2}', r"stands twice in one object: \['kind'\]"),
-    "NaN": (b'{"kind": NaN}', "NaN is no JSON number"),
-    "infinity": (b'{"kind": -Infinity}', "-Infinity is no JSON number"),
+    "NaN": (b'{"kind": NaN}', "NaN is not a JSON number"),
+    "infinity": (b'{"kind": -Infinity}', "-Infinity is not a JSON number"),
     "beyond a float": (b'{"kind": 1e999}', "beyond what a float holds"),
     "beyond 64 bits": (b'{"kind": 9223372036854775808}', "does not fit 64 bits"),
     "very many digits": (b'{"kind": ' + b"9" * 5000 + b"}", "not readable as JSON"),
