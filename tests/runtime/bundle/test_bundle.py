@@ -360,7 +360,7 @@ LIES: dict[str, tuple[Callable[[Facts], object], str]] = {
                              r"skeleton 'coco' has 17 joints, .* fit outputs\.keypoints\.shape \['N', 3, 2\]"),
     "a skeleton with a bad link": (put("skeleton", "links", to=[[0, 7]]), r"skeleton: .*link \(0, 7\)"),
     "a skeleton with joints that are numbers": (put("skeleton", "joints", to=[1, 2, 3]), "joints.0. must be a text"),
-    "a skeleton that is a list": (put("skeleton", to=[]), "skeleton must be an object"),
+    "a skeleton that is a list": (put("skeleton", to=[]), "skeleton: expected an object"),
     "crop of nothing": (put("crop", "size_px", to=0), r"size_px must be in \[8, 8192\]"),
     "half pixels": (put("crop", "size_px", to=8.5), r"crop\.size_px must be a whole number, got '8\.5'"),
     "a crop that is not the input": (put("crop", "size_px", to=16), r"inputs\.frames\.shape must be .*16, 16, 3\]"),
