@@ -18,6 +18,7 @@ import pytest
 
 from alpose.export import tensorrt as building
 from alpose.export.tensorrt import build_engine
+from alpose.runtime import io
 from alpose.runtime.bundle import Bundle, BundleError, check_files
 from alpose.runtime.engines import tensorrt_library as library
 from alpose.runtime.engines.cuda import CudaError
@@ -332,7 +333,7 @@ def test_an_older_reason_is_not_repeated(folder: Path, trt: Any) -> None:
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_disk_that_fills_leaves_no_engine(folder: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """Whether the plan or its sidecar is what did not fit."""
-    write = building.write_atomically
+    write = io.write_atomically
     written: list[Path] = []
 
     def full(path: Path, content: bytes) -> Path:

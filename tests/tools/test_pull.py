@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alpose.runtime import io
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.queue import Picture, Queue
 from alpose.runtime.skeleton import LSP
@@ -142,7 +143,7 @@ def any_sequence(data: st.DataObject, folder: Path) -> None:
 def broken_at(patch: pytest.MonkeyPatch, write: int) -> None:
     """Let the so-manieth write of a file, or commit, fail; half of the file writes have happened by then."""
     left = [write]
-    real = inbox_frames.write_atomically
+    real = io.write_atomically
 
     def write_atomically(path: Path, content: bytes) -> Path:
         left[0] -= 1
