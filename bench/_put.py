@@ -35,8 +35,8 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
             return made
 
         alone, group, careless = queue("alone"), queue("group"), queue("careless")
-        assert careless._file is not None
-        careless._file.db.execute("PRAGMA secure_delete = OFF")
+        assert careless._database is not None
+        careless._database.db.execute("PRAGMA secure_delete = OFF")
         bare = os.open(folder / "bare", os.O_CREAT | os.O_WRONLY, 0o600)
         stack.callback(os.close, bare)
         block = rng.bytes(PICTURE_BYTES)

@@ -24,7 +24,7 @@ import numpy as np
 
 from alpose.runtime.io import write_json
 from alpose.runtime.queue import Picture, Record
-from alpose.runtime.queue.canonical import encode
+from alpose.runtime.queue.record import encode
 from alpose.runtime.skeleton import LSP
 from alpose.tools.choosing import candidates_of
 from alpose.tools.inbox import Inbox

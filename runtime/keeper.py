@@ -20,7 +20,8 @@ from .bundle import Bundle
 from .counters import Counters
 from .frames import Region
 from .queue import Queue, Record
-from .queue.recorder import Candidate, Recorder, Shot
+from .queue.record import Candidate, FrameCopy
+from .queue.recorder import Recorder
 from .sight import Sighting
 
 BEFORE_BYTES = 64 << 20
@@ -48,7 +49,7 @@ class Keeper:
         self._bundle, self._device = bundle, device
         self._books = Books(bundle.sha256, device, counters)
         self._introduce(queue)
-        self.recorder = Recorder(queue, counters=counters, chores=(self._introduce, self._books.write))
+        self.recorder = Recorder(queue, counters=counters, maintenance=(self._introduce, self._books.write))
         before, after = queue.clip if queue.store != "keypoints" else (0, 0)
         self._before = Before(before, BEFORE_BYTES, counters) if before else None
         self._follows = after > 0
@@ -63,10 +64,10 @@ class Keeper:
         camera, moment, frame = one.sight.stream.camera, one.moment, one.sight.frame
         whole = (0, 0, frame.width, frame.height)
         if self._follows:
-            self.recorder.follow(camera, lambda: Shot(moment.wall_ns, copy(whole)))
+            self.recorder.follow(camera, lambda: FrameCopy(moment.wall_ns, copy(whole)))
         kept = self._submit(one, copy) if one.decision.keep else False
         if self._before is not None:
-            self._before.add(camera, Shot(moment.wall_ns, copy(whole)))
+            self._before.add(camera, FrameCopy(moment.wall_ns, copy(whole)))
         self._books.add(camera, moment, one.judged, one.decision, kept)
         return kept
 
@@ -88,11 +89,11 @@ class Keeper:
 
     def _submit(self, one: Sighting, copy: Copy) -> bool:
         sight, decision = one.sight, one.decision
-        region = self.recorder.maker.region(sight.crop, sight.frame.width, sight.frame.height)
+        region = self.recorder.encoder.region(sight.crop, sight.frame.width, sight.frame.height)
         return self.recorder.submit(
             Candidate(
                 record=self._record(one),
-                shot=None if region is None else Shot(one.moment.wall_ns, copy(region), region[:2]),
+                frame=None if region is None else FrameCopy(one.moment.wall_ns, copy(region), region[:2]),
                 crop=sight.crop,
                 sequence=one.number,
                 supersedes=decision.supersedes,
@@ -139,10 +140,10 @@ class Before:
 
     def __init__(self, frames: int, most_bytes: int, counters: Counters) -> None:
         self._frames, self._most_bytes, self._counters = frames, most_bytes, counters
-        self._shots: dict[str, deque[Shot]] = {}
+        self._shots: dict[str, deque[FrameCopy]] = {}
         self._bytes = 0
 
-    def add(self, camera: str, shot: Shot) -> None:
+    def add(self, camera: str, shot: FrameCopy) -> None:
         """Hold a frame until enough others have come after it."""
         held = self._shots.setdefault(camera, deque())
         self._drop(held, len(held) - self._frames + 1)
@@ -156,11 +157,11 @@ class Before:
         held.append(shot)
         self._bytes += nbytes
 
-    def of(self, camera: str) -> tuple[Shot, ...]:
+    def of(self, camera: str) -> tuple[FrameCopy, ...]:
         """The frames before the present one, nearest last."""
         return tuple(self._shots.get(camera, ()))
 
-    def _drop(self, held: deque[Shot], count: int) -> None:
+    def _drop(self, held: deque[FrameCopy], count: int) -> None:
         for _ in range(max(0, count)):
             self._bytes -= held.popleft().rgb_HW3.nbytes
 

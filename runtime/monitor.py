@@ -35,7 +35,7 @@ from .keeper import Keeper, host_name, new_device_id
 from .moments import FrameClock
 from .outputs import Engine
 from .queue import Queue
-from .queue.canonical import MAX_NAME, is_name
+from .queue.record import MAX_NAME, is_name
 from .reporting import Metrics, QueueNumbers, engine_state
 from .sight import Sight, Sighting
 from .signals import Signals

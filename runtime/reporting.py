@@ -41,7 +41,7 @@ class QueueNumbers:
 
     def __init__(self, keeper: Keeper, trouble: Callable[[str, Exception], None]) -> None:
         self._keeper, self._trouble = keeper, trouble
-        self._facts = keeper.queue.facts()
+        self._facts = keeper.queue.info()
         self._read_s = time.monotonic()
         self._wanted = threading.Event()
         self._ending = False
@@ -72,7 +72,7 @@ class QueueNumbers:
     def refresh(self) -> None:
         """Read them now, and wait for it."""
         try:
-            self._facts = self._keeper.queue.facts()
+            self._facts = self._keeper.queue.info()
         except Exception as error:  # a disk may fail in any way
             self._trouble("queue_facts", error)
         self._read_s = time.monotonic()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .bundle import Bundle
 from .counters import Counters
 from .errors import ConfigError, DataError
-from .queue.canonical import MAX_NAME, is_name
+from .queue.record import MAX_NAME, is_name
 from .signals import Signals
 from .where import Box, Region, Track, Where, Whole, usual_sureness
 

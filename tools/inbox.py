@@ -22,9 +22,8 @@ from typing import Any
 
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import read_json, write_json
-from alpose.runtime.queue.canonical import PictureFacts, decode
-from alpose.runtime.queue.facts import BundleFacts, Tally
-from alpose.runtime.queue.record import Picture, Record
+from alpose.runtime.queue.ledger import BundleInfo, Tally
+from alpose.runtime.queue.record import Picture, PictureInfo, Record, decode
 from alpose.runtime.skeleton import Skeleton
 
 from . import inbox_books
@@ -93,7 +92,7 @@ class Inbox:
                     became[take(db, source, raw)] += 1
         return Added(**became)
 
-    def add_bundles(self, bundles: Iterable[BundleFacts]) -> None:
+    def add_bundles(self, bundles: Iterable[BundleInfo]) -> None:
         """Keep what is needed to read a bundle's records."""
         with self._transaction() as db:
             for bundle in bundles:
@@ -209,11 +208,11 @@ class Inbox:
         rows = self._db.execute("SELECT id FROM record WHERE sealed = 1 AND fetched = 1 ORDER BY row")
         return [id_ for (id_,) in rows if self.image(id_) is None]
 
-    def picture_bytes(self, id_: str, fact: PictureFacts) -> bytes | None:
+    def picture_bytes(self, id_: str, fact: PictureInfo) -> bytes | None:
         """A picture as the device stored it, hash-checked; None where it is not here."""
         return self._frames.read(id_, fact)
 
-    def store_unsealed(self, id_: str, fact: PictureFacts, image: bytes) -> Path:
+    def store_unsealed(self, id_: str, fact: PictureInfo, image: bytes) -> Path:
         """Put an image beside the sealed box that it came in, which stays the proof of what was sent."""
         return self._frames.store_unsealed(id_, fact, image)
 
@@ -221,9 +220,9 @@ class Inbox:
         """What a choice looks at, in the order of arrival."""
         return read_columns(self._db)
 
-    def bundles(self) -> dict[str, BundleFacts]:
+    def bundles(self) -> dict[str, BundleInfo]:
         """What is known of every bundle, by sha256."""
-        return {sha256: BundleFacts(sha256, name, json.loads(facts))
+        return {sha256: BundleInfo(sha256, name, json.loads(facts))
                 for sha256, name, facts in self._db.execute("SELECT sha256, name, facts FROM bundle")}  # fmt: skip
 
     def skeleton_of(self, bundle: str) -> Skeleton:
@@ -297,7 +296,7 @@ class Inbox:
             raise
         self._db.execute("COMMIT")
 
-    def _decoded(self, id_: str) -> tuple[Record, tuple[PictureFacts, ...]]:
+    def _decoded(self, id_: str) -> tuple[Record, tuple[PictureInfo, ...]]:
         row = self._db.execute("SELECT manifest, arrays, sha256 FROM record WHERE id = ?", (id_,)).fetchone()
         if row is None:
             raise DataNotFoundError(f"there is no record {id_} in {self.folder}: pull it first")

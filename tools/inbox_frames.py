@@ -10,8 +10,7 @@ from pathlib import Path
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import write_atomically
-from alpose.runtime.queue.canonical import PictureFacts, is_hex
-from alpose.runtime.queue.record import Picture
+from alpose.runtime.queue.record import Picture, PictureInfo, is_hex
 
 SEALED = ".sealed"
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
@@ -33,7 +32,7 @@ class Frames:
         if not _holds(path, picture.data):
             write_atomically(path, picture.data)
 
-    def store_unsealed(self, id_: str, fact: PictureFacts, image: bytes) -> Path:
+    def store_unsealed(self, id_: str, fact: PictureInfo, image: bytes) -> Path:
         """Put an image beside the sealed box that it came in."""
         path = self._path(id_, fact.position, SUFFIXES[fact.media_type])
         write_atomically(path, image)
@@ -47,7 +46,7 @@ class Frames:
                 return path
         return None
 
-    def read(self, id_: str, fact: PictureFacts) -> bytes | None:
+    def read(self, id_: str, fact: PictureInfo) -> bytes | None:
         """A picture as the device stored it, hash-checked; None where it is not here."""
         path = self._path(id_, fact.position, SUFFIXES[fact.media_type] + (SEALED if fact.sealed else ""))
         try:

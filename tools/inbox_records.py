@@ -10,8 +10,7 @@ from typing import Literal
 import numpy as np
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.queue.canonical import PictureFacts, decode
-from alpose.runtime.queue.record import Record
+from alpose.runtime.queue.record import PictureInfo, Record, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Entry:
     """A record with where it stands."""
 
     record: Record
-    pictures: tuple[PictureFacts, ...]
+    pictures: tuple[PictureInfo, ...]
     source: str
     fetched: bool
     acknowledged: bool
@@ -96,7 +95,7 @@ def _refuse(db: sqlite3.Connection, source: int, id_: str, problem: str) -> None
 
 
 def _insert(
-    db: sqlite3.Connection, source: int, raw: Raw, record: Record, pictures: Sequence[PictureFacts], rate: float
+    db: sqlite3.Connection, source: int, raw: Raw, record: Record, pictures: Sequence[PictureInfo], rate: float
 ) -> None:
     failure = record.failure_probability
     db.execute(

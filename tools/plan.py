@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from alpose.runtime.errors import AlposeError, DataError
-from alpose.runtime.queue.canonical import decode
+from alpose.runtime.queue.record import decode
 
 from .inbox import Inbox
 from .reader import open_reader

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.queue import ledger, schema
-from alpose.runtime.queue.canonical import decode
-from alpose.runtime.queue.facts import BundleFacts, Tally
-from alpose.runtime.queue.opening import open_readonly
-from alpose.runtime.queue.record import Picture
-from alpose.runtime.queue.rows import PLACES
+from alpose.runtime.queue import ledger, tables
+from alpose.runtime.queue.database import open_readonly
+from alpose.runtime.queue.ledger import BundleInfo, Tally
+from alpose.runtime.queue.record import Picture, decode
+from alpose.runtime.queue.tables import PLACES
 
 from .inbox_records import Raw
 from .remote import (
@@ -93,7 +92,7 @@ class Reader:
         row = self._db.execute("SELECT began_ns FROM control ORDER BY period LIMIT 1").fetchone()
         return row[0] if row and isinstance(row[0], int) else 0
 
-    def bundles(self) -> list[BundleFacts]:
+    def bundles(self) -> list[BundleInfo]:
         """What is needed to read the records of each bundle."""
         return ledger.bundles(self._db)
 
@@ -214,12 +213,12 @@ def _no_cache(source: RemoteSource) -> Mapping[str, Any]:
 
 
 def _require_ours(database: Any) -> None:
-    owner, version = (schema.pragma(database, name) for name in ("application_id", "user_version"))
-    if owner != schema.APPLICATION_ID:
+    owner, version = (tables.pragma(database, name) for name in ("application_id", "user_version"))
+    if owner != tables.APPLICATION_ID:
         raise DataError("it is no queue of alpose")
-    if version > schema.VERSION:
-        raise DataError(f"it was written by a newer alpose (schema {version}, this one reads {schema.VERSION}): update")
-    problem = schema.problem(database)
+    if version > tables.VERSION:
+        raise DataError(f"it was written by a newer alpose (schema {version}, this one reads {tables.VERSION}): update")
+    problem = tables.problem(database)
     if problem:
         raise DataError(f"it is no whole queue: {problem}")
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from alpose.runtime.errors import AlposeError, DataError, DataNotFoundError, MissingExtraError
 from alpose.runtime.queue import acknowledgements
 from alpose.runtime.queue.acknowledgements import Acknowledgement
-from alpose.runtime.queue.schema import APPLICATION_ID
+from alpose.runtime.queue.tables import APPLICATION_ID
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")

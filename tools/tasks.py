@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.queue.canonical import PictureFacts
+from alpose.runtime.queue.record import PictureInfo
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.triggers import Reason
 
@@ -104,7 +104,7 @@ def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") 
     return Item(task=task, image=path, facts=_facts(entry, choice, batch))
 
 
-def to_image(points_N2: npt.NDArray[np.float64], picture: PictureFacts) -> npt.NDArray[np.float64]:
+def to_image(points_N2: npt.NDArray[np.float64], picture: PictureInfo) -> npt.NDArray[np.float64]:
     """Points of the frame in pixels of a picture that may be a part of it, or smaller: the inverse of what
     :class:`~alpose.runtime.queue.record.Picture` says."""
     return (points_N2 - np.array(picture.origin)) / picture.scale - 0.5
@@ -129,7 +129,7 @@ def entries_known(inbox: Inbox, ids: Iterable[str]) -> dict[str, Entry]:
     return {entry.record.id: entry for entry in inbox.entries(id_ for id_ in ids if inbox.has(id_))}
 
 
-def _box(box: Sequence[float], picture: PictureFacts) -> tuple[float, float, float, float]:
+def _box(box: Sequence[float], picture: PictureInfo) -> tuple[float, float, float, float]:
     """Around the person in pixels of the picture, and within it; the whole picture where the box says nothing."""
     whole = (0.0, 0.0, picture.width - 1.0, picture.height - 1.0)
     corners_22 = to_image(np.array(box, dtype=np.float64).reshape(2, 2), picture)

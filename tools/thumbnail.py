@@ -22,7 +22,7 @@ import numpy.typing as npt
 from alpose.runtime import draw
 from alpose.runtime.errors import DataError
 from alpose.runtime.queue import images
-from alpose.runtime.queue.canonical import PictureFacts
+from alpose.runtime.queue.record import PictureInfo
 from alpose.runtime.skeleton import Skeleton
 
 from .inbox import Inbox
@@ -146,7 +146,7 @@ def strokes(
 
 
 def _picture(
-    inbox: Inbox, entry: Entry, fact: PictureFacts | None
+    inbox: Inbox, entry: Entry, fact: PictureInfo | None
 ) -> tuple[npt.NDArray[np.uint8] | None, State, Path | None]:
     """Pixels, what became of them, and the file of an open picture."""
     if fact is None:

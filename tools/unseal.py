@@ -9,7 +9,7 @@ from pathlib import Path
 from alpose.runtime.bundle.keys import opener
 from alpose.runtime.errors import AlposeError, DataError
 from alpose.runtime.queue import images
-from alpose.runtime.queue.canonical import PictureFacts
+from alpose.runtime.queue.record import PictureInfo
 
 from .inbox import Inbox
 
@@ -52,7 +52,7 @@ def unseal(inbox: Inbox, private_key: Path, report: Report = lambda done, of: No
     return Unsealed(len(ids) - len(problems), tuple(problems))
 
 
-def _opened(inbox: Inbox, id_: str, fact: PictureFacts, open_box: Callable[[bytes], bytes]) -> bytes:
+def _opened(inbox: Inbox, id_: str, fact: PictureInfo, open_box: Callable[[bytes], bytes]) -> bytes:
     """The image in a box. Anybody can seal to a public key: that it decodes is all that is known of it."""
     sealed = inbox.picture_bytes(id_, fact)
     if sealed is None:

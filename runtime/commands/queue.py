@@ -48,7 +48,7 @@ def list_records(
 ) -> None:  # fmt: skip
     """List what QUEUE holds: when, how probable a failure, and why it was kept."""
     with reading(queue) as opened:
-        facts = opened.facts()
+        facts = opened.info()
         found = (
             record
             for record in opened.iterate(order=order, state=state)

@@ -19,7 +19,7 @@ def check_queue(path: Path) -> Iterator[Finding]:
         return
     try:
         with Queue(path, readonly=True, on_damage="raise") as queue:
-            facts, report = queue.facts(), queue.check()
+            facts, report = queue.info(), queue.check()
     except QueueError as error:
         if error.reason == "damaged":
             yield _damaged(path, str(error))

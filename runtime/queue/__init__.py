@@ -1,25 +1,17 @@
 """The queue: one SQLite file in which flagged frames wait for their harvest. ``runtime/QUEUE.md`` specifies the file."""
 
+from .acknowledgements import Applied
 from .clock import Clock
-from .facts import (
-    Applied,
-    BundleFacts,
-    CheckReport,
-    ControlPeriod,
-    Damage,
-    QueueFacts,
-    RecoverReport,
-    ScoreChunk,
-    Stored,
-    Tally,
-)
+from .eviction import Stored
+from .ledger import BundleInfo, ScoreChunk, Tally
+from .queue import Item, Queue, QueueInfo
 from .record import Picture, Record
-from .recovery import recover
-from .store import Item, Queue
+from .recovery import CheckReport, RecoverReport, recover
+from .tables import ControlPeriod, Damage
 
 __all__ = [
     "Applied",
-    "BundleFacts",
+    "BundleInfo",
     "CheckReport",
     "Clock",
     "ControlPeriod",
@@ -27,7 +19,7 @@ __all__ = [
     "Item",
     "Picture",
     "Queue",
-    "QueueFacts",
+    "QueueInfo",
     "Record",
     "RecoverReport",
     "ScoreChunk",

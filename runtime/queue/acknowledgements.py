@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..io import fields_to_json, json_bytes, parse_json, write_atomically
-from .canonical import is_hex
+from .record import is_hex
 
 KIND = "alpose acknowledgement"
 SCHEMA = 1
@@ -32,6 +32,32 @@ class Acknowledgement:
     """Erase what is acknowledged."""
     records: dict[str, str]
     """Id → sha256 of the record, as it was pulled and verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What acknowledgement files did."""
+
+    files: int = 0
+    acknowledged: int = 0
+    deleted: int = 0
+    unknown: int = 0
+    """Ids that are not in the queue: evicted meanwhile, or applied before."""
+    mismatched: tuple[str, ...] = ()
+    """Ids whose sha256 is another one: kept as they are."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """(file name, what is wrong with it) of files that were set aside."""
+
+    def plus(self, other: Applied) -> Applied:
+        """Both together."""
+        return Applied(
+            self.files + other.files,
+            self.acknowledged + other.acknowledged,
+            self.deleted + other.deleted,
+            self.unknown + other.unknown,
+            self.mismatched + other.mismatched,
+            self.refused + other.refused,
+        )
 
 
 def folder(queue: Path) -> Path:
@@ -96,7 +122,7 @@ def to_bytes(acknowledgement: Acknowledgement) -> bytes:
 def write(queue: Path, name: str, acknowledgement: Acknowledgement) -> Path:
     """Leave a file for a queue on this machine; whole or not at all."""
     if not name.endswith(".json") or name.startswith(".") or Path(name).name != name:
-        raise DataError(f"{name!r} is no name for an acknowledgement: NAME.json")
+        raise DataError(f"{name!r} is not a name for an acknowledgement: expected NAME.json")
     content = to_bytes(acknowledgement)
     place = folder(queue)
     place.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Who has to go when the queue is full, or too old.
+"""Who is admitted to a queue, who has to go when it is full or too old, and how much it may take.
 
 A record is worth hardness × novelty × 2^(-age / half-life). The logarithm of that falls equally fast for every record,
 so their order never changes with time: ``rank = log2(hardness × novelty) + time / half-life`` is stored once, in an
@@ -6,24 +6,28 @@ indexed column.
 
 The control stream is a simple random sample of all frames, and has to stay one: it is evicted by its draws alone, the
 largest first, and what is left is the sample that a lower rate would have drawn.
+
+The bound is on the disk: database file and write-ahead log together, counted in the pages that SQLite reads and writes.
+The log gets a fixed part of it. Every transaction is kept so small that the log, with whatever it holds already, stays
+within that part; the file gets the rest.
 """
 
 from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import ConfigError
-from . import rows, schema
+from ..errors import ConfigError, DataError
+from . import tables
 from .clock import SANE_NS
-from .record import Record
-from .rows import Row
+from .record import Encoded, Picture, Record
+from .tables import Row
 
 if TYPE_CHECKING:
-    from .file import File, Transaction
+    from .database import Database, Transaction
 
 LEAST_HARDNESS = 2.0**-10
 LEAST_NOVELTY = 2.0**-7
@@ -33,6 +37,95 @@ DEFAULT_HALF_LIFE_S = 7 * 86_400.0
 
 CONTROL_SHARE = 0.25
 """Of the file that control records may hold on to while there are others."""
+
+LEAST_BYTES = 4 << 20
+"""Below this the fixed cost of the tables is no longer small beside what they hold."""
+
+WAL_SHARE = 4
+"""The log may take max_bytes / this,"""
+MOST_WAL_BYTES = 32 << 20
+"""but no more than this: it holds a few transactions, however large the queue."""
+
+CHECKPOINT_BYTES = 4 << 20
+"""A log that is longer is copied into the file and emptied after a commit, where no reader needs it."""
+
+FRAME_BYTES = 24
+"""Of a page's header in the log."""
+
+OVERHEAD_PAGES = 16
+"""Pages that one insertion or deletion changes beside its own content, at most: a leaf in each of the trees that know
+of a record, and what their balancing touches."""
+
+BASE_PAGES = 32
+"""Pages that any transaction may change once: the file's header, meta, counters, pointer maps, free-list trunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Limits in pages that follow from ``max_bytes``."""
+
+    max_bytes: int
+    page_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < LEAST_BYTES:
+            raise ConfigError(f"max_bytes must be at least {LEAST_BYTES} (4 MiB), got {self.max_bytes}")
+
+    @property
+    def wal_bytes(self) -> int:
+        """The log's part."""
+        return min(self.max_bytes // WAL_SHARE, MOST_WAL_BYTES)
+
+    @property
+    def file_pages(self) -> int:
+        """The database file's part."""
+        return (self.max_bytes - self.wal_bytes) // self.page_bytes
+
+    @property
+    def usable_pages(self) -> int:
+        """What records may fill: the rest is for the inner pages of growing trees."""
+        return self.file_pages - OVERHEAD_PAGES
+
+    @property
+    def wal_pages(self) -> int:
+        """Pages that fit into an empty log."""
+        return (self.wal_bytes - 64) // (self.page_bytes + FRAME_BYTES)
+
+    @property
+    def most_pages(self) -> int:
+        """The largest cost of one record: writing it and erasing another one have to fit into one empty log."""
+        return (self.wal_pages - BASE_PAGES) // 2
+
+    def wal_room(self, wal_bytes: int) -> int:
+        """Pages that may still be appended to a log of this length."""
+        return (self.wal_bytes - 64 - wal_bytes) // (self.page_bytes + FRAME_BYTES)
+
+    def cost(self, content_bytes: int, pictures: int) -> int:
+        """Pages that writing or erasing a record changes, at most."""
+        return self.taken(content_bytes, pictures) + OVERHEAD_PAGES
+
+    def taken(self, content_bytes: int, pictures: int) -> int:
+        """Pages that a record fills, at most."""
+        return content_bytes // (self.page_bytes - 4) + 2 * pictures + 1
+
+    def freed(self, content_bytes: int, pictures: int) -> int:
+        """Pages that erasing a record gives back, at least: what shares a page with other rows may not."""
+        return max(0, content_bytes // (self.page_bytes - 4) - pictures - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of one record that was put: ``kept`` means on the disk, synced, whole."""
+
+    id: str
+    kept: bool
+    reason: str | None
+    """Why it was not kept: ``too_large``; ``full`` (every record in the queue is worth more); ``control`` (the control
+    stream's rate has fallen below its draw). Counted in the file. ``again`` with ``kept``: it was there already."""
+    sha256: str
+    """Of the record; empty where it was not kept."""
+    bytes: int
+    """Of the manifest and all pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +150,14 @@ class Incoming:
     """In the control stream; None outside it."""
 
 
-def worth(record: Record) -> float:
+def worth_of(record: Record) -> float:
     """log2(hardness × novelty), both in (0, 1]. A model that answers NaN is as wrong as can be."""
     hardness = 1.0 if math.isnan(record.failure_probability) else min(max(record.failure_probability, 0.0), 1.0)
     novelty = 1.0 if math.isnan(record.novelty) else min(max(record.novelty, 0.0), 1.0)
     return math.log2(max(hardness, LEAST_HARDNESS)) + math.log2(max(novelty, LEAST_NOVELTY))
 
 
-def rank(db: sqlite3.Connection, worth: float, put_ns: int, policy: Policy) -> float:
+def rank_of(db: sqlite3.Connection, worth: float, put_ns: int, policy: Policy) -> float:
     """Comparable between all records of a file, whose half-life is the one that its last opener wanted."""
     life = db.execute("SELECT value FROM meta WHERE key = 'half_life_s'").fetchone()
     return worth + put_ns / 1e9 / (policy.half_life_s if life is None else life[0])
@@ -94,24 +187,29 @@ def end_control_period(transaction: Transaction) -> None:
         db.execute("INSERT INTO control (began_ns, rate) VALUES (?, 1.0)", (transaction.now_ns,))
 
 
-def evict_expired(file: File, transaction: Transaction, policy: Policy) -> int:
+def evict_expired(database: Database, transaction: Transaction, policy: Policy) -> int:
     """Erase everything beyond the age limit; how many records that were."""
     if policy.max_age_s is None:
         return 0
     evicted = 0
     while True:
         # Times grow with seq, for a transaction's time is never below one before it: the first row is the oldest.
-        row = rows.select(transaction.db, "ORDER BY seq")
+        row = tables.select(transaction.db, "ORDER BY seq")
         if row is None or row.put_ns >= transaction.now_ns - policy.max_age_s * 1e9:
             return evicted
-        cost = file.bounds.cost(row.bytes, row.pictures)
-        if not transaction.afford(cost):
+        cost = database.bounds.cost(row.bytes, row.pictures)
+        if not transaction.reserve(cost):
             evict(transaction, row, "age", cost)
             evicted += 1
 
 
 def make_room(
-    file: File, transaction: Transaction, pages: int, cost: int, incoming: Incoming | None, spare: Collection[int] = ()
+    database: Database,
+    transaction: Transaction,
+    pages: int,
+    cost: int,
+    incoming: Incoming | None,
+    spare: Collection[int] = (),
 ) -> str | None:
     """Evict until a record fits.
 
@@ -124,10 +222,10 @@ def make_room(
     Returns:
         Why the record is not to be stored (``full``, ``control``), or None where there is room now.
     """
-    db, bounds = transaction.db, file.bounds
+    db, bounds = transaction.db, database.bounds
     while True:
-        transaction.afford(cost)
-        if file.used_pages() + pages <= bounds.usable_pages:
+        transaction.reserve(cost)
+        if database.used_pages() + pages <= bounds.usable_pages:
             return None
         found = _victim(db, bounds.file_pages * bounds.page_bytes * CONTROL_SHARE, spare)
         if found is None:
@@ -140,13 +238,13 @@ def make_room(
             if reason == "full" and incoming.draw is None and incoming.rank < row.rank:
                 return "full"
         erased = bounds.cost(row.bytes, row.pictures)
-        if transaction.afford(erased):
+        if transaction.reserve(erased):
             continue  # Others may have written in between: look again.
         if reason == "control" and row.draw is not None:
             lower_control_rate(db, row.draw)
             if row.flagged:  # It was wanted for its own sake too, and competes with its like from here on.
                 db.execute("UPDATE record SET draw = NULL WHERE seq = ?", (row.seq,))
-                schema.count(db, "control_demoted_total")
+                tables.count(db, "control_demoted_total")
                 continue
         evict(transaction, row, reason, erased)
 
@@ -154,39 +252,39 @@ def make_room(
 def _victim(db: sqlite3.Connection, control_bytes: float, spare: Collection[int]) -> tuple[Row, str] | None:
     """The least valuable record and the reason that is counted for it."""
     but = f"seq NOT IN ({', '.join(str(int(seq)) for seq in spare)})"
-    row = rows.select(db, f"WHERE state = 'pulled' AND {but} ORDER BY seq")
+    row = tables.select(db, f"WHERE state = 'pulled' AND {but} ORDER BY seq")
     if row is not None:
         return row, "acknowledged"
     control = "draw IS NOT NULL AND state = 'queued'"
     held = db.execute(f"SELECT coalesce(sum(bytes), 0) FROM record WHERE {control}").fetchone()[0]
     if held <= control_bytes:
-        row = rows.select(db, f"WHERE draw IS NULL AND state = 'queued' AND {but} ORDER BY rank, seq")
+        row = tables.select(db, f"WHERE draw IS NULL AND state = 'queued' AND {but} ORDER BY rank, seq")
         if row is not None:
             return row, "full"
-    row = rows.select(db, f"WHERE {control} AND {but} ORDER BY draw DESC")
+    row = tables.select(db, f"WHERE {control} AND {but} ORDER BY draw DESC")
     if row is not None:
         return row, "control"
-    row = rows.select(db, f"WHERE draw IS NULL AND state = 'queued' AND {but} ORDER BY rank, seq")
+    row = tables.select(db, f"WHERE draw IS NULL AND state = 'queued' AND {but} ORDER BY rank, seq")
     return None if row is None else (row, "full")
 
 
 def evict(transaction: Transaction, row: Row, reason: str, cost: int) -> None:
     """Erase one record and count it."""
-    rows.remove(transaction.db, row)
-    schema.count(transaction.db, "evicted_total", reason)
-    transaction.spend(cost)
+    tables.remove(transaction.db, row)
+    tables.count(transaction.db, "evicted_total", reason)
+    transaction.consume(cost)
 
 
-def settle(file: File, transaction: Transaction, policy: Policy) -> None:
+def update_after_opening(database: Database, transaction: Transaction, policy: Policy) -> None:
     """After opening: stored times and ranks follow the clock and the half-life in force.
 
     May be interrupted anywhere: what is still to be done stands in the file until it is done.
     """
     db = transaction.db
-    if file.begun is not None and file.begun.counted is not None:
-        schema.count(db, file.begun.counted)
-    if file.begun is not None and file.begun.redate_ns:
-        db.execute("INSERT OR REPLACE INTO meta VALUES ('redate_ns', ?)", (file.begun.redate_ns,))
+    if database.begun is not None and database.begun.counted is not None:
+        tables.count(db, database.begun.counted)
+    if database.begun is not None and database.begun.redate_ns:
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('redate_ns', ?)", (database.begun.redate_ns,))
     shift = db.execute("SELECT value FROM meta WHERE key = 'redate_ns'").fetchone()
     if shift is not None:
         # Written before the clock was ever set: dated as if it had been set just then.
@@ -204,7 +302,7 @@ def _update(transaction: Transaction, change: str, where: str, values: dict[str,
     """UPDATE all records, in pieces that the log has room for."""
     after, step = -1, max(1, transaction.most // 8)
     while True:
-        transaction.afford(4 * step)
+        transaction.reserve(4 * step)
         marks = {**values, "sane": SANE_NS, "after": after, "step": step}
         last = transaction.db.execute(
             "SELECT max(seq) FROM (SELECT seq FROM record WHERE seq > :after ORDER BY seq LIMIT :step)",
@@ -215,5 +313,107 @@ def _update(transaction: Transaction, change: str, where: str, values: dict[str,
         marks["last"] = last
         query = f"UPDATE record SET {change} WHERE {where} AND seq > :after AND seq <= :last"
         transaction.db.execute(query, marks)
-        transaction.spend(4 * step)
+        transaction.consume(4 * step)
         after = last
+
+
+# Admission.
+
+
+class Prepared(NamedTuple):
+    """A record that asks to be stored, already encoded."""
+
+    record: Record
+    pictures: Sequence[Picture]
+    supersedes: Sequence[str]
+    """Ids whose place it takes."""
+    encoded: Encoded
+
+
+def put(database: Database, transaction: Transaction, policy: Policy, item: Prepared) -> Stored:
+    """Store one record, if it is worth a place; what it supersedes goes in the same transaction."""
+    while True:
+        stored = _put(database, transaction, policy, item)
+        if stored is not None:
+            return stored
+
+
+def _put(database: Database, transaction: Transaction, policy: Policy, item: Prepared) -> Stored | None:
+    """One attempt; None where others may have changed what it was decided by before it came to write."""
+    record, pictures, supersedes, encoded = item
+    db, bounds, number = transaction.db, database.bounds, transaction.number
+    content = tables.content_bytes(encoded, pictures)
+    there = tables.by_id(db, record.id)
+    if there is not None:
+        if there.sha256 != encoded.sha256:
+            raise DataError(f"{database.path} has another record with the id {record.id}: take a new id for each frame")
+        return Stored(record.id, True, "again", encoded.sha256, content)
+    pages, cost = bounds.taken(content, len(pictures)), bounds.cost(content, len(pictures))
+    if cost > bounds.most_pages:
+        return _refuse(transaction, record, "too_large", content)
+    period, rate = control_period(db)
+    worth = worth_of(record)
+    rank = rank_of(db, worth, transaction.now_ns, policy)
+    draw = record.control_draw
+    if draw is not None and draw >= rate:  # The stream has become thinner than when this was drawn.
+        if not record.flagged:
+            return _refuse(transaction, record, "control", content)
+        draw = None
+    replaced = [row for row in (tables.by_id(db, id) for id in dict.fromkeys(supersedes)) if row and _may_go(row)]
+    replaced_cost = sum(bounds.cost(row.bytes, row.pictures) for row in replaced)
+    at_once = cost + replaced_cost <= transaction.most
+    if at_once:
+        pages = max(0, pages - sum(bounds.freed(row.bytes, row.pictures) for row in replaced))
+        cost += replaced_cost
+    spare = {row.seq for row in replaced}
+    # It takes its predecessors' place: it need not compete for it again.
+    full = make_room(database, transaction, pages, cost, None if replaced else Incoming(rank, draw), spare)
+    if transaction.number != number:
+        return None
+    if full == "control" and record.flagged:
+        return None  # Its draw has just left the stream: it is put once more, as a triggered one.
+    if full is not None:
+        return _refuse(transaction, record, full, content)
+    for row in replaced if at_once else ():
+        evict(transaction, row, "episode", 0)
+    tables.insert(
+        db, record, encoded, pictures, put_ns=transaction.now_ns, worth=worth, rank=rank, draw=draw, period=period
+    )
+    tables.count(db, "stored_total")
+    transaction.consume(cost)
+    for row in () if at_once else replaced:
+        erased = bounds.cost(row.bytes, row.pictures)
+        if transaction.reserve(erased):
+            now = tables.by_id(db, row.id)
+            if now is None or not _may_go(now):
+                continue
+        evict(transaction, row, "episode", erased)
+    return Stored(record.id, True, None, encoded.sha256, content)
+
+
+def _refuse(transaction: Transaction, record: Record, reason: str, content: int) -> Stored:
+    tables.count(transaction.db, "refused_total", reason)
+    return Stored(record.id, False, reason, "", content)
+
+
+def outcome_now(db: sqlite3.Connection, stored: Stored, superseded: Collection[str]) -> Stored:
+    """What became of a record by the end of the transaction that stored it: a later one may have taken its place."""
+    if not stored.kept or tables.by_id(db, stored.id) is not None:
+        return stored
+    return Stored(stored.id, False, "episode" if stored.id in superseded else "full", "", stored.bytes)
+
+
+def erase(database: Database, transaction: Transaction, row: Row, counter: str, reason: str) -> int:
+    """Erase one record and count it; how many that were, for another process may have been faster."""
+    cost = database.bounds.cost(row.bytes, row.pictures)
+    if transaction.reserve(cost) and tables.by_id(transaction.db, row.id) is None:
+        return 0
+    tables.remove(transaction.db, row)
+    tables.count(transaction.db, counter, reason)
+    transaction.consume(cost)
+    return 1
+
+
+def _may_go(row: Row) -> bool:
+    """A superseded record that somebody has already, or that is in the control stream, stays."""
+    return row.state == "queued" and row.draw is None

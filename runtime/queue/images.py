@@ -1,4 +1,13 @@
-"""Pictures as the queue keeps them: JPEG or PNG, made smaller where they are larger than wanted, and read back.
+"""Pictures as the queue keeps them: cut from the frame, JPEG or PNG, made smaller, sealed, and read back.
+
+Nothing of a frame beyond what its queue's ``store`` says may reach the disk:
+
+- ``full``: the frame.
+- ``crop``: the square that the net looked at, in whole pixels of the frame, and nothing else; of clips the same region.
+- ``keypoints``: no picture at all.
+
+In each case the numbers of the record stay: box, keypoints, scores, and the embedding, 64 or so numbers about what the
+net saw. Nobody can look at an embedding, but whoever has the net and many pictures may tell which resemble it.
 
 JPEG comes from simplejpeg, or from Pillow where that is missing, with 4:2:0 chroma: cameras and video decoders deliver
 no more, and the file is a sixth smaller than with 4:4:4. Where compression must not move a pose at all, take PNG. That
@@ -15,27 +24,32 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import os
 import struct
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
+from ..bundle.keys import sealer
 from ..crop import Crop, taps
 from ..errors import ConfigError, DataError, MissingExtraError
+from ..frames import Region
+from .record import MEDIA_TYPES, STORES, FrameCopy, Picture
 
-JPEG, PNG = "image/jpeg", "image/png"
-MEDIA_TYPES = (JPEG, PNG)
+JPEG, PNG = MEDIA_TYPES
 
 MAX_PIXELS = 1 << 27
-"""No more are decoded (four times 8K): a small file can claim any size."""
+"""Larger pictures (than four times 8K) are not decoded: a small file can claim any size."""
 
 JPEG_SIDE = 65_500
-"""libjpeg writes no longer side."""
+"""The longest side that libjpeg writes."""
 
 PNG_LEVEL = 3
 """zlib's; a higher one takes three times as long for a tenth of the bytes."""
@@ -46,6 +60,79 @@ BAND_ROWS = 32
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_UP = 2
 """The filter of a row: each byte less the one above it."""
+
+
+def kept_region(store: str, crop: Crop, width: int, height: int) -> Region | None:
+    """The part of a frame of ``width`` x ``height`` that is kept; None for nothing.
+
+    The square of a crop is widened to the pixels that its filter reads beyond the edge, half a sample: from a lossless
+    picture of the region the net's input can be computed again.
+    """
+    if store == "keypoints":
+        return None
+    if store == "full":
+        return 0, 0, width, height
+    reach = max(crop.scale, 1.0) - crop.scale / 2
+    x0, x1 = _whole_pixels(crop.x0 - reach, crop.x0 + crop.side + reach, width)
+    y0, y1 = _whole_pixels(crop.y0 - reach, crop.y0 + crop.side + reach, height)
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def _whole_pixels(first: float, last: float, length: int) -> tuple[int, int]:
+    """The pixels that an interval touches; pixel i covers [i - 0.5, i + 0.5]."""
+    return min(max(math.floor(first + 0.5), 0), length), min(max(math.ceil(last + 0.5), 0), length)
+
+
+class PictureEncoder:
+    """Turns pixels into the pictures of a record: cut, encoded, sealed.
+
+    Args:
+        store: ``full``, ``crop`` or ``keypoints``.
+        media_type, quality, long_side: as in :func:`encode`.
+        seal_to: the fleet's public key; None leaves pictures open.
+
+    Raises:
+        ConfigError: a setting that cannot be carried out.
+        MissingExtraError: sealing without pynacl.
+    """
+
+    def __init__(
+        self, *, store: str, media_type: str, quality: int, long_side: int | None, seal_to: str | Path | None
+    ) -> None:
+        if store not in STORES:
+            raise ConfigError(f"store must be one of {', '.join(STORES)}, got {store!r}")
+        check_options(media_type, quality, long_side)
+        self.store = store
+        self._options = (media_type, quality, long_side)
+        self._seal: Callable[[bytes], bytes] | None = None if seal_to is None else sealer(seal_to)
+
+    def region(self, crop: Crop, width: int, height: int) -> Region | None:
+        """The part of a frame that is kept, and has to be handed over."""
+        return kept_region(self.store, crop, width, height)
+
+    def picture(self, copy: FrameCopy, region: Region) -> tuple[Picture, str | None]:
+        """A picture at position 0, and what replaced the encoder that was wanted.
+
+        Raises:
+            DataError: the copy is not a picture.
+            Exception: whatever an encoder raises.
+        """
+        (left, top), (x0, y0, x1, y1) = copy.offset, region
+        height, width = copy.rgb_HW3.shape[:2]
+        x0, y0 = max(x0, left), max(y0, top)
+        kept_HW3 = copy.rgb_HW3[y0 - top : min(y1 - top, height), x0 - left : min(x1 - left, width)]
+        encoded = encode(kept_HW3, *self._options, offset=(x0, y0))
+        picture = Picture.of(
+            encoded.data if self._seal is None else self._seal(encoded.data),
+            width=encoded.width,
+            height=encoded.height,
+            captured_ns=copy.captured_ns,
+            media_type=encoded.media_type,
+            sealed=self._seal is not None,
+            origin=encoded.origin,
+            scale=encoded.scale,
+        )
+        return picture, encoded.fallback
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +146,7 @@ class Encoded:
     origin: tuple[float, float]
     scale: float
     fallback: str | None
-    """What stood in for the encoder that was wanted: ``jpeg_by_pillow``, ``png_for_jpeg``."""
+    """What replaced the encoder that was wanted: ``jpeg_by_pillow``, ``png_for_jpeg``."""
 
 
 def encode(
@@ -80,7 +167,7 @@ def encode(
         offset: column and row in the frame of the region's first pixel.
 
     Raises:
-        DataError: no picture: another dtype or shape, or empty.
+        DataError: not a picture: another dtype or shape, or empty.
         ConfigError: an unknown media type, a quality or long side out of range.
     """
     check_options(media_type, quality, long_side)
@@ -107,7 +194,7 @@ def check_options(media_type: str, quality: int, long_side: int | None) -> None:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """A picture's pixels, (H, W, 3) RGB. For tools, and for bytes that nobody vouches for.
+    """A picture's pixels, (H, W, 3) RGB. For tools, and for bytes from an unknown source.
 
     Raises:
         DataError: neither JPEG nor PNG, damaged, or of more than ``max_pixels``.
@@ -149,7 +236,7 @@ def _inner_taps(length: int, scale: float) -> tuple[npt.NDArray[np.intp], npt.ND
 
 
 def _compress(rgb_HW3: npt.NDArray[np.uint8], media_type: str, quality: int) -> tuple[bytes, str, str | None]:
-    """The bytes, their media type, and what stood in for the encoder that was wanted."""
+    """The bytes, their media type, and what replaced the encoder that was wanted."""
     if media_type == JPEG:
         if (simplejpeg := _library("simplejpeg")) is not None:
             return simplejpeg.encode_jpeg(rgb_HW3, quality, "RGB", "420", True), JPEG, None

@@ -10,18 +10,18 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, QueueError
-from . import schema
-from .bounds import OVERHEAD_PAGES
-from .canonical import is_hex
+from . import tables
 from .clock import SANE_NS
-from .eviction import Policy, make_room
-from .facts import BundleFacts, Damage, ScoreChunk, Tally
+from .eviction import OVERHEAD_PAGES, Policy, make_room
+from .record import is_hex
+from .tables import Damage
 
 if TYPE_CHECKING:
-    from .file import File, Transaction
+    from .database import Database, Transaction
 
 MAX_BUNDLE_BYTES = 256 << 10
 MAX_BUNDLES_SHARE = 8
@@ -37,42 +37,81 @@ TALLY_BYTES = 160
 HOUR_NS = 3600 * 10**9
 
 
-def add_bundle(file: File, transaction: Transaction, sha256: str, name: str, facts: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class BundleInfo:
+    """What is needed to read a bundle's records when the bundle itself is not at hand."""
+
+    sha256: str
+    name: str
+    facts: Mapping[str, Any]
+    """JSON values: skeleton, crop rule, calibration."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreChunk:
+    """A stretch of the score log; ``data`` is opaque to the queue."""
+
+    number: int
+    device: str
+    camera: str
+    bundle: str
+    began_ns: int
+    ended_ns: int
+    frames: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Frames that a monitor saw in one hour: what a field report divides by."""
+
+    device: str
+    camera: str
+    bundle: str
+    hour_ns: int
+    """Unix time of the beginning of the hour."""
+    frames: int
+    flagged: int
+    control: int
+    kept: int
+
+
+def add_bundle(database: Database, transaction: Transaction, sha256: str, name: str, facts: Mapping[str, Any]) -> None:
     """Keep what is needed to read a bundle's records; once per bundle."""
     if not is_hex(sha256, 64):
-        raise DataError(f"{sha256[:100]!r} is no sha256 of a bundle: 64 hex digits in lower case")
+        raise DataError(f"{sha256[:100]!r} is not the sha256 of a bundle: expected 64 hex digits in lower case")
     text = json.dumps(facts, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
     size = len(text.encode())
     if size > MAX_BUNDLE_BYTES:
         raise DataError(f"the facts of bundle {name} take {size} bytes: at most {MAX_BUNDLE_BYTES} are kept")
     db = transaction.db
     held = db.execute("SELECT coalesce(sum(length(facts)), 0) FROM bundle WHERE sha256 <> ?", (sha256,)).fetchone()[0]
-    if held + size > file.bounds.max_bytes // MAX_BUNDLES_SHARE:
-        schema.count(db, "refused_total", "bundle")
+    if held + size > database.bounds.max_bytes // MAX_BUNDLES_SHARE:
+        tables.count(db, "refused_total", "bundle")
         return
     if db.execute("SELECT 1 FROM bundle WHERE (sha256, name, facts) = (?, ?, ?)", (sha256, name, text)).fetchone():
         return
-    cost = file.bounds.cost(size, 0)
-    if make_room(file, transaction, file.bounds.taken(size, 0), cost, None) is not None:
-        schema.count(db, "refused_total", "bundle")
+    cost = database.bounds.cost(size, 0)
+    if make_room(database, transaction, database.bounds.taken(size, 0), cost, None) is not None:
+        tables.count(db, "refused_total", "bundle")
         return
     db.execute("INSERT OR REPLACE INTO bundle VALUES (?, ?, ?)", (sha256, name, text))
-    transaction.spend(cost)
+    transaction.consume(cost)
 
 
-def bundles(db: sqlite3.Connection) -> list[BundleFacts]:
+def bundles(db: sqlite3.Connection) -> list[BundleInfo]:
     """All of them, by sha256."""
     found = db.execute("SELECT sha256, name, facts FROM bundle ORDER BY sha256").fetchall()
     try:
-        return [BundleFacts(sha256, name, json.loads(facts)) for sha256, name, facts in found]
+        return [BundleInfo(sha256, name, json.loads(facts)) for sha256, name, facts in found]
     except ValueError as error:
-        raise QueueError("damaged", f"the facts of a bundle in the queue are no JSON: {error}") from None
+        raise QueueError("damaged", f"the facts of a bundle in the queue are not JSON: {error}") from None
 
 
-def evict_scores(file: File, transaction: Transaction, policy: Policy, coming: int = 0) -> None:
+def evict_scores(database: Database, transaction: Transaction, policy: Policy, coming: int = 0) -> None:
     """Rotate the score log: its oldest chunks go when it is over its share or too old."""
     db = transaction.db
-    share = file.bounds.max_bytes // SCORES_SHARE
+    share = database.bounds.max_bytes // SCORES_SHARE
     while True:
         oldest = db.execute("SELECT number, put_ns, bytes FROM score ORDER BY number LIMIT 1").fetchone()
         if oldest is None:
@@ -83,16 +122,16 @@ def evict_scores(file: File, transaction: Transaction, policy: Policy, coming: i
         expired = policy.max_age_s is not None and SANE_NS <= put_ns < transaction.now_ns - policy.max_age_s * 1e9
         if held + coming <= share and not expired:
             return
-        cost = file.bounds.cost(size, 1)
-        if not transaction.afford(cost):
+        cost = database.bounds.cost(size, 1)
+        if not transaction.reserve(cost):
             db.execute("DELETE FROM score WHERE number = ?", (number,))
-            schema.count(db, "evicted_scores_total", "age" if expired else "full")
-            transaction.spend(cost)
+            tables.count(db, "evicted_scores_total", "age" if expired else "full")
+            transaction.consume(cost)
 
 
-def largest_chunk(file: File) -> int:
+def largest_chunk(database: Database) -> int:
     """Bytes."""
-    return file.bounds.max_bytes // SCORES_SHARE // CHUNK_SHARE
+    return database.bounds.max_bytes // SCORES_SHARE // CHUNK_SHARE
 
 
 def add_scores(transaction: Transaction, chunk: ScoreChunk) -> None:
@@ -115,6 +154,15 @@ def add_scores(transaction: Transaction, chunk: ScoreChunk) -> None:
     )
 
 
+def erase_scores(database: Database, transaction: Transaction) -> None:
+    """Erase the whole score log."""
+    for number, size in transaction.db.execute("SELECT number, bytes FROM score").fetchall():
+        cost = database.bounds.cost(size, 1)
+        transaction.reserve(cost)
+        transaction.db.execute("DELETE FROM score WHERE number = ?", (number,))
+        transaction.consume(cost)
+
+
 def next_scores(db: sqlite3.Connection, after: int) -> ScoreChunk | Damage | None:
     """The chunk behind a number, verified."""
     row = db.execute(
@@ -129,25 +177,25 @@ def next_scores(db: sqlite3.Connection, after: int) -> ScoreChunk | Damage | Non
     return ScoreChunk(*row[:8])
 
 
-def tally(file: File, transaction: Transaction, seen: Tally) -> None:
+def tally(database: Database, transaction: Transaction, seen: Tally) -> None:
     """Add to an hour's row."""
     if min(seen.frames, seen.flagged, seen.control, seen.kept) < 0:
         raise DataError(f"a tally counts upwards, got {seen}")
     db = transaction.db
-    make_room(file, transaction, 2, OVERHEAD_PAGES, None)
+    make_room(database, transaction, 2, OVERHEAD_PAGES, None)
     db.execute(
         "INSERT INTO tally VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hour_ns, device, camera, bundle) DO UPDATE SET "
         "frames = frames + excluded.frames, flagged = flagged + excluded.flagged, "
         "control = control + excluded.control, kept = kept + excluded.kept",
         (seen.hour_ns, seen.device, seen.camera, seen.bundle, seen.frames, seen.flagged, seen.control, seen.kept),
     )
-    transaction.spend(OVERHEAD_PAGES)
-    most = min(MAX_TALLIES, file.bounds.max_bytes // SCORES_SHARE // TALLY_BYTES)
+    transaction.consume(OVERHEAD_PAGES)
+    most = min(MAX_TALLIES, database.bounds.max_bytes // SCORES_SHARE // TALLY_BYTES)
     surplus = db.execute("SELECT count(*) FROM tally").fetchone()[0] - most
     for _ in range(surplus):
         oldest = db.execute("SELECT hour_ns, device, camera, bundle FROM tally ORDER BY hour_ns LIMIT 1").fetchone()
         db.execute("DELETE FROM tally WHERE (hour_ns, device, camera, bundle) = (?, ?, ?, ?)", oldest)
-        schema.count(db, "evicted_tallies_total", "full")
+        tables.count(db, "evicted_tallies_total", "full")
 
 
 def evict_tallies(transaction: Transaction, policy: Policy) -> None:
@@ -156,7 +204,7 @@ def evict_tallies(transaction: Transaction, policy: Policy) -> None:
         return
     before_ns = transaction.now_ns - policy.max_age_s * 1e9 - HOUR_NS
     gone = transaction.db.execute("DELETE FROM tally WHERE hour_ns < ?", (int(before_ns),)).rowcount
-    schema.count(transaction.db, "evicted_tallies_total", "age", gone)
+    tables.count(transaction.db, "evicted_tallies_total", "age", gone)
 
 
 def tallies(db: sqlite3.Connection) -> Iterator[Tally]:

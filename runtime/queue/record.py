@@ -1,22 +1,48 @@
-"""What is kept of one frame: its record (the manifest: numbers and words) and its pictures (encoded images).
+"""What is kept of one frame: its record (numbers and words), its pictures, and the bytes in which a record is stored.
 
-A record is small and is read without its pictures, so that a harvest over a slow line looks at all manifests before it
-fetches any image. Both are values: nothing here touches a file.
+A record is small and is read without its pictures, so that a harvest over a slow line looks at all records before it
+fetches any image. It is stored as two pieces: the manifest, a JSON text, and the arrays, raw little-endian numbers. The
+sha256 of a record covers exactly the stored bytes, so that whoever verifies it, in any language, never has to write JSON
+the way Python does. ``QUEUE.md`` specifies both. Nothing here touches a file.
 
-Shapes: J joints, D embedding.
+Shapes: H W frame or a part of it, J joints, D embedding.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ..crop import Crop
+from ..errors import DataError
+
 STATES = ("queued", "pulled")
 STORES = ("full", "crop", "keypoints")
 MEDIA_TYPES = ("image/jpeg", "image/png")
+
+HEADER = b"alpose record 1\n"
+"""What is hashed first: the version of the stored form."""
+
+MAX_NAME = 1024
+"""Characters of a device, camera or trigger."""
+MAX_AXIS = 4096
+"""Joints, and length of an embedding."""
+MAX_REASONS = 64
+MAX_PICTURES = 256
+"""Pictures of one record: their rows are numbered 256 × record + place."""
+MAX_MANIFEST_BYTES = 1 << 20
+"""The longest manifest that is read: those of alpose are near one kilobyte."""
+
+KEYPOINT, SCORE, EMBEDDING = np.dtype("<f4"), np.dtype("<f4"), np.dtype("<f2")
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""JSON has no such numbers, and a model can answer them: they are stored as these strings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,3 +156,329 @@ class Record:
     evict control records. Set by reading; not covered by the hash."""
     sha256: str = ""
     """Of the record in its canonical form (``QUEUE.md``). Set by the queue, also in what :meth:`Queue.put` returns."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameCopy:
+    """Pixels of one moment: a whole frame, or the region of it that is kept. They belong to the recorder from now on."""
+
+    captured_ns: int
+    """Unix time."""
+    rgb_HW3: npt.NDArray[np.uint8]
+    offset: tuple[int, int] = (0, 0)
+    """Column and row in the frame of the first pixel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidate:
+    """A frame that is to be kept, as the camera's thread hands it to the recorder."""
+
+    record: Record
+    """Everything that the monitor knows; the recorder fills in ``id``, ``episode``, ``store`` and ``frame_*``."""
+    frame: FrameCopy | None
+    """None where the queue stores keypoints alone."""
+    crop: Crop
+    """The square that the net looked at."""
+    sequence: int
+    """The trigger's number of this observation, to which ``supersedes`` of later ones refers."""
+    supersedes: tuple[int, ...] = ()
+    """Numbers of frames kept before, which this one replaces."""
+    episode: int | None = None
+    """The trigger's running number of the episode."""
+    before: tuple[FrameCopy, ...] = ()
+    """The frames before this one, the nearest last."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pixels."""
+        return sum(copy.rgb_HW3.nbytes for copy in (*self.before, *([self.frame] if self.frame else [])))
+
+
+@dataclass(frozen=True, slots=True)
+class PictureInfo:
+    """A picture without its data, as the manifest lists it; the fields are those of :class:`Picture`."""
+
+    position: int
+    captured_ns: int
+    media_type: str
+    sealed: bool
+    width: int
+    height: int
+    origin: tuple[float, float]
+    scale: float
+    sha256: str
+    size: int
+    """Of the data, in bytes."""
+
+    def joined(self, data: bytes) -> Picture:
+        """The picture, if ``data`` is what the manifest says; :class:`DataError` otherwise."""
+        if len(data) != self.size or hashlib.sha256(data).hexdigest() != self.sha256:
+            raise DataError(
+                f"the picture at position {self.position} does not belong to its record: {len(data)} bytes where "
+                f"{self.size} with sha256 {self.sha256[:12]}… were written"
+            )
+        return Picture(data=data, **{name: getattr(self, name) for name in _PICTURE})
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A record as it is stored."""
+
+    manifest: bytes
+    arrays: bytes
+    sha256: str
+
+
+def record_sha256(manifest: bytes, arrays: bytes) -> str:
+    """The sha256 in hex. A JSON text of one line holds no line feed, so the two pieces cannot run into each other."""
+    return hashlib.sha256(b"".join((HEADER, manifest, b"\n", arrays))).hexdigest()
+
+
+def encode(record: Record, pictures: Sequence[Picture]) -> Encoded:
+    """The stored bytes of a record; :class:`DataError` where it, or a picture, contradicts itself."""
+    for picture in pictures:
+        if hashlib.sha256(picture.data).hexdigest() != picture.sha256:
+            raise DataError(f"record {record.id}: the data of picture {picture.position} do not have its sha256")
+    frame = next((picture for picture in pictures if picture.position == 0), None)
+    stated = (record.frame_bytes, record.frame_sha256)
+    actual = (0, None) if frame is None else (len(frame.data), frame.sha256)
+    if stated not in ((0, None), actual):
+        raise DataError(f"record {record.id}: says its frame is {stated}, and the picture at position 0 is {actual}")
+    keypoints_J2 = np.ascontiguousarray(record.keypoints_J2, dtype=KEYPOINT)
+    scores_J = np.ascontiguousarray(record.scores_J, dtype=SCORE)
+    embedding_D = np.ascontiguousarray(record.embedding_D, dtype=EMBEDDING)
+    if keypoints_J2.shape != (len(scores_J), 2) or scores_J.ndim != 1 or embedding_D.ndim != 1:
+        raise DataError(
+            f"record {record.id}: expected keypoints (J, 2), scores (J,) and embedding (D,), got "
+            f"{keypoints_J2.shape}, {scores_J.shape} and {embedding_D.shape}"
+        )
+    values = _written(record, _RECORD)
+    values["joints"], values["embedding"] = len(scores_J), len(embedding_D)
+    values["pictures"] = [{**_written(picture, _PICTURE), "bytes": len(picture.data)} for picture in pictures]
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
+    arrays = keypoints_J2.tobytes() + scores_J.tobytes() + embedding_D.tobytes()
+    try:
+        manifest = text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"record {record.id}: a name in it is not Unicode text: {error}") from None
+    encoded = Encoded(manifest, arrays, record_sha256(manifest, arrays))
+    decode(manifest, arrays, encoded.sha256)  # One place says what a record may hold: the reader.
+    return encoded
+
+
+def decode(
+    manifest: bytes, arrays: bytes, sha256: str, *, state: str = "queued", control_rate: float = 1.0
+) -> tuple[Record, tuple[PictureInfo, ...]]:
+    """A stored record, verified; :class:`DataError` says what is wrong with it."""
+    if record_sha256(manifest, arrays) != sha256:
+        raise DataError("the record does not have its sha256: a torn, damaged or altered row")
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise DataError(f"a manifest of {len(manifest)} bytes; at most {MAX_MANIFEST_BYTES} are read")
+    try:
+        values = json.loads(manifest)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the manifest is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise DataError("the manifest is not a JSON object")
+    lengths = _read(values, {"joints": _AXIS, "embedding": _AXIS, "pictures": _PICTURES})
+    joints, width = lengths["joints"], lengths["embedding"]
+    if len(arrays) != 12 * joints + 2 * width:
+        raise DataError(f"{len(arrays)} bytes of arrays for {joints} joints and an embedding of {width}")
+    if state not in STATES:
+        raise DataError(f"state {state!r} is not one of {', '.join(STATES)}")
+    pictures = tuple(
+        PictureInfo(size=_read(value, {"bytes": _integer(1, 1 << 31)})["bytes"], **_read(value, _PICTURE))
+        for value in lengths["pictures"]
+    )
+    if len({picture.position for picture in pictures}) != len(pictures):
+        raise DataError("two pictures have the same position")
+    fields = _read(values, _RECORD)
+    if fields["store"] == "keypoints" and pictures:
+        raise DataError("a record that stores keypoints alone has pictures")
+    frame = next((picture for picture in pictures if picture.position == 0), None)
+    record = Record(
+        **fields,
+        keypoints_J2=np.frombuffer(arrays, KEYPOINT, 2 * joints).reshape(joints, 2),
+        scores_J=np.frombuffer(arrays, SCORE, joints, 8 * joints),
+        embedding_D=np.frombuffer(arrays, EMBEDDING, width, 12 * joints),
+        frame_bytes=frame.size if frame else 0,
+        frame_sha256=frame.sha256 if frame else None,
+        state=state,
+        control_rate=control_rate,
+        sha256=sha256,
+    )
+    return record, pictures
+
+
+def is_name(value: object) -> bool:
+    """Whether a value may be the name of a device, camera or place: printable text that is not too long."""
+    return isinstance(value, str) and len(value) <= MAX_NAME and (not value or value.isprintable())
+
+
+def is_hex(value: object, digits: int) -> bool:
+    """Whether a value is a text of so many hex digits in lower case."""
+    return isinstance(value, str) and len(value) == digits and _HEX.issuperset(value)
+
+
+# How each field is written into the manifest, and checked when it is read from one.
+
+_HEX = frozenset("0123456789abcdef")
+
+
+class _Field(NamedTuple):
+    write: Callable[[Any], Any]
+    """The field's value as JSON has it."""
+    read: Callable[[Any], Any]
+    """The value of a JSON value; :class:`ValueError` says what it must be."""
+
+
+def _written(values: object, fields: Mapping[str, _Field]) -> dict[str, Any]:
+    return {name: field.write(getattr(values, name)) for name, field in fields.items()}
+
+
+def _read(values: Mapping[str, Any], fields: Mapping[str, _Field]) -> dict[str, Any]:
+    """The fields of a JSON object; keys of a later version are passed over."""
+    read = {}
+    for name, field in fields.items():
+        try:
+            read[name] = field.read(values.get(name))
+        except ValueError as error:
+            found = str(values.get(name))[:100]
+            raise DataError(f"{name!r} in the manifest is {found!r}, and must be {error}") from None
+    return read
+
+
+def _json_number(value: float) -> float | str:
+    number = float(value)
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def _number(value: object) -> float:
+    try:
+        if type(value) is float or type(value) is int:
+            return float(value)
+    except OverflowError:
+        pass
+    if isinstance(value, str) and value in NON_FINITE:
+        return NON_FINITE[value]
+    raise ValueError("a number")
+
+
+def _checked(holds: Callable[[Any], bool], wanted: str) -> Callable[[Any], Any]:
+    """Return the value where a condition holds for it; say what is wanted otherwise."""
+
+    def read(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(wanted)
+        return value
+
+    return read
+
+
+def _integer(least: int = -(1 << 63), most: int = (1 << 63) - 1) -> _Field:
+    wanted = f"a whole number from {least} to {most}"
+    return _Field(int, _checked(lambda value: type(value) is int and least <= value <= most, wanted))
+
+
+def _share(value: object) -> float:
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise ValueError("a number from 0 to 1")
+    return number
+
+
+def _numbers(count: int) -> _Field:
+    def read(values: Any) -> tuple[float, ...]:
+        if not isinstance(values, list) or len(values) != count:
+            raise ValueError(f"{count} numbers")
+        return tuple(map(_number, values))
+
+    return _Field(lambda values: [_json_number(value) for value in values], read)
+
+
+def _hexadecimal(digits: int) -> _Field:
+    return _Field(_as_it_is, _checked(lambda value: is_hex(value, digits), f"{digits} hex digits in lower case"))
+
+
+def _choice(known: Sequence[str]) -> _Field:
+    return _Field(_as_it_is, _checked(lambda value: value in known, f"one of {', '.join(known)}"))
+
+
+def _optional(field: _Field) -> _Field:
+    return _Field(
+        lambda value: None if value is None else field.write(value),
+        lambda value: None if value is None else field.read(value),
+    )
+
+
+def _read_reasons(values: Any) -> tuple[tuple[str, float, float], ...]:
+    try:
+        if not isinstance(values, list) or len(values) > MAX_REASONS:
+            raise ValueError
+        read = tuple((name, _number(value), _number(limit)) for name, value, limit in values)
+    except (ValueError, TypeError):
+        raise ValueError(f"at most {MAX_REASONS} times [trigger, value, limit]") from None
+    if not all(is_name(name) for name, _, _ in read):
+        raise ValueError("a list in which each trigger's name comes first")
+    return read
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _are_objects(values: Any) -> bool:
+    return isinstance(values, list) and len(values) <= MAX_PICTURES and all(isinstance(value, dict) for value in values)
+
+
+_INTEGER = _integer()
+_NUMBER = _Field(_json_number, _number)
+_SHARE = _Field(_json_number, _share)
+_BOOLEAN = _Field(bool, _checked(lambda value: type(value) is bool, "true or false"))
+_NAME = _Field(_as_it_is, _checked(is_name, f"a text of at most {MAX_NAME} characters and no control characters"))
+_AXIS = _integer(0, MAX_AXIS)
+_SIDE = _integer(1, 1 << 20)
+_PICTURES = _Field(_as_it_is, _checked(_are_objects, f"a list of at most {MAX_PICTURES} objects"))
+
+_PICTURE = {
+    "position": _integer(-(1 << 20), 1 << 20),
+    "captured_ns": _INTEGER,
+    "media_type": _choice(MEDIA_TYPES),
+    "sealed": _BOOLEAN,
+    "width": _SIDE,
+    "height": _SIDE,
+    "origin": _numbers(2),
+    "scale": _NUMBER,
+    "sha256": _hexadecimal(64),
+}
+
+_RECORD = {
+    "id": _hexadecimal(32),
+    "captured_ns": _INTEGER,
+    "captured_monotonic_ns": _INTEGER,
+    "device": _NAME,
+    "camera": _NAME,
+    "bundle": _hexadecimal(64),
+    "frame_width": _SIDE,
+    "frame_height": _SIDE,
+    "box": _numbers(4),
+    "place": _NAME,
+    "predicted_loss": _NUMBER,
+    "failure_probability": _NUMBER,
+    "flagged": _BOOLEAN,
+    "reasons": _Field(
+        lambda reasons: [[name, _json_number(value), _json_number(limit)] for name, value, limit in reasons],
+        _read_reasons,
+    ),
+    "threshold": _optional(_NUMBER),
+    "inclusion_probability": _SHARE,
+    "control_draw": _optional(_SHARE),
+    "novelty": _NUMBER,
+    "jump": _optional(_NUMBER),
+    "limbs": _optional(_NUMBER),
+    "episode": _optional(_hexadecimal(32)),
+    "store": _choice(STORES),
+}
+"""The fields that the manifest has of a record, beside ``joints``, ``embedding`` and ``pictures``."""

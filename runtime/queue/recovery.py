@@ -1,4 +1,4 @@
-"""Saving what can be saved of a damaged queue.
+"""Looking at every page, row and hash of a queue, and saving what can be saved of a damaged one.
 
 The damaged file is copied and never written. From the copy every row that SQLite can still reach is read by its number,
 verified by its hash, and written into a new file. Where the first page is lost, without which SQLite reads nothing at
@@ -17,15 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, DataNotFoundError, QueueError
-from . import rows, schema
-from .canonical import Encoded, decode, is_hex
+from . import tables
 from .clock import Clock
-from .eviction import DEFAULT_HALF_LIFE_S, worth
-from .facts import Damage, RecoverReport
-from .file import File
-from .opening import open_writable
-from .record import STATES, Picture, Record
-from .rows import PLACES, Found
+from .database import Database, open_writable
+from .eviction import DEFAULT_HALF_LIFE_S, worth_of
+from .record import STATES, Encoded, Picture, Record, decode, is_hex
+from .tables import PLACES, Damage, Found
 
 MOST_PROBES = 1_000_000
 """Numbers between the smallest and the largest known one that are tried although nothing names them any more."""
@@ -40,6 +37,89 @@ _NUMBERS = (
     "SELECT seq FROM record INDEXED BY record_rank ORDER BY rank DESC",
 )
 _KEYS = ("SELECT key FROM picture ORDER BY key", "SELECT key FROM picture ORDER BY key DESC")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What :meth:`Queue.check` found."""
+
+    records: int
+    pictures: int
+    damaged: tuple[Damage, ...]
+    orphans: int
+    """Pictures without a record."""
+    integrity: tuple[str, ...]
+    """What SQLite's own check says; empty where all is well."""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing at all is wrong."""
+        return not (self.damaged or self.orphans or self.integrity)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverReport:
+    """What :func:`recover` saved of a damaged file, and what not."""
+
+    records: int
+    pictures: int
+    bundles: int
+    chunks: int
+    tallies: int
+    lost: tuple[Damage, ...]
+    """Records of which something is left, but not all."""
+    orphans: int
+    """Whole pictures whose record is gone: they are not copied, for nobody could say what they show."""
+    unreadable: int
+    """Rows and ranges of rows that SQLite could not read at all."""
+
+
+def check_database(database: Database) -> CheckReport:
+    """Everything that can be wrong with an open file. Nothing is changed."""
+    db = database.db
+    with database.read():
+        lines = tuple(str(line) for (line,) in db.execute("PRAGMA integrity_check(100)"))
+        orphans = db.execute(
+            "SELECT count(*) FROM picture WHERE key / ? NOT IN (SELECT seq FROM record)", (tables.PLACES,)
+        ).fetchone()[0]
+    damaged = list[Damage]()
+    records = pictures = 0
+    after: Found | None = None
+    while True:
+        with database.read():
+            found = tables.batch(db, order="time", state=None, after=after, limit=16)
+            for one in found:
+                damage = one.damage or _problem(database, one)
+                if damage is not None:
+                    damaged.append(damage)
+                records += 1
+                pictures += len(one.pictures)
+        if not found:
+            break
+        after = found[-1]
+    return CheckReport(records, pictures, tuple(damaged), orphans, () if lines == ("ok",) else lines)
+
+
+def _problem(database: Database, found: Found) -> Damage | None:
+    """Of the pictures, and of the columns that repeat what the manifest says."""
+    record = found.record
+    assert record is not None
+    try:
+        pictures = tables.read_pictures(database.db, found)
+        row = tables.by_id(database.db, record.id)
+        assert row is not None
+        first = found.seq * tables.PLACES
+        held = database.db.execute(
+            "SELECT count(*) FROM picture WHERE key BETWEEN ? AND ?", (first, first + tables.PLACES - 1)
+        ).fetchone()[0]
+        repeated = database.db.execute(
+            "SELECT device, camera, flagged, pictures FROM record WHERE seq = ?", (found.seq,)
+        ).fetchone()
+        if repeated != (record.device, record.camera, int(record.flagged), held) or held != len(pictures):
+            raise DataError(f"device, camera, flagged or pictures {repeated} are not what the manifest says")
+    except DataError as error:
+        return Damage(record.id, found.seq, str(error))
+    return None
 
 
 def recover(path: str | Path, into: str | Path) -> RecoverReport:
@@ -82,10 +162,10 @@ def _open_damaged(copy: Path, path: Path) -> sqlite3.Connection:
             _graft_first_page(copy)
         db = sqlite3.connect(copy, isolation_level=None)
         try:
-            owner = schema.pragma(db, "application_id")
-            if owner not in (0, schema.APPLICATION_ID):
+            owner = tables.pragma(db, "application_id")
+            if owner not in (0, tables.APPLICATION_ID):
                 raise QueueError("foreign", f"{path} is a database, and not a queue of alpose (id {owner:#x})")
-            if owner == schema.APPLICATION_ID and schema.problem(db) is None:
+            if owner == tables.APPLICATION_ID and tables.problem(db) is None:
                 return db
         except sqlite3.DatabaseError:
             pass
@@ -100,14 +180,14 @@ def _graft_first_page(copy: Path) -> None:
     with open(copy, "rb") as file:
         header = file.read(100)
     size = int.from_bytes(header[16:18], "big")
-    page_bytes = size if size in (4096, 8192, 16384, 32768) else schema.PAGE_BYTES
+    page_bytes = size if size in (4096, 8192, 16384, 32768) else tables.PAGE_BYTES
     template = copy.with_name("template.db")
     with closing(sqlite3.connect(template, isolation_level=None)) as db:
         db.execute(f"PRAGMA page_size = {page_bytes}")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL").fetchone()
         db.execute("BEGIN")
-        schema.create(db, 0)
+        tables.create(db, 0)
         db.execute("COMMIT")
     page = bytearray(template.read_bytes()[:page_bytes])
     page[28:32] = (copy.stat().st_size // page_bytes).to_bytes(4, "big")
@@ -116,7 +196,7 @@ def _graft_first_page(copy: Path) -> None:
         file.write(page)
 
 
-def _copy(source: sqlite3.Connection, target: File) -> RecoverReport:
+def _copy(source: sqlite3.Connection, target: Database) -> RecoverReport:
     chunks = _copy_table(source, target, "score")
     bundles = _copy_table(source, target, "bundle")
     tallies = _copy_table(source, target, "tally")
@@ -152,14 +232,14 @@ def _copy(source: sqlite3.Connection, target: File) -> RecoverReport:
             except (DataError, sqlite3.DatabaseError) as error:
                 lost.append(Damage(row[0] if is_hex(row[0], 32) else None, seq, str(error)))
                 continue
-            if rows.by_id(transaction.db, found.record.id) is None:
-                transaction.afford(target.bounds.cost(found.content, len(found.pictures)))
+            if tables.by_id(transaction.db, found.record.id) is None:
+                transaction.reserve(target.bounds.cost(found.content, len(found.pictures)))
                 _write(transaction.db, found, last_ns)
-                transaction.spend(target.bounds.cost(found.content, len(found.pictures)))
+                transaction.consume(target.bounds.cost(found.content, len(found.pictures)))
                 records += 1
                 pictures += len(found.pictures)
             saved.add(seq)
-        schema.count(transaction.db, "recovered_total", "", records)
+        tables.count(transaction.db, "recovered_total", "", records)
     told = {damage.row for damage in lost}
     orphans = sum(1 for key in keys if key // PLACES not in saved and key // PLACES not in told)
     return RecoverReport(records, pictures, bundles, chunks, tallies, tuple(lost), orphans, unreadable)
@@ -178,7 +258,7 @@ class _Whole:
 
     @property
     def content(self) -> int:
-        return rows.content_bytes(self.encoded, self.pictures)
+        return tables.content_bytes(self.encoded, self.pictures)
 
 
 def _verified(source: sqlite3.Connection, seq: int, row: tuple[Any, ...]) -> _Whole:
@@ -188,7 +268,7 @@ def _verified(source: sqlite3.Connection, seq: int, row: tuple[Any, ...]) -> _Wh
     record, facts = decode(manifest, arrays, sha256, state=state if state in STATES else "queued")
     if record.id != id:
         raise DataError("the row's id is not the manifest's")
-    pictures = rows.read_pictures(source, Found(seq, 0.0, record, facts, None))
+    pictures = tables.read_pictures(source, Found(seq, 0.0, record, facts, None))
     return _Whole(record, Encoded(manifest, arrays, sha256), pictures, put_ns, draw, period)
 
 
@@ -198,8 +278,8 @@ def _write(db: sqlite3.Connection, found: _Whole, last_ns: Any) -> None:
     put_ns = found.put_ns if isinstance(found.put_ns, int) else last_ns
     put_ns = put_ns if isinstance(put_ns, int) else record.captured_ns
     life = db.execute("SELECT value FROM meta WHERE key = 'half_life_s'").fetchone()
-    value = worth(record)
-    rows.insert(
+    value = worth_of(record)
+    tables.insert(
         db,
         record,
         found.encoded,
@@ -214,7 +294,7 @@ def _write(db: sqlite3.Connection, found: _Whole, last_ns: Any) -> None:
         db.execute("UPDATE record SET state = ? WHERE id = ?", (record.state, record.id))
 
 
-def _copy_table(source: sqlite3.Connection, target: File, table: str) -> int:
+def _copy_table(source: sqlite3.Connection, target: Database, table: str) -> int:
     """Copy the rows that can be read from either end of a small table; how many."""
     found = dict[Any, tuple[Any, ...]]()
     key = {"counter": "name, reason", "tally": "hour_ns, device, camera, bundle", "bundle": "sha256"}
@@ -226,7 +306,7 @@ def _copy_table(source: sqlite3.Connection, target: File, table: str) -> int:
     for row in sorted(found.values(), key=lambda row: str(row[0]).zfill(20)):
         marks = ", ".join("?" * len(row))
         with target.transaction() as transaction:
-            transaction.afford(target.bounds.cost(sum(len(v) for v in row if isinstance(v, (bytes, str))), 1))
+            transaction.reserve(target.bounds.cost(sum(len(v) for v in row if isinstance(v, (bytes, str))), 1))
             transaction.db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
     return len(found)
 

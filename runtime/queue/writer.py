@@ -1,67 +1,246 @@
-"""Puts what is ready on the disk, and goes on when that fails: tries again ever more slowly, opens a file that moved.
+"""From the hand-over to the row: frames are encoded, clips gathered, and what is complete is written to the disk.
 
-Everything here runs on the thread that writes.
+::
+
+    hand-over ──> encoder thread (ClipAssembler) ── backlog ──> disk thread (QueueWriter) ──> row
+
+The threads are two so that a disk that takes its time (a flash card may stall for seconds) holds up no frame: it waits
+encoded, fifty times smaller, in bounded memory. All that is encoded is committed in one transaction: a sync of the disk
+costs the same for ten frames as for one. While the disk is full, read-only, locked or gone, writing is tried again and
+again, ever more slowly, and a file that moved is opened again.
+
+Counters: ``dropped_frames_total{reason}``; ``dropped_pictures_total{reason}``, where a record goes without one of them;
+``write_errors_total{reason}``, attempts that failed; ``fallback_total{what}``; ``internal_errors_total{where}``.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..counters import Counters
 from ..errors import AlposeError, QueueError
+from ..frames import Region
 from ..quiet import RateLimited
-from .assembly import Pending
-from .facts import Stored
-from .store import Item, Queue
+from .eviction import Stored
+from .images import PictureEncoder
+from .queue import Item, Queue
+from .record import Candidate, FrameCopy, Picture
+
+log = logging.getLogger("alpose.monitor")
+
+CLIP_BYTES = 16 << 20
+"""Most encoded bytes of one record's clip; the frame itself is kept whatever its size."""
+
+BACKLOG_BYTES = 64 << 20
+"""Encoded pictures that wait for the disk. Beyond it nothing more is taken from the hand-over."""
 
 BATCH = 64
 """Most records in one transaction."""
 
-MOST_KNOWN = 4096
+RETRY_S = (0.1, 10.0)
+"""Between two attempts to write: at first, and at most."""
+
+IDLE_S = 60.0
+"""The encoder looks up so often where nothing comes."""
+
+MOST_REMEMBERED = 4096
 """Sequence numbers and episodes whose records are remembered: an episode ends within seconds."""
 
-MENDABLE = ("moved", "damaged")
-"""After these the path is opened anew at once: a fresh file, or the one that lies there now."""
+REOPEN_AT_ONCE = ("moved", "damaged")
+"""After these the path is opened again at once: it leads to a fresh file, or to the one that lies there now."""
 
-STALE = ("read_only", "io")
-"""After these it is opened anew before the next attempt: a connection does not notice that the disk is well again."""
+REOPEN_LATER = ("read_only", "io")
+"""After these it is opened again before the next attempt: a connection does not notice that the disk is well again."""
 
-WORDS = {"full": "disk_full", "read_only": "readonly"}
+COUNTED_AS = {"full": "disk_full", "read_only": "readonly"}
 """Reasons of a :class:`QueueError` by which they go in counters; the others keep theirs."""
 
 REFUSALS = {"too_large": "too_large", "queue_full": "full", "control": "control"}
-"""Counted reasons for which a queue keeps no record, and its own names of them. The file counts these itself."""
+"""Counted reasons for which a queue keeps no record, and the queue's own names of them. The file counts these itself."""
 
 
-class Writer:
-    """Writes records, and keeps house, in a queue that may fail at any time.
+class NewRecord(NamedTuple):
+    """A candidate on its way to the encoder."""
+
+    candidate: Candidate
+    number: int
+    """In order of submission."""
+    frame: int
+    """The camera's running number of the frame."""
+
+
+class ClipFrame(NamedTuple):
+    """A later frame of a camera, for the clips that wait for it."""
+
+    camera: str
+    frame: int
+    copy: FrameCopy
+
+
+@dataclass(slots=True, eq=False)
+class PendingRecord:
+    """A record on its way to the disk, perhaps still without the last frames of its clip."""
+
+    number: int
+    """In order of submission."""
+    candidate: Candidate
+    """Without its pixels."""
+    region: Region | None
+    pictures: list[Picture]
+    frame: int
+    """The camera's running number of the frame."""
+    deadline_s: float
+    """Monotonic; then it goes to the disk with the frames that it has."""
+    id: str | None = None
+    """Of its record; None until the first attempt to write it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pictures."""
+        return sum(len(picture.data) for picture in self.pictures)
+
+
+class ClipAssembler:
+    """Encodes candidates and gathers their clips.
+
+    Args:
+        encoder: makes pictures.
+        after: frames of a clip after the frame itself.
+        timeout_s: so long a record waits for them.
+    """
+
+    def __init__(
+        self,
+        encoder: PictureEncoder,
+        *,
+        after: int,
+        timeout_s: float,
+        counters: Counters,
+        limited_log: RateLimited,
+    ) -> None:
+        self._encoder, self._after, self._timeout_s = encoder, after, timeout_s
+        self._counters, self._log = counters, limited_log
+        self.open: list[PendingRecord] = []
+        """They wait for frames of their clips."""
+        self.ready: list[PendingRecord] = []
+        """They are complete; whoever takes them empties the list."""
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When the next open record is late; monotonic."""
+        return min((pending.deadline_s for pending in self.open), default=None)
+
+    def begin(self, candidate: Candidate, number: int, frame: int, now_s: float) -> None:
+        """Encode a candidate and the frames before it; :class:`Exception` where the frame itself does not encode."""
+        record = candidate.record
+        region = self._encoder.region(candidate.crop, record.frame_width, record.frame_height)
+        pictures = []
+        if candidate.frame is not None and region is not None:
+            pictures.append(self._picture(candidate.frame, region))
+        elif self._encoder.store != "keypoints":
+            self._counters.add("dropped_pictures_total", reason="outside_frame")
+        pending = PendingRecord(
+            number=number,
+            candidate=replace(candidate, frame=None, before=()),
+            region=region,
+            pictures=pictures,
+            frame=frame,
+            deadline_s=now_s + self._timeout_s,
+        )
+        if pictures:
+            for position, copy in enumerate(reversed(candidate.before), 1):  # the nearest first: they matter most
+                self._extend(pending, -position, copy)
+        (self.open if self._after and pictures else self.ready).append(pending)
+
+    def follow(self, camera: str, frame: int, copy: FrameCopy) -> None:
+        """A later frame of a camera: add it to the clips that it belongs to."""
+        made: dict[Region, Picture] = {}
+        for pending in self.open:
+            if pending.candidate.record.camera == camera and pending.frame < frame <= pending.frame + self._after:
+                self._extend(pending, frame - pending.frame, copy, made)
+        self._close(lambda pending: pending.candidate.record.camera == camera and frame >= pending.frame + self._after)
+
+    def close_late(self, now_s: float) -> None:
+        """Records whose frames did not come in time go without them."""
+        self._close(lambda pending: now_s >= pending.deadline_s)
+
+    def close_below(self, number: int) -> None:
+        """Records of lower numbers go with what they have."""
+        self._close(lambda pending: pending.number < number)
+
+    def _close(self, done: Callable[[PendingRecord], bool]) -> None:
+        self.ready += [pending for pending in self.open if done(pending)]
+        self.open = [pending for pending in self.open if not done(pending)]
+
+    def _extend(
+        self, pending: PendingRecord, position: int, copy: FrameCopy, made: dict[Region, Picture] | None = None
+    ) -> None:
+        """Add a frame of a clip; what goes wrong is counted, and the record goes without it."""
+        region = pending.region
+        assert region is not None
+        try:
+            picture = made.get(region) if made else None
+            if picture is None:
+                picture = self._picture(copy, region)
+                if made is not None:
+                    made[region] = picture
+        except Exception as error:  # encoders raise anything
+            self._counters.add("dropped_pictures_total", reason="encode_error")
+            self._log.error("clip", "a frame of a clip could not be encoded, and is missing: %r", error)
+            return
+        clip_bytes = pending.nbytes - len(pending.pictures[0].data)
+        if clip_bytes + len(picture.data) > CLIP_BYTES:
+            self._counters.add("dropped_pictures_total", reason="clip_bytes")
+            return
+        pending.pictures.append(replace(picture, position=position))
+
+    def _picture(self, copy: FrameCopy, region: Region) -> Picture:
+        picture, fallback = self._encoder.picture(copy, region)
+        if fallback is not None:
+            self._counters.add("fallback_total", what=fallback)
+            self._log.warning(
+                fallback,
+                "simplejpeg is not installed, and %s. Install alpose[cpu]",
+                "Pillow takes its place"
+                if fallback == "jpeg_by_pillow"
+                else "neither is Pillow: frames are kept as PNG",
+            )
+        return picture
+
+
+class QueueWriter:
+    """Writes records, and maintains the file, in a queue that may fail at any time. Used on the disk thread alone.
 
     Args:
         queue: where to.
-        chores: what :meth:`keep_house` calls.
+        maintenance: what :meth:`maintain` calls.
         retry_s: between two attempts after a failure, at first and at most.
     """
 
     def __init__(
         self,
         queue: Queue,
-        chores: Sequence[Callable[[Queue], object]],
+        maintenance: Sequence[Callable[[Queue], object]],
         *,
         retry_s: tuple[float, float],
         counters: Counters,
-        quiet: RateLimited,
+        limited_log: RateLimited,
         monotonic: Callable[[], float],
     ) -> None:
-        self._queue, self._chores, self._retry_s = queue, chores, retry_s
-        self._counters, self._quiet, self._monotonic = counters, quiet, monotonic
+        self._queue, self._maintenance, self._retry_s = queue, maintenance, retry_s
+        self._counters, self._log, self._monotonic = counters, limited_log, monotonic
         self._ids: OrderedDict[int, str] = OrderedDict()
         self._episodes: OrderedDict[int, str] = OrderedDict()
         self._group, self._delay_s = BATCH, 0.0
         self._stale: str | None = None
-        """The reason for which the file has to be opened anew."""
+        """The reason for which the file has to be opened again."""
         self.retry_at_s = 0.0
         """Monotonic; before it no attempt is worth making."""
         self.written = 0
@@ -73,7 +252,7 @@ class Writer:
         self.last_error: tuple[str, int] | None = None
         """In words, and Unix time in ns."""
 
-    def write(self, waiting: Sequence[Pending], *, hurried: bool = False) -> int:
+    def write(self, waiting: Sequence[PendingRecord], *, hurried: bool = False) -> int:
         """One attempt to put the first of some records on the disk, if it is time for one.
 
         Args:
@@ -92,7 +271,7 @@ class Writer:
         except QueueError as error:
             self.failures += 1
             self.obstacle = self._count(error)
-            if error.reason in STALE:
+            if error.reason in REOPEN_LATER:
                 self._stale = error.reason
             self.note(self.obstacle, "frames wait, for the queue cannot be written: %s", error)
             # One at a time from now on: on a disk that is nearly full, one frame may fit where ten do not.
@@ -105,25 +284,25 @@ class Writer:
         self._group = min(2 * self._group, BATCH)
         return done
 
-    def keep_house(self) -> None:
-        """Call every chore once; one that raises is counted, and a file that moved is opened anew."""
-        for chore in self._chores:
+    def maintain(self) -> None:
+        """Do all maintenance once; a task that raises is counted, and a file that moved is opened again."""
+        for task in self._maintenance:
             try:
                 if self._stale is not None:
                     self._reopen(self._stale)
-                chore(self._queue)
+                task(self._queue)
             except QueueError as error:
-                self.note(self._count(error), "the queue's housekeeping waits: %s", error)
-                if error.reason in (*MENDABLE, *STALE):
+                self.note(self._count(error), "the queue's maintenance waits: %s", error)
+                if error.reason in (*REOPEN_AT_ONCE, *REOPEN_LATER):
                     self._stale = error.reason
             except Exception as error:
-                self._counters.add("internal_errors_total", where="chores")
-                self.note("chores", "the queue's housekeeping failed: %r", error)
+                self._counters.add("internal_errors_total", where="maintenance")
+                self.note("maintenance", "the queue's maintenance failed: %r", error)
 
     def note(self, kind: str, message: str, *args: object) -> None:
         """Log an error, and keep it as the last one."""
         self.last_error = (message % args, time.time_ns())
-        self._quiet.error(kind, message, *args)
+        self._log.error(kind, message, *args)
 
     def _put(self, items: Sequence[Item]) -> int:
         """Put all of them in one transaction; :class:`QueueError` where that fails now."""
@@ -132,7 +311,7 @@ class Writer:
         except QueueError:
             raise
         except Exception as error:
-            # One of them is no record. The first alone, so that it holds up nobody else.
+            # One of them is not a record. The first alone, so that it holds up nobody else.
             if len(items) > 1:
                 self._group = 1
                 return self._put(items[:1])
@@ -149,16 +328,16 @@ class Writer:
 
     def _put_somewhere(self, items: Sequence[Item]) -> list[Stored]:
         """Put them where the path leads now, also if that is another file than before."""
-        for cure in (False, True):
+        for again in (False, True):
             try:
                 return self._queue.put_many(items)
             except QueueError as error:
-                if error.reason not in MENDABLE:
+                if error.reason not in REOPEN_AT_ONCE:
                     raise
-                self.note(self._count(error), "the queue is opened anew: %s", error)
+                self.note(self._count(error), "the queue is opened again: %s", error)
                 # Opening finds most damage, and moves the file aside by itself; perhaps another process did. What was
                 # found by writing alone, when the file has just been opened, is moved aside here.
-                self._reopen(error.reason, quarantine=cure and error.reason == "damaged")
+                self._reopen(error.reason, quarantine=again and error.reason == "damaged")
         return self._queue.put_many(items)
 
     def _reopen(self, reason: str, *, quarantine: bool = False) -> None:
@@ -171,7 +350,7 @@ class Writer:
             raise QueueError("moved", str(error)) from error
         self._stale = None
 
-    def _item(self, pending: Pending) -> Item:
+    def _item(self, pending: PendingRecord) -> Item:
         """What the queue is given; a record gets its id with the first attempt, and keeps it."""
         candidate, pictures = pending.candidate, pending.pictures
         if pending.id is None:
@@ -189,7 +368,7 @@ class Writer:
         return record, pictures, tuple(self._ids[number] for number in candidate.supersedes if number in self._ids)
 
     def _count(self, error: QueueError) -> str:
-        reason = WORDS.get(error.reason, error.reason)
+        reason = COUNTED_AS.get(error.reason, error.reason)
         self._counters.add("write_errors_total", reason=reason)
         return reason
 
@@ -197,6 +376,234 @@ class Writer:
 def _remember(known: OrderedDict[int, str], key: int, id: str) -> str:
     """The first id that was given for a key; of too many keys the oldest are forgotten."""
     first = known.setdefault(key, id)
-    while len(known) > MOST_KNOWN:
+    while len(known) > MOST_REMEMBERED:
         known.popitem(last=False)
     return first
+
+
+class RecordingThreads:
+    """The two threads behind a hand-over, and what waits between them.
+
+    Args:
+        queue: where records are written; it stays its owner's.
+        encoder: makes pictures.
+        take: the next item of the hand-over, or None where none came within so many seconds.
+        wake: lets ``take`` return at once.
+        after: frames of a clip after the frame itself.
+        maintenance: called on the disk thread once per ``maintenance_every_s``, and once before it ends. A task that
+            raises is counted, and called again the next time: it must keep what it could not write.
+        submitted: how many frames were handed over so far.
+        dropped: how many frames the hand-over had no room for; logged here, for a log may write to the disk.
+        clip_timeout_s: so long a record waits for the frames after it.
+        retry_s: between two attempts to write, at first and at most.
+        monotonic: seconds.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        encoder: PictureEncoder,
+        *,
+        take: Callable[[float], NewRecord | ClipFrame | None],
+        wake: Callable[[], None],
+        after: int,
+        maintenance: Sequence[Callable[[Queue], object]],
+        maintenance_every_s: float,
+        submitted: Callable[[], int],
+        dropped: Callable[[], int],
+        clip_timeout_s: float,
+        retry_s: tuple[float, float],
+        counters: Counters,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._take, self._wake, self._dropped, self._submitted = take, wake, dropped, submitted
+        self._counters, self._monotonic, self._log = counters, monotonic, RateLimited(log)
+        # Changed on the encoder's thread.
+        self._clips = ClipAssembler(
+            encoder, after=after, timeout_s=clip_timeout_s, counters=counters, limited_log=self._log
+        )
+        self._begun = 0
+        # Changed on the disk thread.
+        self.writer = QueueWriter(
+            queue,
+            (
+                lambda queue: queue.apply_acknowledgements(),
+                lambda queue: queue.tidy(),
+                self._store_counts,
+                *maintenance,
+            ),
+            retry_s=retry_s,
+            counters=counters,
+            limited_log=self._log,
+            monotonic=monotonic,
+        )
+        self._maintenance_every_s, self._maintenance_at_s = maintenance_every_s, monotonic() + maintenance_every_s
+        self._logged, self._stored_counts = 0, dict[str, int]()
+        # Between these two and whoever flushes or closes, under the lock of the condition.
+        self._changed = threading.Condition()
+        self._backlog: list[PendingRecord] = []
+        self._backlog_bytes = 0
+        self._assembled_below = self._settled_below = self._hurry_below = self._waiters = 0
+        self._ending = False
+        self._encoder_thread = threading.Thread(target=self._encode_all, name="alpose-encoder", daemon=True)
+        self._disk_thread = threading.Thread(target=self._write_all, name="alpose-recorder", daemon=True)
+        self._encoder_thread.start()
+        self._disk_thread.start()
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Frames that were submitted and are not on the disk yet, and the bytes of what is encoded of them."""
+        assembled = [*self._clips.open, *self._clips.ready]
+        encoded_bytes = sum(pending.nbytes for pending in assembled) + self._backlog_bytes
+        return self._submitted() - self._begun + len(assembled) + len(self._backlog), encoded_bytes
+
+    def flush(self, timeout_s: float | None) -> bool:
+        """Write all that was submitted now; see :meth:`Recorder.flush`."""
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            submitted, failures = self._submitted(), self.writer.failures
+            self._hurry_below = max(self._hurry_below, submitted)
+            self._waiters += 1
+            self._wake()
+            self._changed.notify_all()
+            # The attempt that is under way may have begun before the last frame came: its failure says nothing.
+            while self._settled_below < submitted and self._disk_thread.is_alive() and (
+                self.writer.failures <= failures + 1 if until_s is None else time.monotonic() < until_s
+            ):  # fmt: skip
+                self._changed.wait(1.0 if until_s is None else min(1.0, max(0.0, until_s - time.monotonic())))
+            self._waiters -= 1
+            return self._settled_below >= submitted
+
+    def end(self, timeout_s: float) -> bool:
+        """End the threads; what still waits is given up, and counted. Whether they have ended within the time."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        self._wake()
+        self._disk_thread.join(timeout_s)
+        return not self._disk_thread.is_alive()
+
+    # The encoder's thread.
+
+    def _encode_all(self) -> None:
+        while not self._ending:
+            with self._going_on():
+                with self._changed:
+                    while self._backlog_bytes >= BACKLOG_BYTES and not self._ending:
+                        self._changed.wait()
+                self._encode_what_came()
+                self._pass_on()
+
+    def _encode_what_came(self) -> None:
+        """Encode what has come, after waiting for the first of it."""
+        pause_s = self._encoder_pause_s()
+        for _ in range(BATCH):
+            item = self._take(pause_s)
+            if item is None:
+                # All that was handed over before a flush has been taken: what a clip lacks now, it will not get.
+                self._clips.close_below(self._hurry_below)
+                break
+            if isinstance(item, NewRecord):
+                self._begin(item)
+                break  # the disk need not wait for the others
+            self._clips.follow(*item)
+            pause_s = 0.0
+        self._clips.close_late(self._monotonic())
+
+    def _encoder_pause_s(self) -> float:
+        """How long it has nothing to do unless something comes."""
+        if self._clips.ready or self._hurry_below > self._assembled_below:
+            return 0.0
+        deadline_s = self._clips.deadline_s
+        return IDLE_S if deadline_s is None else min(max(0.0, deadline_s - self._monotonic()), IDLE_S)
+
+    def _begin(self, item: NewRecord) -> None:
+        try:
+            self._clips.begin(*item, self._monotonic())
+        except Exception as error:  # encoders raise anything
+            self._counters.add("dropped_frames_total", reason="encode_error")
+            self.writer.note("encode_error", "a frame could not be encoded, and is lost: %r", error)
+        self._begun += 1
+
+    def _pass_on(self) -> None:
+        """Hand to the disk thread what is complete."""
+        ready, self._clips.ready = self._clips.ready, []
+        with self._changed:
+            self._backlog += ready
+            self._backlog_bytes += sum(pending.nbytes for pending in ready)
+            self._assembled_below = min((clip.number for clip in self._clips.open), default=self._begun)
+            self._report_progress()
+
+    # The disk thread.
+
+    def _write_all(self) -> None:
+        while not self._ending:
+            with self._going_on():
+                with self._changed:
+                    if not self._ending:
+                        self._changed.wait(self._disk_pause_s())
+                    batch = self._backlog[:BATCH]
+                done = self.writer.write(batch, hurried=self._hurried)
+                with self._changed:
+                    del self._backlog[:done]
+                    self._backlog_bytes -= sum(pending.nbytes for pending in batch[:done])
+                    self._report_progress()
+                self._log_drops()
+                if self._monotonic() >= self._maintenance_at_s:
+                    self._maintain()
+        self._maintain()
+        self._encoder_thread.join()
+        if lost := self.waiting[0]:
+            self._counters.add("dropped_frames_total", lost, reason=self.writer.obstacle or "closed")
+            log.error("%d frames were given up at the end: %s", lost, self.writer.last_error or "there was no time")
+        self._log_drops()
+        self._log.flush(everything=True)
+
+    def _disk_pause_s(self) -> float:
+        """How long nothing has to be done unless something changes."""
+        at_s = self._maintenance_at_s
+        due_s = min(at_s, self.writer.retry_at_s) if self._backlog else at_s
+        return max(0.0, due_s - self._monotonic())
+
+    def _maintain(self) -> None:
+        self.writer.maintain()
+        self._log.flush()
+        self._maintenance_at_s = self._monotonic() + self._maintenance_every_s
+
+    def _store_counts(self, queue: Queue) -> None:
+        """Write into the file how many frames never reached it: whoever harvests it has to know."""
+        for count, n in self._counters.snapshot().items():
+            if count.name != "dropped_frames_total" or (reason := dict(count.labels)["reason"]) in REFUSALS:
+                continue
+            if n > self._stored_counts.get(reason, 0):
+                queue.count(count.name, reason, n - self._stored_counts.get(reason, 0))
+                self._stored_counts[reason] = n
+
+    def _log_drops(self) -> None:
+        dropped = self._dropped()
+        if dropped > self._logged:
+            new, self._logged = dropped - self._logged, dropped
+            self._log.warning("dropped", "%d frames found no room on their way to the queue", new)
+
+    # Both threads.
+
+    @property
+    def _hurried(self) -> bool:
+        """Somebody waits in :meth:`flush`."""
+        return self._waiters > 0 and self._hurry_below > self._settled_below
+
+    def _report_progress(self) -> None:
+        """Tell whoever waits how far recording has come; called under the lock."""
+        oldest = min((pending.number for pending in self._backlog), default=self._assembled_below)
+        self._settled_below = min(oldest, self._assembled_below)
+        self._changed.notify_all()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """A fault of alpose must not end the recording of later frames."""
+        try:
+            yield
+        except Exception as error:
+            self._counters.add("internal_errors_total", where="recorder")
+            self.writer.note("recorder", "the recorder failed, and goes on: %r", error)
+            time.sleep(RETRY_S[0])

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from alpose.runtime.crop import Crop
-from alpose.runtime.queue.candidate import Candidate, Shot
-from alpose.runtime.queue.record import Record
+from alpose.runtime.queue.record import Candidate, FrameCopy, Record
 
 WIDTH, HEIGHT = 64, 48
 
@@ -37,11 +36,11 @@ def make_candidate(sequence: int = 0, **changes: Any) -> Candidate:
         flagged=True,
         inclusion_probability=0.5,
     )
-    values: dict[str, Any] = {"shot": make_shot(sequence), "crop": Crop(15.0, 10.0, 30.0, 16), **changes}
+    values: dict[str, Any] = {"frame": make_shot(sequence), "crop": Crop(15.0, 10.0, 30.0, 16), **changes}
     return Candidate(record=record, sequence=sequence, **values)
 
 
-def make_shot(seed: int) -> Shot:
+def make_shot(seed: int) -> FrameCopy:
     """A frame of noise, taken at the time of the candidate with the same number."""
     noise_HW3 = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    return Shot(10**18 + seed * 10**8, noise_HW3)
+    return FrameCopy(10**18 + seed * 10**8, noise_HW3)

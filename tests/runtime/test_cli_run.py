@@ -246,7 +246,7 @@ def _records(path: Path) -> int:
         return 0
     try:
         with Queue(path, readonly=True) as queue:
-            return queue.facts().records
+            return queue.info().records
     except OSError:  # it is being made
         return 0
 

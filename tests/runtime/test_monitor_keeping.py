@@ -25,7 +25,7 @@ from alpose.runtime.keeper import Before
 from alpose.runtime.moments import FrameClock
 from alpose.runtime.outputs import Outputs
 from alpose.runtime.queue.images import decode
-from alpose.runtime.queue.recorder import Shot
+from alpose.runtime.queue.record import FrameCopy
 from alpose.runtime.stats import Counters
 
 from ..fakes import scripted as fakes
@@ -122,12 +122,12 @@ def test_the_frames_before_are_bounded_in_bytes_over_all_cameras() -> None:
     counters = Counters()
     before = Before(3, 100, counters)
     for number in range(4):
-        before.add("a", Shot(number, np.zeros((2, 5, 3), np.uint8)))
+        before.add("a", FrameCopy(number, np.zeros((2, 5, 3), np.uint8)))
     assert [shot.captured_ns for shot in before.of("a")] == [1, 2, 3]
-    before.add("b", Shot(9, np.zeros((2, 5, 3), np.uint8)))
+    before.add("b", FrameCopy(9, np.zeros((2, 5, 3), np.uint8)))
     assert before.of("b") == ()
-    before.add("a", Shot(4, np.zeros((2, 4, 3), np.uint8)))
-    before.add("a", Shot(5, np.zeros((40, 4, 3), np.uint8)))
+    before.add("a", FrameCopy(4, np.zeros((2, 4, 3), np.uint8)))
+    before.add("a", FrameCopy(5, np.zeros((40, 4, 3), np.uint8)))
     assert before.of("a") == ()
     assert {str(count): n for count, n in counters.snapshot().items()} == {
         "dropped_pictures_total{reason=clip_memory}": 4
@@ -283,13 +283,13 @@ def test_a_queue_that_cannot_be_written_never_reaches_the_app(
             raise QueueError("full", "no room on the disk")
 
         monkeypatch.setattr(queue, "put_many", fails)
-        monkeypatch.setattr(queue, "facts", fails)
+        monkeypatch.setattr(queue, "info", fails)
         with pytest.raises(QueueError):  # at the start it is said
             make(queue)
         monkeypatch.undo()
         monitor = make(queue, Threshold(0))
         monkeypatch.setattr(queue, "put_many", fails)
-        monkeypatch.setattr(queue, "facts", fails)
+        monkeypatch.setattr(queue, "info", fails)
         for number in range(100):
             monitor(frame(number), BOX)
         assert not monitor.flush()

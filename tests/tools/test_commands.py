@@ -17,8 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from alpose.runtime.queue import Picture, Queue
-from alpose.runtime.queue.canonical import PictureFacts
-from alpose.runtime.queue.record import Record
+from alpose.runtime.queue.record import PictureInfo, Record
 from alpose.runtime.skeleton import LSP, MPII, Skeleton
 from alpose.tools import sample
 from alpose.tools.batch import Batch
@@ -145,7 +144,7 @@ def test_select_says_what_it_left_out_and_what_comes_next(tmp_path: Path, monkey
 
 def test_the_pose_is_put_into_the_pictures_pixels() -> None:
     """A crop at half size: the inverse of frame_xy = (image_xy + 0.5) * scale + origin."""
-    facts = PictureFacts(0, 1, "image/jpeg", False, 100, 80, (30.0, 40.0), 2.0, "0" * 64, 1)
+    facts = PictureInfo(0, 1, "image/jpeg", False, 100, 80, (30.0, 40.0), 2.0, "0" * 64, 1)
     image_N2 = np.array([[0.0, 0.0], [99.0, 79.0], [10.25, 3.5]])
     frame_N2 = (image_N2 + 0.5) * facts.scale + facts.origin
 

@@ -94,7 +94,7 @@ def test_delete_says_what_it_did_and_asks_for_nothing(tmp_path: Path) -> None:
     said = call(pull, tmp_path / "q.db", "--into", tmp_path / "inbox", "--delete")
     assert "4 fetched, 4 acknowledged, 4 deleted" in said.output
     with Queue(tmp_path / "q.db", readonly=True) as queue:
-        assert queue.facts().records == 0
+        assert queue.info().records == 0
 
 
 @pytest.mark.parametrize("began", ["nothing", "manifests", "two pictures", "all"])

@@ -21,7 +21,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.queue.canonical import is_hex
+from alpose.runtime.queue.record import is_hex
 from alpose.runtime.skeleton import Skeleton
 
 from ..annotation import HIDDEN, OCCLUDED, VISIBLE, Answer, Answers, Task, check_tasks

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.queue import Record
-from alpose.runtime.queue.canonical import decode, encode
+from alpose.runtime.queue.record import decode, encode
 
 Kit = Any  # of conftest.py, which cannot be imported
 ID = "0199c0ffee007000800000000000000a"

@@ -73,9 +73,9 @@ def test_a_jump_forward_while_it_runs_erases_nothing(kit: Kit, path: Path, clock
         kit.put(queue)
         clock.wall += 3650 * DAY_S * 10**9
         queue.tidy()
-        assert queue.facts().records == 1
+        assert queue.info().records == 1
     with Queue(path, max_age_s=DAY_S, clock=clock) as queue:  # nor at the next start, where it is beyond belief
-        assert queue.facts().records == 1
+        assert queue.info().records == 1
         assert queue.counters()["clock_implausible_total", ""] == 1
 
 
@@ -88,7 +88,7 @@ def test_records_from_before_the_clock_was_set_do_not_age_by_fifty_years(kit: Ki
             unset.pass_s(60)
     with Queue(path, max_age_s=DAY_S, half_life_s=DAY_S, clock=kit.FakeClock()) as queue:
         assert [record.id for record in queue.peek()] == ids
-        facts = queue.facts()
+        facts = queue.info()
         assert facts.oldest_ns is not None
         assert facts.newest_ns is not None
         assert SANE_NS < facts.oldest_ns < facts.newest_ns <= kit.now_ns
@@ -111,7 +111,7 @@ def test_age_limits_go_by_the_queues_clock(kit: Kit, path: Path, clock: Any) -> 
         assert queue.counters()["evicted_total", "age"] == 1
         clock.pass_s(1000)
     with Queue(path, max_age_s=100, clock=clock) as queue:  # opening is a deadline too
-        assert queue.facts().records == 0
+        assert queue.info().records == 0
         assert queue.counters()["evicted_total", "age"] == 2
 
 

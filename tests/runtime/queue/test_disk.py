@@ -68,7 +68,7 @@ def record() -> Iterator[Callable[..., Recorder]]:
     begun: list[tuple[Recorder, Queue]] = []
 
     def start(path: Path, **settings: Any) -> Recorder:
-        names: tuple[str, ...] = ("depth", "chores", "chores_every_s")
+        names: tuple[str, ...] = ("depth", "maintenance", "maintenance_every_s")
         kept = {name: settings.pop(name) for name in names if name in settings}
         for_queue: dict[str, Any] = {"media_type": "image/png", "busy_timeout_s": 0.1, **settings}
         queue = Queue(path, **for_queue)
@@ -311,7 +311,7 @@ def test_a_folder_deleted_underneath_is_waited_for(record: Any, tmp_path: Path) 
 
 def test_housekeeping_finds_a_deleted_file_where_no_frame_comes(record: Any, tmp_path: Path) -> None:
     path = tmp_path / "flagged.db"
-    made = record(path, chores_every_s=0.02)
+    made = record(path, maintenance_every_s=0.02)
     path.unlink()
 
     until(path.exists)
@@ -508,7 +508,7 @@ def test_sealed_crops_pass_through_a_real_queue(record: Any, tmp_path: Path) -> 
         ((found, (picture,)),) = queue.pull()
     assert (found.store, picture.sealed, picture.origin) == ("crop", True, (13.5, 8.5))
     opened = decode(opener(tmp_path / "fleet")(picture.data))
-    assert candidate.shot is not None
-    assert (opened == candidate.shot.rgb_HW3[9:42, 14:47]).all()
+    assert candidate.frame is not None
+    assert (opened == candidate.frame.rgb_HW3[9:42, 14:47]).all()
     raw = b"".join(part.read_bytes() for part in tmp_path.glob("flagged.db*"))
     assert b"\x89PNG" not in raw

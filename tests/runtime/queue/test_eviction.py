@@ -181,14 +181,14 @@ def test_a_control_frame_that_was_flagged_too_competes_on_once_it_left_the_strea
     with small as queue:
         both = kit.put(queue, BIG, control_draw=0.9, flagged=True, failure_probability=1.0).id
         while not (lowered := queue.control_periods()[-1].rate) < 0.9:
-            kit.put(queue, BIG, control_draw=0.01 + 0.0001 * queue.facts().records, flagged=False)
+            kit.put(queue, BIG, control_draw=0.01 + 0.0001 * queue.info().records, flagged=False)
             if queue.counters().get(("control_demoted_total", "")):
                 break
         assert queue.control_periods()[-1].rate <= 0.9, lowered
         assert both in ids(queue)
         late = kit.put(queue, BIG, control_draw=0.95, flagged=True, failure_probability=1.0)
         assert late.kept
-        assert queue.facts().control == sum(
+        assert queue.info().control == sum(
             record.control_draw is not None and record.control_draw < record.control_rate for record in queue.peek()
         )
 
@@ -316,7 +316,7 @@ class Machine(RuleBasedStateMachine):
             assert ranks, "refused although nothing is there that is worth more"
 
     def remember(self) -> None:
-        found = self.queue._file.db.execute("SELECT id, rank, draw FROM record")  # type: ignore[union-attr]
+        found = self.queue._database.db.execute("SELECT id, rank, draw FROM record")  # type: ignore[union-attr]
         self.standing = {id: (rank, draw) for id, rank, draw in found}
 
     @rule(

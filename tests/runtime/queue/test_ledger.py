@@ -124,7 +124,7 @@ def test_what_is_written_for_a_queue_is_applied_by_it(kit: Kit, path: Path) -> N
         acknowledgements.write(path, "mine.json", Acknowledgement(False, {a.id: a.sha256}))
         assert queue.apply_acknowledgements().acknowledged == 1
         for name in ("../x.json", ".hidden.json", "x.txt", "a/b.json"):
-            with pytest.raises(DataError, match="no name"):
+            with pytest.raises(DataError, match="is not a name"):
                 acknowledgements.write(path, name, Acknowledgement(False, {}))
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_chunk_is_told_and_passed_over(path: Path) -> None:
     with Queue(path) as queue:
         for n in range(3):
             queue.add_scores(bytes([n]) * 100, device="d", bundle=BUNDLE, began_ns=n, ended_ns=n, frames=6)
-        queue._file.db.execute("UPDATE score SET data = x'00' WHERE number = 2")  # type: ignore[union-attr]
+        queue._database.db.execute("UPDATE score SET data = x'00' WHERE number = 2")  # type: ignore[union-attr]
         told: list[Any] = []
         assert [chunk.data[0] for chunk in queue.scores(told.append)] == [0, 2]
         assert [damage.row for damage in told] == [2]
@@ -207,12 +207,12 @@ def test_counters_live_as_long_as_the_file(path: Path) -> None:
 
 def test_the_facts_agree_with_what_was_done(kit: Kit, path: Path, clock: Any) -> None:
     with Queue(path, clock=clock) as queue:
-        assert queue.facts().oldest_ns is None
+        assert queue.info().oldest_ns is None
         a = kit.put(queue, 1000)
         clock.pass_s(5)
         b = kit.put(queue, 2000, control_draw=0.5)
         queue.acknowledge([a.id])
-        facts = queue.facts()
+        facts = queue.info()
         assert (facts.records, facts.pulled, facts.control, facts.pictures) == (2, 1, 1, 2)
         assert facts.bytes == a.bytes + b.bytes > 3000
         assert facts.oldest_ns == facts.newest_ns == clock.wall

@@ -23,21 +23,19 @@ from alpose.runtime.bundle.keys import SEALING, generate_key, opener
 from alpose.runtime.counters import Counters
 from alpose.runtime.crop import Crop, cut
 from alpose.runtime.errors import ConfigError, QueueError
-from alpose.runtime.queue import assembly, recorder
-from alpose.runtime.queue.assembly import Pending
-from alpose.runtime.queue.candidate import Candidate, PictureMaker, Shot, kept_region
-from alpose.runtime.queue.facts import Stored
-from alpose.runtime.queue.images import decode
-from alpose.runtime.queue.record import Picture, Record
+from alpose.runtime.queue import recorder, writer
+from alpose.runtime.queue.eviction import Stored
+from alpose.runtime.queue.images import PictureEncoder, decode, kept_region
+from alpose.runtime.queue.queue import Queue
+from alpose.runtime.queue.record import Candidate, FrameCopy, Picture, Record
 from alpose.runtime.queue.recorder import Recorder
-from alpose.runtime.queue.store import Queue
-from alpose.runtime.queue.writer import Writer
+from alpose.runtime.queue.writer import PendingRecord, QueueWriter
 from alpose.runtime.quiet import RateLimited
 
 from ...fakes import candidates
 
 Make = Callable[..., Candidate]
-Shoot = Callable[[int], Shot]
+Shoot = Callable[[int], FrameCopy]
 PATIENCE_S = 20.0
 """Far beyond what anything takes here."""
 
@@ -136,13 +134,13 @@ def until(true: Callable[[], bool]) -> None:
 
 def hold_up(made: Recorder) -> threading.Event:
     """Keep the encoder busy with the first frame, until the event is set."""
-    released, well = threading.Event(), made.maker.picture
+    released, well = threading.Event(), made.encoder.picture
 
-    def picture(shot: Shot, region: Any) -> Any:
+    def picture(copy: FrameCopy, region: Any) -> Any:
         assert released.wait(PATIENCE_S)
-        return well(shot, region)
+        return well(copy, region)
 
-    made.maker.picture = picture  # type: ignore[method-assign]
+    made.encoder.picture = picture  # type: ignore[method-assign]
     return released
 
 
@@ -193,7 +191,7 @@ def test_all_that_waits_goes_in_one_transaction(start: Any, make_candidate: Make
 
     for number in range(1, 8):
         made.submit(make_candidate(number))
-    until(lambda: len(made._backlog) == 8)
+    until(lambda: len(made._threads._backlog) == 8)
     queue.gate.set()
     assert made.flush()
 
@@ -257,8 +255,8 @@ def test_nothing_is_raised_whatever_is_submitted(start: Any, make_candidate: Mak
     made, queue = start()
 
     assert not made.submit(cast(Candidate, None))
-    assert made.submit(make_candidate(1, shot=Shot(0, np.zeros((4, 4), np.uint8))))
-    assert made.submit(make_candidate(2, crop=cast(Crop, "none"), shot=None))
+    assert made.submit(make_candidate(1, frame=FrameCopy(0, np.zeros((4, 4), np.uint8))))
+    assert made.submit(make_candidate(2, crop=cast(Crop, "none"), frame=None))
     assert made.submit(make_candidate(3))
     assert made.flush()
 
@@ -276,7 +274,7 @@ def test_a_record_that_the_queue_cannot_take_holds_up_no_other(start: Any, make_
     poison = dataclasses.replace(poison, record=dataclasses.replace(poison.record, device="poison"))
     for number in range(6):
         made.submit(poison if number == 3 else make_candidate(number))
-    until(lambda: len(made._backlog) == 6)
+    until(lambda: len(made._threads._backlog) == 6)
     queue.gate.set()
     assert made.flush()
 
@@ -339,7 +337,7 @@ def test_what_cannot_be_written_waits_until_it_can(start: Any, make_candidate: M
 def test_while_the_disk_fails_frames_wait_encoded_and_then_drop_by_its_name(
     start: Any, make_candidate: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "BACKLOG_BYTES", 100_000)  # some ten pictures of 9 kB
+    monkeypatch.setattr(writer, "BACKLOG_BYTES", 100_000)  # some ten pictures of 9 kB
     made, queue = start(depth=2)
     queue.fail = [QueueError("full", "no room")] * 10**6
 
@@ -390,12 +388,12 @@ def test_a_folder_that_is_gone_is_waited_for(start: Any, make_candidate: Make) -
 
 def test_attempts_become_rarer_and_transactions_small_and_large_again(make_candidate: Make) -> None:
     now_s, counters, queue = [0.0], Counters(), Scripted()
-    writer = Writer(
+    writer = QueueWriter(
         cast(Queue, queue), (), retry_s=(1.0, 5.0), counters=counters,
-        quiet=RateLimited(logging.getLogger("test")), monotonic=lambda: now_s[0],
+        limited_log=RateLimited(logging.getLogger("test")), monotonic=lambda: now_s[0],
     )  # fmt: skip
     candidate = make_candidate()
-    items = [Pending(number, candidate, None, [], 0, 0.0) for number in range(10)]
+    items = [PendingRecord(number, candidate, None, [], 0, 0.0) for number in range(10)]
     queue.put_many = lambda items: [Stored("", True, None, "", 1)] * len(items)  # type: ignore[method-assign]
     well = queue.put_many
 
@@ -437,7 +435,7 @@ def test_close_gives_up_what_cannot_be_written_and_says_so(
 
 def test_a_fault_of_ours_ends_nothing(start: Any, make_candidate: Make) -> None:
     made, queue = start()
-    well, faults = made._assembly.close_late, [1, 2]
+    well, faults = made._threads._clips.close_late, [1, 2]
 
     def close_late(now_s: float) -> None:
         if faults:
@@ -445,7 +443,7 @@ def test_a_fault_of_ours_ends_nothing(start: Any, make_candidate: Make) -> None:
             raise KeyError("a bug")
         well(now_s)
 
-    made._assembly.close_late = close_late
+    made._threads._clips.close_late = close_late
     made.submit(make_candidate())
 
     assert made.flush(PATIENCE_S)
@@ -453,17 +451,17 @@ def test_a_fault_of_ours_ends_nothing(start: Any, make_candidate: Make) -> None:
     assert counts(made, "internal_errors_total") == {"recorder": 2}
 
 
-# Chores.
+# Maintenance.
 
 
-def test_chores_are_done_once_a_minute_and_at_the_end(start: Any, make_candidate: Make) -> None:
+def test_maintenance_is_done_once_a_minute_and_at_the_end(start: Any, make_candidate: Make) -> None:
     now_s, done = [0.0], []
 
     def chore(queue: Queue) -> None:
         done.append(now_s[0])
         raise KeyError("always")
 
-    made, queue = start(chores=(chore,), monotonic=lambda: now_s[0])
+    made, queue = start(maintenance=(chore,), monotonic=lambda: now_s[0])
     made.submit(make_candidate())
     made.flush()
     assert done == []
@@ -476,22 +474,22 @@ def test_chores_are_done_once_a_minute_and_at_the_end(start: Any, make_candidate
 
     assert done == [60.0, 120.0, 130.0]
     assert queue.kept_house == 3
-    assert counts(made, "internal_errors_total") == {"chores": 3}
+    assert counts(made, "internal_errors_total") == {"maintenance": 3}
 
 
-def test_chores_find_a_file_that_moved_also_where_no_frame_comes(start: Any) -> None:
+def test_maintenance_find_a_file_that_moved_also_where_no_frame_comes(start: Any) -> None:
     def chore(queue: Any) -> None:
         if not queue.reopened:
             raise QueueError("moved", "gone")
 
-    made, queue = start(chores=(chore,), chores_every_s=0.01)
+    made, queue = start(maintenance=(chore,), maintenance_every_s=0.01)
 
     until(lambda: queue.reopened == [False])
     assert counts(made, "write_errors_total") == {"moved": 1}
 
 
 def test_the_file_learns_of_frames_that_never_reached_it(start: Any, make_candidate: Make) -> None:
-    made, queue = start(chores_every_s=0.01)
+    made, queue = start(maintenance_every_s=0.01)
     queue.refuse = {"big": "too_large"}  # counts it itself
     made.submit(make_candidate(camera="big"))
     made.submit(cast(Candidate, None))
@@ -512,7 +510,7 @@ def test_a_clip_has_the_frames_around_the_frame(start: Any, make_candidate: Make
     taken = []
 
     def frame(number: int, camera: str = "a") -> bool:
-        def take() -> Shot:
+        def take() -> FrameCopy:
             taken.append((camera, number))
             return shot(number)
 
@@ -563,10 +561,10 @@ def test_a_clip_that_lost_a_frame_keeps_the_places_of_the_others(start: Any, mak
     made.submit(make_candidate(0))
     made.follow("", lambda: shot(1))
 
-    def broken() -> Shot:
+    def broken() -> FrameCopy:
         raise MemoryError
 
-    assert not made.follow("", lambda: Shot(0, cast(Any, None)))
+    assert not made.follow("", lambda: FrameCopy(0, cast(Any, None)))
     assert made.follow("", lambda: shot(3))
     until(lambda: made.state.written == 1)
 
@@ -577,7 +575,7 @@ def test_a_clip_that_lost_a_frame_keeps_the_places_of_the_others(start: Any, mak
 def test_a_clip_is_bounded_and_its_frame_comes_first(
     start: Any, make_candidate: Make, shot: Shoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "CLIP_BYTES", 30_000)  # three pictures of 9 kB
+    monkeypatch.setattr(writer, "CLIP_BYTES", 30_000)  # three pictures of 9 kB
     made, queue = start(clip=(9, 0))
 
     made.submit(make_candidate(0, before=tuple(shot(number) for number in range(9))))
@@ -631,7 +629,7 @@ def test_a_crop_is_what_the_net_saw_and_nothing_else(
     rng = np.random.default_rng(seed)
     frame_HW3 = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
     crop = Crop(x0, y0, side, size_px)
-    maker = PictureMaker(store="crop", media_type="image/png", quality=90, long_side=None, seal_to=None)
+    maker = PictureEncoder(store="crop", media_type="image/png", quality=90, long_side=None, seal_to=None)
 
     region = maker.region(crop, 64, 48)
 
@@ -644,14 +642,14 @@ def test_a_crop_is_what_the_net_saw_and_nothing_else(
     reach = max(crop.scale, 1) - crop.scale / 2  # the filter's; the rest is whole pixels
     assert left > min(x0 - reach - 1, 62)
     assert right < max(x0 + side + reach + 2, 2)
-    picture, _ = maker.picture(Shot(0, frame_HW3), region)
+    picture, _ = maker.picture(FrameCopy(0, frame_HW3), region)
     # Whether the camera's thread copied the frame or the region alone, the bytes are the same.
-    alone, _ = maker.picture(Shot(0, frame_HW3[top:bottom, left:right].copy(), (left, top)), region)
+    alone, _ = maker.picture(FrameCopy(0, frame_HW3[top:bottom, left:right].copy(), (left, top)), region)
     assert alone.data == picture.data
     # What lies outside has no influence on a single bit.
     other_HW3 = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
     other_HW3[top:bottom, left:right] = frame_HW3[top:bottom, left:right]
-    assert maker.picture(Shot(0, other_HW3), region)[0].data == picture.data
+    assert maker.picture(FrameCopy(0, other_HW3), region)[0].data == picture.data
     # And it is enough: the net's input comes out again.
     black_HW3 = np.zeros_like(frame_HW3)
     black_HW3[top:bottom, left:right] = decode(picture.data)
@@ -701,7 +699,7 @@ def test_keypoints_alone_hold_no_picture_even_where_one_is_handed_over(
 
     made.submit(make_candidate(0, before=(shot(1),)))
     made.follow("", lambda: shot(2))
-    made.submit(make_candidate(1, shot=None))
+    made.submit(make_candidate(1, frame=None))
     assert made.flush()
 
     assert [(record.store, len(pictures)) for record, pictures, _ in queue.records] == [("keypoints", 0)] * 2
@@ -734,7 +732,7 @@ def test_a_frame_that_cannot_be_sealed_is_never_kept_open(start: Any, make_candi
     def fail(data: bytes) -> bytes:
         raise RuntimeError("no entropy")
 
-    made.maker._seal = fail
+    made.encoder._seal = fail
     made.submit(make_candidate())
     assert made.flush()
 
@@ -755,7 +753,7 @@ def test_a_forked_child_neither_hangs_nor_writes(start: Any, make_candidate: Mak
             try:
                 good = (
                     not made.submit(make_candidate(1))
-                    and not made.follow("", lambda: cast(Shot, None))
+                    and not made.follow("", lambda: cast(FrameCopy, None))
                     and not made.flush(1)
                     and made.close()
                     and counts(made, "dropped_frames_total") == {"forked": 1}

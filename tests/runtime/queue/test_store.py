@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from alpose.runtime.errors import AlposeError, ConfigError, DataError, DataNotFoundError, QueueError
-from alpose.runtime.queue import Queue, acknowledgements, schema
+from alpose.runtime.queue import Queue, acknowledgements, tables
 from alpose.runtime.queue.acknowledgements import Acknowledgement
-from alpose.runtime.queue.file import Transaction, translate
-from alpose.runtime.queue.rows import PLACES
+from alpose.runtime.queue.database import Transaction, translate
+from alpose.runtime.queue.tables import PLACES
 
 Kit = Any
 MB = 1 << 20
@@ -72,9 +72,9 @@ def test_the_file_is_what_its_specification_says(kit: Kit, path: Path) -> None:
         assert pragmas == {"application_id": 0x414C5051, "user_version": 1, "journal_mode": "wal", "auto_vacuum": 2,
                            "page_size": 8192}  # fmt: skip
     with Queue(path) as queue:
-        db = queue._file.db  # type: ignore[union-attr]
-        assert schema.pragma(db, "synchronous") == 2
-        assert schema.pragma(db, "secure_delete") == 1
+        db = queue._database.db  # type: ignore[union-attr]
+        assert tables.pragma(db, "synchronous") == 2
+        assert tables.pragma(db, "secure_delete") == 1
 
 
 def test_erased_pictures_are_overwritten_in_every_file(path: Path, kit: Kit) -> None:
@@ -110,7 +110,7 @@ def test_states_go_one_way(kit: Kit, path: Path) -> None:
         counters = queue.counters()
         assert counters["acknowledged_total", ""] == 2
         assert counters["deleted_total", "pulled"] == counters["deleted_total", "queued"] == 1
-        with pytest.raises(DataError, match="no id"):
+        with pytest.raises(DataError, match="is not the id"):
             queue.delete(["../../x"])
 
 
@@ -126,7 +126,7 @@ def test_peeking_orders_by_time_and_by_value_and_reads_no_picture(kit: Kit, path
         for order in ("time", "value"):  # batches of any size join without a seam
             whole = [record.id for record in queue.peek(order=order)]
             assert all([r.id for r in queue.iterate(order=order, batch=n)] == whole for n in (1, 2, 3, 4, 5))
-        queue._file.db.execute("DROP TABLE picture")  # type: ignore[union-attr]
+        queue._database.db.execute("DROP TABLE picture")  # type: ignore[union-attr]
         assert len(queue.peek()) == 4
 
 
@@ -153,7 +153,7 @@ def test_purge_takes_what_all_conditions_say(kit: Kit, path: Path, clock: Any) -
         assert [record.id for record in queue.peek()] == [other, new]
         assert queue.purge(ids=[old, new], device="car-17") == 1
         assert queue.purge(everything=True) == 1
-        assert queue.facts().records == 0
+        assert queue.info().records == 0
         assert queue.counters()["purged_total", ""] == 3
         assert path.stat().st_size < 200_000
 
@@ -175,7 +175,7 @@ def test_a_record_that_contradicts_itself_stops_the_group_before_anything_is_wri
         good, bad = kit.record(queue.new_id()), kit.record(queue.new_id(), place="\0")
         with pytest.raises(DataError, match="place"):
             queue.put_many([(good, [], ()), (bad, [], ())])
-        assert queue.facts().records == 0
+        assert queue.info().records == 0
 
 
 # --- damage
@@ -197,7 +197,7 @@ def test_a_damaged_row_neither_stops_the_others_nor_passes_for_whole(kit: Kit, p
         told.clear()
         assert [r.id for r, _ in queue.pull(ids, on_damage=told.append)] == [ids[0], ids[4]]
         assert [damage.id for damage in told] == ids[1:4]
-        for id, says in zip(ids[1:4], ("sha256", "is not the one", "missing"), strict=True):
+        for id, says in zip(ids[1:4], ("sha256", "does not belong", "missing"), strict=True):
             with pytest.raises(DataError, match=says):
                 queue.pictures(id)
         report = queue.check()
@@ -231,13 +231,13 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(kit: Kit, path: Path,
         Queue(path, on_damage="raise")
     assert path.read_bytes() == was
     with Queue(path) as queue:
-        assert queue.facts().records == 0
+        assert queue.info().records == 0
         assert queue.counters()["quarantined_total", ""] == 1
         kit.put(queue)
         [aside] = [p for p in path.parent.iterdir() if ".damaged-" in p.name and not p.name.endswith(("-wal", "-shm"))]
         assert aside.read_bytes() == was
     with Queue(path) as queue:
-        assert queue.facts().records == 1
+        assert queue.info().records == 1
 
 
 def test_somebody_elses_database_is_left_alone(kit: Kit, path: Path) -> None:
@@ -315,20 +315,20 @@ def test_a_file_that_is_deleted_underneath_is_noticed_at_the_next_write(kit: Kit
         queue.reopen()
         assert kit.put(queue).kept
         # A log without a name is still copied into the file when it is closed.
-        assert queue.facts().records == (2 if gone == "-wal" else 1)
+        assert queue.info().records == (2 if gone == "-wal" else 1)
 
 
 def test_a_file_that_is_deleted_during_the_commit_is_noticed(
     kit: Kit, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Queue(path) as queue:
-        count = schema.count
+        count = tables.count
 
         def count_and_unlink(*args: Any) -> None:
             count(*args)
             path.unlink(missing_ok=True)
 
-        monkeypatch.setattr(schema, "count", count_and_unlink)
+        monkeypatch.setattr(tables, "count", count_and_unlink)
         with fails("moved"):
             kit.put(queue)
 
@@ -469,7 +469,7 @@ def test_two_processes_begin_a_file_and_write_it_at_once(path: Path) -> None:
         assert counters["stored_total", ""] == sum(told.values())
         assert len(kept) == counters["stored_total", ""] - counters["evicted_total", "full"]
         assert counters["evicted_total", "full"] > 10  # the bound was really in force
-        times = [row[0] for row in queue._file.db.execute("SELECT put_ns FROM record ORDER BY seq")]  # type: ignore[union-attr]
+        times = [row[0] for row in queue._database.db.execute("SELECT put_ns FROM record ORDER BY seq")]  # type: ignore[union-attr]
         assert times == sorted(times)
         assert queue.check().ok
 
@@ -481,7 +481,7 @@ def test_what_another_process_erases_between_two_transactions_is_counted_once(
     """A verb whose work does not fit into the log at once lets others in between its transactions."""
     with Queue(path, max_bytes=4 * MB) as queue, Queue(path, max_bytes=4 * MB) as other:
         stored = [kit.put(queue, size=150_000) for _ in range(3)]
-        afford = Transaction.afford
+        afford = Transaction.reserve
         met = 0
 
         def let_in(self: Transaction, pages: int) -> bool:
@@ -496,7 +496,7 @@ def test_what_another_process_erases_between_two_transactions_is_counted_once(
 
         ids = [one.id for one in stored]
         with monkeypatch.context() as patch:
-            patch.setattr(Transaction, "afford", let_in)
+            patch.setattr(Transaction, "reserve", let_in)
             if verb == "put":
                 kit.put(queue, size=1000, supersedes=(stored[0].id,))
             elif verb == "large put":  # together with the one that it replaces beyond what the log can take
@@ -512,7 +512,7 @@ def test_what_another_process_erases_between_two_transactions_is_counted_once(
         assert met
         counters = queue.counters()
         gone = sum(n for (name, _), n in counters.items() if name in ("evicted_total", "deleted_total", "purged_total"))
-        assert counters["stored_total", ""] - gone == queue.facts().records
+        assert counters["stored_total", ""] - gone == queue.info().records
 
 
 def test_threads_take_turns_on_one_queue(kit: Kit, path: Path) -> None:
@@ -533,7 +533,7 @@ def test_threads_take_turns_on_one_queue(kit: Kit, path: Path) -> None:
         for thread in threads:
             thread.join(60)
         assert not errors
-        assert queue.facts().records == 45
+        assert queue.info().records == 45
 
 
 def test_a_queue_does_not_survive_a_fork(path: Path) -> None:

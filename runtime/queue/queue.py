@@ -1,0 +1,531 @@
+"""The queue: a bounded SQLite file of records and their pictures. ``runtime/QUEUE.md`` is its specification.
+
+The rules are elsewhere: of reading and writing the file in ``database.py``, of who is admitted and who goes when it is
+full in ``eviction.py``, of a record's bytes in ``record.py``, of what lies beside the records in ``ledger.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from ..errors import ConfigError, DataError, QueueError
+from . import acknowledgements, eviction, ledger, recovery, tables
+from .acknowledgements import Acknowledgement, Applied
+from .clock import Clock, time_ordered_id
+from .database import Database, SharedDatabase, Transaction, log
+from .eviction import Policy, Prepared, Stored
+from .ledger import BundleInfo, ScoreChunk, Tally
+from .record import MAX_PICTURES, MEDIA_TYPES, STORES, Picture, Record, encode
+from .recovery import CheckReport
+from .tables import ControlPeriod, Damage, Found, Order
+
+Item = tuple[Record, Sequence[Picture], Sequence[str]]
+"""A record, its pictures, and the ids that it supersedes."""
+
+OnDamage = Callable[[Damage], None]
+
+FREE_PAGES_KEPT = 512
+"""Free pages that :meth:`Queue.tidy` leaves in the file: they are used again soon."""
+
+BATCH = 256
+"""Manifests that one read of :meth:`Queue.iterate` fetches: near a third of a megabyte."""
+
+UPDATE_PAGES = 6
+"""Most pages that changing a record's state changes: its own, and one in each index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueInfo:
+    """The state of a queue at one moment."""
+
+    path: str
+    records: int
+    """In all states."""
+    pulled: int
+    """Records that were acknowledged, and not deleted yet."""
+    control: int
+    """Queued records of the control stream."""
+    pictures: int
+    bytes: int
+    """Bytes of manifests and pictures."""
+    file_bytes: int
+    """Length of the database file, free pages included."""
+    wal_bytes: int
+    """Length of the write-ahead log."""
+    max_bytes: int
+    """The bound on the two above together."""
+    oldest_ns: int | None
+    """Unix time, by the queue's clock, of the oldest record that is still queued."""
+    newest_ns: int | None
+    control_periods: tuple[ControlPeriod, ...]
+    counters: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(name, reason) → how often, over the life of the file."""
+
+
+class Queue(SharedDatabase):
+    """A queue's file, open. Opening makes it where it is not there.
+
+    Every verb that writes returns when what it wrote is synced to the disk: it survives ``kill -9`` and a power cut.
+    One connection stands behind a Queue and a lock before it, so threads may share one and take turns. Other processes
+    open their own. A Queue does not survive a fork.
+
+    Args:
+        path: of the file; ``-wal`` and ``-shm`` lie beside it while it is open, acknowledgements in ``<path>.ack``.
+        max_bytes: bound on file and log together, at least 4 MiB. It holds for what this Queue writes: give all
+            writers of a file the same.
+        max_age_s: by the queue's clock; older records are erased. None keeps them.
+        half_life_s: in which a record's worth halves. A property of the file: the last to open it decides.
+        store, quality, media_type, long_side, seal_to, clip: how frames are to be encoded. The queue carries them for
+            the recorder.
+        busy_timeout_s: how long to wait for other writers.
+        on_damage: ``quarantine`` moves a damaged file aside and begins a new one; ``raise`` leaves it.
+        readonly: change nothing, neither the file nor its folder.
+        clock: for tests.
+
+    Raises:
+        QueueError: see its ``reason``. Every verb may raise it.
+        DataError: what was given to a verb contradicts itself.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_bytes: int = 256 << 20,
+        max_age_s: float | None = None,
+        half_life_s: float = eviction.DEFAULT_HALF_LIFE_S,
+        store: str = "full",
+        quality: int = 90,
+        media_type: str = "image/jpeg",
+        long_side: int = 1920,
+        seal_to: str | Path | None = None,
+        clip: tuple[int, int] = (0, 0),
+        busy_timeout_s: float = 5.0,
+        on_damage: Literal["quarantine", "raise"] = "quarantine",
+        readonly: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        _require(store in STORES, f"store must be one of {', '.join(STORES)}, got {store!r}")
+        _require(media_type in MEDIA_TYPES, f"media_type must be one of {', '.join(MEDIA_TYPES)}, got {media_type!r}")
+        _require(1 <= quality <= 100, f"quality must be from 1 to 100, got {quality}")
+        _require(long_side >= 16, f"long_side must be at least 16 px, got {long_side}")
+        whole = isinstance(clip, (tuple, list)) and all(isinstance(frames, int) for frames in clip)
+        _require(whole and len(clip) == 2 and min(clip) >= 0, f"clip is (frames before, frames after), got {clip}")
+        _require(sum(clip) < MAX_PICTURES, f"a clip has at most 255 frames beside its own, got {clip}")
+        _require(busy_timeout_s >= 0, f"busy_timeout_s must not be negative, got {busy_timeout_s}")
+        _require(on_damage in ("quarantine", "raise"), f"on_damage must be 'quarantine' or 'raise', got {on_damage!r}")
+        self.store, self.quality, self.media_type, self.long_side = store, quality, media_type, long_side
+        self.seal_to, self.clip, self.max_age_s = seal_to, clip, max_age_s
+        super().__init__(
+            Path(path),
+            max_bytes=max_bytes,
+            policy=Policy(half_life_s, max_age_s),
+            busy_timeout_s=busy_timeout_s,
+            on_damage=on_damage,
+            readonly=readonly,
+            clock=clock or Clock(),
+        )
+
+    def new_id(self) -> str:
+        """An id for a new record: UUIDv7 layout, on the queue's clock."""
+        return time_ordered_id(self.now_ns())
+
+    def now_ns(self) -> int:
+        """Unix time by the queue's clock, which never runs backwards while the file lives.
+
+        It waits for nobody: a camera loop may ask while another thread is writing.
+        """
+        database = self._database
+        if database is None:
+            raise QueueError("closed", f"{self.path}: the queue was closed")
+        return database.clock.now_ns()
+
+    def put(self, record: Record, pictures: Sequence[Picture] = (), *, supersedes: Sequence[str] = ()) -> Stored:
+        """Store a record. Returns after the sync; see :class:`Stored` for what became of it.
+
+        ``supersedes``: ids that this record takes the place of (an episode's worse frames). In the same transaction
+        they are erased where they are still queued, and counted as evicted; a control record stays.
+        """
+        return self.put_many([(record, pictures, supersedes)])[0]
+
+    def put_many(self, items: Iterable[Item]) -> list[Stored]:
+        """Store several records with one sync, or with a few where they do not fit into the log at once.
+
+        A record that contradicts itself is a :class:`DataError` before anything is written.
+        """
+        prepared = [Prepared(*item, encode(item[0], item[1])) for item in items]
+        superseded = set(tables.checked_ids(id for item in prepared for id in item.supersedes))
+        with self._use() as database, database.transaction() as transaction:
+            eviction.evict_expired(database, transaction, self._policy)
+            stored = [eviction.put(database, transaction, self._policy, item) for item in prepared]
+            # One of them may have had to make room for a later one.
+            return [eviction.outcome_now(transaction.db, one, superseded) for one in stored]
+
+    def acknowledge(self, ids: Iterable[str]) -> int:
+        """Somebody has these records safe. Returns how many were queued until now; unknown ids are passed over."""
+        listed = tables.checked_ids(ids)
+        with self._use() as database, database.transaction() as transaction:
+            done = 0
+            for id in listed:
+                transaction.reserve(UPDATE_PAGES)
+                change = "UPDATE record SET state = 'pulled' WHERE id = ? AND state = 'queued'"
+                done += transaction.db.execute(change, (id,)).rowcount
+                transaction.consume(UPDATE_PAGES)
+            tables.count(transaction.db, "acknowledged_total", "", done)
+            eviction.end_control_period(transaction)
+            return done
+
+    def delete(self, ids: Iterable[str], *, force: bool = False) -> int:
+        """Erase records that were acknowledged; with ``force`` also others. Returns how many.
+
+        The bytes are overwritten with the next checkpoint, :meth:`tidy` at the latest.
+        """
+        listed = tables.checked_ids(ids)
+        with self._use() as database, database.transaction() as transaction:
+            done = 0
+            for id in listed:
+                row = tables.by_id(transaction.db, id)
+                if row is not None and (force or row.state == "pulled"):
+                    done += eviction.erase(database, transaction, row, "deleted_total", row.state)
+            eviction.end_control_period(transaction)
+            return done
+
+    def purge(
+        self,
+        *,
+        older_than_s: float | None = None,
+        everything: bool = False,
+        camera: str | None = None,
+        device: str | None = None,
+        ids: Iterable[str] | None = None,
+    ) -> int:
+        """Erase records, whatever their state, and see to it that their bytes are gone from the disk's files.
+
+        The conditions that are given all have to hold; ``everything`` stands alone and takes the score log too. Returns
+        how many records were erased. :class:`QueueError` with the reason ``held`` where they were, and a reader keeps
+        the old bytes from being overwritten: purge again.
+        """
+        listed = None if ids is None else tables.checked_ids(ids)
+        given = [value is not None for value in (older_than_s, camera, device, listed)]
+        _require(any(given) != everything, "say what to purge: conditions, or everything")
+        where, values = ["1"], list[object]()
+        for column, wanted in (("camera", camera), ("device", device)):
+            if wanted is not None:
+                where.append(f"{column} = ?")
+                values.append(wanted)
+        with self._use() as database:
+            with database.transaction() as transaction:
+                if older_than_s is not None:
+                    where.append("put_ns < ?")
+                    values.append(int(transaction.now_ns - older_than_s * 1e9))
+                done = 0
+                for row in list(tables.matching(transaction.db, " AND ".join(where), values, listed)):
+                    done += eviction.erase(database, transaction, row, "purged_total", "")
+                if everything:
+                    ledger.erase_scores(database, transaction)
+                eviction.end_control_period(transaction)
+            database.shrink(keep=0)
+            if not database.empty_log():
+                raise QueueError(
+                    "held",
+                    f"{database.path}: {done} records are erased, but a reader holds the file: until it is done, and purge "
+                    "is called again, their bytes are still in it",
+                )
+            return done
+
+    def count(self, name: str, reason: str = "", n: int = 1) -> None:
+        """Raise a counter that lives in the file."""
+        with self._use() as database, database.transaction() as transaction:
+            tables.count(transaction.db, name, reason, n)
+
+    def device_id(self, make: Callable[[], str]) -> str:
+        """The id of the device that this file lives on: the one that it was given first, or one that is made now."""
+        with self._use() as database, database.transaction() as transaction:
+            transaction.db.execute("INSERT OR IGNORE INTO meta VALUES ('device_id', ?)", (make(),))
+            return str(transaction.db.execute("SELECT value FROM meta WHERE key = 'device_id'").fetchone()[0])
+
+    def add_bundle(self, sha256: str, name: str, facts: Mapping[str, Any]) -> None:
+        """Keep what is needed to read a bundle's records later: skeleton, crop rule, calibration; JSON values."""
+        with self._use() as database, database.transaction() as transaction:
+            ledger.add_bundle(database, transaction, sha256, name, facts)
+
+    def add_scores(
+        self, data: bytes, *, device: str, camera: str = "", bundle: str, began_ns: int, ended_ns: int, frames: int
+    ) -> None:
+        """Append a chunk to the score log; the oldest chunks go when the log is over its share of the queue."""
+        with self._use() as database:
+            most = ledger.largest_chunk(database)
+            if len(data) > most:
+                raise DataError(f"a chunk of {len(data)} bytes for a score log of this queue: at most {most} in one")
+            with database.transaction() as transaction:
+                pages, cost = database.bounds.taken(len(data), 1), database.bounds.cost(len(data), 1)
+                ledger.evict_scores(database, transaction, self._policy, len(data))
+                full = eviction.make_room(database, transaction, pages, cost, None)
+                if full is not None:
+                    tables.count(transaction.db, "evicted_scores_total", full)
+                    return
+                ledger.add_scores(
+                    transaction, ScoreChunk(0, device, camera, bundle, began_ns, ended_ns, frames, bytes(data))
+                )
+                transaction.consume(cost)
+
+    def tally(
+        self,
+        *,
+        device: str,
+        camera: str = "",
+        bundle: str,
+        at_ns: int,
+        frames: int = 0,
+        flagged: int = 0,
+        control: int = 0,
+        kept: int = 0,
+    ) -> None:
+        """Add to the frames that were seen in the hour of ``at_ns`` (Unix time)."""
+        hour_ns = at_ns - at_ns % ledger.HOUR_NS
+        with self._use() as database, database.transaction() as transaction:
+            ledger.tally(database, transaction, Tally(device, camera, bundle, hour_ns, frames, flagged, control, kept))
+
+    def apply_acknowledgements(self) -> Applied:
+        """Apply the files in ``<path>.ack`` and remove them; doing it twice does it once."""
+        applied = Applied()
+        with self._use() as database:
+            for name in acknowledgements.waiting(self.path):
+                try:
+                    said = acknowledgements.read(self.path, name)
+                except FileNotFoundError:
+                    continue  # Another process was faster.
+                except DataError as error:
+                    applied = applied.plus(Applied(refused=((name, str(error)),)))
+                    log.warning("queue %s: acknowledgement %s %s: set aside", self.path, name, error)
+                    with suppress(FileNotFoundError):
+                        acknowledgements.refuse(self.path, name)
+                    continue
+                with database.transaction() as transaction:
+                    applied = applied.plus(_apply(database, transaction, said))
+                acknowledgements.done(self.path, name)
+            if applied.refused:
+                self.count("acknowledgement_refused_total", "", len(applied.refused))
+        return applied
+
+    def tidy(self) -> None:
+        """What is due once a minute: age limits, free pages back to the disk, the log into the file.
+
+        The last one also lets those see the newest records who copy the file alone.
+        """
+        with self._use() as database:
+            with database.transaction() as transaction:
+                eviction.evict_expired(database, transaction, self._policy)
+                ledger.evict_scores(database, transaction, self._policy)
+                ledger.evict_tallies(transaction, self._policy)
+            database.shrink(keep=FREE_PAGES_KEPT)
+            database.checkpoint()
+
+    # Reading: nothing below changes a byte, and nothing holds the file for long.
+
+    def peek(self, limit: int | None = None, *, order: Order = "time", state: str | None = "queued") -> list[Record]:
+        """Manifests, verified, without touching a picture: the oldest first, or the most valuable.
+
+        Damaged rows are passed over and logged; :meth:`iterate` can tell of them and :meth:`check` lists them.
+        """
+        found = list[Record]()
+        for record in self.iterate(order=order, state=state, batch=min(limit or BATCH, BATCH)):
+            if limit is not None and len(found) >= limit:
+                break
+            found.append(record)
+        return found
+
+    def iterate(
+        self,
+        *,
+        order: Order = "time",
+        state: str | None = "queued",
+        on_damage: OnDamage | None = None,
+        batch: int = BATCH,
+    ) -> Iterator[Record]:
+        """Manifests one after the other, with a batch of them in memory.
+
+        Between two batches nothing is held, so a slow consumer is in nobody's way; what is put or erased meanwhile may
+        or may not come. Damaged rows go to ``on_damage``, or into the log.
+        """
+        if order not in ("time", "value"):
+            raise ConfigError(f"order must be 'time' or 'value', got {order!r}")
+        after: Found | None = None
+        while True:
+            with self._use() as database, database.read() as db:
+                found = tables.batch(db, order=order, state=state, after=after, limit=batch)
+            for one in found:
+                if one.record is not None:
+                    yield one.record
+                elif one.damage is not None:
+                    (on_damage or self._log_damage)(one.damage)
+            if len(found) < batch:
+                return
+            after = found[-1]
+
+    def get(self, ids: Iterable[str]) -> list[Record]:
+        """The records of these ids, in their order; unknown and damaged ones are left out."""
+        found = list[Record]()
+        for id in tables.checked_ids(ids):
+            with self._use() as database, database.read() as db:
+                one = tables.read(db, id)
+            if one is not None and one.record is not None:
+                found.append(one.record)
+            elif one is not None and one.damage is not None:
+                self._log_damage(one.damage)
+        return found
+
+    def pictures(self, id: str) -> list[Picture]:
+        """A record's pictures, hash-checked; :class:`DataError` where the record is unknown or anything is damaged."""
+        [id] = tables.checked_ids([id])
+        with self._use() as database, database.read() as db:
+            found = tables.read(db, id)
+            if found is None:
+                raise DataError(f"{database.path} has no record {id}: it was evicted, deleted, or never there")
+            if found.damage is not None:
+                raise DataError(f"{database.path}, record {id}: {found.damage.problem}")
+            try:
+                return tables.read_pictures(db, found)
+            except DataError as error:
+                raise DataError(f"{database.path}, record {id}: {error}") from None
+
+    def pull(
+        self, ids: Iterable[str] | None = None, *, limit: int | None = None, on_damage: OnDamage | None = None
+    ) -> list[tuple[Record, list[Picture]]]:
+        """Records with their pictures, every hash verified. Their state does not change: see :meth:`acknowledge`.
+
+        Args:
+            ids: which; unknown ones are left out. None takes the most valuable of those that are queued.
+            limit: of them, at most; the pictures are all held in memory.
+            on_damage: told of every record that is left out because it is damaged; the log is, where this is None.
+        """
+        if ids is None:
+            ids = [record.id for record in self.peek(limit, order="value")]
+        pulled = list[tuple[Record, list[Picture]]]()
+        for id in tables.checked_ids(ids)[:limit]:
+            with self._use() as database, database.read() as db:
+                found = tables.read(db, id)
+                if found is None:
+                    continue
+                damage = found.damage
+                try:
+                    pictures = tables.read_pictures(db, found)
+                except DataError as error:
+                    damage = Damage(id, found.seq, str(error))
+            if found.record is not None and damage is None:
+                pulled.append((found.record, pictures))
+            elif damage is not None:
+                (on_damage or self._log_damage)(damage)
+        return pulled
+
+    def info(self) -> QueueInfo:
+        """The queue in numbers."""
+        with self._use() as database, database.read() as db:
+            records, pulled, control, pictures, content = db.execute(
+                "SELECT count(*), coalesce(sum(state = 'pulled'), 0), "
+                "coalesce(sum(state = 'queued' AND draw IS NOT NULL), 0), coalesce(sum(pictures), 0), "
+                "coalesce(sum(bytes), 0) FROM record"
+            ).fetchone()
+            oldest, newest = (
+                tables.select(db, f"WHERE state = 'queued' ORDER BY seq {way}") for way in ("ASC", "DESC")
+            )
+            return QueueInfo(
+                path=str(self.path),
+                records=records,
+                pulled=pulled,
+                control=control,
+                pictures=pictures,
+                bytes=content,
+                file_bytes=tables.pragma(db, "page_count") * database.bounds.page_bytes,
+                wal_bytes=database.wal_bytes(),
+                max_bytes=database.bounds.max_bytes,
+                oldest_ns=oldest.put_ns if oldest else None,
+                newest_ns=newest.put_ns if newest else None,
+                control_periods=tables.control_periods(db),
+                counters=tables.counters(db),
+            )
+
+    def counters(self) -> dict[tuple[str, str], int]:
+        """(name, reason) → how often, over the life of the file."""
+        with self._use() as database, database.read() as db:
+            return tables.counters(db)
+
+    def control_periods(self) -> tuple[ControlPeriod, ...]:
+        """Over which stretches of time the control stream stood for which rate."""
+        with self._use() as database, database.read() as db:
+            return tables.control_periods(db)
+
+    def bundles(self) -> list[BundleInfo]:
+        """Facts of every bundle that wrote into the queue."""
+        with self._use() as database, database.read() as db:
+            return ledger.bundles(db)
+
+    def scores(self, on_damage: OnDamage | None = None) -> Iterator[ScoreChunk]:
+        """The score log, oldest chunk first, hash-checked."""
+        after = -1
+        while True:
+            with self._use() as database, database.read() as db:
+                chunk = ledger.next_scores(db, after)
+            if chunk is None:
+                return
+            if isinstance(chunk, Damage):
+                after = chunk.row
+                (on_damage or self._log_damage)(chunk)
+            else:
+                after = chunk.number
+                yield chunk
+
+    def tallies(self) -> list[Tally]:
+        """Frames seen, per hour, device, camera and bundle; oldest first."""
+        with self._use() as database, database.read() as db:
+            return list(ledger.tallies(db))
+
+    def check(self) -> CheckReport:
+        """Look at every page, row and hash. Reads the whole file."""
+        with self._use() as database:
+            return recovery.check_database(database)
+
+    def _log_damage(self, damage: Damage) -> None:
+        log.warning("queue %s: row %d (record %s): %s", self.path, damage.row, damage.id, damage.problem)
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _apply(database: Database, transaction: Transaction, said: Acknowledgement) -> Applied:
+    """Do what an acknowledgement file says, for the records that are the ones it means."""
+    acknowledged = deleted = unknown = 0
+    mismatched = list[str]()
+    db = transaction.db
+    for id, sha256 in said.records.items():
+        row = tables.by_id(db, id)
+        if row is None:
+            unknown += 1
+        elif row.sha256 != sha256:
+            mismatched.append(id)
+        elif said.delete:
+            deleted += eviction.erase(database, transaction, row, "deleted_total", "acknowledged")
+        elif row.state == "queued":
+            transaction.reserve(UPDATE_PAGES)
+            db.execute("UPDATE record SET state = 'pulled' WHERE seq = ?", (row.seq,))
+            transaction.consume(UPDATE_PAGES)
+            acknowledged += 1
+    tables.count(db, "acknowledged_total", "", acknowledged)
+    tables.count(db, "acknowledgement_mismatch_total", "", len(mismatched))
+    eviction.end_control_period(transaction)
+    return Applied(1, acknowledged, deleted, unknown, tuple(mismatched), ())
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)

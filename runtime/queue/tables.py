@@ -1,0 +1,299 @@
+"""The tables of the queue's file, version 1, and records and pictures as their rows.
+
+``QUEUE.md`` says what each column means and why the tables are cut so. Every function works inside the caller's
+transaction or read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import DataError
+from .record import Encoded, Picture, PictureInfo, Record, decode, is_hex
+
+APPLICATION_ID = 0x414C5051
+"""``ALPQ``, in the file's header: a database with another one belongs to somebody else."""
+
+VERSION = 1
+"""``user_version``. A reader refuses a file with a larger one."""
+
+PAGE_BYTES = 8192
+
+PLACES = 256
+"""A picture's key is its record's number times this, plus its place in the manifest's list: no index is needed."""
+
+STATEMENTS = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE TABLE counter (name TEXT, reason TEXT, n INTEGER NOT NULL, PRIMARY KEY (name, reason)) WITHOUT ROWID",
+    "CREATE TABLE record ("
+    "seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, put_ns INTEGER NOT NULL, state TEXT NOT NULL, "
+    "worth REAL NOT NULL, rank REAL NOT NULL, draw REAL, flagged INTEGER NOT NULL, period INTEGER NOT NULL, device TEXT NOT NULL, "
+    "camera TEXT NOT NULL, bytes INTEGER NOT NULL, pictures INTEGER NOT NULL, sha256 TEXT NOT NULL, "
+    "manifest TEXT NOT NULL, arrays BLOB NOT NULL)",
+    "CREATE INDEX record_rank ON record (rank, state, draw)",
+    "CREATE INDEX record_control ON record (draw, bytes) WHERE draw IS NOT NULL AND state = 'queued'",
+    "CREATE TABLE picture (key INTEGER PRIMARY KEY, data BLOB NOT NULL)",
+    "CREATE TABLE bundle (sha256 TEXT PRIMARY KEY, name TEXT NOT NULL, facts TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE control (period INTEGER PRIMARY KEY, began_ns INTEGER NOT NULL, ended_ns INTEGER, rate REAL NOT NULL)",
+    "CREATE TABLE score ("
+    "number INTEGER PRIMARY KEY, put_ns INTEGER NOT NULL, device TEXT NOT NULL, camera TEXT NOT NULL, "
+    "bundle TEXT NOT NULL, began_ns INTEGER NOT NULL, ended_ns INTEGER NOT NULL, frames INTEGER NOT NULL, "
+    "bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, data BLOB NOT NULL)",
+    "CREATE TABLE tally ("
+    "hour_ns INTEGER, device TEXT, camera TEXT, bundle TEXT, frames INTEGER NOT NULL, flagged INTEGER NOT NULL, "
+    "control INTEGER NOT NULL, kept INTEGER NOT NULL, PRIMARY KEY (hour_ns, device, camera, bundle)) WITHOUT ROWID",
+)
+"""In this order, in one transaction: the root pages are then the same in every file, which ``recover`` builds on."""
+
+Order = Literal["time", "value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One row that is not what was written."""
+
+    id: str | None
+    """None where not even that can be read."""
+    row: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPeriod:
+    """A stretch of the control stream between two times at which it was harvested empty."""
+
+    number: int
+    began_ns: int
+    ended_ns: int | None
+    """None for the period that goes on."""
+    rate: float
+    """The smallest draw that was evicted in it, 1 where none was: the records of the period that have a smaller draw
+    are a simple random sample at min(rate when drawn, this)."""
+
+
+def create(db: sqlite3.Connection, now_ns: int) -> None:
+    """Fill an empty database, inside the caller's transaction."""
+    for statement in STATEMENTS:
+        db.execute(statement)
+    db.execute("INSERT INTO meta VALUES ('created_ns', ?), ('clock_ns', ?)", (now_ns, now_ns))
+    db.execute("INSERT INTO control (began_ns, rate) VALUES (?, 1.0)", (now_ns,))
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def is_empty(db: sqlite3.Connection) -> bool:
+    """Whether nobody has written a table into the database yet; one of alpose is empty before its first transaction."""
+    owner, version = pragma(db, "application_id"), pragma(db, "user_version")
+    return owner == 0 and version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+
+
+def problem(db: sqlite3.Connection) -> str | None:
+    """Which table is missing or differs from :data:`STATEMENTS`; None where all are there and nothing acts on its own."""
+    found = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE type IN ('table', 'index')")}
+    missing = [statement.split(" (")[0] for statement in STATEMENTS if statement not in found]
+    if missing:
+        return f"{', '.join(missing)} is not in it as it was written"
+    if db.execute("SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchone()[0]:
+        return "it has triggers or views, and a queue has none"
+    return None
+
+
+def pragma(db: sqlite3.Connection, name: str) -> int:
+    """The whole number that a pragma answers."""
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def count(db: sqlite3.Connection, name: str, reason: str = "", n: int = 1) -> None:
+    """Raise a counter inside the caller's transaction."""
+    if n:
+        db.execute(
+            "INSERT INTO counter VALUES (?, ?, ?) ON CONFLICT (name, reason) DO UPDATE SET n = n + excluded.n",
+            (name, reason, n),
+        )
+
+
+def counters(db: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    """(name, reason) → how often."""
+    return {(name, reason): n for name, reason, n in db.execute("SELECT name, reason, n FROM counter ORDER BY 1, 2")}
+
+
+def control_periods(db: sqlite3.Connection) -> tuple[ControlPeriod, ...]:
+    """The periods of the control stream, oldest first."""
+    query = "SELECT period, began_ns, ended_ns, rate FROM control ORDER BY period"
+    return tuple(ControlPeriod(*row) for row in db.execute(query))
+
+
+# What eviction decides by.
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The columns of a record that say whether it may stay."""
+
+    seq: int
+    id: str
+    put_ns: int
+    state: str
+    rank: float
+    draw: float | None
+    flagged: bool
+    bytes: int
+    pictures: int
+    sha256: str
+
+
+_ROW = "seq, id, put_ns, state, rank, draw, flagged, bytes, pictures, sha256"
+
+
+def select(db: sqlite3.Connection, clause: str, values: Sequence[object] = ()) -> Row | None:
+    """The first row that a clause of alpose's own making (WHERE … ORDER BY …) finds."""
+    found = db.execute(f"SELECT {_ROW} FROM record {clause} LIMIT 1", tuple(values)).fetchone()
+    if found is None:
+        return None
+    seq, id, put_ns, state, rank, draw, flagged, content, pictures, sha256 = found
+    return Row(seq, id, put_ns, state, rank, draw, bool(flagged), content, pictures, sha256)
+
+
+def by_id(db: sqlite3.Connection, id: str) -> Row | None:
+    """The row of an id."""
+    return select(db, "WHERE id = ?", (id,))
+
+
+def matching(db: sqlite3.Connection, where: str, values: Sequence[object], ids: Sequence[str] | None) -> Iterator[Row]:
+    """Rows for which a condition of alpose's own making holds, in order; only of these ids, where there are any."""
+    after = -1
+    wanted = None if ids is None else set(ids)
+    while (row := select(db, f"WHERE {where} AND seq > ? ORDER BY seq", (*values, after))) is not None:
+        after = row.seq
+        if wanted is None or row.id in wanted:
+            yield row
+
+
+def insert(
+    db: sqlite3.Connection,
+    record: Record,
+    encoded: Encoded,
+    pictures: Sequence[Picture],
+    *,
+    put_ns: int,
+    worth: float,
+    rank: float,
+    draw: float | None,
+    period: int,
+) -> None:
+    """Write a record and its pictures."""
+    columns = {
+        "id": record.id,
+        "put_ns": put_ns,
+        "state": "queued",
+        "worth": worth,
+        "rank": rank,
+        "draw": draw,
+        "flagged": int(record.flagged),
+        "period": period,
+        "device": record.device,
+        "camera": record.camera,
+        "bytes": content_bytes(encoded, pictures),
+        "pictures": len(pictures),
+        "sha256": encoded.sha256,
+        "manifest": encoded.manifest.decode(),
+        "arrays": encoded.arrays,
+    }
+    query = f"INSERT INTO record ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    seq = db.execute(query, tuple(columns.values())).lastrowid
+    assert seq is not None
+    for place, picture in enumerate(pictures):
+        db.execute("INSERT INTO picture VALUES (?, ?)", (seq * PLACES + place, picture.data))
+
+
+def remove(db: sqlite3.Connection, row: Row) -> None:
+    """Erase a record and its pictures; ``secure_delete`` writes zeros over them."""
+    first = row.seq * PLACES
+    db.execute("DELETE FROM picture WHERE key BETWEEN ? AND ?", (first, first + PLACES - 1))
+    db.execute("DELETE FROM record WHERE seq = ?", (row.seq,))
+
+
+def content_bytes(encoded: Encoded, pictures: Sequence[Picture]) -> int:
+    """Bytes of a record's manifest, arrays and pictures."""
+    return len(encoded.manifest) + len(encoded.arrays) + sum(len(picture.data) for picture in pictures)
+
+
+# What readers get.
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row as it was read: a record, or what is wrong with it."""
+
+    seq: int
+    rank: float
+    record: Record | None
+    pictures: tuple[PictureInfo, ...]
+    damage: Damage | None
+
+
+_READ = (
+    "seq, rank, id, state, sha256, CAST(manifest AS BLOB), arrays, "
+    "(SELECT rate FROM control WHERE control.period = record.period)"
+)
+
+
+def batch(db: sqlite3.Connection, *, order: Order, state: str | None, after: Found | None, limit: int) -> list[Found]:
+    """The next manifests behind ``after``; no picture is touched."""
+    where, values = ["1"], list[object]()
+    if state is not None:
+        where.append("state = ?")
+        values.append(state)
+    if after is not None and order == "time":
+        where.append("seq > ?")
+        values.append(after.seq)
+    elif after is not None:
+        where.append("(rank < ? OR rank = ? AND seq < ?)")
+        values += [after.rank, after.rank, after.seq]
+    by = "seq" if order == "time" else "rank DESC, seq DESC"
+    query = f"SELECT {_READ} FROM record WHERE {' AND '.join(where)} ORDER BY {by} LIMIT ?"
+    return [_found(*row) for row in db.execute(query, (*values, limit))]
+
+
+def read(db: sqlite3.Connection, id: str) -> Found | None:
+    """One record's manifest."""
+    row = db.execute(f"SELECT {_READ} FROM record WHERE id = ?", (id,)).fetchone()
+    return None if row is None else _found(*row)
+
+
+def read_pictures(db: sqlite3.Connection, found: Found) -> list[Picture]:
+    """A record's pictures, compared with the hashes in its manifest; :class:`DataError` where one differs."""
+    pictures = []
+    for place, info in enumerate(found.pictures):
+        row = db.execute("SELECT data FROM picture WHERE key = ?", (found.seq * PLACES + place,)).fetchone()
+        if row is None or not isinstance(row[0], bytes):
+            raise DataError(f"the picture at position {info.position} is missing")
+        pictures.append(info.joined(row[0]))
+    return pictures
+
+
+def _found(
+    seq: int, rank: float, id: object, state: object, sha256: object, manifest: object, arrays: object, rate: object
+) -> Found:
+    try:
+        if not (isinstance(manifest, bytes) and isinstance(arrays, bytes) and isinstance(sha256, str)):
+            raise DataError("a column has another type than it was written with")
+        rate = rate if isinstance(rate, float) else 1.0
+        record, pictures = decode(manifest, arrays, sha256, state=str(state), control_rate=rate)
+        if record.id != id:
+            raise DataError(f"the row's id is not the manifest's, {record.id}")
+    except DataError as error:
+        return Found(seq, rank, None, (), Damage(id if isinstance(id, str) else None, seq, str(error)))
+    return Found(seq, rank, record, pictures, None)
+
+
+def checked_ids(ids: Iterable[str]) -> list[str]:
+    """Ids as a list without repetitions; :class:`DataError` for a text that is not an id."""
+    listed = list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
+    for id in listed:
+        if not is_hex(id, 32):
+            raise DataError(f"{str(id)[:100]!r} is not the id of a record: expected 32 hex digits in lower case")
+    return listed
