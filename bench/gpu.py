@@ -24,16 +24,16 @@ from torch import nn
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import write_json
+from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import exists
 from alpose.trainer.cli import DEFAULT_METHODS
 from alpose.trainer.cli_options import default_cache
-from alpose.trainer.cycles import run_cycles
 from alpose.trainer.data.sources import find
 from alpose.trainer.device import Machine, machine
 from alpose.trainer.metrics import ProfileName
 from alpose.trainer.presets import Preset, Recipe, preset
 from alpose.trainer.results import Results
-from alpose.trainer.run import CyclesConfig
+from alpose.trainer.run import RunConfig
 
 from ._bundle import measure_bundle
 from ._bundle import show as show_bundle
@@ -259,9 +259,9 @@ def seeds_within(
     return took
 
 
-def stage_config(chosen: Preset, *, tiny: bool, profile: ProfileName, seeds: int) -> CyclesConfig:
+def stage_config(chosen: Preset, *, tiny: bool, profile: ProfileName, seeds: int) -> RunConfig:
     """Failure detection of the default methods, as ``alpose-train cycles --select-only`` would be asked for it."""
-    return CyclesConfig(
+    return RunConfig(
         dataset="synthetic" if tiny else "lsp", preset="smoke" if tiny else "paper", recipe=chosen.recipe,
         methods=tuple(DEFAULT_METHODS.split(",")), seeds=seeds, stages=1, budget=chosen.budget,  # type: ignore[arg-type]
         initial=chosen.initial, sizes=chosen.sizes, profile=profile, select_only=True,
@@ -282,7 +282,7 @@ def stage_one(
         began = time.monotonic()
         config = stage_config(chosen, tiny=tiny, profile=profile, seeds=seed + 1)
         theirs = bases if bases and exists(bases / f"seed-{seed}" / "base") else None
-        results = run_cycles(config, folder, used, data_root=data_root, cache=cache, bases=theirs)
+        results = run_benchmark(config, folder, used, data_root=data_root, cache=cache, bases=theirs)
         seconds.append(time.monotonic() - began)
         result = {"bench": "gpu stage 1", "tiny": tiny, "machine": results.environment, "run_folder": str(folder),
                   "seconds_per_seed_now": seconds, "summary": summary(results), "config": results.config,

@@ -144,13 +144,13 @@ def cycles(
     alpose-train cycles --dataset lsp --data-root DATA --preset laptop --select-only --out runs/lsp
     torchrun --nproc-per-node 8 -m alpose.trainer cycles --dataset lsp --preset paper --out runs/paper
     """
-    from .cycles import run_cycles
+    from .benchmark import run_benchmark
     from .device import machine
     from .egl import EglConfig
     from .options import ScoreOptions
     from .presets import preset, with_net
     from .report import write_report
-    from .run import CyclesConfig
+    from .run import RunConfig
 
     if select_only and stages not in (None, 1):
         raise ConfigError(f"--select-only stops after the selection of stage 1: leave out --stages {stages}")
@@ -163,7 +163,7 @@ def cycles(
     heads = replace(recipe.heads, **{k: v for k, v in (("how", how), ("pairing", pairing)) if v})
     recipe = replace(recipe, heads=heads, pose=replace(recipe.pose, compile=compile_),
                      retrain=replace(recipe.retrain, compile=compile_))  # fmt: skip
-    config = CyclesConfig(
+    config = RunConfig(
         dataset=dataset, preset=preset_name, recipe=recipe, profile=profile, start=start, select_only=select_only,
         egl=EglConfig.parse(egl), scores=ScoreOptions.parse(scores),
         methods=tuple(name.strip() for name in methods.split(",") if name.strip()),  # type: ignore[misc]
@@ -173,7 +173,7 @@ def cycles(
     )  # fmt: skip
     folder = folder or default_out(dataset)
     used = machine(device, precision)
-    run_cycles(
+    run_benchmark(
         config, folder, used, data_root=data_root, cache=cache or default_cache(), bases=bases, executor=executor
     )
     if used.leads:

@@ -18,12 +18,13 @@ import torch
 
 from . import checkpoint
 from .auxiliary import mean_distance
+from .base_model import new_model, train
 from .data.crops import Crops
 from .data.records import Floats
 from .models.hourglass import STRIDE
 from .results import stage_folder
 from .resume import discard
-from .run import Run, new_model, train
+from .run import Run
 from .scoring import Scored, score
 
 METHOD = "ensemble-nets"

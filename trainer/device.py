@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,6 +41,11 @@ class DeviceContext:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
+    @property
+    def precision(self) -> Precision:
+        """What another process is told to compute in the same precision."""
+        return "fp32" if self.dtype == torch.float32 else "bf16"
+
     def autocast(self) -> torch.autocast:
         """Context of a forward pass."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -49,6 +54,12 @@ class DeviceContext:
         """Until every process has come this far."""
         if self.world > 1:
             distributed.barrier()
+
+    def once(self, act: Callable[..., object], *arguments: object) -> None:
+        """Let the leading process alone do something, such as write a file; the others wait for it."""
+        if self.leads:
+            act(*arguments)
+        self.wait()
 
 
 Machine = DeviceContext

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError
 
-from .bases import SCORED
+from .base_model import SCORED
 from .models.heads import EPCK, HEADS, HeadName
 from .report.facts import Facts, facts_of, lookup
 from .results import Results, Scores, load_npz, stage_folder

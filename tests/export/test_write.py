@@ -27,12 +27,12 @@ from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 from alpose.runtime.skeleton import LSP, MPII
 from alpose.trainer import checkpoint
-from alpose.trainer.cycles import run_cycles
+from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import machine
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.presets import preset
-from alpose.trainer.run import CyclesConfig
+from alpose.trainer.run import RunConfig
 from alpose.trainer.scoring import score
 
 # The smoke preset's net knows next to nothing: half of its poses are off by more than this share of the crop.
@@ -47,12 +47,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     small = preset("smoke")
-    config = CyclesConfig(
+    config = RunConfig(
         dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random", "ll++", "ll++conv"), seeds=1,
         stages=1, budget=8, initial=small.initial, sizes=small.sizes, select_only=True,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("run")
-    run_cycles(config, folder, machine("cpu", "fp32"), data_root=None, cache=cache)
+    run_benchmark(config, folder, machine("cpu", "fp32"), data_root=None, cache=cache)
     return folder / "seed-0" / "base"
 
 

@@ -31,8 +31,8 @@ from alpose.trainer.auxiliary import (
     skeleton_likelihood,
     train_auxiliary,
 )
+from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import PoseModel
-from alpose.trainer.cycles import run_cycles
 from alpose.trainer.data.benchmarks import Sizes, load_benchmark
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import Machine
@@ -40,7 +40,7 @@ from alpose.trainer.heatmaps import draw
 from alpose.trainer.models.auxiliary import AUXILIARY, AuxiliaryConfig, AuxiliaryName, tree_of
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.presets import preset
-from alpose.trainer.run import CyclesConfig
+from alpose.trainer.run import RunConfig
 from alpose.trainer.samplers import Method
 from alpose.trainer.scoring import Scored, score
 from alpose.trainer.training import HeadsHow, HeadTraining
@@ -415,10 +415,10 @@ def test_damaged_facts_of_auxiliary_heads_are_an_error(damage: Any, model: PoseM
 # --- In a benchmark
 
 
-def config(*methods: Method, how: HeadsHow) -> CyclesConfig:
+def config(*methods: Method, how: HeadsHow) -> RunConfig:
     small = preset("smoke")
     recipe = replace(small.recipe, heads=replace(small.recipe.heads, how=how))
-    return CyclesConfig(
+    return RunConfig(
         dataset="synthetic", preset="smoke", recipe=recipe, methods=methods, seeds=1, stages=1, budget=8, initial=32,
         sizes=Sizes(initial=32, pool=24, test=8), select_only=False,
     )  # fmt: skip
@@ -430,9 +430,9 @@ def test_methods_added_later_leave_the_pose_net_and_the_rows_as_they_were(
 ) -> None:
     """Also where loss heads learn beside the pose net: auxiliary heads never do."""
     go = {"folder": tmp_path / "run", "machine": cpu, "data_root": None, "cache": tmp_path / "cache"}
-    before = run_cycles(config("ll++", how=how), **go)  # type: ignore[arg-type]
+    before = run_benchmark(config("ll++", how=how), **go)  # type: ignore[arg-type]
     pose = state(checkpoint.load(tmp_path / "run/seed-0/base").pose)
-    after = run_cycles(config("ll++", "vl4pose", "ensemble", how=how), **go)  # type: ignore[arg-type]
+    after = run_benchmark(config("ll++", "vl4pose", "ensemble", how=how), **go)  # type: ignore[arg-type]
 
     base = checkpoint.load(tmp_path / "run/seed-0/base")
     assert equal(state(base.pose), pose)
@@ -463,7 +463,7 @@ def test_vl4pose_without_links_is_refused_before_training(
     monkeypatch.setattr(run_module, "load_benchmark", lambda *_: replace(whole, people=people, test=test))
 
     with pytest.raises(ConfigError, match=r"vl4pose judges the lengths of links.*--methods"):
-        run_cycles(config("vl4pose", how="frozen"), tmp_path, cpu, data_root=None, cache=tmp_path / "cache")
+        run_benchmark(config("vl4pose", how="frozen"), tmp_path, cpu, data_root=None, cache=tmp_path / "cache")
     assert not list(tmp_path.rglob("model.json"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer.bases import Base
+from alpose.trainer.base_model import BaseModel
 from alpose.trainer.cli import DEFAULT_METHODS, MORE_METHODS, main
 from alpose.trainer.samplers import METHODS, check_known
 from alpose.trainer.scoring import Scored
@@ -70,7 +70,7 @@ def command(out: Path, cache: Path, *arguments: str) -> Any:
 def test_what_cannot_be_is_refused_on_one_line_and_leaves_no_run_behind(
     arguments: list[str], said: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alpose.trainer.run.train_pose", None)  # would fail if called
+    monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
     result = command(tmp_path / "run", cache, *arguments)
 
     assert result.exit_code == 1
@@ -85,11 +85,11 @@ def test_scores_that_cannot_choose_are_refused_before_anything_is_selected(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Constant ones, and embeddings that are not numbers: known after the scoring, and named."""
-    base = Base.scored
+    base = BaseModel.scored
 
     def damaged(**columns: Any) -> Any:
-        def scored(self: Any, heads: Any) -> tuple[Scored, float]:
-            found, seconds = base(self, heads)
+        def scored(self: Any) -> tuple[Scored, float]:
+            found, seconds = base(self)
             return replace(
                 found, **{name: change(getattr(found, name).copy()) for name, change in columns.items()}
             ), seconds
@@ -107,7 +107,7 @@ def test_scores_that_cannot_choose_are_refused_before_anything_is_selected(
         ("egl++-lle", {"coarsest_ND": nan}, "2 of 64 embeddings of the pool are not finite (first at row 8)"),
     ]
     for method, columns, said in cases:
-        monkeypatch.setattr(Base, "scored", damaged(**columns))
+        monkeypatch.setattr(BaseModel, "scored", damaged(**columns))
         result = command(tmp_path / "run", cache, "--methods", method, "--select-only")
         assert result.exit_code == 1
         assert said in result.output

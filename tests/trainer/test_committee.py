@@ -8,24 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alpose.trainer import checkpoint, committee
-from alpose.trainer import run as run_module
+from alpose.trainer import base_model, checkpoint, committee
+from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.committee import member_seed
-from alpose.trainer.cycles import run_cycles
 from alpose.trainer.data.benchmarks import Sizes
 from alpose.trainer.device import Machine
 from alpose.trainer.options import ScoreOptions
 from alpose.trainer.presets import preset
 from alpose.trainer.results import Results, Scores
-from alpose.trainer.run import CyclesConfig, open_run
+from alpose.trainer.run import RunConfig, open_run
 from alpose.trainer.scoring import score
 
 STAGES = "seed-0/ensemble-nets"
 
 
-def config() -> CyclesConfig:
+def config() -> RunConfig:
     small = preset("smoke")
-    return CyclesConfig(
+    return RunConfig(
         dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("ensemble-nets",), seeds=1, stages=2,
         budget=4, initial=16, sizes=Sizes(initial=16, pool=16, test=8), scores=ScoreOptions(members=3),
     )  # fmt: skip
@@ -34,7 +33,7 @@ def config() -> CyclesConfig:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, cpu: Machine) -> tuple[Path, Results]:
     folder = tmp_path_factory.mktemp("committee")
-    return folder, run_cycles(config(), folder / "run", cpu, data_root=None, cache=folder / "cache")
+    return folder, run_benchmark(config(), folder / "run", cpu, data_root=None, cache=folder / "cache")
 
 
 def test_the_score_is_how_far_apart_the_nets_find_a_joint(whole: tuple[Path, Results], cpu: Machine) -> None:
@@ -75,7 +74,7 @@ def test_members_that_are_there_are_not_trained_again_and_lost_ones_end_the_same
 ) -> None:
     """Stopped in the second stage, after the first of its members."""
     trained: list[str] = []
-    train = run_module.train
+    train = base_model.train
 
     def watched(*args: Any, **options: Any) -> Any:
         trained.append(options["what"])
@@ -86,7 +85,7 @@ def test_members_that_are_there_are_not_trained_again_and_lost_ones_end_the_same
     monkeypatch.setattr(committee, "train", watched)
 
     def go() -> Results:
-        return run_cycles(config(), tmp_path / "run", cpu, data_root=None, cache=whole[0] / "cache")
+        return run_benchmark(config(), tmp_path / "run", cpu, data_root=None, cache=whole[0] / "cache")
 
     with pytest.raises(KeyboardInterrupt):
         go()

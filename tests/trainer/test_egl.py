@@ -17,8 +17,8 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.trainer import checkpoint, egl, lle
 from alpose.trainer import run as run_module
 from alpose.trainer.affinities import conditional
+from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import PoseModel
-from alpose.trainer.cycles import run_cycles
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.benchmarks import load_benchmark
 from alpose.trainer.data.crops import Crops, prepare
@@ -28,7 +28,7 @@ from alpose.trainer.heatmaps import draw, to_cells
 from alpose.trainer.objectives import heatmap_mse
 from alpose.trainer.presets import preset
 from alpose.trainer.results import Scores, load_npz, save_npz
-from alpose.trainer.run import CyclesConfig, claim
+from alpose.trainer.run import RunConfig, claim
 from alpose.trainer.scoring import Scored, score
 
 FEW = EglConfig(neighbours=4, perplexity=3.0, rank=None)
@@ -250,9 +250,9 @@ def test_options_are_read_from_the_command_line() -> None:
             EglConfig.parse(text)
 
 
-def cycles_config(**changes: Any) -> CyclesConfig:
+def cycles_config(**changes: Any) -> RunConfig:
     small = preset("smoke")
-    plain = CyclesConfig(
+    plain = RunConfig(
         dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("egl++",), seeds=1, stages=1,
         budget=small.budget, initial=small.initial, sizes=small.sizes, select_only=True,
     )  # fmt: skip
@@ -268,7 +268,7 @@ def test_too_few_lenders_are_refused_before_training(
     people = replace(whole.people, labelled_NJ=labelled_NJ, visible_NJ=labelled_NJ & whole.people.visible_NJ)
     monkeypatch.setattr(run_module, "load_benchmark", lambda *_: replace(whole, people=people))
     with pytest.raises(ConfigError, match=r"egl\+\+ needs at least 30 labelled people.*there are 29.*--initial"):
-        run_cycles(cycles_config(), tmp_path, cpu, data_root=None, cache=tmp_path / "cache")
+        run_benchmark(cycles_config(), tmp_path, cpu, data_root=None, cache=tmp_path / "cache")
     assert not list(tmp_path.rglob("model.json"))
 
 
@@ -286,7 +286,7 @@ def test_a_folder_of_other_options_is_refused_and_an_older_one_goes_on(tmp_path:
 
 def test_a_run_selects_the_highest_and_scores_of_an_older_version_are_made_again(tmp_path: Path, cpu: Machine) -> None:
     few = cycles_config(egl=replace(FEW, rank=1))
-    results = run_cycles(few, tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
+    results = run_benchmark(few, tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
 
     base = tmp_path / "run/seed-0/base"
     stored = Scores.load(tmp_path / "run/seed-0/egl++/stage-1/scores.npz")
@@ -304,5 +304,5 @@ def test_a_run_selects_the_highest_and_scores_of_an_older_version_are_made_again
     del older["coarsest_ND"]
     save_npz(base / "scored.npz", older)
     (tmp_path / "run/seed-0/egl++/stage-1/row.json").unlink()
-    again = run_cycles(few, tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
+    again = run_benchmark(few, tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
     assert replace(again.rows[0], score_seconds=0.0) == replace(results.rows[0], score_seconds=0.0)

@@ -11,7 +11,7 @@ import torch
 
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.auxiliary import auxiliary_score, new_auxiliary
-from alpose.trainer.bases import Base
+from alpose.trainer.base_model import BaseModel
 from alpose.trainer.checkpoint import PoseModel, TargetConfig
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops
@@ -21,7 +21,7 @@ from alpose.trainer.models.auxiliary import MEMBERS
 from alpose.trainer.options import ScoreOptions
 from alpose.trainer.presets import preset
 from alpose.trainer.results import load_npz
-from alpose.trainer.run import CyclesConfig, claim, open_run
+from alpose.trainer.run import RunConfig, claim, open_run
 from alpose.trainer.scoring import Scored, score
 
 PEAK = 0.05
@@ -116,13 +116,13 @@ def test_official_forms_of_multipeak_are_computed_where_they_are_asked_for(
     np.testing.assert_array_equal(back.forms["multipeak-2021"], scored.forms["multipeak-2021"][[3, 1]])
 
 
-def smoke(**changes: Any) -> CyclesConfig:
+def smoke(**changes: Any) -> RunConfig:
     small = preset("smoke")
     plain: dict[str, Any] = {
         "dataset": "synthetic", "preset": "smoke", "recipe": small.recipe, "methods": ("ensemble",), "seeds": 1,
         "stages": 1, "budget": 8, "initial": small.initial, "sizes": small.sizes, "select_only": True,
     }  # fmt: skip
-    return CyclesConfig(**{**plain, **changes})
+    return RunConfig(**{**plain, **changes})
 
 
 def test_a_base_that_is_taken_over_gets_the_committee_and_the_scores_that_are_asked_for(
@@ -132,14 +132,14 @@ def test_a_base_that_is_taken_over_gets_the_committee_and_the_scores_that_are_as
 
     def base(folder: str, bases: str | None = None, **changes: Any) -> tuple[PoseModel, dict[str, Any], int]:
         run = open_run(smoke(**changes), tmp_path / folder, None, tmp_path / "cache", cpu)
-        made = Base(run, 0, tmp_path / bases if bases else None)
-        scored = made.scored(("ensemble",))[0].save_arrays()
+        made = BaseModel(run, 0, ("ensemble",), tmp_path / bases if bases else None)
+        scored = made.scored()[0].save_arrays()
         path = tmp_path / folder / "seed-0/base/scored.npz"
         assert load_npz(path).keys() == {*scored, "made_of", "seconds"}
-        return made.model(("ensemble",)), scored, path.stat().st_mtime_ns
+        return made.model(), scored, path.stat().st_mtime_ns
 
     first, plain, written = base("first")
-    monkeypatch.setattr("alpose.trainer.run.train_pose", None)  # would fail if called
+    monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
     assert first.auxiliary["ensemble"].config.members == MEMBERS
     assert base("first")[2] == written
 

@@ -13,12 +13,12 @@ import pytest
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.skeleton import LSP, MPII
-from alpose.trainer.cycles import run_cycles
+from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import Machine
 from alpose.trainer.presets import preset
-from alpose.trainer.run import CyclesConfig
+from alpose.trainer.run import RunConfig
 
 
 def write_images(people: PoseData, folder: Path) -> list[str]:
@@ -78,9 +78,9 @@ def write_mpii(people: PoseData, root: Path, part: str) -> None:
     (root / "annot" / f"{part}.json").write_text(json.dumps(entries))
 
 
-def config(dataset: str, **changes: Any) -> CyclesConfig:
+def config(dataset: str, **changes: Any) -> RunConfig:
     small = preset("smoke")
-    plain = CyclesConfig(dataset=dataset, preset="smoke", recipe=small.recipe, methods=("random", "entropy"), seeds=1,
+    plain = RunConfig(dataset=dataset, preset="smoke", recipe=small.recipe, methods=("random", "entropy"), seeds=1,
                          stages=1, budget=6, initial=16, sizes=small.sizes, select_only=True)  # fmt: skip
     return replace(plain, **changes)
 
@@ -91,7 +91,7 @@ def test_a_coco_folder_with_broken_images_runs_and_says_who_is_left_out(
     people = read_people(seed=3, count=60, domain="easy")
     write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
     write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
-    results = run_cycles(
+    results = run_benchmark(
         config(str(tmp_path / "mine")), tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache"
     )
 
@@ -109,7 +109,7 @@ def test_seeds_draw_different_initial_sets_where_the_dataset_fixes_none(tmp_path
     write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
     write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
     run = config(str(tmp_path / "mine"), seeds=2, methods=("random",))
-    run_cycles(run, tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
+    run_benchmark(run, tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
 
     labelled = [
         set(json.loads((tmp_path / f"run/seed-{seed}/base/model.json").read_text())["facts"]["labelled_ids"])
@@ -124,7 +124,7 @@ def test_too_large_an_initial_set_says_so(tmp_path: Path, cpu: Machine) -> None:
     write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
     write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
     with pytest.raises(ConfigError, match="cannot label 100 of 38 people"):
-        run_cycles(
+        run_benchmark(
             config(str(tmp_path / "mine"), initial=100), tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache"
         )
 
@@ -134,7 +134,7 @@ def test_mpii_in_its_json_form_runs_with_pckh(tmp_path: Path, cpu: Machine, prof
     people = read_people(seed=4, count=50, domain="easy")
     write_mpii(people.subset(np.arange(36)), tmp_path / "mpii", "train")
     write_mpii(people.subset(np.arange(36, 50)), tmp_path / "mpii", "valid")
-    results = run_cycles(
+    results = run_benchmark(
         config("mpii", profile=profile), tmp_path / "run", cpu, data_root=tmp_path, cache=tmp_path / "cache"
     )
 

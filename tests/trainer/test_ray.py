@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,21 +18,21 @@ import pytest
 import torch
 
 from alpose.runtime.errors import ConfigError, MissingExtraError
-from alpose.trainer.cycles import run_cycles
+from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.benchmarks import Sizes
 from alpose.trainer.device import Machine
 from alpose.trainer.presets import preset
 from alpose.trainer.ray_executor import run_on_ray
 from alpose.trainer.results import Results
-from alpose.trainer.run import CyclesConfig
+from alpose.trainer.run import RunConfig
 
 CPU = Machine(torch.device("cpu"), torch.float32)
 TIMES = ("train_seconds", "score_seconds")
 
 
-def config() -> CyclesConfig:
+def config() -> RunConfig:
     small = preset("smoke")
-    return CyclesConfig(
+    return RunConfig(
         dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random", "ll++conv"), seeds=2, stages=1,
         budget=8, initial=24, sizes=Sizes(initial=24, pool=16, test=8),
     )  # fmt: skip
@@ -51,7 +52,7 @@ def kill_a_worker(raylets: list[int], folder: Path, killed: list[int]) -> None:
             )
             for line in listed.stdout.splitlines():
                 pid, _, name = line.strip().partition(" ")
-                if name.strip().startswith("ray::_method") and any(folder.glob("seed-*/*/stage-1/row.json")):
+                if re.match(r"ray::\S+ of seed", name.strip()) and any(folder.glob("seed-*/*/stage-1/row.json")):
                     os.kill(int(pid), signal.SIGKILL)
                     killed.append(int(pid))
                     return
@@ -66,7 +67,7 @@ def test_two_nodes_and_a_worker_that_dies_give_the_rows_of_one_process(
 
     for name, value in (("OMP_NUM_THREADS", "1"), ("RAY_USAGE_STATS_ENABLED", "0")):
         monkeypatch.setenv(name, value)
-    alone = run_cycles(config(), tmp_path / "alone", CPU, data_root=None, cache=tmp_path / "cache")
+    alone = run_benchmark(config(), tmp_path / "alone", CPU, data_root=None, cache=tmp_path / "cache")
     small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=small)
     killed: list[int] = []
@@ -77,7 +78,7 @@ def test_two_nodes_and_a_worker_that_dies_give_the_rows_of_one_process(
         raylets = [process.process.pid for node in cluster.list_all_nodes() for process in node.all_processes["raylet"]]
         killer = threading.Thread(target=kill_a_worker, args=(raylets, tmp_path / "spread", killed), daemon=True)
         killer.start()
-        spread = run_cycles(
+        spread = run_benchmark(
             config(), tmp_path / "spread", CPU, data_root=None, cache=tmp_path / "cache", executor="ray"
         )
         killer.join(10)
@@ -94,10 +95,10 @@ def test_two_nodes_and_a_worker_that_dies_give_the_rows_of_one_process(
 def test_it_does_not_mix_with_torchrun(tmp_path: Path) -> None:
     two = Machine(torch.device("cpu"), torch.float32, rank=0, world=2)
     with pytest.raises(ConfigError, match="torchrun"):
-        run_on_ray(config(), tmp_path, two, data_root=None, cache=tmp_path, bases=None, collect=lambda _rows: None)
+        run_on_ray(config(), tmp_path, two, data_root=None, cache=tmp_path, tasks=(), collect=lambda _rows: None)
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"alpose\[ray\]"):
-        run_on_ray(config(), tmp_path, CPU, data_root=None, cache=tmp_path, bases=None, collect=lambda _rows: None)
+        run_on_ray(config(), tmp_path, CPU, data_root=None, cache=tmp_path, tasks=(), collect=lambda _rows: None)

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import new_head
-from alpose.trainer.cycles import run_cycles
 from alpose.trainer.data.benchmarks import Sizes
 from alpose.trainer.device import machine
 from alpose.trainer.models.heads import HeadName, LossHead
 from alpose.trainer.presets import preset
-from alpose.trainer.run import CyclesConfig
+from alpose.trainer.run import RunConfig
 from alpose.trainer.training import HeadTraining, PoseTraining, train_heads, train_pose
 
 
@@ -41,10 +41,10 @@ def without_batch_statistics(module: nn.Module) -> None:
             without_batch_statistics(child)
 
 
-def benchmark() -> CyclesConfig:
+def benchmark() -> RunConfig:
     """A base model with its head, and what two methods select by it."""
     small = preset("smoke")
-    return CyclesConfig(
+    return RunConfig(
         dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random", "ll++conv"), seeds=1, stages=1,
         budget=8, initial=24, sizes=Sizes(initial=24, pool=16, test=8), select_only=True,
     )  # fmt: skip
@@ -71,7 +71,7 @@ def main(out: Path) -> None:
     torch.save(weights, out / f"weights-{used.world}-{used.rank}.pt")
     told = {"batch norm": [asdict(epoch) for epoch in history], "group norm": [asdict(e) for e in each_by_itself]}
     (out / f"history-{used.world}-{used.rank}.json").write_text(json.dumps(told))
-    run_cycles(benchmark(), out / f"run-{used.world}", used, data_root=None, cache=out / f"cache-{used.world}")
+    run_benchmark(benchmark(), out / f"run-{used.world}", used, data_root=None, cache=out / f"cache-{used.world}")
     if used.world > 1:
         torch.distributed.destroy_process_group()
 

@@ -41,7 +41,7 @@ def detect(
     from ..device import machine
     from ..epck import EpckTraining
     from ..presets import preset
-    from ..run import CyclesConfig
+    from ..run import RunConfig
     from .detectors import NAMES
     from .evaluation import evaluate
     from .experiment import DetectConfig, run_detect
@@ -49,7 +49,7 @@ def detect(
     from .report import write_report
 
     chosen = preset(preset_name)
-    base = CyclesConfig(
+    base = RunConfig(
         dataset=dataset, preset=preset_name, recipe=chosen.recipe, methods=("random",), seeds=seeds or chosen.seeds,
         stages=1, budget=1, initial=chosen.initial, sizes=chosen.sizes, select_only=True,
     )  # fmt: skip

@@ -28,14 +28,14 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import read_json, write_json
 from alpose.runtime.skeleton import LSP
 
-from ..bases import Base
+from ..base_model import AnyHead, BaseModel
 from ..checkpoint import PoseModel
 from ..data.crops import Crops, prepare
 from ..data.synthetic import read_people
 from ..device import Machine, environment
 from ..epck import EpckTraining
 from ..metrics import FAILURE_PCK
-from ..run import CyclesConfig, PartName, Run, claim, initial, open_run
+from ..run import Run, RunConfig, claim, open_run
 from ..training import validation_mask
 from .costs import has_costs, measure_costs
 from .detectors import AUXILIARY_NAMES, FUSED, NAMES, OF_OTHER_NETS, PAPERS, Cost, infos
@@ -70,7 +70,7 @@ LEAST_SLOPE = 1e-3
 class DetectConfig:
     """What is compared."""
 
-    base: CyclesConfig
+    base: RunConfig
     """Dataset, recipe and seeds, as of a benchmark that stops after its first selection."""
     epck: EpckTraining
     detectors: tuple[str, ...] = NAMES
@@ -127,8 +127,8 @@ def run_detect(
     if left_out:
         log.warning("%s want another seed's net: left out, run with --seeds 2 or more", left_out)
     sets = _sets(run, cache)
-    parts: tuple[PartName, ...] = tuple(name for name in (*PAPERS, *AUXILIARY_NAMES) if name in names)  # type: ignore[misc]
-    models = [Base(run, seed, bases).model(parts) for seed in range(config.base.seeds)]
+    heads: list[AnyHead] = [name for name in (*PAPERS, *AUXILIARY_NAMES) if name in names]  # type: ignore[misc]
+    models = [BaseModel(run, seed, heads, bases).model() for seed in range(config.base.seeds)]
     for seed, model in enumerate(models):
         _one_seed(run, config, names, seed, model, [other for other in models if other is not model], sets)
     info = {each.info.name: each.info for each in sets}
@@ -194,7 +194,7 @@ def _pool(run: Run, half: int) -> Crops:
     same people, and none has seen them. Two people of one picture are never in different halves.
     """
     image_N = run.people.data.image_N
-    labelled_N = np.any([initial(run, seed) for seed in range(run.config.seeds)], axis=0)
+    labelled_N = np.any([run.initial(seed) for seed in range(run.config.seeds)], axis=0)
     rows_M = np.flatnonzero(~np.isin(image_N, image_N[labelled_N]))
     _, place_M = np.unique(image_N[rows_M], return_inverse=True)
     rows_K = rows_M[place_M % 2 == half]
@@ -212,7 +212,7 @@ def _one_seed(
     ceilings = (_test_name(run), _pool_name(run))
     if all(_complete(run.folder, seed, each, names, each.info.name in ceilings) for each in sets):
         return
-    labelled = run.people.subset(np.flatnonzero(initial(run, seed)))
+    labelled = run.people.subset(np.flatnonzero(run.initial(seed)))
     recipe = run.config.recipe
     students = train_students(model, others, labelled, _pool(run, 0), names, recipe, config.epck, run.machine, seed)
 

@@ -29,7 +29,7 @@ from alpose.trainer.detect.stored import Catalogue, SetScores
 from alpose.trainer.device import Machine, machine
 from alpose.trainer.epck import EpckTraining
 from alpose.trainer.presets import preset
-from alpose.trainer.run import CyclesConfig
+from alpose.trainer.run import RunConfig
 
 SETS = ("synthetic-test", "synthetic-hard", "synthetic-choice")
 SHORT = EpckTraining(views=2, epochs=2)
@@ -92,7 +92,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
 
 def config(seeds: int = 2, detectors: tuple[str, ...] = NAMES, **changes: Any) -> DetectConfig:
     small = preset("smoke")
-    base = CyclesConfig(
+    base = RunConfig(
         dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random",), seeds=seeds, stages=1, budget=1,
         initial=small.initial, sizes=small.sizes, select_only=True,
     )  # fmt: skip
@@ -283,7 +283,10 @@ def test_halves_of_a_pool_share_no_picture_with_each_other_or_with_who_is_labell
 
     people = SimpleNamespace(data=SimpleNamespace(image_N=image_N), row_N=np.arange(120), subset=subset)
     benchmark = SimpleNamespace(name="many", initial=initial)
-    one: Any = SimpleNamespace(people=people, benchmark=benchmark, config=SimpleNamespace(seeds=2, initial=8))
+    config = SimpleNamespace(seeds=2, initial=8)
+    one: Any = SimpleNamespace(
+        people=people, benchmark=benchmark, config=config, initial=lambda seed: initial(None, config.initial, seed)
+    )
     halves: Any = [_pool(one, half) for half in (0, 1)]
     pictures = [set(image_N[half].tolist()) for half in halves]
     labelled = {int(image) for seed in (0, 1) for image in image_N[initial(None, 8, seed)]}

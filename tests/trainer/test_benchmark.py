@@ -18,12 +18,12 @@ import pytest
 from alpose.runtime.errors import ConfigError
 from alpose.trainer import checkpoint, samplers
 from alpose.trainer import run as run_module
-from alpose.trainer.cycles import run_cycles
+from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.benchmarks import load_benchmark
 from alpose.trainer.device import Machine, machine
 from alpose.trainer.presets import preset
 from alpose.trainer.results import Results, Row, Scores, stage_folder
-from alpose.trainer.run import CyclesConfig
+from alpose.trainer.run import RunConfig
 from alpose.trainer.samplers import METHODS, Method
 
 TIMES = ("train_seconds", "score_seconds")
@@ -39,9 +39,9 @@ def cpu() -> Machine:
     return machine("cpu", "fp32")
 
 
-def config(**changes: Any) -> CyclesConfig:
+def config(**changes: Any) -> RunConfig:
     small = preset("smoke")
-    plain = CyclesConfig(
+    plain = RunConfig(
         dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random", "ll++conv"), seeds=1, stages=2,
         budget=small.budget, initial=small.initial, sizes=small.sizes,
     )  # fmt: skip
@@ -56,7 +56,7 @@ def without_times(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
 def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path, cpu: Machine) -> tuple[Path, Results]:
     """Two stages of two methods, without interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, run_cycles(config(), folder, cpu, data_root=None, cache=cache)
+    return folder, run_benchmark(config(), folder, cpu, data_root=None, cache=cache)
 
 
 EVERY = tuple(name for name in METHODS if name != "multipeak-2021")
@@ -68,7 +68,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory, cache: Path, cpu: Machi
     """The first selection of every method."""
     folder = tmp_path_factory.mktemp("everything")
     selecting = config(methods=EVERY, stages=1, select_only=True)
-    return folder, run_cycles(selecting, folder, cpu, data_root=None, cache=cache)
+    return folder, run_benchmark(selecting, folder, cpu, data_root=None, cache=cache)
 
 
 def test_every_method_selects_its_budget_once_from_the_unlabelled_pool(everything: tuple[Path, Results]) -> None:
@@ -117,9 +117,9 @@ def test_methods_start_from_one_base_model(whole: tuple[Path, Results]) -> None:
 def test_select_only_first_and_the_rest_later_gives_the_same_rows(
     whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: Machine
 ) -> None:
-    first = run_cycles(config(stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache)
+    first = run_benchmark(config(stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache)
     assert all(row.test_pck is None for row in first.rows)
-    later = run_cycles(config(), tmp_path, cpu, data_root=None, cache=cache)
+    later = run_benchmark(config(), tmp_path, cpu, data_root=None, cache=cache)
 
     assert without_times(later.rows) == without_times(whole[1].rows)
 
@@ -127,9 +127,11 @@ def test_select_only_first_and_the_rest_later_gives_the_same_rows(
 def test_bases_of_another_run_are_taken_over_and_not_trained_again(
     whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alpose.trainer.run.train_pose", None)  # would fail if called
-    monkeypatch.setattr("alpose.trainer.run.train_all_heads", None)
-    results = run_cycles(config(stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache, bases=whole[0])
+    monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
+    monkeypatch.setattr("alpose.trainer.base_model.train_all_heads", None)
+    results = run_benchmark(
+        config(stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache, bases=whole[0]
+    )
     expected = [replace(row, test_pck=None) for row in whole[1].rows if row.stage == 1]
     assert without_times(results.rows) == without_times(tuple(expected))
 
@@ -140,19 +142,19 @@ def test_bases_of_another_recipe_are_refused(
     recipe = preset("smoke").recipe
     other = replace(recipe, pose=replace(recipe.pose, epochs=3))
     with pytest.raises(ConfigError, match="another recipe"):
-        run_cycles(config(recipe=other), tmp_path, cpu, data_root=None, cache=cache, bases=whole[0])
+        run_benchmark(config(recipe=other), tmp_path, cpu, data_root=None, cache=cache, bases=whole[0])
 
 
 def test_a_folder_with_another_run_is_refused_and_named(whole: tuple[Path, Results], cache: Path, cpu: Machine) -> None:
     with pytest.raises(ConfigError, match="budget was 16, now 8"):
-        run_cycles(config(budget=8), whole[0], cpu, data_root=None, cache=cache)
+        run_benchmark(config(budget=8), whole[0], cpu, data_root=None, cache=cache)
 
 
 def test_a_pool_smaller_than_the_stages_want_is_refused_before_training(
     tmp_path: Path, cache: Path, cpu: Machine
 ) -> None:
     with pytest.raises(ConfigError, match="want 80 people, the pool has 64"):
-        run_cycles(config(stages=5), tmp_path, cpu, data_root=None, cache=cache)
+        run_benchmark(config(stages=5), tmp_path, cpu, data_root=None, cache=cache)
     assert not list(tmp_path.rglob("model.json"))
 
 
@@ -170,7 +172,7 @@ def test_an_oracle_that_can_judge_too_few_is_refused_before_training(
     with pytest.raises(
         ConfigError, match=rf"{method} chooses by labels: 2 stages of 16 want 32.*seed 0 only (20|19) can"
     ):
-        run_cycles(config(methods=("random", method)), tmp_path, cpu, data_root=None, cache=tmp_path / "cache")
+        run_benchmark(config(methods=("random", method)), tmp_path, cpu, data_root=None, cache=tmp_path / "cache")
     assert not list(tmp_path.rglob("model.json"))
 
 
@@ -180,14 +182,14 @@ def test_a_method_that_needs_more_labelled_is_refused_before_training(
     monkeypatch.setitem(samplers.FEWEST_LABELLED, "coreset", 1000)
 
     with pytest.raises(ConfigError, match=r"coreset needs at least 1000 labelled people.*raise --initial"):
-        run_cycles(config(methods=("random", "coreset")), tmp_path, cpu, data_root=None, cache=cache)
+        run_benchmark(config(methods=("random", "coreset")), tmp_path, cpu, data_root=None, cache=cache)
     assert not list(tmp_path.rglob("model.json"))
 
 
 def test_profiles_share_bases_and_differ_in_their_numbers(
     whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: Machine
 ) -> None:
-    results = run_cycles(
+    results = run_benchmark(
         config(profile="official-2021", stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache,
         bases=whole[0],
     )  # fmt: skip
@@ -202,7 +204,7 @@ def test_joint_heads_leave_the_base_model_as_it_is(
 ) -> None:
     recipe = preset("smoke").recipe
     joint = replace(recipe, heads=replace(recipe.heads, how="joint"))
-    run_cycles(config(recipe=joint, stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache)
+    run_benchmark(config(recipe=joint, stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache)
     ours = checkpoint.load(tmp_path / "seed-0/base").pose.state_dict()
     theirs = checkpoint.load(whole[0] / "seed-0/base").pose.state_dict()
     assert all((ours[name] == theirs[name]).all() for name in theirs)
