@@ -1,5 +1,5 @@
 """``python -m alpose.runtime``: the same as ``alpose-monitor``."""
 
-from .cli import main
+from .commands import main
 
 main(prog_name="alpose-monitor")

@@ -11,8 +11,7 @@ from typing import ClassVar
 import click
 
 from alpose import __version__
-from alpose.runtime.click_errors import OneLineErrors
-from alpose.runtime.commands.screen import LogHandler
+from alpose.runtime.command_line import LogHandler, OneLineErrors
 
 log = logging.getLogger("alpose")
 

@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime import draw
+from alpose.runtime import drawing
 from alpose.runtime.errors import DataError
 from alpose.runtime.queue import images
 from alpose.runtime.queue.record import PictureInfo
@@ -38,7 +38,7 @@ LEAST_SIDE = 24.0
 """Pixels: a smaller box shows nothing."""
 LEVELS = 5
 """Of faintness."""
-SIDES = {draw.LEFT: "l", draw.RIGHT: "r", draw.MIDDLE: "m"}
+SIDES = {drawing.LEFT: "l", drawing.RIGHT: "r", drawing.MIDDLE: "m"}
 
 View = tuple[float, float, float, float]
 """(x, y, width, height)."""
@@ -126,10 +126,10 @@ def strokes(
     """A pose as few paths, rims first, faintest first; a joint that is not finite is left out with its links."""
     known = skeleton is not None and len(skeleton) == len(scores_J)
     links = skeleton.links if skeleton is not None and known else ()
-    sides = [SIDES[colour] for colour in draw.side_colours(skeleton)] if skeleton is not None and known else None
+    sides = [SIDES[colour] for colour in drawing.side_colours(skeleton)] if skeleton is not None and known else None
     # Beyond a million pixels nothing is seen, and the numbers only make the page longer.
     drawn_J = (np.abs(np.nan_to_num(keypoints_J2, nan=np.inf)) < 1e6).all(axis=1)
-    level_J = np.ceil(np.clip(np.nan_to_num(scores_J), draw.UNSURE, 1.0) * LEVELS).astype(int)
+    level_J = np.ceil(np.clip(np.nan_to_num(scores_J), drawing.UNSURE, 1.0) * LEVELS).astype(int)
     at = [f"{x:.1f} {y:.1f}" for x, y in keypoints_J2]
     paths: dict[tuple[bool, str, int], list[str]] = defaultdict(list)
     for a, b in links:

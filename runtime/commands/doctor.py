@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from .screen import LiveLine, bar, paint
+from ..command_line import LiveLine, bar, paint
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -29,7 +29,7 @@ def doctor(
     bundle: Path | None, queue: Path | None, soak_s: float, engine: str, threads: int | None, public_key: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Find out what does not work on this machine, or will not work later, and print the line that mends it.
+    """Find out what does not work on this machine, or will not work later, and print the line that fixes it.
 
     Looks at packages and their libraries, driver, disk, clock, processor and memory; with BUNDLE also starts every engine
     and asks it the golden frames, and runs a monitor at full load for a minute. Nothing is left behind.

@@ -1,22 +1,25 @@
-"""``alpose-monitor queue …``: look into a queue, check it, save it, and empty it. Without torch and without OpenCV."""
+"""``alpose-monitor queue …``: look into a queue, check it, save it, and empty it, without torch and without OpenCV."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
+from .. import drawing
+from ..command_line import duration, size, table
 from ..errors import ConfigError, DataError, DataNotFoundError
-from .describe import HEAD, counters_of, facts_of, put_s, row_of, words_of
-from .screen import size, table
-from .values import duration
+from ..skeleton import Skeleton
 
 if TYPE_CHECKING:
-    from ..queue import Queue, Record
+    from ..queue import Picture, Queue, Record
 
 QUEUE = click.argument("queue", type=click.Path(path_type=Path, dir_okay=False))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -28,7 +31,7 @@ DRY = click.option("--dry-run", is_flag=True, help="Only say what would be remov
 def queue() -> None:
     """Look into a queue, check it, save what a damaged one holds, and empty it.
 
-    Exit status: 0 well done; 1 an error, or check found something wrong; 2 wrong usage.
+    Exit status: 0 success; 1 an error, or check found something wrong; 2 wrong usage.
     """
 
 
@@ -95,8 +98,6 @@ def show(
         record = the_record(opened, record_id) if record_id else most_valuable(opened)
         pictures = opened.pictures(record.id)
         if save is not None:
-            from .picture import save_picture
-
             save_picture(opened, record, pictures, save, position=position, drawn=drawn, key=key)
     shown = facts_of(record) | {"pictures": [
         {"position": picture.position, "media_type": picture.media_type, "sealed": picture.sealed,
@@ -305,3 +306,164 @@ def _ask(question: str, yes: bool) -> None:
 def _exists(path: Path) -> None:
     if not path.exists():
         raise DataNotFoundError(f"{path} does not exist: a queue is the file that alpose-monitor run --queue makes")
+
+
+# --- a record in words: a row of a table, all facts, JSON
+
+HEAD = ("id", "captured (UTC)", "P(fail)", "kept for", "place", "device", "picture", "state")
+
+SHORT_ID = 16
+"""Digits of an id in a table: its time, and enough of its random part. Commands take any beginning that is unique."""
+
+
+def facts_of(record: Record) -> dict[str, Any]:
+    """Everything about a record but its embedding, as JSON values."""
+    return {
+        "id": record.id,
+        "captured": _time(record.captured_ns),
+        "captured_ns": record.captured_ns,
+        "device": record.device,
+        "camera": record.camera,
+        "bundle": record.bundle,
+        "frame": [record.frame_width, record.frame_height],
+        "box": [float(value) for value in record.box],
+        "place": record.place,
+        "failure_probability": _number(record.failure_probability),
+        "predicted_loss": _number(record.predicted_loss),
+        "flagged": record.flagged,
+        "reasons": [[name, _number(value), _number(limit)] for name, value, limit in record.reasons],
+        "threshold": _number(record.threshold),
+        "inclusion_probability": _number(record.inclusion_probability),
+        "control_draw": _number(record.control_draw),
+        "novelty": _number(record.novelty),
+        "jump": _number(record.jump),
+        "limbs": _number(record.limbs),
+        "episode": record.episode,
+        "store": record.store,
+        "state": record.state,
+        "frame_bytes": record.frame_bytes,
+        "frame_sha256": record.frame_sha256,
+        "sha256": record.sha256,
+        "keypoints": [[round(float(x), 2), round(float(y), 2)] for x, y in record.keypoints_J2],
+        "scores": [round(float(score), 4) for score in record.scores_J],
+    }
+
+
+def put_s(record: Record) -> float:
+    """When it was put, by the queue's clock (Unix): its id begins with that, in milliseconds."""
+    return int(record.id[:12], 16) / 1e3
+
+
+def row_of(record: Record) -> tuple[str, ...]:
+    """Under :data:`HEAD`."""
+    names = " + ".join(name for name, _, _ in record.reasons) or ("flagged" if record.flagged else "control")
+    picture = f"{record.store} {size(record.frame_bytes)}" if record.frame_bytes else record.store
+    device = record.device + (f"/{record.camera}" if record.camera else "")
+    return (record.id[:SHORT_ID], _time(record.captured_ns), f"{record.failure_probability:.2f}", names, record.place,
+            device, picture, record.state)  # fmt: skip
+
+
+def words_of(name: str, value: Any) -> Iterator[str]:
+    """A fact in one or several lines."""
+    if name == "reasons":
+        for trigger, seen, limit in value:
+            known = seen is not None and limit is not None
+            yield f"{trigger} {seen:.4g} {'>=' if seen >= limit else '<'} {limit:.4g}" if known else trigger
+        if not value:
+            yield "-"
+    elif name == "keypoints":
+        yield "  ".join(f"{x:.0f},{y:.0f}" for x, y in value)
+    elif name == "scores":
+        yield "  ".join(f"{score:.2f}" for score in value)
+    elif name == "pictures":
+        for item in value:
+            sealed = ", sealed" if item["sealed"] else ""
+            yield f"{item['position']:+d}: {item['media_type']} {item['width']} x {item['height']}, {size(item['bytes'])}{sealed}"
+        if not value:
+            yield "-"
+    elif isinstance(value, list):
+        yield "  ".join(f"{item:g}" for item in value)
+    elif isinstance(value, float):
+        yield f"{value:.6g}"
+    else:
+        yield "-" if value in (None, "") else str(value)
+
+
+def counters_of(counters: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    """Of the queue itself, over its life: ``evicted_total{full}`` → 3."""
+    return {f"{name}{{{reason}}}" if reason else name: count for (name, reason), count in sorted(counters.items())}
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or value != value else float(value)  # nan is no JSON
+
+
+def _time(ns: int) -> str:
+    return f"{datetime.fromtimestamp(ns / 1e9, timezone.utc):%Y-%m-%d %H:%M:%S}"
+
+
+# --- a record's picture as a file
+
+QUALITY = 95
+"""Of a JPEG that has to be encoded anew."""
+
+
+def save_picture(
+    queue: Queue, record: Record, pictures: Sequence[Picture], path: Path, *, position: int = 0, drawn: bool = False,
+    key: Path | None = None,
+) -> None:  # fmt: skip
+    """Write one picture of a record; as its bytes stand in the queue where nothing has to change.
+
+    Raises:
+        ConfigError: the name does not end like a picture's.
+        DataNotFoundError: the record has no such picture.
+        DataError: it is sealed and no key was given, or damaged.
+    """
+    from ..queue.images import JPEG, PNG, decode, encode
+
+    media_types = {".jpg": JPEG, ".jpeg": JPEG, ".png": PNG}
+    media_type = media_types.get(path.suffix.lower())
+    if media_type is None:
+        raise ConfigError(f"{path}: the name of a picture ends in {', '.join(media_types)}")
+    picture = next((item for item in pictures if item.position == position), None)
+    if picture is None:
+        there = ", ".join(f"{item.position:+d}" for item in pictures) or "none"
+        raise DataNotFoundError(f"record {record.id} has no picture at position {position}; it has: {there}")
+    data = picture.data
+    if picture.sealed:
+        if key is None:
+            raise DataError(f"record {record.id} is sealed: give the private key of the fleet with --key")
+        from ..bundle.keys import opener
+
+        data = opener(key)(data)
+    if drawn or media_type != picture.media_type:
+        rgb_HW3 = np.array(decode(data))
+        if drawn:
+            draw_record(rgb_HW3, record, picture, skeleton_of(queue, record))
+        encoded = encode(rgb_HW3, media_type, QUALITY, None)
+        if encoded.media_type != media_type:
+            raise DataError(f"{path}: nothing here encodes JPEG; save it as .png, or pip install simplejpeg")
+        data = encoded.data
+    path.write_bytes(data)
+
+
+def draw_record(rgb_HW3: drawing.Image, record: Record, picture: Picture, skeleton: Skeleton) -> None:
+    """Pose and box, moved from the frame to this picture of it."""
+    origin_2 = np.array(picture.origin, dtype=np.float64)
+    keypoints_J2 = (record.keypoints_J2 - origin_2) / picture.scale - 0.5
+    (x0, y0), (x1, y1) = (np.array(record.box, dtype=np.float64).reshape(2, 2) - origin_2) / picture.scale - 0.5
+    unit = max(1.0, max(rgb_HW3.shape) / 800)
+    drawing.corners(rgb_HW3, (float(x0), float(y0), float(x1), float(y1)), drawing.MIDDLE, 2 * unit)
+    if picture.position == 0:  # the pose is that of the kept frame, not of those around it
+        drawing.pose(rgb_HW3, keypoints_J2, record.scores_J, skeleton, 3 * unit)
+
+
+def skeleton_of(queue: Queue, record: Record) -> Skeleton:
+    """The skeleton of the record's bundle; joints without links where the queue does not know the bundle."""
+    for bundle in queue.bundles():
+        if bundle.sha256 == record.bundle and isinstance(bundle.facts.get("skeleton"), dict):
+            skeleton = Skeleton.from_json(bundle.facts["skeleton"])
+            if len(skeleton) == len(record.keypoints_J2):
+                return skeleton
+    names = tuple(f"joint {number}" for number in range(len(record.keypoints_J2)))
+    return Skeleton("unknown", names, (), ())

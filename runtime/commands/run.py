@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import command_line
+from ..command_line import LiveLine
 from ..errors import ConfigError
-from . import values
-from .screen import LiveLine
 
 if TYPE_CHECKING:
-    from ..sources import SourceCounts
+    from ..camera.sources import SourceCounts
     from ..stats import Stats
     from ..triggers import Trigger
 
@@ -38,11 +38,14 @@ CONTROL_SHARE = 0.1
               help="A camera's number or /dev/video0, a video, a folder of pictures, or an address such as "
                    "rtsp://HOST/STREAM.")  # fmt: skip
 @click.option(
-    "--roi", type=values.box, metavar="x0,y0,x1,y1", help="The region of the frame in which the person is, in pixels."
+    "--roi",
+    type=command_line.box,
+    metavar="x0,y0,x1,y1",
+    help="The region of the frame in which the person is, in pixels.",
 )
 @click.option("--track", is_flag=True, help="Follow the person; search the frame while nobody is followed.")
 @click.option("--queue", type=click.Path(path_type=Path, dir_okay=False), help="Keep flagged frames in this file.")
-@click.option("--budget", type=values.rate, metavar="N/hour", help="Keep the frames most likely to be wrong, so many: 100/hour, 2000/day.  "
+@click.option("--budget", type=command_line.rate, metavar="N/hour", help="Keep the frames most likely to be wrong, so many: 100/hour, 2000/day.  "
               "[default: 20/hour]")  # fmt: skip
 @click.option("--trigger", metavar="POLICY",
               help='In place of --budget, a whole policy: "Episodes(Catch(0.9)) | Control(rate=0.001)".')  # fmt: skip
@@ -60,15 +63,15 @@ CONTROL_SHARE = 0.1
               help="What of a kept frame is stored.")  # fmt: skip
 @click.option("--seal-to", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="KEY.pub",
               help="Encrypt stored pictures to this key (queue keygen); this device cannot read them back.")  # fmt: skip
-@click.option("--queue-size", "max_bytes", default="256M", show_default=True, type=values.size, metavar="SIZE",
+@click.option("--queue-size", "max_bytes", default="256M", show_default=True, type=command_line.byte_count, metavar="SIZE",
               help="When full, the least valuable frames go first.")  # fmt: skip
 @click.option(
-    "--max-age", "max_age_s", type=values.duration, metavar="TIME", help="Give records up after this time: 30d."
+    "--max-age", "max_age_s", type=command_line.duration, metavar="TIME", help="Give records up after this time: 30d."
 )
 @click.option(
     "--clip",
     default="0,0",
-    type=values.clip,
+    type=command_line.clip,
     metavar="BEFORE,AFTER",
     help="Also keep frames before and after the kept one.",
 )
@@ -104,10 +107,11 @@ def run(
     Exit status: 0 the source ended or it was stopped, and everything flagged is on the disk; 1 an error; 2 wrong
     usage; 3 it ended, and some flagged frames could not be written.
     """
-    from ..camera import AnnotatedVideo, open_source
+    from ..camera import capture
+    from ..camera.loop import stop_signals, watch
+    from ..camera.overlay import AnnotatedVideo
     from ..monitor import Monitor
     from ..queue import Queue
-    from .watch import stop_signals, watch
 
     if roi is not None and track:
         raise click.UsageError("--roi is a fixed region and --track follows: give one of them")
@@ -121,7 +125,7 @@ def run(
     with ExitStack() as stack:
         live = stack.enter_context(LiveLine(wanted=not quiet))
         stop = stack.enter_context(stop_signals())
-        opened = open_source(source, fps=fps, realtime=realtime)
+        opened = capture.open_source(source, fps=fps, realtime=realtime)
         stack.callback(opened.close)
         kept = None
         if queue is not None:
@@ -175,7 +179,7 @@ def budget_policy(per_hour: float) -> Trigger:
 def _summarise(
     stats: Stats, counts: SourceCounts, name: str, video: Path | None, stopped: str, flushed: bool, as_json: bool
 ) -> None:
-    from .watch import source_troubles
+    from ..camera.loop import source_troubles
 
     if as_json:
         value = {"source": {"name": name, **asdict(counts)}, "video": str(video) if video else None,

@@ -26,7 +26,7 @@ def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: A
     Filters by device, reason, bundle and state, a search by id, and a large view with the arrow keys. The page carries
     its thumbnails and shows whole pictures from INBOX where it finds them.
     """
-    from alpose.runtime.commands.screen import size
+    from alpose.runtime.command_line import size
     from alpose.runtime.io import write_atomically
 
     from ..gallery import gather, render

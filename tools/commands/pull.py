@@ -158,7 +158,7 @@ def _unseal(inbox: Inbox, key: Path | None, result: dict[str, Any]) -> int:
 
 def said(one: Pulled | Planned) -> str:
     """One line for a source."""
-    from alpose.runtime.commands.screen import size
+    from alpose.runtime.command_line import size
 
     from ..plan import Planned
     from .screen import plain

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from alpose.runtime.commands.screen import LiveLine, bar
+from alpose.runtime.command_line import LiveLine, bar
 
 EVERY_S = 0.1
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alpose.runtime import sources
+from alpose.runtime.camera import sources
+from alpose.runtime.camera.sources import Frame, Live, Pictures, Recorded, SourceError, TimedFrame, natural, pictures_in
 from alpose.runtime.errors import DataError
-from alpose.runtime.sources import Frame, Live, Pictures, Recorded, Shot, SourceError, natural, pictures_in
 
 
 def frame(value: int) -> Frame:
@@ -23,19 +23,20 @@ def frame(value: int) -> Frame:
 class Scripted:
     """A capture that gives what its script says: a frame, or None for one that does not decode."""
 
+    duration_s: float | None = None
+
     def __init__(self, script: list[Frame | None], *, fps: float | None = 10.0, frames: int | None = None,
                  times: list[float] | None = None) -> None:  # fmt: skip
-        self.script, self.fps, self.frames, self.times = script, fps, frames, times
+        self.script, self.fps, self.frame_count, self.times = script, fps, frames, times
         self.place = 0
         self.closed = False
 
-    def read(self) -> Frame | None:
+    def advance(self) -> bool:
         self.place += 1
-        return self.script[self.place - 1] if self.place <= len(self.script) else None
+        return self.place <= len(self.script) and self.script[self.place - 1] is not None
 
-    def skip(self) -> bool:
-        self.place += 1
-        return self.place <= len(self.script)
+    def decode(self) -> Frame | None:
+        return self.script[self.place - 1]
 
     def time_s(self) -> float | None:
         return self.times[self.place - 1] if self.times else (self.place - 1) / 10
@@ -44,8 +45,8 @@ class Scripted:
         self.closed = True
 
 
-def shots(source: Recorded) -> list[Shot]:
-    return [shot for shot in source.shots() if shot is not None]
+def shots(source: Recorded) -> list[TimedFrame]:
+    return [shot for shot in source.frames() if shot is not None]
 
 
 def test_a_recording_gives_every_frame_once_with_the_time_of_its_own_clock() -> None:
@@ -86,7 +87,7 @@ def test_realtime_leaves_frames_out_for_a_slow_reader_and_counts_them() -> None:
     source = Recorded("video", Scripted([frame(n) for n in range(30)], fps=100.0, frames=30,
                                         times=[n / 100 for n in range(30)]), realtime=True)  # fmt: skip
     began, found = time.monotonic(), []
-    for shot in source.shots():
+    for shot in source.frames():
         if shot is not None:
             found.append(shot)
             time.sleep(0.05)
@@ -111,7 +112,6 @@ def test_a_folder_is_read_in_the_order_of_its_numbers_and_an_unreadable_picture_
     assert read == ["frame1.png", "frame9.png", "frame10.png"]
     assert source.counts.broken == 1
     np.testing.assert_allclose([shot.time_s for shot in found], [0, 0.2])
-    assert source.total == 3
 
 
 def test_a_folder_without_pictures_is_an_error_that_says_what_is_taken(tmp_path: Path) -> None:
@@ -142,10 +142,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "LAST_RETRY_S", 0.02)
 
 
-def take(source: Live, count: int, timeout_s: float = 20.0) -> Iterator[Shot]:
+def take(source: Live, count: int, timeout_s: float = 20.0) -> Iterator[TimedFrame]:
     """The next frames; a camera that never delivers fails the test."""
     end = time.monotonic() + timeout_s
-    for shot in source.shots():
+    for shot in source.frames():
         assert time.monotonic() < end
         if shot is not None:
             yield shot
@@ -169,22 +169,20 @@ class Camera:
 
 
 class _Capture:
-    fps, frames = 30.0, None
+    fps, frame_count, duration_s = 30.0, None, None
 
     def __init__(self, camera: Camera, lives: int) -> None:
         self.camera, self.lives, self.closed = camera, lives, False
 
-    def read(self) -> Frame | None:
+    def advance(self) -> bool:
         assert not self.closed
         time.sleep(0.001)
         self.lives -= 1
-        if self.lives < 0:
-            return None
+        return self.lives >= 0
+
+    def decode(self) -> Frame | None:
         self.camera.reads += 1
         return frame(min(self.camera.reads, 255))
-
-    def skip(self) -> bool:
-        return True
 
     def time_s(self) -> float | None:
         return None
@@ -237,11 +235,11 @@ def test_nothing_from_a_camera_keeps_the_reader_no_longer_than_a_moment() -> Non
     release = threading.Event()
 
     class Silent(_Capture):
-        def read(self) -> Frame | None:
+        def advance(self) -> bool:
             release.wait(10)
-            return None
+            return False
 
     source = Live("camera 0", lambda: Silent(Camera(), 0))
-    assert next(source.shots()) is None
+    assert next(source.frames()) is None
     release.set()
     source.close()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from alpose.runtime.cli import main
+from alpose.runtime.commands import main
 from alpose.runtime.queue import Picture, Queue, Record
 from alpose.runtime.queue.images import JPEG, PNG, decode, encode
 from alpose.runtime.skeleton import LSP

@@ -17,25 +17,25 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from alpose.runtime import camera
+from alpose.runtime import command_line as values
 from alpose.runtime import monitor as monitor_module
 from alpose.runtime.bundle.golden import run_golden
-from alpose.runtime.cli import main
-from alpose.runtime.commands import values
+from alpose.runtime.camera import capture as camera_capture
+from alpose.runtime.camera.loop import Stop, live_line, log_line, watch
+from alpose.runtime.camera.sources import Recorded, SourceCounts
+from alpose.runtime.command_line import LiveLine, bar, paint, size
+from alpose.runtime.commands import main
 from alpose.runtime.commands.run import budget_policy
-from alpose.runtime.commands.screen import LiveLine, bar, paint, size
-from alpose.runtime.commands.watch import Stop, live_line, log_line, watch
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.engines.auto import Attempt, Opened
 from alpose.runtime.errors import DataNotFoundError
 from alpose.runtime.monitor import Monitor
 from alpose.runtime.queue import Queue
 from alpose.runtime.queue.images import decode
-from alpose.runtime.sources import Recorded, SourceCounts
 from alpose.runtime.stats import Meters, QueueState, Stats
 from alpose.runtime.triggers import Policy, Setting
 
-from ..fakes import scripted as fakes
+from ...fakes import scripted as fakes
 
 HERE = Path(__file__).resolve()
 
@@ -44,16 +44,16 @@ class Frames:
     """A capture of frames that all look alike: the blue of frame n is n, modulo 200."""
 
     def __init__(self, count: int, fps: float, pause_s: float = 0.0) -> None:
-        self.fps, self.frames, self.place, self.pause_s = fps, count, 0, pause_s
+        self.fps, self.frame_count, self.place, self.pause_s = fps, count, 0, pause_s
+        self.duration_s = count / fps
 
-    def read(self) -> Any:
+    def advance(self) -> bool:
         self.place += 1
+        return self.place <= self.frame_count
+
+    def decode(self) -> Any:
         time.sleep(self.pause_s)
-        return None if self.place > self.frames else np.full((24, 32, 3), (self.place % 200, 50, 250), dtype=np.uint8)
-
-    def skip(self) -> bool:
-        self.place += 1
-        return self.place <= self.frames
+        return np.full((24, 32, 3), (self.place % 200, 50, 250), dtype=np.uint8)
 
     def time_s(self) -> float:
         return (self.place - 1) / self.fps
@@ -73,7 +73,11 @@ def patch(set_: Callable[[Any, str, Any], None], probability: Callable[[int], fl
         return Opened(engine, (run_golden(engine, bundle.golden, batch=1),), (Attempt("scripted", None),), ours=True)
 
     set_(monitor_module, "open_engine", opened)
-    set_(camera, "open_source", lambda name, fps=None, realtime=False: Recorded(name, capture, realtime=realtime))
+    set_(
+        camera_capture,
+        "open_source",
+        lambda name, fps=None, realtime=False, settings=None: Recorded(name, capture, realtime=realtime),
+    )
 
 
 @pytest.fixture
@@ -134,9 +138,9 @@ def test_the_summary_tells_all_that_happened(run: Run, tmp_path: Path) -> None:
 
 def test_what_the_source_lost_stands_in_stats_and_metrics(bundle: Path) -> None:
     class Faulty(Recorded):
-        def shots(self) -> Iterator[Any]:
+        def frames(self) -> Iterator[Any]:
             self.counts.broken = 2  # before the first frame, and more with each
-            for shot in super().shots():
+            for shot in super().frames():
                 yield shot
                 self.counts.behind += 3
             self.counts.reconnects = 1
@@ -166,7 +170,7 @@ def test_frames_that_do_not_reach_the_disk_give_the_exit_status_its_own_number(
         (("--roi", "0,0,9,9", "--track"), 2, "give one of them"),
         (("--roi", "9,9,0,0"), 2, "x1 must be larger"),
         (("--budget", "20/hour", "--trigger", "Threshold(0.5)"), 2, "give one of --budget and --trigger"),
-        (("--budget", "many"), 2, "no rate"),
+        (("--budget", "many"), 2, "not a rate"),
         (("--trigger", "Treshold(0.5)"), 1, "did you mean 'Threshold'"),
         (("--store", "crop"), 1, "give --queue too"),
         (("--show", "out.gif"), 1, "ends in"),
@@ -195,7 +199,7 @@ def test_errors_are_one_line(bundle: Path, run: Run, monkeypatch: pytest.MonkeyP
     def absent(*_: object, **__: object) -> None:
         raise DataNotFoundError("video.mp4 is no file, no folder and no camera")
 
-    monkeypatch.setattr(camera, "open_source", absent)
+    monkeypatch.setattr(camera_capture, "open_source", absent)
     result = CliRunner().invoke(main, ["run", str(bundle), "--source", "video.mp4"])
     assert result.exit_code == 1
     assert result.output == "Error: video.mp4 is no file, no folder and no camera\n"
@@ -209,7 +213,7 @@ STOPPED = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from tests.runtime import test_cli_run as t
+from tests.runtime.commands import test_run as t
 patch_ = lambda owner, name, value: setattr(owner, name, value)
 t.patch(patch_, lambda number: 0.9, t.Frames(10**9, 10.0, 0.005))
 t.main(["run", {bundle!r}, "--source", "video", "--queue", {queue!r}, "--trigger", "Threshold(0.5)", "--json"])
@@ -219,7 +223,7 @@ t.main(["run", {bundle!r}, "--source", "video", "--queue", {queue!r}, "--trigger
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_everything_flagged_is_on_the_disk(bundle: Path, tmp_path: Path, number: int) -> None:
     queue = tmp_path / "q.db"
-    code = STOPPED.format(tests=str(HERE.parents[2]), bundle=str(bundle), queue=str(queue))
+    code = STOPPED.format(tests=str(HERE.parents[3]), bundle=str(bundle), queue=str(queue))
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
@@ -273,7 +277,7 @@ def test_replay_tells_what_another_policy_would_have_kept(run: Run, tmp_path: Pa
     [
         (values.rate, "100/hour", 100.0), (values.rate, "20", 20.0), (values.rate, "48/day", 2.0),
         (values.rate, "2/min", 120.0), (values.duration, "30d", 30 * 86400.0), (values.duration, "90 min", 5400.0),
-        (values.size, "256M", 256 << 20), (values.size, "4 GiB", 4 << 30), (values.size, "1000", 1000),
+        (values.byte_count, "256M", 256 << 20), (values.byte_count, "4 GiB", 4 << 30), (values.byte_count, "1000", 1000),
         (values.box, "1,2.5,3,4", (1.0, 2.5, 3.0, 4.0)), (values.clip, "5,10", (5, 10)),
     ],
 )  # fmt: skip
@@ -284,7 +288,7 @@ def test_values_mean_what_they_say(convert: Callable[[str], Any], text: str, val
 @pytest.mark.parametrize(
     ("convert", "text"),
     [(values.rate, "0/hour"), (values.rate, "-3"), (values.rate, "5/fortnight"), (values.duration, "30"),
-     (values.duration, "3 moons"), (values.size, "big"), (values.box, "1,2,3"), (values.box, "0,0,nan,4"),
+     (values.duration, "3 moons"), (values.byte_count, "big"), (values.box, "1,2,3"), (values.box, "0,0,nan,4"),
      (values.box, "5,5,5,9"), (values.clip, "3")],
 )  # fmt: skip
 def test_values_that_mean_nothing_are_refused(convert: Callable[[str], Any], text: str) -> None:
@@ -385,7 +389,7 @@ def terminal() -> Callable[[list[str], dict[str, str]], str]:
 SHOWN = """
 import sys
 sys.path.insert(0, {tests!r})
-from tests.runtime import test_cli_run as t
+from tests.runtime.commands import test_run as t
 t.patch(lambda owner, name, value: setattr(owner, name, value), lambda number: 0.9, t.Frames(60, 10.0, 0.02))
 t.main(["run", {bundle!r}, "--source", "video"])
 """
@@ -395,7 +399,7 @@ t.main(["run", {bundle!r}, "--source", "video"])
 def test_a_terminal_shows_one_line_again_and_again_and_is_left_clean(
     bundle: Path, terminal: Callable[[list[str], dict[str, str]], str], no_color: bool
 ) -> None:
-    code = SHOWN.format(tests=str(HERE.parents[2]), bundle=str(bundle))
+    code = SHOWN.format(tests=str(HERE.parents[3]), bundle=str(bundle))
     environment = {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", "COLUMNS": "120"} | (
         {"NO_COLOR": "1"} if no_color else {}
     )

@@ -1,6 +1,7 @@
-"""Where frames come from: a camera that may stop, a video with its own clock, a folder of pictures.
+"""Where frames come from: a camera that never waits, a video with its own clock, a folder of pictures.
 
-What decodes is given (:mod:`alpose.runtime.camera` gives OpenCV); here is what happens when it stops, hurries or breaks.
+What decodes is given (:mod:`~alpose.runtime.camera.capture` gives OpenCV); here is what happens when it stops, hurries or
+breaks.
 
 Shapes: H W frame.
 """
@@ -20,25 +21,27 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 import numpy.typing as npt
 
-from .errors import AlposeError, DataError
+from ..errors import AlposeError, DataError
 
 log = logging.getLogger("alpose.monitor")
 
 Frame = npt.NDArray[np.uint8]
 
 WAIT_S = 0.2
-"""The longest that a source keeps its reader waiting: it may want to stop, or to show that it lives."""
+"""The longest that a source keeps its reader waiting, who may want to stop or to show that it is alive."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
 """Between two attempts to open a camera again: doubled each time."""
 MISSES_TO_REOPEN = 5
 """Failed reads in a row after which a camera is opened again."""
 MISSES_TO_END = 25
-"""Failed reads in a row after which a video is over, whatever length it announced."""
+"""Failed reads in a row after which a recording is over that does not announce its length."""
 DEFAULT_FPS = 10.0
-"""Of a folder of pictures: they carry no time."""
+"""Pictures of a folder per second: they carry no time."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-"""What a folder is searched for."""
+"""Names that a folder is searched for."""
+METADATA_PREFIX = "._"
+"""Of the file that macOS writes beside each picture on a disk that is not its own (AppleDouble): not a picture."""
 
 
 class SourceError(AlposeError, OSError):
@@ -46,8 +49,8 @@ class SourceError(AlposeError, OSError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shot:
-    """One frame."""
+class TimedFrame:
+    """One frame and when it was."""
 
     frame_HW3: Frame
     """BGR."""
@@ -79,20 +82,25 @@ class Capture(Protocol):
         ...
 
     @property
-    def frames(self) -> int | None:
+    def frame_count(self) -> int | None:
+        """As announced, which for some containers is an estimate."""
+        ...
+
+    @property
+    def duration_s(self) -> float | None:
         """As announced."""
         ...
 
-    def read(self) -> Frame | None:
-        """The next frame, BGR; None where none could be had."""
+    def advance(self) -> bool:
+        """Go to the next frame without decoding it; False where none could be had."""
         ...
 
-    def skip(self) -> bool:
-        """Pass one frame over without decoding it."""
+    def decode(self) -> Frame | None:
+        """The present frame, BGR; None where it is damaged."""
         ...
 
     def time_s(self) -> float | None:
-        """The place of the last frame on the stream's clock."""
+        """The place of the present frame on the stream's clock."""
         ...
 
     def close(self) -> None:
@@ -120,12 +128,7 @@ class Source(Protocol):
         """None where a camera does not say."""
         ...
 
-    @property
-    def total(self) -> int | None:
-        """Frames of a recording, as it announces them; None of a camera."""
-        ...
-
-    def shots(self) -> Iterator[Shot | None]:
+    def frames(self) -> Iterator[TimedFrame | None]:
         """Frame after frame; None where nothing came within :data:`WAIT_S`."""
         ...
 
@@ -135,13 +138,15 @@ class Source(Protocol):
 
 
 class Recorded:
-    """A video file or folder of pictures: ends, and has its own clock.
+    """A video file or folder of pictures: it ends, and has its own clock.
+
+    It is read to its known end, whatever is damaged on the way: the length that it announces in frames or in seconds.
 
     Args:
         name: for people.
         capture: decodes it.
         fps: None: what the capture announces, else :data:`DEFAULT_FPS`.
-        realtime: deliver at the video's speed, and leave frames out like a camera where the reader is slower.
+        realtime: deliver at the recording's speed, and leave frames out like a camera where the reader is slower.
     """
 
     live = False
@@ -150,52 +155,73 @@ class Recorded:
         self.name = name
         self.counts = SourceCounts()
         self.fps: float = fps or capture.fps or DEFAULT_FPS
-        self.total = capture.frames
         self._own_clock = fps is None and capture.fps is not None
         self._capture = capture
         self._realtime = realtime
+        self._first_s: float | None = None
+        self._end_s = capture.duration_s
 
-    def shots(self) -> Iterator[Shot | None]:
+    def frames(self) -> Iterator[TimedFrame | None]:
         """Every frame once; only ``realtime`` leaves any out."""
         began = time.monotonic()
-        place = misses = 0  # place: of the next frame in the file, whether read, left out or broken
+        place = misses = 0  # place: how many frames of the file were passed, whether read, left out or broken
         last_s = -1.0
-        while True:
-            if self._realtime:
-                while place < (time.monotonic() - began) * self.fps - 1 and self._capture.skip():
-                    place += 1
-                    self.counts.behind += 1
-            frame = self._capture.read()
+        while not self._ended(place, misses, last_s):
             place += 1
-            if frame is None:
+            if not self._capture.advance():
                 misses += 1
-                if misses >= MISSES_TO_END or (self.total is not None and place > self.total):
-                    break
                 continue
-            # Misses at the end are only the end: they count once a frame follows them.
+            # Misses at the end are only the end, unless the file says how many there should be: see below.
             self.counts.broken += misses
             misses = 0
-            last_s = self._time(place - 1, last_s)
-            while self._realtime and (early := last_s - (time.monotonic() - began)) > 0:
-                time.sleep(min(early, WAIT_S))
-                if early > WAIT_S:
+            time_s = self._time(place - 1, last_s)
+            gap_s, last_s = time_s - last_s if last_s >= 0 else 0.0, time_s
+            if self._realtime and time.monotonic() - began - time_s > max(gap_s, 1 / self.fps):
+                self.counts.behind += 1
+                continue
+            frame = self._capture.decode()
+            if frame is None:
+                self.counts.broken += 1
+                continue
+            while self._realtime and (early_s := time_s - (time.monotonic() - began)) > 0:
+                time.sleep(min(early_s, WAIT_S))
+                if early_s > WAIT_S:
                     yield None
             self.counts.delivered += 1
-            yield Shot(frame, last_s, self.counts.delivered - 1)
-        left = (self.total or 0) - (place - misses)
-        if left > 0:
-            log.warning("%s ended %d frames before the length it announces", self.name, left)
+            yield TimedFrame(frame, time_s, self.counts.delivered - 1)
+        if misses and not self._reached_end(last_s):
+            missing = (self._capture.frame_count or 0) - (place - misses)
+            if missing > 0:
+                log.warning("%s ended %d frames before the length it announces", self.name, missing)
+                self.counts.broken += missing
 
     def close(self) -> None:
         """Close the file."""
         self._capture.close()
 
+    def _ended(self, place: int, misses: int, last_s: float) -> bool:
+        count = self._capture.frame_count
+        if count is None:
+            return misses >= MISSES_TO_END
+        return place >= count if not misses else place >= count or self._reached_end(last_s)
+
+    def _reached_end(self, last_s: float) -> bool:
+        """Whether the last frame lies at the end of the announced time: the announced number was then an estimate."""
+        return (
+            self._end_s is not None
+            and self._own_clock
+            and last_s + (self._first_s or 0.0) + 2 / self.fps >= self._end_s
+        )
+
     def _time(self, place: int, last_s: float) -> float:
         """The frame's time on the file's clock, which must run forward; by the frame rate where it does not."""
-        said = self._capture.time_s() if self._own_clock else place / self.fps
-        if said is None or not np.isfinite(said) or said <= last_s:
-            said = 0.0 if last_s < 0 else last_s + 1 / self.fps
-        return float(said)
+        stated_s = self._capture.time_s() if self._own_clock else place / self.fps
+        if stated_s is not None and np.isfinite(stated_s):
+            if self._first_s is None:
+                self._first_s = float(stated_s)
+            if stated_s - self._first_s > last_s:
+                return float(stated_s) - self._first_s
+        return 0.0 if last_s < 0 else last_s + 1 / self.fps
 
 
 class Live:
@@ -208,7 +234,6 @@ class Live:
     """
 
     live = True
-    total = None
 
     def __init__(self, name: str, connect: Callable[[], Capture]) -> None:
         self.name = name
@@ -221,11 +246,11 @@ class Live:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._read, name="alpose-camera", daemon=True)
 
-    def shots(self) -> Iterator[Shot | None]:
-        """For ever; the newest frame each time."""
+    def frames(self) -> Iterator[TimedFrame | None]:
+        """The newest frame each time, without end."""
         if not self._thread.is_alive() and not self._closing.is_set():
             self._thread.start()
-        began: float | None = None
+        began_s: float | None = None
         while not self._closing.is_set():
             with self._fresh:
                 if self._newest is None:
@@ -235,12 +260,12 @@ class Live:
                 yield None
                 continue
             frame, time_s = found
-            began = time_s if began is None else began
+            began_s = time_s if began_s is None else began_s
             self.counts.delivered += 1
-            yield Shot(frame, time_s - began, self.counts.delivered - 1)
+            yield TimedFrame(frame, time_s - began_s, self.counts.delivered - 1)
 
     def close(self) -> None:
-        """Stop the thread; one that hangs in a driver is left behind, it is a daemon."""
+        """Stop the thread; one that hangs in a driver is left behind, as it is a daemon."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(6.0)
@@ -256,7 +281,7 @@ class Live:
                 misses = 0
                 continue
             try:
-                frame = self._capture.read()
+                frame = self._capture.decode() if self._capture.advance() else None
             except Exception as error:  # whatever a driver raises, the camera is tried again
                 log.warning("%s: %s", self.name, error)
                 frame = None
@@ -283,8 +308,8 @@ class Live:
             try:
                 self._capture = self._connect()
             except Exception as error:
-                log.warning("%s: %s; next attempt in %.0f s", self.name, error, min(2 * pause_s, LAST_RETRY_S))
                 pause_s = min(2 * pause_s, LAST_RETRY_S)
+                log.warning("%s: %s; next attempt in %.0f s", self.name, error, pause_s)
                 continue
             self.counts.reconnects += 1
             log.warning("%s is back", self.name)
@@ -294,37 +319,34 @@ class Live:
 class Pictures:
     """A folder of pictures as a capture: in the order of their names, numbers by value."""
 
-    fps = None
+    fps = duration_s = None
 
     def __init__(self, files: Sequence[Path], load: Callable[[Path], Frame | None]) -> None:
         self._files = sorted(files, key=natural)
         self._load = load
         self._next = 0
-        self.frames = len(self._files)
+        self.frame_count = len(self._files)
 
-    def read(self) -> Frame | None:
-        """The next picture; None where it does not decode."""
-        path = self._advance()
-        return None if path is None else self._load(path)
+    def advance(self) -> bool:
+        """Go to the next picture."""
+        self._next += 1
+        return self._next <= len(self._files)
 
-    def skip(self) -> bool:
-        """Pass a picture over."""
-        return self._advance() is not None
+    def decode(self) -> Frame | None:
+        """The picture; None where it does not decode."""
+        return self._load(self._files[self._next - 1])
 
     def time_s(self) -> None:
-        """Pictures carry none."""
+        """Pictures carry no time."""
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _advance(self) -> Path | None:
-        self._next += 1
-        return self._files[self._next - 1] if self._next <= len(self._files) else None
-
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder, not of folders in it."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = [path for path in folder.iterdir()
+             if path.suffix.lower() in SUFFIXES and not path.name.startswith(METADATA_PREFIX) and path.is_file()]  # fmt: skip
     if not found:
         raise DataError(f"{folder} holds no pictures: names that end in {', '.join(sorted(SUFFIXES))} are taken")
     return found

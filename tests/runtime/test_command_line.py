@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from alpose.runtime.click_errors import OneLineErrors
+from alpose.runtime.command_line import OneLineErrors
 from alpose.runtime.errors import ConfigError
 
 

@@ -11,23 +11,22 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from ..sources import SourceCounts
-from .screen import LiveLine, bar, paint, size
+from ..command_line import LiveLine, bar, paint, size
+from .sources import Source, SourceCounts
 
 if TYPE_CHECKING:
-    from ..camera import AnnotatedVideo
     from ..monitor import Monitor
-    from ..sources import Source
     from ..stats import Stats
+    from .overlay import AnnotatedVideo
 
 log = logging.getLogger("alpose.monitor")
 
 REFRESH_S = 0.2
-"""Of the line on a terminal."""
+"""Between two versions of the line on a terminal."""
 LOG_S = 60.0
 """Between two lines in a log."""
 THRESHOLD_FRAMES = 5
-"""Of a video: how often the threshold in force is asked for."""
+"""Frames of an annotated video between two readings of the threshold in force."""
 
 
 @dataclass(slots=True)
@@ -68,18 +67,18 @@ def watch(
     began_ns = time.time_ns()
     shown = logged = time.monotonic()
     probability, threshold = float("nan"), None
-    told = SourceCounts()
-    for shot in source.shots():
-        told = tell_faults(monitor, source.counts, told)
-        if shot is not None:
-            time_ns = None if source.live else began_ns + round(shot.time_s * 1e9)
-            verdict = monitor(shot.frame_HW3, time_ns=time_ns)
+    counted = SourceCounts()
+    for found in source.frames():
+        counted = count_faults(monitor, source.counts, counted)
+        if found is not None:
+            time_ns = None if source.live else began_ns + round(found.time_s * 1e9)
+            verdict = monitor(found.frame_HW3, time_ns=time_ns)
             probability = verdict.failure_probability
             if video is not None:
-                if shot.index % THRESHOLD_FRAMES == 0:
+                if found.index % THRESHOLD_FRAMES == 0:
                     threshold = monitor.stats().threshold
-                video.write(shot.frame_HW3, verdict, shot.time_s, threshold)
-            if limit is not None and shot.index + 1 >= limit:
+                video.write(found.frame_HW3, verdict, found.time_s, threshold)
+            if limit is not None and found.index + 1 >= limit:
                 break
         if stop.asked:
             break
@@ -91,14 +90,14 @@ def watch(
         elif not live.active and now - logged >= LOG_S:
             logged = now
             log.info("%s", log_line(monitor.stats(), source.counts))
-    tell_faults(monitor, source.counts, told)
+    count_faults(monitor, source.counts, counted)
 
 
-def tell_faults(monitor: Monitor, counts: SourceCounts, told: SourceCounts) -> SourceCounts:
-    """Count in the monitor's stats and metrics what went wrong since ``told`` was returned."""
+def count_faults(monitor: Monitor, counts: SourceCounts, counted: SourceCounts) -> SourceCounts:
+    """Count in the monitor's stats and metrics what went wrong since ``counted`` was returned."""
     now = replace(counts)  # a camera's own thread may be counting
-    for what, n in (("broken", now.broken - told.broken), ("behind", now.behind - told.behind),
-                    ("reopened", now.reconnects - told.reconnects)):  # fmt: skip
+    for what, n in (("broken", now.broken - counted.broken), ("behind", now.behind - counted.behind),
+                    ("reopened", now.reconnects - counted.reconnects)):  # fmt: skip
         if n:
             monitor.count("source_faults_total", n, what=what)
     return now

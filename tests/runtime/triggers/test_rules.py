@@ -34,7 +34,7 @@ from alpose.runtime.triggers import (
     Trigger,
 )
 
-from ..fakes.coin import Coin
+from ...fakes.coin import Coin
 
 UNIT_D = np.array([1.0, 0.0], dtype=np.float32)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from alpose.runtime.bundle.manifest import HISTOGRAM_BINS, CalibrationFacts
+from alpose.runtime.commands.replay import replay, table
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.replay import replay, table
 from alpose.runtime.scorelog import ScoreLog, decode
 from alpose.runtime.triggers import Decision, Observation, Policy, Setting, parse
 

@@ -22,7 +22,7 @@ from alpose.runtime.triggers import (
     Trigger,
 )
 
-from ..fakes.coin import Coin
+from ...fakes.coin import Coin
 
 FRAMES, TRIALS = 200, 250
 RNG = np.random.default_rng(1)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alpose.runtime.camera.sources import SourceError
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
 from alpose.runtime.skeleton import LSP
-from alpose.runtime.sources import SourceError
 
 cv2: Any = pytest.importorskip("cv2")
 
-from alpose.runtime.camera import AnnotatedVideo, open_source  # noqa: E402 - after the skip
-from alpose.runtime.overlay import WINDOW_S, strip_height  # noqa: E402
+from alpose.runtime.camera.capture import open_source  # noqa: E402 - after the skip
+from alpose.runtime.camera.overlay import WINDOW_S, AnnotatedVideo, strip_height  # noqa: E402
 
 FPS, COUNT, SIDE = 20.0, 30, (96, 128)
 
@@ -33,7 +33,7 @@ def video(tmp_path: Path) -> Path:
 
 
 def levels(source: Any) -> tuple[list[int], list[float]]:
-    found = [shot for shot in source.shots() if shot is not None]
+    found = [shot for shot in source.frames() if shot is not None]
     return [int(shot.frame_HW3.mean()) for shot in found], [shot.time_s for shot in found]
 
 
@@ -42,7 +42,6 @@ def test_a_video_gives_its_frames_in_order_with_its_own_times(video: Path) -> No
     grey, times = levels(source)
     source.close()
     assert source.fps == FPS
-    assert source.total == COUNT
     assert not source.live
     assert np.abs(np.array(grey) - 8 * np.arange(COUNT)).max() <= 2
     np.testing.assert_allclose(times, np.arange(COUNT) / FPS, atol=1e-3)
@@ -63,7 +62,7 @@ def test_a_damaged_picture_among_others_is_left_out_and_counted(tmp_path: Path) 
 def test_a_single_picture_is_a_source(tmp_path: Path) -> None:
     path = tmp_path / "one.png"
     cv2.imwrite(str(path), np.full((8, 9, 3), (10, 20, 30), dtype=np.uint8))
-    (shot,) = [shot for shot in open_source(str(path)).shots() if shot is not None]
+    (shot,) = [shot for shot in open_source(str(path)).frames() if shot is not None]
     assert shot.frame_HW3.shape == (8, 9, 3)
     assert shot.frame_HW3[0, 0].tolist() == [10, 20, 30], "BGR, as OpenCV has it"
 
@@ -73,7 +72,7 @@ def test_what_is_no_source_says_so(tmp_path: Path, video: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"notes\.mp4 does not open"):
         open_source(str(tmp_path / "notes.mp4"))
-    with pytest.raises(DataNotFoundError, match="no file, no folder and no camera"):
+    with pytest.raises(DataNotFoundError, match="not a file, folder or camera"):
         open_source(str(tmp_path / "absent.mp4"))
     with pytest.raises(DataError, match="holds no pictures"):
         open_source(str(tmp_path / "empty"))
