@@ -97,7 +97,8 @@ def bundle(
     replace: bool, cache: Path | None,
 ) -> None:  # fmt: skip
     """Write a bundle from CHECKPOINT: graph, manifest, calibration, golden frames and card."""
-    from .failure import Failure
+    from alpose.trainer.metrics import Failure
+
     from .write import ExportConfig, export_checkpoint
 
     made = export_checkpoint(

@@ -21,9 +21,7 @@ from alpose.runtime.errors import AlposeError, ConfigError, DataError
 from alpose.runtime.outputs import Engine, Outputs, form_problems
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.data.records import Bools, Floats
-from alpose.trainer.metrics import Judged, Profile, auroc, judge
-
-from .failure import Failure, failures
+from alpose.trainer.metrics import Failure, Judged, Profile, auroc, judge, mean_error
 
 JUDGED_SCORE = 0.3
 """A joint with a lower reference score has no weight: its place is the net's guess among flat cells."""
@@ -235,8 +233,8 @@ def judge_outputs(outputs: Outputs, crops: Crops, profile: Profile, failure: Fai
     offset_NJ2 = outputs.keypoints_NJ2 - crops.joints_NJ2
     distance_NJ = np.linalg.norm(offset_NJ2, axis=2) * crops.scale_N[:, None]
     judged = judge(crops.data, distance_NJ, outputs.scores_NJ, profile)
-    side_N = crops.scale_N * crops.config.size_px
-    return judged, *failures(failure, judged, distance_NJ, crops.labelled_NJ, side_N)
+    error_N = mean_error(distance_NJ, crops.labelled_NJ, crops.scale_N * crops.config.size_px)
+    return judged, *failure.failed(judged.image_pck(), error_N)
 
 
 def _largest(deviation: npt.NDArray[np.floating]) -> float:

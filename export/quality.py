@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import from_json, to_json
 from alpose.trainer.data.records import Bools
-from alpose.trainer.metrics import aurc, auroc, risk_coverage
+from alpose.trainer.metrics import Failure, aurc, auroc, risk_coverage
 
 from .calibration import EVIDENCE, Array, Calibration, check_classes, fit, fitting_half
-from .failure import Failure
 from .thresholds import CATCHES, CONFIDENCE, CatchThreshold, catch_threshold, check_probabilities, clopper_pearson
 
 BINS = 10
@@ -120,7 +120,7 @@ class CalibrationReport:
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         lists = {name: list(value) for name, value in own.items() if isinstance(value, tuple)}
         return own | lists | {
-            "failure": self.failure.to_json(),
+            "failure": to_json(self.failure),
             "calibration": self.calibration.to_json(),
             "auroc_alone": dict(self.auroc_alone),
             "bins": [asdict(each) for each in self.bins],
@@ -133,7 +133,7 @@ class CalibrationReport:
         try:
             plain = {name: tuple(each) if isinstance(each, list) else each for name, each in value.items()}
             parts: dict[str, Any] = plain | {
-                "failure": Failure.from_json(value["failure"]),
+                "failure": from_json(Failure, value["failure"], "failure"),
                 "calibration": Calibration.from_json(value["calibration"]),
                 "bins": tuple(ReliabilityBin(**each) for each in value["bins"]),
                 "thresholds": tuple(CatchThreshold.from_json(each) for each in value["thresholds"]),

@@ -34,14 +34,13 @@ from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.benchmarks import Sizes
 from alpose.trainer.data.crops import CropConfig, Crops
 from alpose.trainer.data.records import Bools, PoseData
-from alpose.trainer.metrics import ProfileName, profile_of
+from alpose.trainer.metrics import Failure, ProfileName, profile_of
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.presets import preset
 
 from .bundle_files import golden_bytes, write_bundle
 from .calibration import fitting_half
 from .card import render_card
-from .failure import Failure
 from .graph import MonitorGraph, TorchEngine
 from .onnx_export import to_onnx
 from .parity import LIMITS, ParityFigures, ParityLimits, answer, compare, judge_outputs, require

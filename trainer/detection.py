@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import ConfigError
 
-from .data.records import Bools, Floats, PoseData
+from .data.records import Floats, PoseData
 from .metrics import (
-    FAILURE_PCK,
+    Failure,
     Judged,
     Profile,
     aurc,
@@ -142,8 +142,7 @@ class Detection:
 def measure(selection: Selection, oracle: Selection, pool: Scored, judged: Judged) -> Detection:
     """Compare a selection with the truth about the pool."""
     image_pck_N = judged.image_pck()
-    defined_N = np.isfinite(image_pck_N)
-    failed_N: Bools = image_pck_N < FAILURE_PCK
+    failed_N, defined_N = Failure().failed(image_pck_N)
     chosen_M = selection.rows_M
     spearman, pearson = correlation(selection.score_N, pool.true_loss_N)
     chosen_loss_M = pool.true_loss_N[chosen_M]

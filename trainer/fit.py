@@ -31,7 +31,7 @@ from .data.records import Bools, PoseData, join
 from .detection import judge_scored
 from .device import Machine, environment
 from .head_training import train_all_heads
-from .metrics import FAILURE_PCK, auroc, profile_of
+from .metrics import Failure, auroc, profile_of
 from .models.heads import HeadName, LossHead
 from .presets import NetName, Preset, PresetName, preset, with_net, with_net_of
 from .resume import discard
@@ -180,9 +180,7 @@ def measure(model: PoseModel, crops: Crops, machine: Machine, what: str) -> Meas
     """PCK of a model, and how well its heads tell the people on whom it fails."""
     scored = score(model, crops, machine, what=what)
     judged = judge_scored(crops.data, scored, profile_of("standard", crops.data))
-    image_pck_N = judged.image_pck()
-    defined_N = np.isfinite(image_pck_N)
-    failed_N: Bools = image_pck_N < FAILURE_PCK
+    failed_N, defined_N = Failure().failed(judged.image_pck())
     return Measured(
         people=len(crops),
         failures=int(failed_N.sum()),

@@ -22,8 +22,9 @@ AnyFloats = npt.NDArray[np.floating[Any]]
 ProfileName = Literal["standard", "official-2021"]
 PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)
 
-FAILURE_PCK = 0.5
-"""An image fails when fewer than half of its joints are right."""
+FailureName = Literal["image-pck", "any-joint", "mean-error"]
+FAILURES: tuple[FailureName, ...] = get_args(FailureName)
+DEFAULT_LIMITS: dict[FailureName, float | None] = {"image-pck": 0.5, "any-joint": None, "mean-error": 0.1}
 
 # The published evaluation code looks at linspace(0, 1, 20) only: neither 0.2 nor 0.5 is among them, and which
 # neighbour the printed tables used is not known.
@@ -103,6 +104,13 @@ def normaliser(data: PoseData, profile: Profile) -> Floats:
     return np.where(either_N > 1.0, either_N, np.nan).astype(np.float32)
 
 
+def words_of_length(profile: Profile) -> str:
+    """Return the profile's normaliser in a word that needs no literature."""
+    if profile.by == "box":
+        return "longer side of the person's box"
+    return "head size" if profile.by == "head" else "torso diagonal"
+
+
 def _has_torso(skeleton: Skeleton) -> bool:
     return {"left_shoulder", "right_shoulder", "left_hip", "right_hip"} <= set(skeleton.joints)
 
@@ -159,9 +167,76 @@ def judge(
     return Judged((distance_NJ < limit_N1) & (peak_NJ >= profile.min_peak), counts_NJ, profile.macro)
 
 
+def mean_error(distance_NJ: Floats, labelled_NJ: Bools, side_N: Floats) -> AnyFloats:
+    """Return the mean distance over a person's labelled joints as a share of the crop's side, (N,); NaN without labels.
+
+    Args:
+        distance_NJ: predicted to labelled position, in frame pixels.
+        labelled_NJ: joints with a label.
+        side_N: side of the crop, in frame pixels.
+    """
+    count_N = labelled_NJ.sum(axis=1)
+    total_N = np.where(labelled_NJ, distance_NJ, 0.0).sum(axis=1)
+    return np.where(count_N > 0, total_N / (side_N * np.maximum(count_N, 1)), np.nan)
+
+
 def neighbour_thresholds(profile: Profile) -> tuple[float, ...]:
     """The thresholds of the published evaluation table around the named one (``official-2021`` only)."""
     return _LINSPACE_NEIGHBOURS.get(profile.threshold, ()) if profile.name == "official-2021" else ()
+
+
+# --- Who failed?
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """When a pose counts as failed: chosen once, and the same in training, calibration, bundle, field and benchmark.
+
+    ``image-pck``
+        fewer than ``limit`` of the scored joints are right under the profile (default 0.5, the papers').
+    ``any-joint``
+        one scored joint or more is wrong under the profile; there is no limit.
+    ``mean-error``
+        the mean distance over labelled joints exceeds ``limit`` sides of the crop (default 0.1).
+    """
+
+    name: FailureName = "image-pck"
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in FAILURES:
+            raise ConfigError(f"unknown definition of failure {self.name!r}; known: {', '.join(FAILURES)}")
+        limit = DEFAULT_LIMITS[self.name] if self.limit is None else float(self.limit)
+        if self.name == "any-joint" and limit is not None:
+            raise ConfigError(f"failure 'any-joint' has no limit, got {limit}: leave it out")
+        if limit is not None and not 0 < limit <= 1:
+            raise ConfigError(f"failure {self.name!r}: the limit must be in (0, 1], got {limit}")
+        object.__setattr__(self, "limit", limit)
+
+    def failed(self, image_pck_N: AnyFloats, mean_error_N: AnyFloats | None = None) -> tuple[Bools, Bools]:
+        """Return who failed and of whom that can be said at all: two masks, (N,) each.
+
+        Args:
+            image_pck_N: share of each person's scored joints that are right; NaN where none is scored.
+            mean_error_N: from :func:`mean_error`; only the definition ``mean-error`` needs it.
+        """
+        if self.name == "mean-error":
+            if mean_error_N is None:
+                raise DataError("failure 'mean-error' needs the distances of the joints, which are not at hand here")
+            return np.nan_to_num(mean_error_N, nan=0.0) > (self.limit or 0.0), np.isfinite(mean_error_N)
+        limit = 1.0 if self.limit is None else self.limit
+        return np.nan_to_num(image_pck_N, nan=1.0) < limit, np.isfinite(image_pck_N)
+
+    def words(self, profile: Profile) -> str:
+        """Return the definition as a sentence for people who deploy."""
+        right = f"within {profile.threshold:g} of the {words_of_length(profile)}"
+        if self.name == "image-pck":
+            share = "half" if self.limit == 0.5 else f"{100 * (self.limit or 0):g} %"
+            return f"A pose fails when fewer than {share} of its joints are right: {right} from where they truly are."
+        if self.name == "any-joint":
+            return f"A pose fails when one joint or more is wrong: not {right} from where it truly is."
+        return (f"A pose fails when its joints lie further than {100 * (self.limit or 0):g} % of the side of the crop "
+                "from where they truly are, on average.")  # fmt: skip
 
 
 # --- Does the score find the failures?

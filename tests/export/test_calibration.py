@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from alpose.export import calibration as c
 from alpose.export import quality, shift
-from alpose.export.failure import Failure, FailureName, failures
-from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import LSP
 from alpose.trainer import metrics
+from alpose.trainer.metrics import Failure
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -232,48 +232,6 @@ def test_a_calibration_survives_json_and_a_damaged_one_does_not() -> None:
     for damaged in ({**stored, "evidence": ["entropy"]}, {**stored, "weight": ["x", 1, 2]}, {}):
         with pytest.raises(DataError, match="not a calibration"):
             c.Calibration.from_json(damaged)
-
-
-# --- What counts as a failure
-
-
-def test_the_three_definitions_on_people_made_by_hand() -> None:
-    right_NJ = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=bool)
-    counts_NJ = np.ones((5, 4), dtype=bool)
-    counts_NJ[3, :] = False  # nothing of this one can be scored ...
-    counts_NJ[2, 1:] = False  # ... and of this one only what is right
-    labelled_NJ = np.ones((5, 4), dtype=bool)
-    labelled_NJ[4] = [True, False, False, False]
-    distance_NJ = np.array(
-        [[1.0] * 4, [0, 0, 40, 40], [50, 0, 0, 0], [2.0] * 4, [30, 999, 999, np.nan]], dtype=np.float32
-    )
-    judged, side_N = metrics.Judged(right_NJ, counts_NJ, macro=False), np.full(5, 100.0, dtype=np.float32)
-
-    def made(name: FailureName, limit: float | None = None) -> tuple[list[bool], list[bool]]:
-        failed_N, defined_N = failures(Failure(name, limit), judged, distance_NJ, labelled_NJ, side_N)
-        return failed_N.tolist(), defined_N.tolist()
-
-    # Exactly half right is not under a half.
-    assert made("image-pck") == ([False, False, False, False, True], [True, True, True, False, True])
-    assert made("image-pck", 0.75) == ([False, True, False, False, True], [True, True, True, False, True])
-    assert made("any-joint") == ([False, True, False, False, True], [True, True, True, False, True])
-    assert made("mean-error") == ([False, True, True, False, True], [True] * 5)
-    assert made("mean-error", 0.25) == ([False, False, False, False, True], [True] * 5)
-
-
-def test_definitions_are_checked_stored_and_said_in_words() -> None:
-    profile = metrics.profile_for("standard", LSP)
-    assert "fewer than half of its joints" in Failure().words(profile)
-    assert "0.2 of the torso" in Failure().words(profile)
-    assert "one joint or more" in Failure("any-joint").words(profile)
-    assert "10 % of the side of the crop" in Failure("mean-error").words(profile)
-    for failure in (Failure(), Failure("any-joint"), Failure("mean-error", 0.07)):
-        assert Failure.from_json(json.loads(json.dumps(failure.to_json()))) == failure
-    for name, limit in (("pck", None), ("any-joint", 0.5), ("image-pck", 0.0), ("mean-error", 2.0)):
-        with pytest.raises(ConfigError, match=r"failure|limit"):
-            Failure(name, limit)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="not a definition"):
-        Failure.from_json({"limit": 1})
 
 
 # --- What is measured

@@ -21,11 +21,10 @@ from alpose.export import quality, shift
 from alpose.export.card import blocks, parity_lines, render_card, write_card
 from alpose.export.card_figures import PALETTE, skeleton_drawing
 from alpose.export.card_words import figure, moment, share, text, title
-from alpose.export.failure import Failure
 from alpose.runtime.bundle.manifest import tensors
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
-from alpose.trainer.metrics import profile_for
+from alpose.trainer.metrics import Failure, profile_for
 from alpose.trainer.report.form import MINUS, TIMES
 
 

@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from alpose.export.failure import Failure
 from alpose.export.parity import (
     LIMITS,
     ParityError,
@@ -25,7 +24,7 @@ from alpose.runtime.outputs import Outputs
 from alpose.runtime.skeleton import LSP
 from alpose.trainer.data.crops import CropConfig, Crops
 from alpose.trainer.data.records import PoseData
-from alpose.trainer.metrics import profile_for
+from alpose.trainer.metrics import Failure, profile_for
 
 COUNT, JOINTS = 60, len(LSP)
 PROFILE = profile_for("standard", LSP)

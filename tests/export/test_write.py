@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alpose.export.failure import Failure
 from alpose.export.graph import MonitorGraph, TorchEngine
 from alpose.export.parity import ParityError, ParityLimits
 from alpose.export.people import unseen_crops
@@ -30,6 +29,7 @@ from alpose.trainer import checkpoint
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import machine
+from alpose.trainer.metrics import Failure
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.presets import preset
 from alpose.trainer.run import RunConfig

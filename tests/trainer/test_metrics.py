@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from itertools import permutations
@@ -13,9 +14,12 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
 from alpose.trainer.data.records import Floats, PoseData
 from alpose.trainer.metrics import (
+    Failure,
+    FailureName,
     Judged,
     Profile,
     aurc,
@@ -23,6 +27,7 @@ from alpose.trainer.metrics import (
     correlation,
     gap_closed,
     judge,
+    mean_error,
     neighbour_thresholds,
     normaliser,
     precision,
@@ -411,3 +416,48 @@ def test_mpii_people_without_head_boxes_are_measured_by_the_torso() -> None:
     assert (profile.by, profile.threshold, profile.skip) == ("torso", 0.2, ())
     assert np.isfinite(normaliser(data, profile)).all()
     assert profile_of("standard", people(LSP, 1)) == profile_for("standard", LSP)
+
+
+# --- What counts as a failure
+
+
+def test_the_three_definitions_on_people_made_by_hand() -> None:
+    right_NJ = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=bool)
+    counts_NJ = np.ones((5, 4), dtype=bool)
+    counts_NJ[3, :] = False  # nothing of this one can be scored ...
+    counts_NJ[2, 1:] = False  # ... and of this one only what is right
+    labelled_NJ = np.ones((5, 4), dtype=bool)
+    labelled_NJ[4] = [True, False, False, False]
+    distance_NJ = np.array(
+        [[1.0] * 4, [0, 0, 40, 40], [50, 0, 0, 0], [2.0] * 4, [30, 999, 999, np.nan]], dtype=np.float32
+    )
+    judged, side_N = Judged(right_NJ, counts_NJ, macro=False), np.full(5, 100.0, dtype=np.float32)
+
+    def made(name: FailureName, limit: float | None = None) -> tuple[list[bool], list[bool]]:
+        error_N = mean_error(distance_NJ, labelled_NJ, side_N)
+        failed_N, defined_N = Failure(name, limit).failed(judged.image_pck(), error_N)
+        return failed_N.tolist(), defined_N.tolist()
+
+    # Exactly half right is not under a half.
+    assert made("image-pck") == ([False, False, False, False, True], [True, True, True, False, True])
+    assert made("image-pck", 0.75) == ([False, True, False, False, True], [True, True, True, False, True])
+    assert made("any-joint") == ([False, True, False, False, True], [True, True, True, False, True])
+    assert made("mean-error") == ([False, True, True, False, True], [True] * 5)
+    assert made("mean-error", 0.25) == ([False, False, False, False, True], [True] * 5)
+
+
+def test_definitions_are_checked_stored_and_said_in_words() -> None:
+    profile = profile_for("standard", LSP)
+    assert "fewer than half of its joints" in Failure().words(profile)
+    assert "0.2 of the torso" in Failure().words(profile)
+    assert "one joint or more" in Failure("any-joint").words(profile)
+    assert "10 % of the side of the crop" in Failure("mean-error").words(profile)
+    for failure in (Failure(), Failure("any-joint"), Failure("mean-error", 0.07)):
+        assert from_json(Failure, json.loads(json.dumps(to_json(failure)))) == failure
+    for name, limit in (("pck", None), ("any-joint", 0.5), ("image-pck", 0.0), ("mean-error", 2.0)):
+        with pytest.raises(ConfigError, match=r"failure|limit"):
+            Failure(name, limit)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"Failure\.name must be one of"):
+        from_json(Failure, {"name": "x"})
+    with pytest.raises(DataError, match="needs the distances"):
+        Failure("mean-error").failed(np.zeros(1))

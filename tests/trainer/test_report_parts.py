@@ -57,7 +57,7 @@ def scores(N: int, selected_M: Sequence[int], seed: int = 0) -> Scores:
 def test_the_band_over_people_is_the_bootstrap_of_the_curve_itself() -> None:
     """Against the slow twin: people repeated as they were drawn, and the curve computed anew; scores tie."""
     pool = scores(40, [0])
-    failed_N = pool.image_pck_N < metrics.FAILURE_PCK
+    failed_N = metrics.Failure().failed(pool.image_pck_N)[0]
     kept_K = np.arange(1, 41) / 40
     generator, drawn = np.random.default_rng(0), []
     for _ in range(curves.OVER_PEOPLE):

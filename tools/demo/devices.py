@@ -14,7 +14,7 @@ import numpy.typing as npt
 from alpose import runtime
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.data.synthetic import read_people
-from alpose.trainer.metrics import FAILURE_PCK, judge, profile_for
+from alpose.trainer.metrics import Failure, judge, profile_for
 from alpose.trainer.progress import progress
 
 BEGAN_NS = 1_750_000_000_000_000_000
@@ -62,7 +62,7 @@ class Watched:
     @property
     def failed_N(self) -> npt.NDArray[np.bool_]:
         """Frames on which the model failed."""
-        return np.asarray(self.pck_N < FAILURE_PCK)
+        return Failure().failed(self.pck_N)[0]
 
 
 def watch(stream: Stream, bundle: Path, queue: Path | None, trigger: str | None, seed: int) -> Watched:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import read_json
 from alpose.trainer.data.coco import find_annotations, read_coco
-from alpose.trainer.metrics import FAILURE_PCK, judge, profile_of
+from alpose.trainer.metrics import Failure, judge, profile_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -109,7 +109,7 @@ def read_labelled(dataset: Path) -> Labelled:
         device_N=columns["device"].astype(np.str_),
         bundle_N=columns["bundle"].astype(np.str_),
         pck_N=pck_N,
-        failed_N=pck_N < FAILURE_PCK,
+        failed_N=Failure().failed(pck_N)[0],
         flagged_N=columns["flagged"].astype(np.bool_),
         failure_probability_N=columns["failure_probability"].astype(np.float64),
         control_N=columns["control"].astype(np.float64),

@@ -34,7 +34,7 @@ from ..data.crops import Crops, prepare
 from ..data.synthetic import read_people
 from ..device import Machine, environment
 from ..epck import EpckTraining
-from ..metrics import FAILURE_PCK
+from ..metrics import Failure
 from ..run import Run, RunConfig, claim, open_run
 from ..training import validation_mask
 from .costs import has_costs, measure_costs
@@ -253,7 +253,7 @@ def _probabilities(seen: View, names: tuple[str, ...]) -> dict[str, Callable[[Vi
 
     So all are judged by one calibration, and the order that a detector gives is kept.
     """
-    failed_N, known_N = seen.image_pck() < FAILURE_PCK, np.isfinite(seen.image_pck())
+    failed_N, known_N = Failure().failed(seen.image_pck())
 
     def fitted(name: str, evidence_of: Callable[[View], Floats]) -> Callable[[View], Floats]:
         try:

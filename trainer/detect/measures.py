@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from alpose.runtime.errors import DataError
 
-from ..metrics import FAILURE_PCK, Judged, aurc, auroc, correlation, gap_closed
+from ..metrics import Failure, Judged, aurc, auroc, correlation, gap_closed
 from .stored import Bools, Floats, SetScores
 
 CATCH = 0.95
@@ -83,7 +83,7 @@ def truth_of(stored: SetScores, macro: bool) -> Truth:
     # Few joints give few distinct values: the true loss orders what is equal in PCK.
     tie_N = loss_N / (loss_N.max(initial=0.0) + 1.0) * 1e-3
     worst_pck = chosen_pck(judged, -pck_N + tie_N)
-    return Truth(judged, np.asarray(pck_N < FAILURE_PCK), loss_N, judged.pck(), worst_pck)
+    return Truth(judged, Failure().failed(pck_N)[0], loss_N, judged.pck(), worst_pck)
 
 
 def measure(score_N: Floats, truth: Truth, *, probability: bool = False) -> Measures:

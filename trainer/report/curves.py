@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from ..metrics import FAILURE_PCK
+from ..metrics import Failure
 from ..results import Row, Scores
 from ..statistics import COVERED, bootstrap, is_defined, mean_interval, most_covered
 from . import form
@@ -99,8 +99,8 @@ def risk_figure(facts: Facts, stored: Stored, palette: Palette) -> Markup | None
 
 def risk_over_people(scores: Scores, kept_K: Floats) -> tuple[Floats, Floats] | None:
     """Bootstrap band (K,) of a risk-coverage curve over the people of its pool; None for fewer than two."""
-    known_N = np.isfinite(scores.image_pck_N)
-    failed_P = scores.image_pck_N[known_N] < FAILURE_PCK
+    failed_N, known_N = Failure().failed(scores.image_pck_N)
+    failed_P = failed_N[known_N]
     _, group_P = np.unique(scores.score_N[known_N], return_inverse=True)
     count = len(failed_P)
 

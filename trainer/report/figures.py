@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
-from ..metrics import FAILURE_PCK, risk_coverage
+from ..metrics import Failure, risk_coverage
 from ..results import Scores
 from .methods import Look
 
@@ -159,10 +159,10 @@ def risk_curve(scores: Scores) -> tuple[Floats, Floats]:
 
     Images whose PCK is undefined are left out. At most ``COVERAGES`` points, empty where nothing is defined.
     """
-    known_N = np.isfinite(scores.image_pck_N)
+    failed_N, known_N = Failure().failed(scores.image_pck_N)
     P = int(known_N.sum())
     if P == 0:
         return np.empty(0), np.empty(0)
-    risk_P = risk_coverage(scores.score_N[known_N], scores.image_pck_N[known_N] < FAILURE_PCK)
+    risk_P = risk_coverage(scores.score_N[known_N], failed_N[known_N])
     kept_K = np.unique(np.linspace(1, P, COVERAGES).round().astype(int))
     return kept_K / P, risk_P[kept_K - 1]
