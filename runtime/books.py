@@ -11,11 +11,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from . import scorelog
-from .counters import Counters
 from .errors import DataError
 from .moments import Moment
 from .queue import Queue
 from .scorelog import ScoreLog
+from .stats import Counters
 from .triggers import Decision, Observation
 
 HOUR_NS = 3600 * 10**9

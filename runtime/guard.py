@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from .counters import Counters
-from .quiet import RateLimited
+from .logs import RateLimitedLog
+from .stats import Counters
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,7 +18,7 @@ class Guard:
 
     def __init__(self, counters: Counters) -> None:
         self.counters = counters
-        self.quiet = RateLimited(logging.getLogger("alpose.monitor"))
+        self.quiet = RateLimitedLog(logging.getLogger("alpose.monitor"))
 
     def attempt(self, where: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """What ``work`` returns; None where it raised."""

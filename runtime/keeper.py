@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from .books import Books
 from .bundle import Bundle
-from .counters import Counters
 from .frames import Region
 from .queue import Queue, Record
 from .queue.record import Candidate, FrameCopy
 from .queue.recorder import Recorder
 from .sight import Sighting
+from .stats import Counters
 
 BEFORE_BYTES = 64 << 20
 """Of the copies of frames that wait for something to happen after them, over all cameras."""

@@ -6,8 +6,8 @@ import operator
 import time
 from dataclasses import dataclass
 
-from .counters import Counters
 from .errors import DataError
+from .stats import Counters
 
 BACK_S = 1.0
 """Times given by an app may be out of order by this much: a budget sees no step back. By more, and the clock was set."""

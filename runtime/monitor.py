@@ -34,12 +34,13 @@ from .judge import Judge
 from .keeper import Keeper, host_name, new_device_id
 from .moments import FrameClock
 from .outputs import Engine
+from .prometheus import Metrics
 from .queue import Queue
 from .queue.record import MAX_NAME, is_name
-from .reporting import Metrics, QueueNumbers, engine_state
+from .queue.recorder import QueueNumbers
 from .sight import Sight, Sighting
 from .signals import Signals
-from .stats import Meters, Stats
+from .stats import EngineState, Meters, Stats
 from .streams import Streams, where_of
 from .triggers import Budget, Control, Episodes, Trigger, parse
 from .verdict import Timings, Verdict
@@ -129,7 +130,7 @@ class Monitor:
             made.callback(opened.close)
             for attempt in opened.fallbacks:
                 self._meters.counters.add("fallback_total", what=f"engine {attempt.engine}")
-            self._engine_state = engine_state(opened, engine if isinstance(engine, str) else "the one given")
+            self._engine_state = EngineState.of(opened, engine if isinstance(engine, str) else "the one given")
             self._eye = Eye(opened.engine, form)
             self._streams = Streams(camera, where, partial(Signals, self.bundle.skeleton), self._meters.counters)
             self.device_id, self.camera = device_id or host_name(), camera
@@ -139,7 +140,7 @@ class Monitor:
             if queue is not None:
                 self.device_id = device_id or queue.device_id(new_device_id)
                 self._keeper = Keeper(queue, self.bundle, self.device_id, self._meters.counters)
-                self._numbers = QueueNumbers(self._keeper, self._guard.trouble)
+                self._numbers = QueueNumbers(queue, self._keeper.recorder, self._guard.trouble)
             random = np.random.SeedSequence(seed)
             self._judge = Judge(self.bundle, self.trigger, self._eye, self._keeper, self._guard, random)
             self._metrics = Metrics(self.stats, metrics_port, metrics_file, self._meters.counters)

@@ -1,39 +1,217 @@
-"""What a monitor has done: its meters while it runs, and one snapshot of everything.
+"""What a monitor has done: its counters and meters while it runs, and one snapshot of everything.
 
-:class:`Meters` is written by the camera thread and the disk thread, :class:`Stats` is what ``monitor.stats()`` gives
-out. Nothing here waits for another thread, and nothing grows with the number of frames.
+:class:`Counters` may be written by every thread, :class:`Meters` by one at a time; :class:`Stats` is what
+``monitor.stats()`` returns. Nothing here waits for another thread, and nothing grows with the number of frames.
 
 Shapes: B bins of the failure probability (64, those of a bundle's histogram).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 import time
+import weakref
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .bundle.golden import GoldenReport
 from .bundle.manifest import HISTOGRAM_BINS
-from .counters import Count, Counters
 from .drift import DriftReport, bin_of
-from .latency import Latency, LatencyFacts
-from .stats_table import table
 
-__all__ = [
-    "Count",
-    "Counters",
-    "EngineState",
-    "Latency",
-    "LatencyFacts",
-    "Meters",
-    "QueueState",
-    "ScoreFacts",
-    "Scores",
-    "Stats",
-]
+if TYPE_CHECKING:
+    from .engines.auto import Opened
+
+
+class Count(NamedTuple):
+    """What a counter counts: ``Count("dropped_frames_total", (("reason", "disk_full"),))``."""
+
+    name: str
+    """As Prometheus writes it, without ``alpose_``."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Sorted by key. Values are few and known beforehand: a reason, never an id."""
+
+    def __str__(self) -> str:
+        inner = ",".join(f"{key}={value}" for key, value in self.labels)
+        return f"{self.name}{{{inner}}}" if inner else self.name
+
+
+class Counters:
+    """Counts that any thread adds to and that no thread waits for.
+
+    Every thread writes into a dictionary of its own, and a snapshot sums them. With one lock around a shared dictionary
+    the camera would wait whenever the interpreter switches threads while the disk thread holds it, which costs
+    milliseconds and not the nanoseconds of the addition.
+    """
+
+    def __init__(self) -> None:
+        self._mine = threading.local()
+        self._lock = threading.Lock()  # taken for a thread's first count and by snapshots, never by add
+        self._threads: list[tuple[weakref.ref[_Owner], dict[Count, int]]] = []
+        self._ended: dict[Count, int] = {}
+
+    def add(self, name: str, n: int = 1, **labels: str) -> None:
+        """Add ``n`` to a counter: ``add("dropped_frames_total", reason="disk_full")``."""
+        items = tuple(labels.items())
+        key = Count(name, items if len(items) < 2 else tuple(sorted(items)))
+        try:
+            counts: dict[Count, int] = self._mine.owner.counts
+        except AttributeError:
+            counts = self._first()
+        counts[key] = counts.get(key, 0) + n
+
+    def snapshot(self) -> dict[Count, int]:
+        """All counts, sorted by name and labels."""
+        with self._lock:
+            self._collect_ended()
+            total = dict(self._ended)
+            for _, counts in self._threads:
+                for key, n in counts.copy().items():  # the copy is one step: its thread may add meanwhile
+                    total[key] = total.get(key, 0) + n
+        return dict(sorted(total.items()))
+
+    def _first(self) -> dict[Count, int]:
+        """The dictionary of a thread that counts for the first time."""
+        owner = _Owner()
+        with self._lock:
+            self._collect_ended()
+            self._threads.append((weakref.ref(owner), owner.counts))
+        self._mine.owner = owner
+        return owner.counts
+
+    def _collect_ended(self) -> None:
+        """Keep the counts of threads that have ended, and not their dictionaries: an app may make a thread per frame."""
+        running = []
+        for owner, counts in self._threads:
+            if owner() is not None:
+                running.append((owner, counts))
+                continue
+            for key, n in counts.items():
+                self._ended[key] = self._ended.get(key, 0) + n
+        self._threads = running
+
+
+class _Owner:
+    """Dies with its thread, also with one that Python did not start."""
+
+    __slots__ = ("__weakref__", "counts")
+
+    def __init__(self) -> None:
+        self.counts: dict[Count, int] = {}
+
+
+def _edges_ns() -> tuple[int, ...]:
+    """Upper edges of the latency bins: 1 µs to 10 s, geometric between 1, 2.5, 5 and 10 of every decade.
+
+    Those round numbers are edges, so that the coarser histogram that Prometheus gets is exact.
+    """
+    edges = [1_000]
+    for decade in range(7):
+        for low, high, bins in ((1.0, 2.5, 16), (2.5, 5.0, 12), (5.0, 10.0, 12)):
+            edges += [round(1_000 * 10**decade * low * (high / low) ** (k / bins)) for k in range(1, bins + 1)]
+    return tuple(edges)
+
+
+EDGES_NS = _edges_ns()
+"""Bin i holds durations in (EDGES_NS[i - 1], EDGES_NS[i]]; the first all up to 1 µs, one more all beyond 10 s."""
+
+RELATIVE_ERROR = max(math.sqrt(high / low) for low, high in itertools.pairwise(EDGES_NS)) - 1
+"""Of a quantile between 1 µs and 10 s: 3 %."""
+
+
+class Latency:
+    """Durations in 282 bins of equal relative width: quantiles within 3 %, in constant memory.
+
+    One thread at a time adds; any thread reads.
+    """
+
+    __slots__ = ("_counts", "_max_ns", "_sum_ns", "refused")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(EDGES_NS) + 1)
+        self._sum_ns = 0
+        self._max_ns = 0
+        self.refused = 0
+        """Durations that were negative, not finite, or beyond 30 years: a clock was wrong."""
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        if not 0.0 <= seconds < 1e9:
+            self.refused += 1
+            return
+        ns = int(seconds * 1e9)
+        self._counts[bisect_left(EDGES_NS, ns)] += 1
+        self._sum_ns += ns
+        if ns > self._max_ns:
+            self._max_ns = ns
+
+    def merge(self, other: Latency) -> None:
+        """Add what another one has counted: of another thread, another device."""
+        for place, n in enumerate(other._counts):
+            self._counts[place] += n
+        self._sum_ns += other._sum_ns
+        self._max_ns = max(self._max_ns, other._max_ns)
+        self.refused += other.refused
+
+    @property
+    def count(self) -> int:
+        """Durations counted."""
+        return sum(self._counts)
+
+    def quantile(self, share: float) -> float:
+        """The smallest duration in seconds that ``share`` of all do not exceed, within 3 %; nan where there is none."""
+        return _quantile(self._counts, self._max_ns, share)
+
+    def info(self) -> LatencyInfo:
+        """What it knows now."""
+        counts, max_ns = self._counts.copy(), self._max_ns
+        count, values = sum(counts), [_quantile(counts, max_ns, share) for share in (0.5, 0.99, 0.999)]
+        return LatencyInfo(
+            count=count,
+            sum_s=self._sum_ns / 1e9,
+            p50_s=values[0],
+            p99_s=values[1],
+            p999_s=values[2],
+            max_s=max_ns / 1e9 if count else math.nan,
+            refused=self.refused,
+            counts=tuple(counts),
+        )
+
+
+def _quantile(counts: list[int], max_ns: int, share: float) -> float:
+    wanted, seen = max(1, math.ceil(share * sum(counts))), 0
+    for place, n in enumerate(counts):
+        seen += n
+        if seen >= wanted:
+            if place == len(EDGES_NS):
+                return max_ns / 1e9
+            high = EDGES_NS[place]
+            middle = math.sqrt(EDGES_NS[place - 1] * high) if place else high
+            return min(middle, max_ns) / 1e9
+    return math.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyInfo:
+    """Durations of one part of a frame's way; nan where nothing was timed."""
+
+    count: int
+    sum_s: float
+    p50_s: float
+    p99_s: float
+    p999_s: float
+    max_s: float
+    refused: int = 0
+    """Durations that were negative or not finite; they are not counted."""
+    counts: tuple[int, ...] = field(repr=False)
+    """Durations in every bin of :data:`EDGES_NS` and beyond."""
+
+    def up_to(self, seconds: float) -> int:
+        """Durations of at most so many seconds; exact at the edges, among them 1, 2.5 and 5 of every decade."""
+        return sum(self.counts[: bisect_right(EDGES_NS, round(seconds * 1e9))])
 
 
 class Scores:
@@ -56,13 +234,13 @@ class Scores:
         self._counts_B[place] += 1
         self._sum += min(max(failure_probability, 0.0), 1.0)
 
-    def facts(self) -> ScoreFacts:
+    def info(self) -> ScoreInfo:
         """What it knows now."""
-        return ScoreFacts(counts=tuple(self._counts_B), sum=self._sum, refused=self.refused)
+        return ScoreInfo(counts=tuple(self._counts_B), sum=self._sum, refused=self.refused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreFacts:
+class ScoreInfo:
     """The failure probabilities so far."""
 
     counts: tuple[int, ...] = (0,) * HISTOGRAM_BINS
@@ -107,10 +285,17 @@ class EngineState:
     golden_deviation: Mapping[str, float] = field(default_factory=dict)
     """Output → largest deviation; the keypoints' is in pixels of the crop."""
 
-    @staticmethod
-    def deviations(report: GoldenReport) -> dict[str, float]:
-        """``golden_deviation`` of a report."""
-        return {check.output: check.deviation for check in report.checks}
+    @classmethod
+    def of(cls, opened: Opened, asked: str) -> EngineState:
+        """The state of an engine that was opened; of several golden reports the largest deviations."""
+        deviation: dict[str, float] = {}
+        for check in (check for report in opened.golden for check in report.checks):
+            deviation[check.output] = max(check.deviation, deviation.get(check.output, 0.0))
+        name = str(getattr(opened.engine, "name", type(opened.engine).__name__))
+        provider = str(getattr(opened.engine, "provider", name))
+        return cls(
+            name=name, provider=provider, asked=asked, fallback=bool(opened.fallbacks), golden_deviation=deviation
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +314,11 @@ class Stats:
     """Every counter; the properties below pick from it."""
     frames_per_second: float
     """Over the last frames; it falls when frames stop coming."""
-    crop: LatencyFacts
-    inference: LatencyFacts
-    decision: LatencyFacts
-    total: LatencyFacts
-    scores: ScoreFacts
+    crop: LatencyInfo
+    inference: LatencyInfo
+    decision: LatencyInfo
+    total: LatencyInfo
+    scores: ScoreInfo
     threshold: float | None
     """On the failure probability, now in force; None where the policy has none."""
     queue: QueueState | None
@@ -178,7 +363,7 @@ class Stats:
         return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
 
     def __str__(self) -> str:
-        return table(self)
+        return _table(self)
 
 
 def _plain(value: Any) -> Any:
@@ -232,16 +417,13 @@ class Meters:
             return 0.0
         return (len(recent_s) - 1) / max(time.monotonic() - recent_s[0], 1e-9)
 
-    def stats(
-        self, *, device: str, camera: str, bundle: str, bundle_sha256: str, threshold: float | None,
-        queue: QueueState | None, drift: DriftReport, engine: EngineState,
-        more_counts: Mapping[Count, int] | None = None,
-    ) -> Stats:  # fmt: skip
+    def stats(self, more_counts: Mapping[Count, int] | None = None, **known: Any) -> Stats:
         """Everything at this moment.
 
         Args:
-            more_counts: counters that are kept elsewhere, such as a queue's own; they must not repeat ours.
-            device, camera, bundle, bundle_sha256, threshold, queue, drift, engine: as in :class:`Stats`.
+            more_counts: counters that are kept elsewhere, such as a queue's own.
+            known: the fields of :class:`Stats` that the meters do not know: ``device`` to ``bundle_sha256``,
+                ``threshold``, ``queue``, ``drift``, ``engine``.
         """
         counts = self.counters.snapshot()
         for key, n in (more_counts or {}).items():
@@ -249,19 +431,103 @@ class Meters:
         return Stats(
             time_s=time.time(),
             uptime_s=time.monotonic() - self._started_s,
-            device=device,
-            camera=camera,
-            bundle=bundle,
-            bundle_sha256=bundle_sha256,
             counts=counts,
             frames_per_second=self.frames_per_second,
-            crop=self.crop.facts(),
-            inference=self.inference.facts(),
-            decision=self.decision.facts(),
-            total=self.total.facts(),
-            scores=self.scores.facts(),
-            threshold=threshold,
-            queue=queue,
-            drift=drift,
-            engine=engine,
+            crop=self.crop.info(),
+            inference=self.inference.info(),
+            decision=self.decision.info(),
+            total=self.total.info(),
+            scores=self.scores.info(),
+            **known,
         )
+
+
+# The table for people.
+
+PARTS = ("crop", "inference", "decision", "total")
+SHOWN_APART = ("frames_total", "dropped_frames_total", "evicted_total", "internal_errors_total")
+"""Counters that have a line of their own; the others stand together in the last one."""
+
+
+def _table(stats: Stats) -> str:
+    """One line per subject; what did not happen has no line."""
+    rows = list(_rows(stats))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _rows(stats: Stats) -> Iterator[tuple[str, str]]:
+    frames = stats.frames
+    total, uptime = sum(frames.values()), _duration(stats.uptime_s)
+    yield "frames", f"{total:,} in {uptime}, {stats.frames_per_second:.1f}/s: {_counts(frames) or 'none yet'}"
+    for name in ("dropped", "evicted", "errors"):
+        counts: dict[str, int] = getattr(stats, name)
+        if counts:
+            yield name, f"{sum(counts.values()):,}: {_counts(counts)}"
+    yield "scores", _scores(stats)
+    for part in PARTS:
+        info: LatencyInfo = getattr(stats, part)
+        if info.count:
+            yield part, _latency(info)
+    yield "queue", _queue(stats.queue, stats.time_s)
+    yield "drift", _drift(stats.drift)
+    yield "engine", _engine(stats.engine)
+    yield "bundle", f"{stats.bundle} {stats.bundle_sha256[:12]}"
+    yield "device", stats.device + (f", camera {stats.camera}" if stats.camera else "")
+    others = {str(key): n for key, n in stats.counts.items() if key.name not in SHOWN_APART}
+    if others:
+        yield "counters", _counts(others)
+
+
+def _scores(stats: Stats) -> str:
+    limit = "" if stats.threshold is None else f", threshold now {stats.threshold:.3f}"
+    refused = f", {stats.scores.refused:,} no numbers" if stats.scores.refused else ""
+    mean = f"mean failure probability {stats.scores.mean:.3f}" if sum(stats.scores.counts) else "none yet"
+    return f"{mean}{limit}{refused}"
+
+
+def _latency(info: LatencyInfo) -> str:
+    parts = {"p50": info.p50_s, "p99": info.p99_s, "p99.9": info.p999_s, "max": info.max_s}
+    return "  ".join(f"{name} {1e3 * value:8.3f}" for name, value in parts.items()) + "  ms"
+
+
+def _queue(queue: QueueState | None, now_s: float) -> str:
+    if queue is None:
+        return "none"
+    text = f"{queue.records:,} records, {queue.bytes / 2**20:.1f} of {queue.max_bytes / 2**20:.0f} MiB in {queue.path}"
+    if queue.oldest_s is not None:
+        text += f", oldest {_duration(max(now_s - queue.oldest_s, 0.0))}"
+    if queue.waiting:
+        text += f", {queue.waiting} waiting"
+    return text + (f", LAST ERROR: {queue.last_error}" if queue.last_error else "")
+
+
+def _drift(drift: DriftReport) -> str:
+    if not drift.testing:
+        return "not tested: the bundle has no calibration"
+    evidence = f"evidence 10^{drift.log10_evidence:.1f} of 10^{drift.log10_limit:.1f} after {drift.observed:,} scores"
+    if not drift.alarm:
+        return f"none found, {evidence}"
+    ago = _duration((drift.time_s or 0.0) - (drift.since_s or 0.0))
+    return f"ALARM {ago} ago: {drift.direction} than in the calibration set, {evidence}"
+
+
+def _engine(engine: EngineState) -> str:
+    text = f"{engine.name} ({engine.provider})"
+    if engine.fallback:
+        text += f", FALLBACK from {engine.asked}"
+    if "keypoints" in engine.golden_deviation:
+        text += f", golden keypoints within {engine.golden_deviation['keypoints']:.2g} px"
+    return text
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
+
+
+def _duration(seconds: float) -> str:
+    """As a person says it: 12 s, 5 min, 3.2 h, 4.0 d."""
+    for unit, length, digits in (("d", 86_400.0, 1), ("h", 3_600.0, 1), ("min", 60.0, 0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .bundle import Bundle
-from .counters import Counters
 from .errors import ConfigError, DataError
 from .queue.record import MAX_NAME, is_name
 from .signals import Signals
+from .stats import Counters
 from .where import Box, Region, Track, Where, Whole, usual_sureness
 
 MOST = 64

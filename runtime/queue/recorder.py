@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ..counters import Counters
 from ..errors import ConfigError
+from ..stats import Count, Counters, QueueState
 from .images import PictureEncoder
 from .queue import Queue
 from .record import MAX_PICTURES, Candidate, FrameCopy
@@ -28,6 +28,12 @@ from .writer import RETRY_S, ClipFrame, NewRecord, RecordingThreads
 
 HANDOVER_BYTES = 128 << 20
 """Most pixels that wait to be encoded; a single frame is taken whatever its size."""
+
+FRESH_S = 1.0
+"""So old the queue's numbers may be before they are read again."""
+
+END_S = 5.0
+"""So long a thread is waited for at the end: it may hang on a disk, and then the process ends without it."""
 
 CLIP_TIMEOUT_S = 10.0
 """So long a record waits for the frames after it: a camera that stopped must not keep it from the disk."""
@@ -290,3 +296,69 @@ class Recorder:
             self._closing = True
         self._threads.flush(timeout_s)
         return self._threads.end(max(timeout_s, 1.0))
+
+
+class QueueNumbers:
+    """The queue's numbers, at most a little old; asking for them never waits.
+
+    Args:
+        queue: what is read.
+        recorder: what writes it.
+        on_error: told of what went wrong while reading.
+    """
+
+    def __init__(self, queue: Queue, recorder: Recorder, on_error: Callable[[str, Exception], None]) -> None:
+        self._queue, self._recorder, self._on_error = queue, recorder, on_error
+        self._info = queue.info()
+        self._read_s = time.monotonic()
+        self._wanted = threading.Event()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+
+    def state(self) -> QueueState:
+        """What is known; where it is old, it is read again in the background for the next time."""
+        if time.monotonic() - self._read_s > FRESH_S and not self._ending:
+            self._ask()
+        info, recorder = self._info, self._recorder.state
+        return QueueState(
+            path=info.path,
+            records=info.records,
+            bytes=info.bytes,
+            max_bytes=info.max_bytes,
+            oldest_s=None if info.oldest_ns is None else info.oldest_ns / 1e9,
+            waiting=recorder.waiting,
+            last_error=recorder.last_error if recorder.obstacle else None,
+        )
+
+    def counts(self) -> dict[Count, int]:
+        """The counters that live in the file."""
+        return {
+            Count(name, (("reason", reason),) if reason else ()): n for (name, reason), n in self._info.counters.items()
+        }
+
+    def refresh(self) -> None:
+        """Read them now, and wait for it."""
+        try:
+            self._info = self._queue.info()
+        except Exception as error:  # a disk may fail in any way
+            self._on_error("queue_info", error)
+        self._read_s = time.monotonic()
+
+    def close(self) -> None:
+        """Read a last time, before the queue is closed; these numbers stay."""
+        self._ending = True
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join(END_S)
+        self.refresh()
+
+    def _ask(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="alpose-queue-numbers", daemon=True)
+            self._thread.start()
+        self._wanted.set()
+
+    def _run(self) -> None:
+        while self._wanted.wait() and not self._ending:
+            self._wanted.clear()
+            self.refresh()

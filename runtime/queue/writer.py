@@ -24,10 +24,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ..counters import Counters
 from ..errors import AlposeError, QueueError
 from ..frames import Region
-from ..quiet import RateLimited
+from ..logs import RateLimitedLog
+from ..stats import Counters
 from .eviction import Stored
 from .images import PictureEncoder
 from .queue import Item, Queue
@@ -123,7 +123,7 @@ class ClipAssembler:
         after: int,
         timeout_s: float,
         counters: Counters,
-        limited_log: RateLimited,
+        limited_log: RateLimitedLog,
     ) -> None:
         self._encoder, self._after, self._timeout_s = encoder, after, timeout_s
         self._counters, self._log = counters, limited_log
@@ -231,7 +231,7 @@ class QueueWriter:
         *,
         retry_s: tuple[float, float],
         counters: Counters,
-        limited_log: RateLimited,
+        limited_log: RateLimitedLog,
         monotonic: Callable[[], float],
     ) -> None:
         self._queue, self._maintenance, self._retry_s = queue, maintenance, retry_s
@@ -417,7 +417,7 @@ class RecordingThreads:
         monotonic: Callable[[], float],
     ) -> None:
         self._take, self._wake, self._dropped, self._submitted = take, wake, dropped, submitted
-        self._counters, self._monotonic, self._log = counters, monotonic, RateLimited(log)
+        self._counters, self._monotonic, self._log = counters, monotonic, RateLimitedLog(log)
         # Changed on the encoder's thread.
         self._clips = ClipAssembler(
             encoder, after=after, timeout_s=clip_timeout_s, counters=counters, limited_log=self._log

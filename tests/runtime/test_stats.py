@@ -16,9 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alpose.runtime.drift import DriftReport
-from alpose.runtime.latency import EDGES_NS, RELATIVE_ERROR
-from alpose.runtime.quiet import MOST_KEYS, RateLimited
-from alpose.runtime.stats import Count, Counters, EngineState, Latency, Meters, QueueState, Scores, Stats
+from alpose.runtime.logs import MOST_KEYS, RateLimitedLog
+from alpose.runtime.stats import (
+    EDGES_NS,
+    RELATIVE_ERROR,
+    Count,
+    Counters,
+    EngineState,
+    Latency,
+    Meters,
+    QueueState,
+    Scores,
+    Stats,
+)
 
 # ---------------------------------------------------------------- counters
 
@@ -113,15 +123,15 @@ def test_durations_beyond_both_ends_are_counted() -> None:
     assert latency.count == 4
     assert latency.quantile(0.5) <= 1e-6
     assert latency.quantile(1.0) == pytest.approx(300.0)
-    assert latency.facts().max_s == pytest.approx(300.0)
-    assert latency.facts().sum_s == pytest.approx(400.0)
+    assert latency.info().max_s == pytest.approx(300.0)
+    assert latency.info().sum_s == pytest.approx(400.0)
 
 
 @pytest.mark.parametrize("bad", [-1e-9, math.nan, math.inf, 1e300])
 def test_what_no_clock_says_is_refused_and_counted(bad: float) -> None:
     latency = Latency()
     latency.add(bad)
-    assert (latency.count, latency.facts().refused) == (0, 1)
+    assert (latency.count, latency.info().refused) == (0, 1)
     assert math.isnan(latency.quantile(0.5))
 
 
@@ -132,8 +142,8 @@ def test_merging_is_counting_together(ours: list[float], theirs: list[float]) ->
         for value in seconds:
             latency.add(value)
     one.merge(other)
-    assert str(one.facts()) == str(both.facts())
-    assert one.facts().counts == both.facts().counts
+    assert str(one.info()) == str(both.info())
+    assert one.info().counts == both.info().counts
 
 
 @given(st.lists(st.floats(1e-6, 2.0), max_size=50), st.sampled_from([1e-3, 2.5e-3, 0.05, 1.0]))
@@ -141,7 +151,7 @@ def test_counts_up_to_a_round_number_are_exact(seconds: list[float], bound: floa
     latency = Latency()
     for value in [*seconds, bound]:
         latency.add(value)
-    assert latency.facts().up_to(bound) == sum(int(value * 1e9) <= round(bound * 1e9) for value in [*seconds, bound])
+    assert latency.info().up_to(bound) == sum(int(value * 1e9) <= round(bound * 1e9) for value in [*seconds, bound])
 
 
 # ---------------------------------------------------------------- scores
@@ -151,7 +161,7 @@ def test_scores_are_counted_in_the_bins_of_the_bundle() -> None:
     scores, value_N = Scores(), np.random.default_rng(0).beta(0.5, 2.0, 500)
     for value in [*value_N.tolist(), math.nan, 1.0]:
         scores.add(value)
-    facts = scores.facts()
+    facts = scores.info()
     assert list(facts.counts) == np.histogram([*value_N, 1.0], bins=64, range=(0, 1))[0].tolist()
     assert facts.mean == pytest.approx((value_N.sum() + 1) / 501)
     assert facts.refused == 1
@@ -253,14 +263,14 @@ Said = Callable[[], list[str]]
 
 
 @pytest.fixture
-def quiet(caplog: pytest.LogCaptureFixture) -> tuple[RateLimited, list[float], Said]:
+def quiet(caplog: pytest.LogCaptureFixture) -> tuple[RateLimitedLog, list[float], Said]:
     now = [0.0]
     caplog.set_level(logging.DEBUG, "alpose.test")
-    limited = RateLimited(logging.getLogger("alpose.test"), every_s=60.0, clock=lambda: now[0])
+    limited = RateLimitedLog(logging.getLogger("alpose.test"), every_s=60.0, clock=lambda: now[0])
     return limited, now, lambda: [record.getMessage() for record in caplog.records]
 
 
-def test_the_first_is_said_at_once_and_the_rest_is_counted(quiet: tuple[RateLimited, list[float], Said]) -> None:
+def test_the_first_is_said_at_once_and_the_rest_is_counted(quiet: tuple[RateLimitedLog, list[float], Said]) -> None:
     limited, now, said = quiet
     for tick in range(1000):
         now[0] = tick * 0.1
@@ -271,7 +281,7 @@ def test_the_first_is_said_at_once_and_the_rest_is_counted(quiet: tuple[RateLimi
 
 
 def test_what_was_counted_is_said_when_it_is_due_and_at_the_end(
-    quiet: tuple[RateLimited, list[float], Said],
+    quiet: tuple[RateLimitedLog, list[float], Said],
 ) -> None:
     limited, now, said = quiet
     for _ in range(3):
@@ -287,7 +297,7 @@ def test_what_was_counted_is_said_when_it_is_due_and_at_the_end(
     assert said()[2:] == ["cannot write (1 more in 0 s)"]
 
 
-def test_kinds_do_not_grow_without_end(quiet: tuple[RateLimited, list[float], Said]) -> None:
+def test_kinds_do_not_grow_without_end(quiet: tuple[RateLimitedLog, list[float], Said]) -> None:
     limited, _, said = quiet
     for place in range(10 * MOST_KEYS):
         limited.warning(f"kind {place}", "x")
@@ -295,7 +305,7 @@ def test_kinds_do_not_grow_without_end(quiet: tuple[RateLimited, list[float], Sa
     assert len(said()) <= MOST_KEYS + 1
 
 
-def test_a_message_that_does_not_fit_its_values_stops_nothing(quiet: tuple[RateLimited, list[float], Said]) -> None:
+def test_a_message_that_does_not_fit_its_values_stops_nothing(quiet: tuple[RateLimitedLog, list[float], Said]) -> None:
     limited, _, said = quiet
     limited.warning("bad", "100 % of %d", "x")
     assert said() == ["100 % of %d ('x',)"]

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime.bundle.keys import SEALING, generate_key, opener
-from alpose.runtime.counters import Counters
 from alpose.runtime.crop import Crop, cut
 from alpose.runtime.errors import ConfigError, QueueError
+from alpose.runtime.logs import RateLimitedLog
 from alpose.runtime.queue import recorder, writer
 from alpose.runtime.queue.eviction import Stored
 from alpose.runtime.queue.images import PictureEncoder, decode, kept_region
@@ -30,7 +30,7 @@ from alpose.runtime.queue.queue import Queue
 from alpose.runtime.queue.record import Candidate, FrameCopy, Picture, Record
 from alpose.runtime.queue.recorder import Recorder
 from alpose.runtime.queue.writer import PendingRecord, QueueWriter
-from alpose.runtime.quiet import RateLimited
+from alpose.runtime.stats import Counters
 
 from ...fakes import candidates
 
@@ -390,7 +390,7 @@ def test_attempts_become_rarer_and_transactions_small_and_large_again(make_candi
     now_s, counters, queue = [0.0], Counters(), Scripted()
     writer = QueueWriter(
         cast(Queue, queue), (), retry_s=(1.0, 5.0), counters=counters,
-        limited_log=RateLimited(logging.getLogger("test")), monotonic=lambda: now_s[0],
+        limited_log=RateLimitedLog(logging.getLogger("test")), monotonic=lambda: now_s[0],
     )  # fmt: skip
     candidate = make_candidate()
     items = [PendingRecord(number, candidate, None, [], 0, 0.0) for number in range(10)]

@@ -14,20 +14,19 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
 
 from .drift import Direction
 from .errors import ConfigError, MissingExtraError
-from .quiet import RateLimited
-from .stats import Stats
+from .logs import RateLimitedLog
+from .stats import Counters, LatencyInfo, Stats
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
-
-    from .latency import LatencyFacts
 
 PREFIX = "alpose_"
 
@@ -57,7 +56,70 @@ ZEROS = {
 }
 """Series that stand at 0 from the start, so that an increase over them finds the first event."""
 
-_log = RateLimited(logging.getLogger("alpose.monitor"))
+METRICS_EVERY_S = 15.0
+"""Between two metrics files; node_exporter is asked every 15 to 60 seconds."""
+
+END_S = 5.0
+"""So long a thread is waited for at the end: it may hang on a disk, and then the process ends without it."""
+
+_log = RateLimitedLog(logging.getLogger("alpose.monitor"))
+
+
+class Metrics:
+    """Prometheus metrics of a Monitor, over HTTP and as a file, until they are closed.
+
+    Args:
+        stats: ``monitor.stats``.
+        port: of the loopback; None serves none.
+        file: written at once, then every :data:`METRICS_EVERY_S`, and at the end; None writes none.
+        counters: where a file that cannot be written is counted.
+
+    Raises:
+        ConfigError: the port is taken, or the file cannot be written.
+        MissingExtraError: prometheus-client is not installed.
+    """
+
+    def __init__(
+        self, stats: Callable[[], Stats], port: int | None, file: str | Path | None, counters: Counters
+    ) -> None:
+        self._stats, self._file, self._counters = stats, file, counters
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        with ExitStack() as made:
+            self._server = None if port is None else serve(stats, port)
+            if self._server is not None:
+                made.callback(self._server.close)
+            if file is not None:
+                write_textfile(stats(), file)
+                self._thread = threading.Thread(target=self._run, name="alpose-metrics", daemon=True)
+                self._thread.start()
+            made.pop_all()
+
+    @property
+    def url(self) -> str | None:
+        """Where they are served; None where they are not."""
+        return self._server.url if self._server else None
+
+    def close(self) -> None:
+        """Write the file a last time, and free the port."""
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join(END_S)
+        if self._server is not None:
+            self._server.close()
+
+    def _run(self) -> None:
+        while not self._ending.wait(METRICS_EVERY_S):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        assert self._file is not None
+        try:
+            write_textfile(self._stats(), self._file)
+        except Exception as error:  # the camera goes on without metrics
+            self._counters.add("internal_errors_total", where="metrics")
+            _log.error("metrics", "metrics could not be written: %s", error)
 
 
 class MetricsServer:
@@ -245,15 +307,15 @@ def _frames(make: _Families, stats: Stats) -> Iterator[Metric]:
 
 
 def _times(make: _Families, stats: Stats) -> Iterator[Metric]:
-    parts: tuple[tuple[str, str, LatencyFacts], ...] = (
+    parts: tuple[tuple[str, str, LatencyInfo], ...] = (
         ("crop", "Time to cut the person from the frame.", stats.crop),
         ("inference", "Time of the engine.", stats.inference),
         ("decision", "Time of the triggers and of the hand-over to the queue.", stats.decision),
         ("frame", "Time of the whole call.", stats.total),
     )
-    for name, text, facts in parts:
-        bounds = [(bound_s, facts.up_to(bound_s)) for bound_s in LATENCY_BOUNDS_S]
-        yield make.histogram(f"{name}_seconds", text, bounds, facts.count, facts.sum_s)
+    for name, text, latency in parts:
+        bounds = [(bound_s, latency.up_to(bound_s)) for bound_s in LATENCY_BOUNDS_S]
+        yield make.histogram(f"{name}_seconds", text, bounds, latency.count, latency.sum_s)
     yield make.gauge("uptime_seconds", "Time since the monitor was started.", stats.uptime_s)
 
 

@@ -21,13 +21,13 @@ class _Kind:
     message: str = ""
 
 
-class RateLimited:
+class RateLimitedLog:
     """A logger that says each kind of thing at once, and then at most once a minute with a count.
 
     ::
 
-        quiet = RateLimited(logging.getLogger("alpose.monitor"))
-        quiet.warning("disk_full", "the queue cannot be written: %s", error)
+        log = RateLimitedLog(logging.getLogger("alpose.monitor"))
+        log.warning("disk_full", "the queue cannot be written: %s", error)
 
     Args:
         logger: where lines go.

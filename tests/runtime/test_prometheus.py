@@ -15,7 +15,7 @@ import pytest
 
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.errors import ConfigError, MissingExtraError
-from alpose.runtime.metrics import LATENCY_BOUNDS_S, MetricsServer, serve, write_textfile
+from alpose.runtime.prometheus import LATENCY_BOUNDS_S, MetricsServer, serve, write_textfile
 from alpose.runtime.stats import EngineState, Meters, QueueState, Stats
 
 parser: Any = pytest.importorskip("prometheus_client.parser")
