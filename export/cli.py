@@ -11,8 +11,7 @@ import click
 
 from alpose import __version__
 from alpose.runtime.bundle.manifest import Precision
-from alpose.trainer.cli_options import default_cache
-from alpose.trainer.click_errors import OneLineErrors
+from alpose.trainer.cli_options import OneLineErrors, default_cache
 
 log = logging.getLogger("alpose")
 

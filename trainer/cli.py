@@ -14,11 +14,19 @@ import click
 from alpose import __version__
 from alpose.runtime.errors import AlposeError, ConfigError
 
-from .cli_options import BASES, CACHE, DATA_ROOT, DATASET, DEVICE, PRECISION, PRESET, SEEDS, default_cache, default_out
-from .click_errors import OneLineErrors
+from .cli_options import (
+    EXISTING_FOLDER,
+    FOLDER,
+    NET,
+    PRESET,
+    OneLineErrors,
+    Place,
+    default_out,
+    names_in,
+    place_options,
+    run_options,
+)
 from .data.commands import data
-from .detect.command import detect
-from .theory_command import theory
 
 log = logging.getLogger("alpose")
 
@@ -35,8 +43,7 @@ MORE_METHODS = (
 @click.option("-v", "--verbose", is_flag=True, help="Also log every epoch.")
 def main(verbose: bool) -> None:
     """Train pose nets with loss heads, and run the active-learning benchmark."""
-    level = logging.DEBUG if verbose else logging.INFO
-    log.setLevel(level)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
     if not log.handlers:
         handler = logging.StreamHandler()
         plain = sys.stderr.isatty()
@@ -45,95 +52,42 @@ def main(verbose: bool) -> None:
 
 
 main.add_command(data)
-main.add_command(detect)
-main.add_command(theory)
 
 
 @main.command()
-@DATASET
-@click.option(
-    "--out",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the run lives. An unfinished run there is continued. [default: runs/DATASET]",
-)
-@DATA_ROOT
-@PRESET
-@click.option(
-    "--net",
-    type=click.Choice(["hrnet-w32", "hrnet-tiny"]),
-    help="Another pose net than the preset's hourglass; tiny: for tests.",
-)
+@run_options("runs/DATASET")
+@click.option("--net", type=NET, help="Another pose net than the preset's hourglass; tiny: for tests.")
 @click.option(
     "--methods", default=DEFAULT_METHODS, show_default=True, help=f"Comma-separated; also {', '.join(MORE_METHODS)}."
-)
-@SEEDS
+)  # fmt: skip
 @click.option("--stages", type=click.IntRange(1), help="Rounds of select, label, retrain. [default: the preset's]")
 @click.option("--budget", type=click.IntRange(1), help="People labelled per stage. [default: the preset's]")
-@click.option(
-    "--initial",
-    type=click.IntRange(2),
-    help="People labelled at the start; lsp fixes its 1,000. [default: the preset's]",
-)
-@click.option(
-    "--profile",
-    default="standard",
-    show_default=True,
-    type=click.Choice(["standard", "official-2021"]),
-    help="How PCK is computed; written into every result.",
-)
-@click.option(
-    "--start",
-    default="warm",
-    show_default=True,
-    type=click.Choice(["warm", "cold"]),
-    help="Retrain from the selecting model, or from fresh weights.",
-)
-@click.option(
-    "--heads",
-    "how",
-    type=click.Choice(["frozen", "joint"]),
-    help="Train loss heads after or beside the pose net; epck always after.",
-)
-@click.option(
-    "--pairing",
-    type=click.Choice(["disjoint", "all"]),
-    help="Which pairs of a batch ll, ll-gap, ll++ and ll++conv compare.",
-)
-@click.option(
-    "--egl",
-    default="",
-    metavar="NAME=VALUE,…",
-    help="Of egl++ and egl++-lle: embedding=coarsest|penultimate, labels=truth|predicted, neighbours=30, perplexity=20, "
-    "rank=8|exact.",
-)
-@click.option(
-    "--scores",
-    default="",
-    metavar="NAME=VALUE,…",
-    help="temperature=1 of entropy and multipeak, border=kept|dropped of multipeak, peaks=5 per joint of vl4pose, "
-    "members=5 of ensemble and ensemble-nets.",
-)
-@click.option(
-    "--select-only", is_flag=True, help="Stop after the selection of stage 1: failure detection without retraining."
-)
-@BASES
-@CACHE
-@DEVICE
-@PRECISION
-@click.option(
-    "--executor",
-    default="local",
-    show_default=True,
-    type=click.Choice(["local", "ray"]),
-    help="ray: each method of each seed is a task of the cluster that RAY_ADDRESS names, or of this machine.",
-)
+@click.option("--initial", type=click.IntRange(2),
+              help="People labelled at the start; lsp fixes its 1,000. [default: the preset's]")  # fmt: skip
+@click.option("--profile", default="standard", show_default=True, type=click.Choice(["standard", "official-2021"]),
+              help="How PCK is computed; written into every result.")  # fmt: skip
+@click.option("--start", default="warm", show_default=True, type=click.Choice(["warm", "cold"]),
+              help="Retrain from the selecting model, or from fresh weights.")  # fmt: skip
+@click.option("--heads", "how", type=click.Choice(["frozen", "joint"]),
+              help="Train loss heads after or beside the pose net; epck always after.")  # fmt: skip
+@click.option("--pairing", type=click.Choice(["disjoint", "all"]),
+              help="Which pairs of a batch ll, ll-gap, ll++ and ll++conv compare.")  # fmt: skip
+@click.option("--egl", default="", metavar="NAME=VALUE,…",
+              help="Of egl++ and egl++-lle: embedding=coarsest|penultimate, labels=truth|predicted, neighbours=30, "
+              "perplexity=20, rank=8|exact.")  # fmt: skip
+@click.option("--scores", default="", metavar="NAME=VALUE,…",
+              help="temperature=1 of entropy and multipeak, border=kept|dropped of multipeak, peaks=5 per joint of "
+              "vl4pose, members=5 of ensemble and ensemble-nets.")  # fmt: skip
+@click.option("--select-only", is_flag=True,
+              help="Stop after the selection of stage 1: failure detection without retraining.")  # fmt: skip
+@click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]),
+              help="ray: each method of each seed is a task of the cluster that RAY_ADDRESS names, or of this machine.")  # fmt: skip
 @click.option("--compile/--no-compile", "compile_", default=False, help="torch.compile the pose net for training.")
+@place_options
 def cycles(
-    dataset: str, folder: Path | None, data_root: Path | None, preset_name: Any, methods: str, seeds: int | None,
-    stages: int | None, budget: int | None, initial: int | None, profile: Any, start: Any, how: Any, pairing: Any, egl: str,
-    scores: str, select_only: bool, bases: Path | None, cache: Path | None, device: str | None, precision: Any, compile_: bool,
-    net: Any, executor: Any,
+    dataset: str, folder: Path | None, preset_name: Any, seeds: int | None, bases: Path | None, net: Any, methods: str,
+    stages: int | None, budget: int | None, initial: int | None, profile: Any, start: Any, how: Any, pairing: Any,
+    egl: str, scores: str, select_only: bool, executor: Any, compile_: bool, place: Place,
 ) -> None:  # fmt: skip
     """Run the papers' active-learning benchmark: every method from the same base models, stage by stage.
 
@@ -145,7 +99,6 @@ def cycles(
     torchrun --nproc-per-node 8 -m alpose.trainer cycles --dataset lsp --preset paper --out runs/paper
     """
     from .benchmark import run_benchmark
-    from .device import machine
     from .egl import EglConfig
     from .options import ScoreOptions
     from .presets import preset, with_net
@@ -165,24 +118,21 @@ def cycles(
                      retrain=replace(recipe.retrain, compile=compile_))  # fmt: skip
     config = RunConfig(
         dataset=dataset, preset=preset_name, recipe=recipe, profile=profile, start=start, select_only=select_only,
-        egl=EglConfig.parse(egl), scores=ScoreOptions.parse(scores),
-        methods=tuple(name.strip() for name in methods.split(",") if name.strip()),  # type: ignore[misc]
+        egl=EglConfig.parse(egl), scores=ScoreOptions.parse(scores), methods=names_in(methods),  # type: ignore[arg-type]
         seeds=seeds or chosen.seeds, stages=1 if select_only else stages or chosen.stages,
         budget=budget or chosen.budget, initial=initial or chosen.initial,
         sizes=replace(chosen.sizes, initial=initial) if initial and dataset == "synthetic" else chosen.sizes,
     )  # fmt: skip
     folder = folder or default_out(dataset)
-    used = machine(device, precision)
-    run_benchmark(
-        config, folder, used, data_root=data_root, cache=cache or default_cache(), bases=bases, executor=executor
-    )
-    if used.leads:
+    machine = place.machine()
+    run_benchmark(config, folder, machine, data_root=place.data_root, cache=place.cache, bases=bases, executor=executor)
+    if machine.leads:
         click.echo(f"results: {folder / 'results.json'}")
-        _say_theory(folder)
+        _write_theory(folder)
         click.echo(f"report:  {write_report(folder)}")
 
 
-def _say_theory(run: Path) -> None:
+def _write_theory(run: Path) -> None:
     """Write the page of the losses' theory, which the report links, or say why there is none."""
     from .report.theory import write_theory
     from .theory_run import study
@@ -194,54 +144,75 @@ def _say_theory(run: Path) -> None:
 
 
 @main.command()
-@click.option(
-    "--data",
-    "data_",
-    multiple=True,
-    required=True,
-    metavar="FOLDER|lsp|mpii|synthetic",
-    help="A COCO keypoints folder, or a benchmark by name. Repeatable.",
-)
-@click.option(
-    "--from",
-    "start",
-    type=click.Path(path_type=Path, exists=True),
-    help="A checkpoint to train on. [default: a new model]",
-)
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the new checkpoint."
-)
-@DATA_ROOT
-@click.option(
-    "--preset",
-    "preset_name",
-    type=click.Choice(["smoke", "demo", "laptop", "paper"]),
-    help="Recipe. [default: the checkpoint's, or laptop]",
-)
-@click.option(
-    "--net",
-    type=click.Choice(["hrnet-w32", "hrnet-tiny"]),
-    help="Another pose net than the preset's hourglass, for a new model; tiny: for tests.",
-)
+@click.argument("run", type=EXISTING_FOLDER)
+@click.option("--level", default=0.05, show_default=True, type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+              help="Of the tests, after Holm's correction; the papers' is 0.1, without it.")  # fmt: skip
+def report(run: Path, level: float) -> None:
+    """Write RUN/report.html and RUN/theory.html again, also of a run that has not ended."""
+    from .report import write_report
+
+    _write_theory(run)
+    click.echo(f"report:  {write_report(run, level=level)}")
+
+
+@main.command()
+@run_options("runs/detect-DATASET")
+@click.option("--detectors", help="Comma-separated. [default: all]")
+@place_options
+def detect(
+    dataset: str, folder: Path | None, preset_name: Any, seeds: int | None, bases: Path | None, detectors: str | None,
+    place: Place,
+) -> None:  # fmt: skip
+    """Compare detectors of failure on fixed base models: free scores, loss heads, candidates, ceilings.
+
+    Writes OUT/detect.json and OUT/detect.html. Interrupt it whenever you like: the same command goes on.
+
+    \b
+    alpose-train detect --dataset synthetic --preset smoke --seeds 2
+    alpose-train detect --dataset lsp --data-root DATA --preset laptop --seeds 3
+    """
+    from .detect.detectors import NAMES
+    from .detect.evaluation import evaluate
+    from .detect.experiment import DetectConfig, run_detect
+    from .detect.finding import finding
+    from .detect.report import write_report
+    from .epck import EpckTraining
+    from .presets import preset
+    from .run import RunConfig
+
+    chosen = preset(preset_name)
+    base = RunConfig(
+        dataset=dataset, preset=preset_name, recipe=chosen.recipe, methods=("random",), seeds=seeds or chosen.seeds,
+        stages=1, budget=1, initial=chosen.initial, sizes=chosen.sizes, select_only=True,
+    )  # fmt: skip
+    folder = folder or default_out(dataset, "detect-")
+    names = names_in(detectors) if detectors else NAMES
+    config = DetectConfig(base=base, epck=EpckTraining(), detectors=names)
+    run_detect(config, folder, place.machine(), data_root=place.data_root, cache=place.cache, bases=bases)
+    click.echo("\n".join(finding(evaluate(folder))))
+    click.echo(f"results: {folder / 'detect.json'}")
+    click.echo(f"report:  {write_report(folder)}")
+
+
+@main.command()
+@click.option("--data", "data_", multiple=True, required=True, metavar="FOLDER|lsp|mpii|synthetic",
+              help="A COCO keypoints folder, or a benchmark by name. Repeatable.")  # fmt: skip
+@click.option("--from", "start", type=click.Path(path_type=Path, exists=True),
+              help="A checkpoint to train on. [default: a new model]")  # fmt: skip
+@click.option("--out", required=True, type=FOLDER, help="Folder of the new checkpoint.")
+@click.option("--preset", "preset_name", type=PRESET, help="Recipe. [default: the checkpoint's, or laptop]")
+@click.option("--net", type=NET, help="Another pose net than the preset's hourglass, for a new model; tiny: for tests.")
 @click.option("--heads", help="Loss heads, comma-separated. [default: the checkpoint's, or epck]")
 @click.option("--epochs", type=click.IntRange(1), help="Of the pose net. [default: the preset's]")
-@click.option(
-    "--hold-out",
-    default=0.25,
-    show_default=True,
-    type=click.FloatRange(0, 0.9, min_open=True, max_open=True),
-    help="Share of the images that trains nothing, of folders without a val part.",
-)
+@click.option("--hold-out", default=0.25, show_default=True, type=click.FloatRange(0, 0.9, min_open=True, max_open=True),
+              help="Share of the images that trains nothing, of folders without a val part.")  # fmt: skip
 @click.option("--without-old-data", is_flag=True, help="Do not train again on the people that trained the checkpoint.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@CACHE
-@DEVICE
-@PRECISION
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json in place of a table.")
+@place_options
 def fit(
-    data_: tuple[str, ...], start: Path | None, out: Path, data_root: Path | None, preset_name: Any, heads: str | None,
-    epochs: int | None, hold_out: float, without_old_data: bool, seed: int, cache: Path | None, device: str | None,
-    precision: Any, as_json: bool, net: Any,
+    data_: tuple[str, ...], start: Path | None, out: Path, preset_name: Any, net: Any, heads: str | None,
+    epochs: int | None, hold_out: float, without_old_data: bool, seed: int, as_json: bool, place: Place,
 ) -> None:  # fmt: skip
     """Train a model and its loss heads on your own data; with --from, train a model on.
 
@@ -253,39 +224,46 @@ def fit(
     alpose-train fit --data dataset/ --from models/first --out models/second
     alpose-export models/second --calibration dataset/ --previous first.alpose -o second.alpose
     """
-    from .device import machine
     from .fit import FitConfig
     from .fit import fit as run_fit
-    from .models.heads import HEADS
 
-    names = tuple(name.strip() for name in heads.split(",") if name.strip()) if heads else None
-    unknown = [name for name in names or () if name not in HEADS]
-    if unknown:
-        raise ConfigError(f"--heads: {', '.join(unknown)} unknown; known: {', '.join(HEADS)}")
     config = FitConfig(
-        data=data_, start=start, preset=preset_name, heads=names, epochs=epochs,  # type: ignore[arg-type]
-        hold_out=hold_out, old_data=not without_old_data, seed=seed, net=net,
+        data=data_, start=start, preset=preset_name, heads=names_in(heads) if heads else None,  # type: ignore[arg-type]
+        epochs=epochs, hold_out=hold_out, old_data=not without_old_data, seed=seed, net=net,
     )  # fmt: skip
-    used = machine(device, precision)
-    result = run_fit(config, out, used, data_root=data_root, cache=cache or default_cache())
-    if used.leads:
-        click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.table())
-        if not as_json:
-            click.echo(f"checkpoint: {out}")
+    machine = place.machine()
+    result = run_fit(config, out, machine, data_root=place.data_root, cache=place.cache)
+    if machine.leads:
+        click.echo(json.dumps(result.to_json(), indent=2) if as_json else f"{result.table()}\ncheckpoint: {out}")
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--level",
-    default=0.05,
-    show_default=True,
-    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
-    help="Of the tests, after Holm's correction; the papers' is 0.1, without it.",
-)
-def report(run: Path, level: float) -> None:
-    """Write RUN/report.html and RUN/theory.html again, also of a run that has not ended."""
-    from .report import write_report
+@click.argument("run", required=False, type=EXISTING_FOLDER)
+@click.option("--seed", type=click.IntRange(0), help="Which base model of the run. [default: the first]")
+@click.option("--near", default=0.1, show_default=True, type=click.FloatRange(0, 1, min_open=True),
+              help="Two losses are near-equal that differ by at most this share of the mean loss.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
+def theory(run: Path | None, seed: int | None, near: float, as_json: bool) -> None:
+    """Tables 1 and 2 of the LearningLoss++ paper; with RUN, the same of its own losses, fitted and measured.
 
-    _say_theory(run)
-    click.echo(f"report:  {write_report(run, level=level)}")
+    With RUN it also writes RUN/theory.html: is the loss gamma distributed, how often is a pair near-equal, how many of
+    this run's Learning-Loss updates are noise.
+
+    \b
+    alpose-train theory
+    alpose-train theory runs/lsp
+    alpose-train theory runs/lsp --near 0.2 --json
+    """
+    from .theory_run import paper_lines, paper_tables, study, study_lines
+
+    if run is None:
+        tables = paper_tables()
+        click.echo(json.dumps(tables, indent=1) if as_json else "\n".join(paper_lines(tables)))
+        return
+    from .report.theory import write_theory
+
+    found = study(run, seed=seed, near=near)
+    page = write_theory(run, found)
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(study_lines(found)))
+    if not as_json:
+        click.echo(f"page: {page}")

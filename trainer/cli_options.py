@@ -1,52 +1,93 @@
-"""Options that several commands of ``alpose-train`` share, and their defaults."""
+"""What the commands of ``alpose-train`` share: options, their defaults, and how errors are told."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-DATASET = click.option(
-    "--dataset",
-    required=True,
-    metavar="lsp|mpii|synthetic|FOLDER",
-    help="A benchmark by name, or a COCO keypoints folder.",
-)
-PRESET = click.option(
-    "--preset",
-    "preset_name",
-    default="laptop",
-    show_default=True,
-    type=click.Choice(["smoke", "demo", "laptop", "paper"]),
-    help="Size of net, training and experiment.",
-)
-SEEDS = click.option("--seeds", type=click.IntRange(1), help="Base models, numbered from 0. [default: the preset's]")
-BASES = click.option(
-    "--bases",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Take the base models of this run over, in place of training them again.",
-)
-DATA_ROOT = click.option(
-    "--data-root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    envvar="ALPOSE_DATA",
-    help="Where the datasets are that go by a name. [env: ALPOSE_DATA]",
-)
-CACHE = click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="ALPOSE_CACHE",
-    help="Where crops are cached. [env: ALPOSE_CACHE; default: ~/.cache/alpose]",
-)
-DEVICE = click.option("--device", help="Such as cpu or cuda:1. [default: the GPU if there is one]")
-PRECISION = click.option(
-    "--precision",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    help="auto: bfloat16 where the machine has it natively.",
-)
+from alpose.runtime import command_line
+
+if TYPE_CHECKING:
+    from .device import DeviceContext
+
+TRAIN_PACKAGES = ("cv2", "h5py", "jinja2", "matplotlib", "safetensors", "scipy", "sklearn", "torch", "tqdm")
+"""Import names of the train extra."""
+
+
+class OneLineErrors(command_line.OneLineErrors):
+    """The group of ``alpose-train``, and of ``alpose-export``, which trains nothing and needs the same packages."""
+
+    packages = dict.fromkeys(TRAIN_PACKAGES, "train")
+    wanted_by = "alpose-train"
+    interrupted = "Stopped. The same command goes on from here."
+
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+EXISTING_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+PRESET = click.Choice(["smoke", "demo", "laptop", "paper"])
+NET = click.Choice(["hrnet-w32", "hrnet-tiny"])
+
+
+def run_options(default_out: str) -> Callable[[Any], Any]:
+    """The options of a command that runs the benchmark's base models; ``default_out`` is named in the help."""
+    options = (
+        click.option("--dataset", required=True, metavar="lsp|mpii|synthetic|FOLDER",
+                     help="A benchmark by name, or a COCO keypoints folder."),
+        click.option("--out", "folder", type=FOLDER, help="Where the run lives. An unfinished run there is continued. "
+                     f"[default: {default_out}]"),
+        click.option("--preset", "preset_name", type=PRESET, default="laptop", show_default=True,
+                     help="Size of net, training and experiment."),
+        click.option("--seeds", type=click.IntRange(1),
+                     help="Base models, numbered from 0. [default: the preset's]"),
+        click.option("--bases", type=EXISTING_FOLDER,
+                     help="Take over the base models of this run instead of training them again."),
+    )  # fmt: skip
+    return lambda command: _decorated(command, options)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command finds its data and computes."""
+
+    data_root: Path | None
+    cache: Path
+    device: str | None
+    precision: Any
+
+    def machine(self) -> DeviceContext:
+        """The device, opened: this is what imports torch."""
+        from .device import device_context
+
+        return device_context(self.device, self.precision)
+
+
+def place_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that make up a :class:`Place`, which the command is given as ``place``."""
+
+    @wraps(command)
+    def call(data_root: Path | None, cache: Path | None, device: str | None, precision: Any, **others: Any) -> None:
+        command(place=Place(data_root, cache or default_cache(), device, precision), **others)
+
+    return _decorated(call, (
+        click.option("--data-root", type=EXISTING_FOLDER, envvar="ALPOSE_DATA",
+                     help="Where the datasets are that go by a name. [env: ALPOSE_DATA]"),
+        click.option("--cache", type=FOLDER, envvar="ALPOSE_CACHE",
+                     help="Where crops are cached. [env: ALPOSE_CACHE; default: ~/.cache/alpose]"),
+        click.option("--device", help="Such as cpu or cuda:1. [default: the GPU if there is one]"),
+        click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]),
+                     help="auto: bfloat16 where the machine has it natively."),
+    ))  # fmt: skip
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names of a comma-separated list."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def default_cache() -> Path:
@@ -57,3 +98,9 @@ def default_cache() -> Path:
 def default_out(dataset: str, prefix: str = "") -> Path:
     """Where a run of a dataset lives unless told: ``runs/NAME``, for a folder by its own name."""
     return Path("runs") / f"{prefix}{Path(dataset).resolve().name if Path(dataset).is_dir() else dataset}"
+
+
+def _decorated(command: Any, options: tuple[Any, ...]) -> Any:
+    for option in reversed(options):  # the first is listed first
+        command = option(command)
+    return command

@@ -32,7 +32,7 @@ from .detection import judge_scored
 from .device import Machine, environment
 from .head_training import train_all_heads
 from .metrics import Failure, auroc, profile_of
-from .models.heads import HeadName, LossHead
+from .models.heads import HEADS, HeadName, LossHead
 from .presets import NetName, Preset, PresetName, preset, with_net, with_net_of
 from .resume import discard
 from .scoring import score
@@ -69,6 +69,9 @@ class FitConfig:
     def __post_init__(self) -> None:
         if not self.data:
             raise ConfigError("--data: name at least one COCO keypoints folder")
+        unknown = [name for name in self.heads or () if name not in HEADS]
+        if unknown:
+            raise ConfigError(f"--heads: {', '.join(unknown)} unknown; known: {', '.join(HEADS)}")
         if not 0 < self.hold_out < 0.9:
             raise ConfigError(f"--hold-out is a share of the images in (0, 0.9), got {self.hold_out}")
         if self.net and self.start:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from ..click_errors import OneLineErrors
+from ..cli_options import OneLineErrors
 from .sources import SOURCES, Dataset, Fetchable, data_root_of
 
 
