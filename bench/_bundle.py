@@ -23,7 +23,7 @@ from alpose.export.precision import to_fp16
 from alpose.export.write import PREFERRED
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import AlposeError, ConfigError
-from alpose.runtime.outputs import Outputs
+from alpose.runtime.types import Outputs
 from alpose.trainer import checkpoint
 from alpose.trainer.device import Machine
 

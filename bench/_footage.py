@@ -23,9 +23,9 @@ from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, tensors
 from alpose.runtime.crop import Crop
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.outputs import Outputs
 from alpose.runtime.skeleton import LSP
 from alpose.runtime.triggers import Control, Threshold, Trigger
+from alpose.runtime.types import Outputs
 from alpose.trainer.checkpoint import TargetConfig, new_head, new_model
 from alpose.trainer.data.crops import CropConfig
 from alpose.trainer.data.synthetic import read_people

@@ -20,7 +20,7 @@ import torch
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import write_json
-from alpose.runtime.outputs import OUTPUT_NAMES
+from alpose.runtime.types import OUTPUT_NAMES
 from alpose.trainer.checkpoint import PoseModel, load
 from alpose.trainer.device import machine
 from alpose.trainer.models.heads import HeadName

@@ -30,7 +30,7 @@ from alpose.runtime.bundle import Bundle
 from alpose.runtime.crop import cut
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.io import write_json
-from alpose.runtime.outputs import OUTPUT_NAMES
+from alpose.runtime.types import OUTPUT_NAMES
 from alpose.trainer.device import machine
 
 from ._export_contestants import maps_name, session, shorten

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
-from alpose.runtime.outputs import Outputs
 from alpose.runtime.skeleton import Skeleton
+from alpose.runtime.types import Outputs
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.models.hourglass import STRIDE

@@ -15,7 +15,7 @@ import torch
 import alpose
 from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.runtime.io import write_atomically
-from alpose.runtime.outputs import OUTPUT_NAMES
+from alpose.runtime.types import OUTPUT_NAMES
 
 from .graph import MonitorGraph
 from .onnx_graph import BATCH, INPUT, OPSET, OnnxFacts, check_model, import_onnx, set_metadata, tidy

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alpose.runtime.errors import ConfigError, MissingExtraError
-from alpose.runtime.outputs import OUTPUT_AXES, OUTPUT_NAMES
 from alpose.runtime.skeleton import Skeleton
+from alpose.runtime.types import OUTPUT_AXES, OUTPUT_NAMES
 
 if TYPE_CHECKING:
     import onnx

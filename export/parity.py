@@ -18,7 +18,7 @@ from scipy import stats
 
 from alpose.runtime.bundle.manifest import Precision
 from alpose.runtime.errors import AlposeError, ConfigError, DataError
-from alpose.runtime.outputs import Engine, Outputs, form_problems
+from alpose.runtime.types import Engine, Outputs, form_problems
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.data.records import Bools, Floats
 from alpose.trainer.metrics import Failure, Judged, Profile, auroc, judge, mean_error

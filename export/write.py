@@ -27,8 +27,8 @@ from alpose.runtime.bundle.golden import Golden, Tolerances, run_golden
 from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, Precision, tensors
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError
-from alpose.runtime.outputs import Outputs
 from alpose.runtime.skeleton import Skeleton
+from alpose.runtime.types import Outputs
 from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.benchmarks import Sizes

@@ -16,7 +16,6 @@ from .crop import Crop, cut, square_crop
 from .engines.auto import open_engine
 from .errors import AlposeError
 from .monitor import Monitor
-from .outputs import Engine, Outputs
 from .queue import Picture, Queue, Record
 from .skeleton import COCO, LSP, MPII, Skeleton
 from .stats import Stats
@@ -36,7 +35,7 @@ from .triggers import (
     Trigger,
     parse,
 )
-from .verdict import Timings, Verdict
+from .types import Engine, Outputs, Timings, Verdict
 
 __all__ = [
     "COCO",

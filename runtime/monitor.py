@@ -1,50 +1,40 @@
-"""The Monitor: one forward of a net for the app's pose, and for whether it is wrong.
+"""The Monitor: one forward of a net gives the app its pose, and how probable it is that the pose is wrong.
 
-A call reads like this: take the frames, find the persons, cut them out, let the engine answer once, put the joints back
-into the frame. Then, guarded, because the app must go on whatever happens: signals, the trigger's decision, drift, books,
-and a copy of what is kept for the recorder's thread.
-
-Shapes: J joints.
+Here is the public class: options, start-up, counters and the end. What happens to a frame is in
+:mod:`alpose.runtime.pipeline`.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
 import threading
-import time
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from .bundle import Bundle
 from .engines.auto import AUTO, open_engine
 from .errors import ConfigError, DataError
-from .eye import Eye
 from .frames import FrameFormat
-from .guard import Guard
-from .judge import Judge
-from .keeper import Keeper, host_name, new_device_id
-from .moments import FrameClock
-from .outputs import Engine
+from .pipeline import FaultIsolation, FramePipeline, FrameReader
 from .prometheus import Metrics
 from .queue import Queue
 from .queue.record import MAX_NAME, is_name
 from .queue.recorder import QueueNumbers
-from .sight import Sight, Sighting
-from .signals import Signals
+from .recording import FrameRecorder, host_name, new_device_id
 from .stats import EngineState, Meters, Stats
-from .streams import Streams, where_of
+from .tracking import Box, Streams
 from .triggers import Budget, Control, Episodes, Trigger, parse
-from .verdict import Timings, Verdict
-from .where import Box, Place
+from .types import Engine, Verdict
 
 log = logging.getLogger("alpose.monitor")
 
@@ -113,38 +103,45 @@ class Monitor:
             if not is_name(name):  # every record would be refused
                 raise ConfigError(f"{what} is a name of at most {MAX_NAME} printable letters, got {name!r:.100}")
         self.bundle = _opened(bundle, public_key)
-        where = where_of(self.bundle, roi, track)
-        form = FrameFormat.named(frame_format)
         self.trigger = _policy(trigger, queue is not None)
-        self._meters = Meters()
-        self._guard = Guard(self._meters.counters)
-        self._clock = FrameClock(self._meters.counters)
         self._lock, self._pid = threading.RLock(), os.getpid()
-        self._busy = self._closing = self._closed = False
-        self._sequence = 0
-        self._keeper: Keeper | None = None
-        self._numbers: QueueNumbers | None = None
-        self._metrics: Metrics | None = None
+        self._busy = self._closing = False
+        meters = Meters()
+        counters, faults = meters.counters, FaultIsolation(meters.counters)
+        streams = Streams(self.bundle, camera, roi, track, counters)
+        form = FrameFormat.named(frame_format)
+        self.device_id, self.camera = device_id or host_name(), camera
         with ExitStack() as made:
             opened = open_engine(self.bundle, engine, threads, allow_fallback)
             made.callback(opened.close)
             for attempt in opened.fallbacks:
-                self._meters.counters.add("fallback_total", what=f"engine {attempt.engine}")
-            self._engine_state = EngineState.of(opened, engine if isinstance(engine, str) else "the one given")
-            self._eye = Eye(opened.engine, form)
-            self._streams = Streams(camera, where, partial(Signals, self.bundle.skeleton), self._meters.counters)
-            self.device_id, self.camera = device_id or host_name(), camera
-            if queue is not None and not isinstance(queue, Queue):
-                queue = made.enter_context(Queue(queue))
-            made.callback(self._end)
+                counters.add("fallback_total", what=f"engine {attempt.engine}")
+            parts = self._parts = _Parts(meters, faults)
             if queue is not None:
+                if not isinstance(queue, Queue):
+                    queue = made.enter_context(Queue(queue))
+                made.callback(parts.end)
                 self.device_id = device_id or queue.device_id(new_device_id)
-                self._keeper = Keeper(queue, self.bundle, self.device_id, self._meters.counters)
-                self._numbers = QueueNumbers(queue, self._keeper.recorder, self._guard.trouble)
-            random = np.random.SeedSequence(seed)
-            self._judge = Judge(self.bundle, self.trigger, self._eye, self._keeper, self._guard, random)
-            self._metrics = Metrics(self.stats, metrics_port, metrics_file, self._meters.counters)
-            self._made = made.pop_all()
+                parts.recorder = FrameRecorder(queue, self.bundle, self.device_id, counters)
+                parts.numbers = QueueNumbers(queue, parts.recorder.recorder, faults.report)
+            else:
+                made.callback(parts.end)
+            parts.known = {
+                "device": self.device_id,
+                "camera": camera,
+                "bundle": self.bundle.manifest.name,
+                "bundle_sha256": self.bundle.sha256,
+                "engine": EngineState.of(opened, engine if isinstance(engine, str) else "the one given"),
+            }
+            reader = FrameReader(opened.engine, form)
+            parts.pipeline = FramePipeline(self.bundle, self.trigger, reader, streams, parts.recorder, meters, faults,
+                                           seed)  # fmt: skip
+            parts.metrics = Metrics(parts.stats, metrics_port, metrics_file, counters)
+            parts.resources = made.pop_all()
+        # After the recorder's own, so that it runs before it: the score log is written as well.
+        atexit.register(parts.close)
+        self._forgotten = weakref.finalize(self, _close_forgotten, parts)
+        self._forgotten.atexit = False
         self._warn()
 
     def __call__(self, frame: Any, box: npt.ArrayLike | None = None, *, time_ns: int | None = None) -> Verdict:
@@ -163,7 +160,7 @@ class Monitor:
                 not read.
             Exception: the engine's own.
         """
-        return self._watch([frame], [box], [""], time_ns)[0]
+        return self._run([frame], [box], [""], time_ns)[0]
 
     def batch(
         self,
@@ -193,24 +190,14 @@ class Monitor:
             raise DataError(f"streams are names, such as 'driver', got {names}")
         if len(set(names)) < len(names):
             raise DataError(f"each person of a batch has a stream of their own, got {names}")
-        return self._watch(frames, places, names, time_ns)
+        return self._run(frames, places, names, time_ns)
 
     def stats(self) -> Stats:
         """Everything that this Monitor knows of itself. Cheap, from any thread, also after :meth:`close`.
 
         What it says of the queue may be some seconds old; after :meth:`flush` it is exact.
         """
-        return self._meters.stats(
-            device=self.device_id,
-            camera=self.camera,
-            bundle=self.bundle.manifest.name,
-            bundle_sha256=self.bundle.sha256,
-            threshold=self._judge.threshold,
-            queue=self._numbers.state() if self._numbers else None,
-            drift=self._judge.drift,
-            engine=self._engine_state,
-            more_counts=self._numbers.counts() if self._numbers else None,
-        )
+        return self._parts.stats()
 
     def count(self, name: str, n: int = 1, **labels: str) -> None:
         """Count something of the app's own, such as ``count("source_faults_total", what="broken")``.
@@ -224,7 +211,7 @@ class Monitor:
                 f"a counter counts upwards under a name such as broken_frames_total, got {name!r}, {n} and {labels}: small "
                 "letters, digits and _, and _total at the end"
             )
-        self._meters.counters.add(name, n, **labels)
+        self._parts.meters.counters.add(name, n, **labels)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Write all that was kept so far to the disk, now.
@@ -232,11 +219,12 @@ class Monitor:
         Returns:
             Whether nothing waits any more. False after ``timeout_s``; without one, as soon as writing failed.
         """
-        if self._keeper is None or self._closed or os.getpid() != self._pid:
+        recorder = self._parts.recorder
+        if recorder is None or self._parts.closed or os.getpid() != self._pid:
             return True
-        written = self._keeper.flush(timeout_s)
-        if self._numbers is not None:
-            self._numbers.refresh()
+        written = recorder.recorder.flush(timeout_s)
+        if self._parts.numbers is not None:
+            self._parts.numbers.refresh()
         return written
 
     def close(self) -> None:
@@ -249,16 +237,14 @@ class Monitor:
             return
         with self._lock:
             self._closing = True
-            if self._busy or self._closed:
-                return
-            self._closed = True
-            self._made.close()
-            self._guard.quiet.flush(everything=True)
+            if not self._busy:
+                self._forgotten.detach()
+                self._parts.close()
 
     @property
     def metrics_url(self) -> str | None:
         """Where metrics are served; None where they are not."""
-        return self._metrics.url if self._metrics else None
+        return self._parts.metrics.url if self._parts.metrics else None
 
     def __enter__(self) -> Monitor:
         return self
@@ -268,15 +254,7 @@ class Monitor:
     ) -> None:
         self.close()
 
-    def _end(self) -> None:
-        """In this order: the last frames are on the disk before anybody tells for the last time how many there are."""
-        for part in (self._keeper, self._numbers, self._metrics):
-            if part is not None:
-                part.close()
-
-    # --- one call
-
-    def _watch(
+    def _run(
         self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | None
     ) -> list[Verdict]:
         if os.getpid() != self._pid:  # before the lock: a thread that stayed behind in the parent may hold it
@@ -288,60 +266,11 @@ class Monitor:
                 raise ConfigError("this Monitor was closed: make a new one")
             self._busy = True
             try:
-                return self._answer(frames, boxes, names, time_ns)
+                return self._parts.pipeline(frames, boxes, names, time_ns)
             finally:
                 self._busy = False
                 if self._closing:
                     self.close()
-
-    def _answer(
-        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | None
-    ) -> list[Verdict]:
-        began_s = time.perf_counter()
-        sights = [self._look(*given) for given in zip(frames, boxes, names, strict=True)]
-        moment = self._clock(time_ns)
-        asked_s = time.perf_counter()
-        outputs, cut_s = self._eye.ask([sight.frame for sight in sights], [sight.crop for sight in sights])
-        answered_s = time.perf_counter()
-        found = [self._judge(sight, outputs, row, moment) for row, sight in enumerate(sights)]
-        ended_s = time.perf_counter()
-        timings = Timings(
-            crop_s=asked_s - began_s + cut_s,
-            inference_s=answered_s - asked_s - cut_s,
-            decision_s=ended_s - answered_s,
-            total_s=ended_s - began_s,
-        )
-        return [self._verdict(one, kept, timings) for one, kept in found]
-
-    def _look(self, frame: Any, box: npt.ArrayLike | None, name: str) -> Sight:
-        """Take a frame and say where to look on it; whatever is wrong with either is the caller's to know."""
-        taken = self._eye.take(frame)
-        stream = self._streams(name)
-        place = stream.where.locate(taken.width, taken.height) if box is None else _given(box)
-        return Sight(stream, taken, place, self.bundle.crop.crop_of(place.box_4))
-
-    def _verdict(self, found: Sighting, kept: bool, timings: Timings) -> Verdict:
-        decision, seen, place = found.decision, found.seen, found.sight.place
-        word = "flagged" if decision.flagged else "control" if decision.keep else "passed"
-        self._meters.frame(word, None if found.judged is not seen else seen.failure_probability, crop_s=timings.crop_s, inference_s=timings.inference_s,
-                           decision_s=timings.decision_s, total_s=timings.total_s)  # fmt: skip
-        verdict = Verdict(
-            keypoints=found.keypoints_J2,
-            scores=found.scores_J,
-            predicted_loss=seen.predicted_loss,
-            failure_probability=seen.failure_probability,
-            flagged=decision.flagged,
-            kept=kept,
-            reasons=decision.reasons,
-            inclusion_probability=decision.inclusion_probability,
-            box=place.box_4,
-            place=place.source,
-            timings=timings,
-            sequence=self._sequence,
-            stream=seen.stream,
-        )
-        self._sequence += 1
-        return verdict
 
     def _warn(self) -> None:
         """What a user should know from the start."""
@@ -351,8 +280,58 @@ class Monitor:
                 "Budgets work; Catch and drift have nothing to go by",
                 self.bundle.folder,
             )
-        if self._keeper is None:
+        if self._parts.recorder is None:
             log.warning("no queue was given: verdicts only, no frame is kept")
+
+
+@dataclass(eq=False)
+class _Parts:
+    """What a Monitor has open. It does not know the Monitor, so that one that the app has forgotten is closed."""
+
+    meters: Meters
+    faults: FaultIsolation
+    known: dict[str, Any] = field(default_factory=dict)
+    """The fields of :class:`Stats` that do not change."""
+    pipeline: FramePipeline = field(init=False)
+    recorder: FrameRecorder | None = None
+    numbers: QueueNumbers | None = None
+    metrics: Metrics | None = None
+    resources: ExitStack = field(default_factory=ExitStack)
+    closed: bool = False
+    pid: int = field(default_factory=os.getpid)
+
+    def stats(self) -> Stats:
+        """See :meth:`Monitor.stats`."""
+        return self.meters.stats(
+            threshold=self.pipeline.threshold,
+            queue=self.numbers.state() if self.numbers else None,
+            drift=self.pipeline.drift,
+            more_counts=self.numbers.counts() if self.numbers else None,
+            **self.known,
+        )
+
+    def close(self) -> None:
+        """Close everything, once; nothing in a process that was forked off."""
+        if self.closed or os.getpid() != self.pid:
+            return
+        self.closed = True
+        atexit.unregister(self.close)
+        self.resources.close()
+        self.faults.limited.flush(everything=True)
+
+    def end(self) -> None:
+        """Close what lives on the queue: the last frames are on the disk before their number is told a last time."""
+        for part in (self.recorder, self.numbers, self.metrics):
+            if part is not None:
+                part.close()
+
+
+def _close_forgotten(parts: _Parts) -> None:
+    """Close in a thread of its own: the garbage collector may run in any thread, and must not wait for a disk there."""
+    try:
+        threading.Thread(target=parts.close, name="alpose-closing").start()
+    except RuntimeError:  # the interpreter is shutting down
+        parts.close()
 
 
 def _opened(bundle: Bundle | str | Path, public_key: str | Path | None) -> Bundle:
@@ -370,12 +349,3 @@ def _policy(trigger: Trigger | str | None, queue: bool) -> Trigger | None:
     if not isinstance(policy, Trigger):
         raise ConfigError(f"a trigger is a policy such as Budget(per_hour=20), or its text, got {trigger!r}")
     return policy
-
-
-def _given(box: npt.ArrayLike) -> Place:
-    """An app's box; that it is one is checked when its crop is made."""
-    try:
-        x0, y0, x1, y1 = map(float, box)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise DataError(f"a box is the four numbers (x0, y0, x1, y1) in pixels, got {str(box)[:100]}") from None
-    return Place((x0, y0, x1, y1), "box")

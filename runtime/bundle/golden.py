@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, WrongAnswerError
-from ..outputs import OUTPUT_NAMES, Engine, Outputs, form_problems
+from ..types import OUTPUT_NAMES, Engine, Outputs, form_problems
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

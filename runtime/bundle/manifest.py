@@ -17,8 +17,8 @@ import numpy.typing as npt
 from ..crop import Crop, square_crop
 from ..errors import BundleError, DataError
 from ..io import parse_json
-from ..outputs import OUTPUT_AXES, OUTPUT_NAMES
 from ..skeleton import Skeleton
+from ..types import OUTPUT_AXES, OUTPUT_NAMES
 from .golden import Golden
 
 KIND, SCHEMA = "alpose bundle", 1

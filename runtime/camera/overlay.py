@@ -19,7 +19,7 @@ from .. import drawing
 from ..drawing import Colour, Image
 from ..errors import ConfigError, DataError
 from ..skeleton import Skeleton
-from ..verdict import Verdict
+from ..types import Verdict
 from .capture import import_cv2
 from .sources import Frame
 

@@ -18,7 +18,7 @@ from ..engines.onnx import OnnxEngine
 from ..engines.tensorrt_library import unavailable
 from ..engines.tensorrt_plans import rebuild
 from ..errors import AlposeError, DataNotFoundError, MissingExtraError, WrongAnswerError
-from ..outputs import Engine
+from ..types import Engine
 from .environment import Environment
 from .report import Finding, failed, ok, warning
 

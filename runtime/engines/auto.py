@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..bundle import Bundle
 from ..bundle.golden import GoldenReport, run_golden
 from ..errors import ConfigError, WrongAnswerError
-from ..outputs import Engine
+from ..types import Engine
 from .onnx import OnnxEngine, providers
 from .tensorrt import TensorRTEngine, judge
 from .tensorrt_plans import rebuild

@@ -16,7 +16,7 @@ from ..crop import Crop, taps
 from ..device_frames import DeviceFrame, Plane
 from ..errors import ConfigError, DataError, WrongAnswerError
 from ..frames import FrameFormat, accept, chroma_crop
-from ..outputs import Engine, Outputs
+from ..types import Engine, Outputs
 
 
 @runtime_checkable

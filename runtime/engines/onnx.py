@@ -21,7 +21,7 @@ from ..bundle.manifest import check_against_engine
 from ..crop import Crop
 from ..device_frames import DeviceFrame
 from ..errors import CheckpointError, ConfigError, DataError, DataNotFoundError, MissingExtraError
-from ..outputs import OUTPUT_AXES, OUTPUT_NAMES, Outputs
+from ..types import OUTPUT_AXES, OUTPUT_NAMES, Outputs
 from .onnx_device import OnnxDevice
 
 INPUT = "frames"

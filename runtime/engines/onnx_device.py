@@ -20,7 +20,7 @@ from ..device_frames import DeviceFrame
 from ..dlpack import Where
 from ..errors import ConfigError
 from ..frames import FrameFormat, accept
-from ..outputs import OUTPUT_NAMES, Outputs
+from ..types import OUTPUT_NAMES, Outputs
 from .crop_graph import copy_graph, crop_graph
 from .device import PlaneCut, check, check_place, extent, plane_cuts, probe, require_same, to_rgb
 

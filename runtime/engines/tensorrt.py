@@ -25,7 +25,7 @@ from ..bundle.manifest import check_against_engine
 from ..crop import Crop
 from ..device_frames import DeviceFrame
 from ..errors import DataError
-from ..outputs import OUTPUT_NAMES, Outputs, output_shapes
+from ..types import OUTPUT_NAMES, Outputs, output_shapes
 from .crop_kernel import CropKernel
 from .cuda import CudaError, handle
 from .device import check, check_place, extent, to_rgb

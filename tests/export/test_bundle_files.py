@@ -26,8 +26,8 @@ from alpose.runtime.bundle import Bundle, Manifest, tensors
 from alpose.runtime.bundle.golden import Golden, Tolerances
 from alpose.runtime.bundle.keys import generate_key
 from alpose.runtime.errors import BundleError, ConfigError, DataError, DataNotFoundError, SignatureError
-from alpose.runtime.outputs import Outputs
 from alpose.runtime.skeleton import LSP
+from alpose.runtime.types import Outputs
 
 G, S, J, D = 3, 8, 14, 5
 needs_pynacl = pytest.mark.skipif(importlib.util.find_spec("nacl") is None, reason="pynacl is not installed")

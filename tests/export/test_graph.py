@@ -19,8 +19,8 @@ from alpose.export.onnx_export import to_onnx
 from alpose.export.onnx_graph import BATCH, TENSORRT_OPERATORS
 from alpose.runtime.engines import OnnxEngine
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
-from alpose.runtime.outputs import OUTPUT_NAMES, Outputs
 from alpose.runtime.skeleton import Skeleton
+from alpose.runtime.types import OUTPUT_NAMES, Outputs
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.data.records import PoseData

@@ -20,8 +20,8 @@ from alpose.export.parity import (
     weighted_quantile,
 )
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.outputs import Outputs
 from alpose.runtime.skeleton import LSP
+from alpose.runtime.types import Outputs
 from alpose.trainer.data.crops import CropConfig, Crops
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.metrics import Failure, profile_for

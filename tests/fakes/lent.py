@@ -18,7 +18,7 @@ from alpose.runtime.device_frames import DeviceFrame, take_frame
 from alpose.runtime.dlpack import Where
 from alpose.runtime.engines.device import DeviceEngine
 from alpose.runtime.frames import FrameFormat, accept
-from alpose.runtime.outputs import OUTPUT_NAMES, Outputs
+from alpose.runtime.types import OUTPUT_NAMES, Outputs
 
 Bytes = npt.NDArray[np.uint8]
 S = 8

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.bundle.manifest import tensors
-from alpose.runtime.outputs import OUTPUT_NAMES
 from alpose.runtime.skeleton import Skeleton
+from alpose.runtime.types import OUTPUT_NAMES
 
 S, J, D, G = 8, 3, 5, 4
 TINY = Skeleton("tiny", ("head", "left_foot", "right_foot"), ((0, 1), (0, 2)), ((1, 2),))

@@ -23,7 +23,7 @@ from alpose.runtime.engines import OnnxEngine, crop_graph, onnx_device, proto
 from alpose.runtime.engines.device import DeviceEngine
 from alpose.runtime.errors import ConfigError, DataError, WrongAnswerError
 from alpose.runtime.frames import FrameFormat, accept
-from alpose.runtime.outputs import OUTPUT_NAMES
+from alpose.runtime.types import OUTPUT_NAMES
 
 from ..fakes import lent
 

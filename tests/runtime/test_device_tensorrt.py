@@ -30,7 +30,7 @@ from alpose.runtime.engines.device import DeviceEngine
 from alpose.runtime.engines.tensorrt import TensorRTEngine
 from alpose.runtime.errors import ConfigError, MissingExtraError, WrongAnswerError
 from alpose.runtime.frames import FrameFormat, accept
-from alpose.runtime.outputs import OUTPUT_NAMES
+from alpose.runtime.types import OUTPUT_NAMES
 
 from ..fakes import cuda as fake_cuda
 from ..fakes import kernel as fake_kernel

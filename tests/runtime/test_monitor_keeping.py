@@ -20,13 +20,18 @@ import numpy.typing as npt
 import pytest
 
 from alpose.runtime import Budget, Control, Episodes, Monitor, Novel, Queue, Threshold, scorelog
+from alpose.runtime.drift import Drift
 from alpose.runtime.errors import ConfigError, QueueError
-from alpose.runtime.keeper import Before
-from alpose.runtime.moments import FrameClock
-from alpose.runtime.outputs import Outputs
+from alpose.runtime.frames import HostFrame
+from alpose.runtime.pipeline import FrameClock
 from alpose.runtime.queue.images import decode
 from alpose.runtime.queue.record import FrameCopy
+from alpose.runtime.recording import FrameLog, FrameRecorder, PreviousFrames
+from alpose.runtime.signals import Signals
 from alpose.runtime.stats import Counters
+from alpose.runtime.tracking import WholeFrame
+from alpose.runtime.triggers import Decision, Observation, Policy
+from alpose.runtime.types import FrameTime, Outputs
 
 from ..fakes import scripted as fakes
 
@@ -95,7 +100,7 @@ def test_of_a_crop_queue_nothing_beyond_the_crop_is_copied(make: Make, tmp_path:
 def test_nothing_of_a_keypoints_queue_is_copied(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Queue(tmp_path / "q.db", store="keypoints", clip=(3, 3)) as queue:
         monitor = make(queue, Threshold(0))
-        monkeypatch.setattr(monitor._eye, "to_rgb", lambda *args: pytest.fail("a copy of a frame was made"))
+        monkeypatch.setattr(HostFrame, "to_rgb", lambda *args: pytest.fail("a copy of a frame was made"))
         assert monitor(frame()).kept
         assert monitor.flush(10)
         assert queue.pictures(queue.peek()[0].id) == []
@@ -118,19 +123,27 @@ def test_a_clip_has_the_frames_before_and_after(make: Make, tmp_path: Path, form
         assert levels == {-2: 20, -1: 30, 0: 40, 1: 50}
 
 
-def test_the_frames_before_are_bounded_in_bytes_over_all_cameras() -> None:
+def test_the_frames_before_are_bounded_in_bytes_and_the_camera_not_seen_for_longest_gives_way() -> None:
     counters = Counters()
-    before = Before(3, 100, counters)
+    previous = PreviousFrames(3, 100, counters)
+
+    def add(camera: str, number: int, rows: int = 2) -> None:
+        previous.add(camera, FrameCopy(number, np.zeros((rows, 5, 3), np.uint8)))
+
+    def held(camera: str) -> list[int]:
+        return [copy.captured_ns for copy in previous.of(camera)]
+
     for number in range(4):
-        before.add("a", FrameCopy(number, np.zeros((2, 5, 3), np.uint8)))
-    assert [shot.captured_ns for shot in before.of("a")] == [1, 2, 3]
-    before.add("b", FrameCopy(9, np.zeros((2, 5, 3), np.uint8)))
-    assert before.of("b") == ()
-    before.add("a", FrameCopy(4, np.zeros((2, 4, 3), np.uint8)))
-    before.add("a", FrameCopy(5, np.zeros((40, 4, 3), np.uint8)))
-    assert before.of("a") == ()
+        add("a", number)
+    assert held("a") == [1, 2, 3]
+    assert counters.snapshot() == {}
+    for number in range(4, 7):
+        add("b", number)
+    assert (held("a"), held("b")) == ([], [4, 5, 6])
+    add("b", 7, rows=40)
+    assert held("b") == []
     assert {str(count): n for count, n in counters.snapshot().items()} == {
-        "dropped_pictures_total{reason=clip_memory}": 4
+        "dropped_pictures_total{reason=clip_memory}": 6
     }
 
 
@@ -166,16 +179,38 @@ def test_streams_are_cameras_in_the_records_and_the_books(make: Make, tmp_path: 
         assert chunks["cabin/driver"].flagged_N.all()
 
 
-def test_scores_of_a_slow_camera_are_written_before_their_chunk_is_full(make: Make, tmp_path: Path) -> None:
+def observed(time_s: float) -> Observation:
+    return Observation(time_s=time_s, failure_probability=0.1, predicted_loss=0.0, embedding_D=np.ones(1, "f4"))
+
+
+def log_minutes(log: FrameLog, minutes: int, camera: str = "") -> None:
+    for minute in range(minutes):
+        moment = FrameTime(minute * 61 * SECOND, 0, minute * 61.0)
+        log.add(camera, moment, observed(moment.policy_s), Decision(False, 0.0, False), False)
+
+
+def test_scores_of_a_slow_camera_are_written_before_their_chunk_is_full(tmp_path: Path) -> None:
     with Queue(tmp_path / "q.db") as queue:
-        monitor = make(queue, Threshold(0.5))
-        for minute in range(12):
-            monitor(frame(), time_ns=minute * 61 * SECOND)
-        assert monitor._keeper is not None
-        monitor._keeper._books.write(queue)
+        log = FrameLog("ab" * 32, "car", Counters())
+        log_minutes(log, 12)
+        log.write(queue)
         assert [chunk.frames for chunk in queue.scores()] == [5, 5]
-        monitor._keeper._books.write(queue)
+        log.write(queue)
         assert sum(one.frames for one in queue.tallies()) == 12
+
+
+def test_many_names_hold_no_memory_and_lose_no_scores(tmp_path: Path) -> None:
+    with Queue(tmp_path / "q.db") as queue:
+        counters = Counters()
+        log = FrameLog("ab" * 32, "car", counters)
+        for number in range(300):
+            log_minutes(log, 2, f"person-{number}")
+            if number % 50 == 0:
+                log.write(queue)
+        log.finish()
+        log.write(queue)
+        assert counters.snapshot() == {}
+        assert sum(chunk.frames for chunk in queue.scores()) == 600
 
 
 def test_a_recording_has_hours_of_its_own(make: Make, tmp_path: Path) -> None:
@@ -203,25 +238,23 @@ def test_a_clock_that_is_set_is_no_hour(make: Make) -> None:
 # --- nothing behind the answer reaches the app
 
 
-def break_one(monitor: Monitor, where: str) -> None:
+PARTS = {"trigger": (Policy, "decide"), "drift": (Drift, "update"), "queue": (FrameRecorder, "record"),
+         "signals": (Signals, "__call__"), "where": (WholeFrame, "update")}  # fmt: skip
+
+
+def break_one(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def fails(*args: Any, **kwargs: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    places: dict[str, tuple[Any, str]] = {
-        "trigger": (monitor._judge._decider, "decide"),
-        "drift": (monitor._judge._drift, "update"),
-        "queue": (monitor._keeper, "keep"),
-    }
-    owner, name = places[where]
-    setattr(owner, name, fails)
+    monkeypatch.setattr(*PARTS[where], fails)
 
 
-@pytest.mark.parametrize("where", ["trigger", "drift", "queue"])
+@pytest.mark.parametrize("where", PARTS)
 def test_a_fault_behind_the_answer_is_counted_logged_once_and_the_verdict_comes(
-    make: Make, tmp_path: Path, where: str, caplog: pytest.LogCaptureFixture
+    make: Make, tmp_path: Path, where: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monitor = make(tmp_path / "q.db", Threshold(0))
-    break_one(monitor, where)
+    break_one(monkeypatch, where)
     with caplog.at_level(logging.ERROR, logger="alpose.monitor"):
         verdicts = [monitor(frame(100)) for _ in range(50)]
     assert all(np.isfinite(verdict.keypoints).all() for verdict in verdicts)
@@ -229,9 +262,11 @@ def test_a_fault_behind_the_answer_is_counted_logged_once_and_the_verdict_comes(
     assert len([record for record in caplog.records if "No space left" in record.message]) == 1
 
 
-def test_a_frame_that_could_not_be_handed_over_is_counted_as_dropped(make: Make, tmp_path: Path) -> None:
+def test_a_frame_that_could_not_be_handed_over_is_counted_as_dropped(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monitor = make(tmp_path / "q.db", Threshold(0))
-    break_one(monitor, "queue")
+    break_one(monkeypatch, "queue")
     assert not monitor(frame()).kept
     assert monitor.stats().dropped == {"internal": 1}
 

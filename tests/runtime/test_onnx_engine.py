@@ -15,7 +15,7 @@ import pytest
 from alpose.runtime.engines import OnnxEngine, providers
 from alpose.runtime.engines import onnx as adapter
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError, DataNotFoundError, MissingExtraError
-from alpose.runtime.outputs import OUTPUT_NAMES, form_problems
+from alpose.runtime.types import OUTPUT_NAMES, form_problems
 
 onnx: Any = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -30,7 +30,7 @@ from alpose.runtime.engines.tensorrt_library import Machine, TensorRTError
 from alpose.runtime.engines.tensorrt_plans import MAX_SIDECAR_BYTES, StaleEngineError, engines_of
 from alpose.runtime.engines.tensorrt_sidecar import EngineKey, Profile, Sidecar
 from alpose.runtime.errors import BundleError, DataError, DataNotFoundError, MissingExtraError
-from alpose.runtime.outputs import OUTPUT_NAMES
+from alpose.runtime.types import OUTPUT_NAMES
 
 from ..fakes import cuda as fake_cuda
 from ..fakes import tensorrt as fakes

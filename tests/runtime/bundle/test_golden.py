@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from alpose.runtime.bundle.golden import Golden, GoldenReport, Tolerances, compare, run_golden
 from alpose.runtime.errors import AlposeError, DataError, WrongAnswerError
-from alpose.runtime.outputs import OUTPUT_NAMES, Engine, Outputs
+from alpose.runtime.types import OUTPUT_NAMES, Engine, Outputs
 
 G, S, J, D = 6, 8, 4, 5
 TOLERANCES = Tolerances(keypoints_px=0.05, score=0.01, predicted_loss=0.1, probability=0.02, embedding=0.03)

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 
 from alpose.runtime.crop import square_crop
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.where import (
+from alpose.runtime.tracking import (
     Box,
-    Following,
+    FixedRegion,
     Place,
-    Region,
-    Track,
     TrackConfig,
-    Whole,
+    Tracker,
+    TrackState,
+    WholeFrame,
     pose_box,
+    pose_confidence,
     search_windows,
-    sureness,
-    usual_sureness,
+    typical_confidence,
 )
 
 WIDTH, HEIGHT, MARGIN, JOINTS = 768, 432, 1.25, 14
@@ -63,13 +63,13 @@ class Room:
         return joints_in(corner), np.full(JOINTS, self.furniture, np.float32)
 
 
-def step(track: Track, room: Room) -> Place:
+def step(track: Tracker, room: Room) -> Place:
     place = track.locate(WIDTH, HEIGHT)
     track.update(*room.look(place), place, WIDTH, HEIGHT)
     return place
 
 
-def watch(track: Track, room: Room, frames: int) -> list[str]:
+def watch(track: Tracker, room: Room, frames: int) -> list[str]:
     return [step(track, room).source for _ in range(frames)]
 
 
@@ -82,7 +82,7 @@ def iou(one: Box, other: Box) -> float:
 
 def test_the_whole_frame_is_cut_by_its_longer_side() -> None:
     for width, height in ((640, 480), (480, 640), (100, 100)):
-        place = Whole(MARGIN).locate(width, height)
+        place = WholeFrame(MARGIN).locate(width, height)
         crop = square_crop(place.box_4, margin=MARGIN, size_px=64)
         side = max(width, height)
 
@@ -92,7 +92,7 @@ def test_the_whole_frame_is_cut_by_its_longer_side() -> None:
 
 
 def test_a_region_is_looked_at_whatever_is_seen() -> None:
-    region = Region((10, 20, 200, 300))
+    region = FixedRegion((10, 20, 200, 300))
     for _ in range(3):
         place = region.locate(640, 480)
         assert place == Place((10, 20, 200, 300), "roi")
@@ -104,25 +104,25 @@ def test_a_region_is_looked_at_whatever_is_seen() -> None:
 )
 def test_a_region_that_is_none_is_an_error(roi: Box) -> None:
     with pytest.raises(ConfigError, match="roi"):
-        Region(roi)
+        FixedRegion(roi)
 
 
 def test_a_region_outside_the_frame_is_an_error_and_one_that_overlaps_is_not() -> None:
     with pytest.raises(ConfigError, match="outside the frame of 640 x 480"):
-        Region((700, 10, 800, 100)).locate(640, 480)
-    assert Region((600, 400, 800, 600)).locate(640, 480).source == "roi"
+        FixedRegion((700, 10, 800, 100)).locate(640, 480)
+    assert FixedRegion((600, 400, 800, 600)).locate(640, 480).source == "roi"
 
 
 def test_sureness_is_of_the_better_half() -> None:
-    assert sureness(np.array([0.9, 0.1, 0.7, 0.0])) == pytest.approx(0.8)
-    assert sureness(np.array([0.9, 0.3, 0.6])) == pytest.approx(0.75)
-    assert sureness(np.array([0.9, math.nan, 0.7, 0.0])) == 0.0
-    assert sureness(np.array([0.9, math.inf])) == 0.0
+    assert pose_confidence(np.array([0.9, 0.1, 0.7, 0.0])) == pytest.approx(0.8)
+    assert pose_confidence(np.array([0.9, 0.3, 0.6])) == pytest.approx(0.75)
+    assert pose_confidence(np.array([0.9, math.nan, 0.7, 0.0])) == 0.0
+    assert pose_confidence(np.array([0.9, math.inf])) == 0.0
 
 
-def test_the_usual_sureness_is_that_of_most_golden_frames() -> None:
-    assert usual_sureness(np.array([[0.9, 0.1], [0.7, 0.6], [0.1, 0.1]])) == pytest.approx(0.7)
-    assert usual_sureness(np.zeros((2, 4))) > 0
+def test_the_typical_confidence_is_that_of_most_golden_frames() -> None:
+    assert typical_confidence(np.array([[0.9, 0.1], [0.7, 0.6], [0.1, 0.1]])) == pytest.approx(0.7)
+    assert typical_confidence(np.zeros((2, 4))) > 0
 
 
 @pytest.mark.parametrize(("width", "height"), [(768, 432), (640, 480), (480, 640), (1920, 1080), (500, 500), (300, 40)])
@@ -147,7 +147,7 @@ def test_a_search_over_a_wide_frame_takes_about_a_second() -> None:
 
 
 def test_an_empty_room_is_searched_in_turn() -> None:
-    track, room = Track(margin=MARGIN), Room(person=None)
+    track, room = Tracker(margin=MARGIN), Room(person=None)
     windows = search_windows(WIDTH, HEIGHT, track.config.windows, MARGIN)
 
     places = [step(track, room) for _ in range(2 * len(windows))]
@@ -157,7 +157,7 @@ def test_an_empty_room_is_searched_in_turn() -> None:
 
 
 def test_a_person_is_found_within_one_round_and_followed() -> None:
-    track, room = Track(margin=MARGIN), Room()
+    track, room = Tracker(margin=MARGIN), Room()
     windows = search_windows(WIDTH, HEIGHT, track.config.windows, MARGIN)
 
     sources = watch(track, room, len(windows) + 20)
@@ -169,7 +169,7 @@ def test_a_person_is_found_within_one_round_and_followed() -> None:
 
 
 def test_a_walking_person_is_followed() -> None:
-    track = Track(margin=MARGIN)
+    track = Tracker(margin=MARGIN)
     watch(track, Room(), 20)
     for frame in range(1, 41):
         x0, y0, x1, y1 = PERSON
@@ -180,7 +180,7 @@ def test_a_walking_person_is_followed() -> None:
 
 
 def test_a_person_who_leaves_is_lost_and_the_next_one_found() -> None:
-    track, empty = Track(margin=MARGIN), Room(person=None)
+    track, empty = Tracker(margin=MARGIN), Room(person=None)
     watch(track, Room(), 20)
 
     left = watch(track, empty, 30)
@@ -193,7 +193,7 @@ def test_a_person_who_leaves_is_lost_and_the_next_one_found() -> None:
 
 
 def test_a_blink_does_not_lose_the_person_and_widens_the_box_until_they_are_seen_again() -> None:
-    track, empty = Track(margin=MARGIN), Room(person=None)
+    track, empty = Tracker(margin=MARGIN), Room(person=None)
     watch(track, Room(), 20)
     before = track.locate(WIDTH, HEIGHT).box_4
 
@@ -209,14 +209,14 @@ def test_a_blink_does_not_lose_the_person_and_widens_the_box_until_they_are_seen
 def test_furniture_that_nobody_would_be_sure_of_is_not_found() -> None:
     config = TrackConfig()
 
-    sources = watch(Track(margin=MARGIN), Room(person=None, furniture=config.find - 0.01), 60)
+    sources = watch(Tracker(margin=MARGIN), Room(person=None, furniture=config.find - 0.01), 60)
 
     assert set(sources) == {"search"}
 
 
 def test_furniture_that_is_taken_for_the_person_who_left_is_let_go() -> None:
     """The pose on it is between ``keep`` and ``find``."""
-    track = Track(margin=MARGIN)
+    track = Tracker(margin=MARGIN)
     watch(track, Room(), 20)
 
     sources = watch(track, Room(person=None, furniture=0.5), 60)
@@ -229,8 +229,8 @@ def test_furniture_that_is_taken_for_the_person_who_left_is_let_go() -> None:
 def test_the_limits_are_relative_to_what_is_usual_for_the_net() -> None:
     modest = Room(sure=0.3, furniture=0.1)
 
-    assert set(watch(Track(margin=MARGIN), modest, 30)) == {"search"}
-    assert "track" in watch(Track(margin=MARGIN, usual=0.35), modest, 30)
+    assert set(watch(Tracker(margin=MARGIN), modest, 30)) == {"search"}
+    assert "track" in watch(Tracker(margin=MARGIN, typical=0.35), modest, 30)
 
 
 def test_the_box_grows_faster_than_it_shrinks() -> None:
@@ -238,8 +238,8 @@ def test_the_box_grows_faster_than_it_shrinks() -> None:
     wide, narrow = (280.0, 80.0, 420.0, 320.0), (320.0, 120.0, 380.0, 280.0)
     moved = []
     for seen in (wide, narrow):
-        track = Track(margin=MARGIN, config=config)
-        track.state = Following(box)
+        track = Tracker(margin=MARGIN, config=config)
+        track.state = TrackState(box)
         track.update(joints_in(seen), np.full(JOINTS, 0.9, np.float32), Place(box, "track"), WIDTH, HEIGHT)
         moved.append(track.state.box_4)
 
@@ -248,8 +248,8 @@ def test_the_box_grows_faster_than_it_shrinks() -> None:
 
 
 def test_a_person_of_whom_only_the_upper_half_is_sure_keeps_their_box() -> None:
-    track = Track(margin=MARGIN)
-    track.state = Following(PERSON)
+    track = Tracker(margin=MARGIN)
+    track.state = TrackState(PERSON)
     scores_J = np.where(np.arange(JOINTS) < JOINTS // 2, 0.9, 0.05).astype(np.float32)
 
     for _ in range(10):
@@ -262,7 +262,7 @@ def test_a_person_of_whom_only_the_upper_half_is_sure_keeps_their_box() -> None:
 
 
 def test_a_box_of_the_app_is_believed_and_then_followed() -> None:
-    track = Track(margin=MARGIN)
+    track = Tracker(margin=MARGIN)
     unsure = np.full(JOINTS, 0.1, np.float32)
 
     track.update(joints_in(PERSON), unsure, Place(PERSON, "box"), WIDTH, HEIGHT)
@@ -294,7 +294,7 @@ def test_a_pose_of_no_numbers_is_nobody(value: float) -> None:
 def test_whatever_a_net_says_the_next_place_can_be_cut(data: st.DataObject, width: int, height: int) -> None:
     """Any numbers, NaN and infinity included; frames that change their size on the way; boxes from nowhere."""
     number = st.floats(width=32)
-    track = Track(margin=MARGIN)
+    track = Tracker(margin=MARGIN)
     for _ in range(4):
         place = track.locate(width, height)
         if data.draw(st.booleans()):
@@ -320,7 +320,7 @@ def test_limits_that_make_no_sense_are_an_error(change: dict[str, object]) -> No
 @pytest.mark.parametrize(("margin", "usual"), [(0.5, 1.0), (1.25, 0.0), (1.25, math.nan), (math.nan, 1.0)])
 def test_a_track_of_no_margin_is_an_error(margin: float, usual: float) -> None:
     with pytest.raises(ConfigError, match="track"):
-        Track(margin=margin, usual=usual)
+        Tracker(margin=margin, typical=usual)
 
 
 def test_a_box_of_nan_is_an_error_where_it_is_cut() -> None:

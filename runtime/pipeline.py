@@ -1,0 +1,358 @@
+"""What happens to a frame, from top to bottom: take, locate, cut, infer, decide, record.
+
+What is wrong with a frame, a box or the engine is raised to the app, which has to know. Everything after the engine's
+outputs (signals, tracking, drift, policy, queue) is isolated: a fault there is counted and logged, and the app gets its
+verdict all the same.
+
+Shapes: N persons, S crop side, J joints.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import operator
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .bundle import Bundle
+from .device_frames import DeviceFrame, is_foreign, take_frame
+from .drift import Drift, DriftReport
+from .engines.device import DeviceEngine
+from .errors import ConfigError, DataError, WrongAnswerError
+from .frames import FrameFormat, HostFrame, Region, accept
+from .logs import RateLimitedLog
+from .recording import FrameRecorder, FrameResult, RegionOfInterest
+from .stats import Counters, Meters
+from .tracking import Streams, given_place
+from .triggers import Decision, Observation, Policy, Setting, Trigger
+from .types import Engine, FrameTime, Outputs, Timings, Verdict
+
+NO_DECISION = Decision(keep=False, inclusion_probability=0.0, flagged=False)
+"""Where there is no policy, or where it failed."""
+
+
+class FramePipeline:
+    """The way of a frame, and the state that it takes.
+
+    Args:
+        bundle: whose engine this is.
+        trigger: which frames are flagged; None flags none.
+        reader: takes frames, and lets the engine look at crops of them.
+        streams: what is remembered of each camera or person.
+        recorder: keeps frames; None keeps none.
+        meters: what is measured and counted.
+        faults: where faults after the engine's outputs go.
+        seed: of the policy's draws and the drift test's.
+    """
+
+    def __init__(
+        self, bundle: Bundle, trigger: Trigger | None, reader: FrameReader, streams: Streams,
+        recorder: FrameRecorder | None, meters: Meters, faults: FaultIsolation, seed: int | None,
+    ) -> None:  # fmt: skip
+        of_drift, of_policy = np.random.SeedSequence(seed).spawn(2)
+        calibration = bundle.calibration
+        self._drift = Drift(calibration.histogram if calibration else None, seed=of_drift)
+        self._policy: Policy | None = None
+        if trigger is not None:
+            self._policy = Policy(trigger, Setting(calibration=calibration, rng=np.random.default_rng(of_policy)))
+        self._crops, self._reader, self._streams, self._recorder = bundle.crop, reader, streams, recorder
+        self._meters, self._counters, self._faults = meters, meters.counters, faults
+        self._clock = FrameClock(meters.counters)
+        self._sequence = 0
+        self.threshold: float | None = None
+        """The limit on the failure probability that is now in force; None where the policy has none."""
+
+    @property
+    def drift(self) -> DriftReport:
+        """What is known of drift now."""
+        return self._drift.report()
+
+    def __call__(
+        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | None
+    ) -> list[Verdict]:
+        """Watch one person on each frame: with a box or None, in the stream of that name."""
+        began_s = time.perf_counter()
+        # Take and locate.
+        regions = [self._locate(*given) for given in zip(frames, boxes, names, strict=True)]
+        frame_time = self._clock(time_ns)
+        # Cut and infer.
+        located_s = time.perf_counter()
+        outputs, cut_s = self._reader.infer(regions)
+        inferred_s = time.perf_counter()
+        # Decide and record.
+        results = []
+        for row, region in enumerate(regions):
+            result = self._decide(region, outputs, row, frame_time)
+            results.append((result, self._record(result)))
+        ended_s = time.perf_counter()
+        timings = Timings(
+            crop_s=located_s - began_s + cut_s,
+            inference_s=inferred_s - located_s - cut_s,
+            decision_s=ended_s - inferred_s,
+            total_s=ended_s - began_s,
+        )
+        return [self._verdict(result, kept, timings) for result, kept in results]
+
+    def _locate(self, frame: Any, box: npt.ArrayLike | None, name: str) -> RegionOfInterest:
+        """Take a frame and say where to look on it."""
+        taken = self._reader.take(frame)
+        stream = self._streams.get(name)
+        place = stream.locator.locate(taken.width, taken.height) if box is None else given_place(box)
+        return RegionOfInterest(stream, taken, place, self._crops.crop_of(place.box_4))
+
+    def _decide(self, region: RegionOfInterest, outputs: Outputs, row: int, frame_time: FrameTime) -> FrameResult:
+        """Bring one row of the outputs into the frame, update what is remembered of the stream, and ask the policy."""
+        keypoints_J2, scores_J = region.crop.to_frame(outputs.keypoints_NJ2[row]), outputs.scores_NJ[row]
+        keypoints_J2.flags.writeable = scores_J.flags.writeable = False
+        observation = self._observe(region, keypoints_J2, scores_J, outputs, row, frame_time.policy_s)
+        probability = observation.failure_probability
+        occupied = self._is_occupied(region, keypoints_J2, scores_J)
+        if occupied:
+            try:
+                self._drift.update(probability, observation.time_s)
+            except Exception as error:
+                self._faults.report("drift", error)
+        else:
+            # No pose is right in an empty room: kept as a failure, it would take the place of one that can be mended.
+            self._counters.add("unoccupied_frames_total")
+            observation = replace(observation, failure_probability=math.nan)
+        decision, sequence = NO_DECISION, -1
+        if self._policy is not None:
+            try:
+                decision = self._policy.decide(observation)
+            except Exception as error:
+                self._faults.report("trigger", error)
+            sequence, self.threshold = self._policy.sequence, decision.threshold
+        return FrameResult(region, frame_time, keypoints_J2, scores_J, probability, occupied, observation, decision,
+                           sequence)  # fmt: skip
+
+    def _observe(
+        self, region: RegionOfInterest, keypoints_J2: npt.NDArray[np.float32], scores_J: npt.NDArray[np.float32],
+        outputs: Outputs, row: int, time_s: float,
+    ) -> Observation:  # fmt: skip
+        """All that the policy may look at."""
+        x0, y0, x1, y1 = region.place.box_4
+        jump = limbs = math.nan
+        try:
+            jump, limbs = region.stream.signals(keypoints_J2, scores_J, max(x1 - x0, y1 - y0), time_s)
+        except Exception as error:
+            self._faults.report("signals", error)
+        observation = Observation(
+            time_s=time_s,
+            failure_probability=float(outputs.failure_probability_N[row]),
+            predicted_loss=float(outputs.predicted_loss_N[row]),
+            embedding_D=outputs.embedding_ND[row],
+            jump=jump,
+            limbs=limbs,
+            stream=region.stream.name,
+        )
+        if not is_finite(observation, keypoints_J2, scores_J):
+            self._counters.add("unsound_answers_total")
+            self._faults.say(
+                "unsound", f"{self._reader.engine.name} gave numbers that are not finite: such a frame is not flagged"
+            )
+        return observation
+
+    def _is_occupied(
+        self, region: RegionOfInterest, keypoints_J2: npt.NDArray[np.float32], scores_J: npt.NDArray[np.float32]
+    ) -> bool:
+        """Update where the person is; False where a search found nobody."""
+        frame = region.frame
+        try:
+            return region.stream.locator.update(keypoints_J2, scores_J, region.place, frame.width, frame.height)
+        except Exception as error:
+            self._faults.report("where", error)
+            return True
+
+    def _record(self, result: FrameResult) -> bool:
+        """Hand over what is to be kept, and tell the policy what became of it."""
+        wanted = result.decision.keep
+        kept = False
+        if self._recorder is not None:
+            try:
+                kept = self._recorder.record(result, partial(self._reader.copy, result.region.frame))
+            except Exception as error:
+                self._faults.report("queue", error)
+                if wanted:
+                    self._counters.add("dropped_frames_total", reason="internal")
+        if self._policy is not None:
+            try:
+                self._policy.on_stored(wanted if self._recorder is None else kept)
+            except Exception as error:
+                self._faults.report("trigger", error)
+        return kept
+
+    def _verdict(self, result: FrameResult, kept: bool, timings: Timings) -> Verdict:
+        decision, observation, place = result.decision, result.observation, result.region.place
+        outcome = "flagged" if decision.flagged else "control" if decision.keep else "passed"
+        self._meters.frame(outcome, result.failure_probability if result.occupied else None, crop_s=timings.crop_s,
+                           inference_s=timings.inference_s, decision_s=timings.decision_s,
+                           total_s=timings.total_s)  # fmt: skip
+        verdict = Verdict(
+            keypoints=result.keypoints_J2,
+            scores=result.scores_J,
+            predicted_loss=observation.predicted_loss,
+            failure_probability=result.failure_probability,
+            flagged=decision.flagged,
+            kept=kept,
+            reasons=decision.reasons,
+            inclusion_probability=decision.inclusion_probability,
+            box=place.box_4,
+            place=place.source,
+            timings=timings,
+            sequence=self._sequence,
+            stream=observation.stream,
+        )
+        self._sequence += 1
+        return verdict
+
+
+class FrameReader:
+    """Takes frames wherever they lie, and lets the engine look at crops of them.
+
+    A frame on a GPU is cut there, where the engine can; one in the host's memory is cut by numpy. Nothing else in the
+    runtime tells the two apart.
+
+    Args:
+        engine: computes the outputs.
+        frame_format: how the camera gives its frames.
+    """
+
+    def __init__(self, engine: Engine, frame_format: FrameFormat) -> None:
+        self.engine = engine
+        self._format = frame_format
+
+    def take(self, frame: object) -> HostFrame | DeviceFrame:
+        """A frame, checked and not copied.
+
+        Raises:
+            DataError: it is not a frame in the camera's format; the message says what it is.
+            ConfigError: it lies on a GPU, where this engine does not read.
+        """
+        if not is_foreign(frame):
+            return accept(frame, self._format)
+        taken = take_frame(frame, self._format)
+        view = taken.view()
+        if view is not None:
+            return accept(view, self._format)
+        if not isinstance(self.engine, DeviceEngine):
+            raise ConfigError(
+                f"the frame is on a GPU, and the engine {self.engine.name} reads only the host's memory: use the engine "
+                "'cuda' or 'tensorrt', or copy the frame to the host"
+            )
+        return taken
+
+    def infer(self, regions: Sequence[RegionOfInterest]) -> tuple[Outputs, float]:
+        """Cut all regions and compute their outputs in one call of the engine.
+
+        Returns:
+            The outputs, and the seconds that cutting took; on a GPU that is part of the engine's call, and 0 here.
+
+        Raises:
+            DataError: some frames lie on a GPU and some do not.
+            WrongAnswerError: the engine did not give outputs for every crop.
+            Exception: whatever the engine raises.
+        """
+        crops = [region.crop for region in regions]
+        on_gpu = [region.frame for region in regions if isinstance(region.frame, DeviceFrame)]
+        if not on_gpu:
+            started_s = time.perf_counter()
+            cuts = [region.frame.cut(region.crop) for region in regions if isinstance(region.frame, HostFrame)]
+            crops_NSS3 = cuts[0][None] if len(cuts) == 1 else np.stack(cuts)
+            cut_s = time.perf_counter() - started_s
+            outputs = self.engine(crops_NSS3)
+        elif len(on_gpu) < len(regions):
+            raise DataError(
+                f"of {len(regions)} frames {len(on_gpu)} are on a GPU: a batch lies all there, or all on the host"
+            )
+        else:
+            assert isinstance(self.engine, DeviceEngine)  # or they would not have been taken
+            outputs, cut_s = self.engine.answer_device(on_gpu, crops), 0.0
+        if len(outputs) != len(crops):
+            raise WrongAnswerError(f"{self.engine.name} gave {len(outputs)} answers to {len(crops)} crops")
+        return outputs, cut_s
+
+    def copy(self, frame: HostFrame | DeviceFrame, region: Region) -> npt.NDArray[np.uint8]:
+        """A copy on the host of a region, RGB (h, w, 3): for what is kept."""
+        if isinstance(frame, HostFrame):
+            return frame.to_rgb(region)
+        assert isinstance(self.engine, DeviceEngine)
+        return self.engine.to_host(frame, region)
+
+
+class FaultIsolation:
+    """Counts faults (``internal_errors_total{where}``) and logs each kind at most once a minute: the camera goes on."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self.limited = RateLimitedLog(logging.getLogger("alpose.monitor"))
+
+    def report(self, where: str, error: Exception) -> None:
+        """Something failed, and the camera goes on."""
+        self._counters.add("internal_errors_total", where=where)
+        self.say(where, f"{where} failed, and the camera goes on: {error!r}")
+
+    def say(self, kind: str, message: str) -> None:
+        """Log at most once a minute for each kind."""
+        self.limited.error(kind, "%s", message)
+
+
+class FrameClock:
+    """Gives every call its :class:`~alpose.runtime.types.FrameTime`.
+
+    Times that the app gives (of a recording, or of a camera with a clock of its own) carry the policy's time, so that an
+    hour of a video is an hour however fast it is read.
+    """
+
+    BACK_S = 1.0
+    """Times given by an app may be out of order by this much: a budget sees no step back. By more, the clock was set."""
+    AHEAD_S = 86_400.0
+    """A step of more than this is not a pause but a clock that was set."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._offset_s: float | None = None
+        self._last_s = 0.0
+
+    def __call__(self, time_ns: int | None) -> FrameTime:
+        """The time of a frame; ``time_ns`` is Unix time, None for now."""
+        monotonic_ns = time.monotonic_ns()
+        if time_ns is None:
+            self._last_s = max(self._last_s, monotonic_ns * 1e-9)
+            return FrameTime(time.time_ns(), monotonic_ns, self._last_s)
+        wall_ns = _checked_ns(time_ns)
+        wall_s = wall_ns * 1e-9
+        if self._offset_s is None:
+            self._offset_s = max(self._last_s, monotonic_ns * 1e-9) - wall_s
+        elif not -self.BACK_S <= wall_s + self._offset_s - self._last_s <= self.AHEAD_S:
+            self._counters.add("clock_jumps_total")
+            self._offset_s = self._last_s - wall_s
+        self._last_s = max(self._last_s, wall_s + self._offset_s)
+        return FrameTime(wall_ns, monotonic_ns, self._last_s)
+
+
+def _checked_ns(time_ns: object) -> int:
+    """Unix nanoseconds; :class:`DataError` for floats of seconds, and for what is not a time."""
+    try:
+        wall_ns = operator.index(time_ns)  # type: ignore[arg-type]
+    except TypeError:
+        wall_ns = -1
+    if not 0 <= wall_ns < 2**63:
+        raise DataError(f"time_ns is Unix time in whole nanoseconds, such as time.time_ns(), got {time_ns!r:.100}")
+    return wall_ns
+
+
+def is_finite(
+    observation: Observation, keypoints_J2: npt.NDArray[np.float32], scores_J: npt.NDArray[np.float32]
+) -> bool:
+    """Whether all numbers of an output are finite: the sum of their squares tells, at a fraction of isfinite()'s cost."""
+    squares = np.vdot(keypoints_J2, keypoints_J2) + np.vdot(scores_J, scores_J)
+    squares += np.vdot(observation.embedding_D, observation.embedding_D)
+    return math.isfinite(float(squares) + observation.failure_probability + observation.predicted_loss)

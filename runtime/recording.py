@@ -1,0 +1,336 @@
+"""What a Monitor keeps: of frames that are to be kept a record and a copy, of every frame a row in the score log.
+
+The camera's thread calls :meth:`FrameRecorder.record` for every person on every frame, and waits for no disk. The
+recorder's threads write. The two share no lock: one side appends and replaces whole tuples, the other copies, and takes
+away from the front. What cannot be written waits, in bounded memory.
+
+Shapes: J joints, D dimensions of the embedding.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import scorelog
+from .bundle import Bundle
+from .crop import Crop
+from .device_frames import DeviceFrame
+from .errors import DataError
+from .frames import HostFrame, Region
+from .queue import Queue, Record
+from .queue.record import Candidate, FrameCopy
+from .queue.recorder import Recorder
+from .stats import Counters
+from .tracking import MOST_STREAMS, Place, Stream
+from .triggers import Decision, Observation
+from .types import FrameTime
+
+PREVIOUS_BYTES = 64 << 20
+"""Copies of frames that wait for something to happen after them, over all cameras."""
+
+MAX_HOST_NAME = 200
+"""Letters of a host's name that go into a device id."""
+
+HOUR_NS = 3600 * 10**9
+MOST_CHUNKS = 128
+"""Chunks of the score log that wait for the disk: 4 MiB. Beyond it the oldest is lost, and counted."""
+MOST_HOURS = 1024
+"""Tallies that are held, one for each camera and hour: a month of one camera. Beyond it the oldest is forgotten."""
+CHUNK_ROWS = 2048
+"""Rows of a chunk, 32 KiB: it fits into the smallest queue."""
+CHUNK_OPEN_S = 300.0
+"""A chunk that was begun so long ago is handed over, full or not: a crash loses what is still here."""
+
+CopyRegion = Callable[[Region], npt.NDArray[np.uint8]]
+"""Makes an RGB copy of a region of the frame; only called for pixels that are kept."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RegionOfInterest:
+    """Where to look for one person on a frame."""
+
+    stream: Stream
+    frame: HostFrame | DeviceFrame
+    place: Place
+    crop: Crop
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameResult:
+    """What was found there, and what was decided about it."""
+
+    region: RegionOfInterest
+    time: FrameTime
+    keypoints_J2: npt.NDArray[np.float32]
+    """In frame pixels. Read-only, like the scores: they are handed to the app and used again."""
+    scores_J: npt.NDArray[np.float32]
+    failure_probability: float
+    """The engine's. The observation has NaN instead where nobody is there."""
+    occupied: bool
+    """A person is there whose pose can be right or wrong; False where a search found nobody."""
+    observation: Observation
+    """What the policy was shown."""
+    decision: Decision
+    sequence: int
+    """The policy's number of this observation."""
+
+
+class FrameRecorder:
+    """A queue at work for one Monitor. All but :meth:`close` is called on the camera's thread, and waits for no disk.
+
+    Args:
+        queue: where to; it stays its owner's, who closes it after the recorder.
+        bundle: what looks at the frames.
+        device: id of this device.
+        counters: where drops and errors are counted.
+    """
+
+    def __init__(self, queue: Queue, bundle: Bundle, device: str, counters: Counters) -> None:
+        self._bundle, self._device = bundle, device
+        self._log = FrameLog(bundle.sha256, device, counters)
+        self._introduce(queue)
+        self.recorder = Recorder(queue, counters=counters, maintenance=(self._introduce, self._log.write))
+        before, after = queue.clip if queue.store != "keypoints" else (0, 0)
+        self._previous = PreviousFrames(before, PREVIOUS_BYTES, counters) if before else None
+        self._follows = after > 0
+
+    def record(self, result: FrameResult, copy: CopyRegion) -> bool:
+        """Hand over what is to be kept of a person on a frame, and log that they were seen.
+
+        Returns:
+            Whether the frame is on its way to the disk: it was to be kept, and there was room; otherwise its loss is
+            counted.
+        """
+        region, decision, time = result.region, result.decision, result.time
+        camera, frame = region.stream.camera, region.frame
+        whole = (0, 0, frame.width, frame.height)
+        if self._follows:
+            self.recorder.follow(camera, lambda: FrameCopy(time.wall_ns, copy(whole)))
+        kept = False
+        if decision.keep:
+            stored = self.recorder.encoder.region(region.crop, frame.width, frame.height)
+            kept = self.recorder.submit(
+                Candidate(
+                    record=self._record_of(result),
+                    frame=None if stored is None else FrameCopy(time.wall_ns, copy(stored), stored[:2]),
+                    crop=region.crop,
+                    sequence=result.sequence,
+                    supersedes=decision.supersedes,
+                    episode=decision.episode,
+                    before=() if self._previous is None else self._previous.of(camera),
+                )
+            )
+        if self._previous is not None:
+            self._previous.add(camera, FrameCopy(time.wall_ns, copy(whole)))
+        self._log.add(camera, time, result.observation, decision, kept)
+        return kept
+
+    def close(self) -> None:
+        """Write what waits, the log too, and end the recorder's threads."""
+        self._log.finish()
+        self.recorder.close()
+
+    def _introduce(self, queue: Queue) -> None:
+        """Tell the queue about device and bundle, also a fresh one that takes the place of a lost file."""
+        if all(known.sha256 != self._bundle.sha256 for known in queue.bundles()):
+            queue.device_id(lambda: self._device)
+            queue.add_bundle(self._bundle.sha256, self._bundle.manifest.name, bundle_facts(self._bundle))
+
+    def _record_of(self, result: FrameResult) -> Record:
+        region, observation, decision = result.region, result.observation, result.decision
+        return Record(
+            captured_ns=result.time.wall_ns,
+            captured_monotonic_ns=result.time.monotonic_ns,
+            device=self._device,
+            camera=region.stream.camera,
+            bundle=self._bundle.sha256,
+            frame_width=region.frame.width,
+            frame_height=region.frame.height,
+            box=region.place.box_4,
+            place=region.place.source,
+            keypoints_J2=result.keypoints_J2,
+            scores_J=result.scores_J,
+            predicted_loss=observation.predicted_loss,
+            failure_probability=result.failure_probability,
+            embedding_D=observation.embedding_D.astype(np.float16),
+            flagged=decision.flagged,
+            reasons=tuple((reason.trigger, reason.value, reason.limit) for reason in decision.reasons),
+            threshold=decision.threshold,
+            inclusion_probability=decision.inclusion_probability,
+            control_draw=decision.control_draw,
+            novelty=decision.novelty,
+            jump=None if math.isnan(observation.jump) else observation.jump,
+            limbs=None if math.isnan(observation.limbs) else observation.limbs,
+        )
+
+
+class PreviousFrames:
+    """The last frames of every camera, bounded in number for each and in bytes for all.
+
+    Args:
+        frames: of each camera.
+        most_bytes: of all; beyond it the camera that was not seen for the longest time loses its oldest, counted.
+    """
+
+    def __init__(self, frames: int, most_bytes: int, counters: Counters) -> None:
+        self._frames, self._most_bytes, self._counters = frames, most_bytes, counters
+        self._held: OrderedDict[str, deque[FrameCopy]] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, camera: str, copy: FrameCopy) -> None:
+        """Hold a frame until enough others have come after it."""
+        held = self._held.setdefault(camera, deque())
+        self._held.move_to_end(camera)
+        if len(held) >= self._frames:
+            self._bytes -= held.popleft().rgb_HW3.nbytes
+        nbytes = copy.rgb_HW3.nbytes
+        while self._bytes and self._bytes + nbytes > self._most_bytes:
+            self._drop_oldest()
+        if nbytes > self._most_bytes:
+            self._counters.add("dropped_pictures_total", reason="clip_memory")
+            return
+        self._held.setdefault(camera, held).append(copy)
+        self._bytes += nbytes
+
+    def of(self, camera: str) -> tuple[FrameCopy, ...]:
+        """The frames before the present one, the nearest last."""
+        return tuple(self._held.get(camera, ()))
+
+    def _drop_oldest(self) -> None:
+        camera, held = next(iter(self._held.items()))
+        if held:
+            self._bytes -= held.popleft().rgb_HW3.nbytes
+            self._counters.add("dropped_pictures_total", reason="clip_memory")
+        if not held:
+            del self._held[camera]
+
+
+# --- the log of all frames
+
+_Hour = tuple[str, int]
+"""Camera, and the Unix time in ns at which the hour began."""
+_Tally = tuple[int, int, int, int]
+"""Frames, and how many of them were flagged, in the control stream, kept."""
+
+
+@dataclass(slots=True, eq=False)
+class _OpenChunk:
+    scores: scorelog.ScoreLog
+    began_s: float | None = None
+
+
+class FrameLog:
+    """The score log of all frames, kept or not, and how many were seen in each hour."""
+
+    def __init__(self, bundle_sha256: str, device: str, counters: Counters) -> None:
+        self._bundle, self._device, self._counters = bundle_sha256, device, counters
+        self._open: OrderedDict[str, _OpenChunk] = OrderedDict()
+        self._chunks: deque[bytes] = deque()
+        self._hours: dict[_Hour, _Tally] = {}
+        self._written: dict[_Hour, _Tally] = {}
+        """As far as the queue knows them; only the recorder's thread uses it, except for the end of :meth:`_tally`."""
+
+    # The camera's thread.
+
+    def add(self, camera: str, time: FrameTime, observation: Observation, decision: Decision, kept: bool) -> None:
+        """Log one person on one frame."""
+        chunk = self._open.get(camera) or self._begin(camera)
+        if chunk.began_s is not None and time.policy_s - chunk.began_s >= CHUNK_OPEN_S:
+            self._hand_over(chunk, chunk.scores.finish())
+        if chunk.began_s is None:
+            chunk.began_s = time.policy_s
+        # By the policy's time: a replay then sees a recording's hours.
+        full = chunk.scores.add(observation, decision, time.wall_ns, int(time.policy_s * 1e9))
+        self._hand_over(chunk, full)
+        self._tally((camera, time.wall_ns - time.wall_ns % HOUR_NS), decision, kept)
+
+    def finish(self) -> None:
+        """Hand over the chunks that are still being filled."""
+        for chunk in self._open.values():
+            self._hand_over(chunk, chunk.scores.finish())
+
+    def _begin(self, camera: str) -> _OpenChunk:
+        """A chunk for a camera; with many names the one that was begun first is handed over and makes room."""
+        if len(self._open) >= MOST_STREAMS:
+            _, oldest = self._open.popitem(last=False)
+            self._hand_over(oldest, oldest.scores.finish())
+        chunk = self._open[camera] = _OpenChunk(scorelog.ScoreLog(self._bundle, camera, CHUNK_ROWS))
+        return chunk
+
+    def _hand_over(self, chunk: _OpenChunk, data: bytes | None) -> None:
+        if data is None:
+            return
+        chunk.began_s = None
+        self._chunks.append(data)
+        if len(self._chunks) > MOST_CHUNKS:
+            self._chunks.popleft()
+            self._counters.add("dropped_scores_total", reason="waiting")
+
+    def _tally(self, hour: _Hour, decision: Decision, kept: bool) -> None:
+        frames, flagged, control, stored = self._hours.get(hour, (0, 0, 0, 0))
+        drawn = decision.control_draw is not None
+        self._hours[hour] = (frames + 1, flagged + decision.flagged, control + drawn, stored + kept)
+        if len(self._hours) > MOST_HOURS:
+            oldest = next(iter(self._hours))
+            if self._hours.pop(oldest) != self._written.get(oldest):
+                self._counters.add("dropped_tallies_total")
+
+    # The recorder's thread.
+
+    def write(self, queue: Queue) -> None:
+        """Write what there is; a failure raises :class:`QueueError`, and what was not written waits for the next time."""
+        for hour, seen in self._hours.copy().items():
+            known = self._written.get(hour, (0, 0, 0, 0))
+            if seen != known:
+                frames, flagged, control, kept = (now - before for now, before in zip(seen, known, strict=True))
+                queue.tally(device=self._device, camera=hour[0], bundle=self._bundle, at_ns=hour[1], frames=frames,
+                            flagged=flagged, control=control, kept=kept)  # fmt: skip
+                self._written[hour] = seen
+        for hour in self._written.keys() - self._hours.keys():
+            del self._written[hour]
+        while self._chunks:
+            data = self._chunks[0]
+            try:
+                self._write_scores(queue, data)
+            except DataError:  # a queue so small that no chunk fits: it would never be written
+                self._counters.add("dropped_scores_total", reason="too_large")
+            if self._chunks and self._chunks[0] is data:  # or it was given up meanwhile
+                self._chunks.popleft()
+
+    def _write_scores(self, queue: Queue, data: bytes) -> None:
+        chunk = scorelog.decode(data)
+        ended_ns = chunk.start_ns + int(chunk.seconds_N[-1] * 1e9)
+        queue.add_scores(data, device=self._device, camera=chunk.stream, bundle=self._bundle,
+                         began_ns=chunk.start_ns, ended_ns=ended_ns, frames=len(chunk))  # fmt: skip
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, object]:
+    """What a record needs to be read when its bundle is not at hand: joints, crop, calibration."""
+    manifest = bundle.manifest
+    return {
+        "skeleton": manifest.skeleton.to_json(),
+        "crop": {"size_px": manifest.crop.size_px, "margin": manifest.crop.margin},
+        "precision": manifest.precision,
+        "head": manifest.head,
+        "dimensions": manifest.dimensions,
+        "created": manifest.created,
+        "calibration": None if manifest.calibration is None else dict(manifest.calibration.facts),
+    }
+
+
+def new_device_id() -> str:
+    """The host's name and eight random hex digits: two devices from one disk image are still told apart."""
+    return f"{host_name()}-{secrets.token_hex(4)}"
+
+
+def host_name() -> str:
+    """The host's name, or ``device`` where it has none."""
+    return platform.node()[:MAX_HOST_NAME] or "device"

@@ -1,0 +1,150 @@
+"""What the parts of the runtime give each other: an engine and its outputs, the time of a frame, and the verdict.
+
+Here is only the form of an engine's outputs; :mod:`alpose.runtime.bundle.golden` checks the numbers.
+
+Shapes: N frames, H W frame, J joints, D dimensions of the embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from .triggers import Reason
+
+OUTPUT_NAMES = ("keypoints", "scores", "predicted_loss", "failure_probability", "embedding")
+"""The outputs of a graph by name, in the order in which it lists them."""
+
+OUTPUT_AXES = {
+    "keypoints": ("N", "J", "xy"),
+    "scores": ("N", "J"),
+    "predicted_loss": ("N",),
+    "failure_probability": ("N",),
+    "embedding": ("N", "D"),
+}
+"""The axes of every output; N is dynamic, xy has length 2, J is the skeleton's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """An engine's outputs for N frames: five float32 arrays, row n of each belongs to frame n.
+
+    Nothing is checked when it is made: an engine with wrong outputs must be able to give them, so that the golden frames
+    can say how. :func:`form_problems` checks dtypes and shapes.
+    """
+
+    keypoints_NJ2: npt.NDArray[np.float32]
+    """x, y in pixels of the input; the centre of pixel (column i, row j) is (i, j)."""
+    scores_NJ: npt.NDArray[np.float32]
+    """Heatmap peak over the peak that the net was trained towards: about 0 to 1, not clipped."""
+    predicted_loss_N: npt.NDArray[np.float32]
+    """The loss head's raw output; its unit is the head's own."""
+    failure_probability_N: npt.NDArray[np.float32]
+    """Calibrated, 0 to 1."""
+    embedding_ND: npt.NDArray[np.float32]
+    """Rows of unit length."""
+
+    def __len__(self) -> int:
+        return len(self.predicted_loss_N)
+
+    def named(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The arrays by the names that the graph gives them, in its order."""
+        arrays = (self.keypoints_NJ2, self.scores_NJ, self.predicted_loss_N, self.failure_probability_N,
+                  self.embedding_ND)  # fmt: skip
+        return dict(zip(OUTPUT_NAMES, arrays, strict=True))
+
+
+class Engine(Protocol):
+    """Anything that computes outputs for frames: ONNX Runtime, TensorRT, PyTorch, or a fake in a test."""
+
+    @property
+    def name(self) -> str:
+        """For people, as it appears in reports: ``onnxruntime cpu``, ``tensorrt fp16``."""
+        ...
+
+    def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
+        """Compute the outputs for N ≥ 1 RGB crops of the bundle's size; the arrays belong to the caller."""
+        ...
+
+
+def output_shapes(frames: int, joints: int, dimensions: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every output for a batch of ``frames``."""
+    length = {"N": frames, "J": joints, "xy": 2, "D": dimensions}
+    return {name: tuple(length[axis] for axis in axes) for name, axes in OUTPUT_AXES.items()}
+
+
+def form_problems(outputs: Outputs, frames: int, joints: int, dimensions: int) -> dict[str, str]:
+    """What is wrong with dtype or shape, by output; empty where all is well."""
+    problems = {}
+    for name, shape in output_shapes(frames, joints, dimensions).items():
+        value = outputs.named()[name]
+        if not isinstance(value, np.ndarray):
+            problems[name] = f"is {type(value).__name__}, expected a float32 array of shape {shape}"
+        elif value.dtype != np.float32 or value.shape != shape:
+            problems[name] = f"is {value.dtype} {value.shape}, expected float32 {shape}"
+    return problems
+
+
+# --- a frame's time, and what a Monitor says of it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameTime:
+    """When a frame was taken, by the three clocks that matter."""
+
+    wall_ns: int
+    """Unix time, as the system or the app has it: for records."""
+    monotonic_ns: int
+    """The system's monotonic clock."""
+    policy_s: float
+    """What triggers and drift go by: it never runs backwards, and takes no notice of a clock that is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of one call. All verdicts of a batch have the same ones: they are the call's, not the person's."""
+
+    crop_s: float
+    """Taking the frame, finding the person, cutting and resampling."""
+    inference_s: float
+    """The one call of the engine."""
+    decision_s: float
+    """Everything after it: joints to the frame, signals, trigger, drift, logs, and the copy of a frame that is kept."""
+    total_s: float
+    """The whole call."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Verdict:
+    """The pose, how far it can be trusted, and whether the frame was kept. Two verdicts are never equal."""
+
+    keypoints: npt.NDArray[np.float32]
+    """(J, 2): x, y in pixels of the frame; the centre of the first pixel is (0, 0). May lie outside the frame."""
+    scores: npt.NDArray[np.float32]
+    """(J,): heatmap peak over its training peak, about 0 to 1, not clipped."""
+    predicted_loss: float
+    """The loss head's raw output: it ranks images and has no unit."""
+    failure_probability: float
+    """0 to 1. Calibrated where the bundle is; where it is not, it only ranks."""
+    flagged: bool
+    """A trigger wants this frame labelled. Frames of the random control stream are kept without being flagged."""
+    kept: bool
+    """Handed over to the queue. False where there is no queue, or where the hand-over was full (which is counted)."""
+    reasons: tuple[Reason, ...]
+    """What fired; on a frame that is not kept, what fired and was held back. ``str(reason)`` is readable."""
+    inclusion_probability: float
+    """The probability with which the policy kept a frame like this, given all before: for unbiased field reports."""
+    box: tuple[float, float, float, float]
+    """(x0, y0, x1, y1): where the person was looked for, in frame pixels."""
+    place: str
+    """Where the box came from: ``box`` the app, ``roi`` a fixed region, ``track`` the last pose, ``search`` a search window,
+    ``whole`` the whole frame."""
+    timings: Timings
+    sequence: int
+    """Running number of this Monitor's verdicts, from 0."""
+    stream: str = ""
+    """Camera or person, as given to :meth:`Monitor.batch`."""
