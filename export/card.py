@@ -1,110 +1,67 @@
-"""``card.html`` of a bundle: what people who deploy it must know, on one page that needs no network."""
+"""``card.html`` of a bundle: what people who deploy it must know, on one page that needs no network.
+
+Shapes: B bins, K points of a curve.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
+from datetime import datetime, timezone
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.io import write_atomically
 from alpose.runtime.skeleton import Skeleton
-from alpose.trainer.report import form
-from alpose.trainer.report.write import beside as beside_report
+from alpose.trainer.pages import figures, pose
+from alpose.trainer.pages import formatting as fmt
+from alpose.trainer.pages.kit import Cell, Column, Page, Palette, Row, Table, cells
+from alpose.trainer.report.methods import LOOKS, Look
 
 from .calibration import EVIDENCE
-from .card_figures import PALETTE, histogram_figure, reliability_figure, risk_figure, skeleton_drawing
-from .card_words import (
-    EVIDENCE_WORDS,
-    MEANINGS,
-    limits,
-    moment,
-    share,
-    summary,
-    text,
-    threshold_text,
-    tied,
-    title,
-)
-from .quality import BINS, CalibrationReport
+from .quality import BINS, HISTOGRAM_BINS, CalibrationReport, ReliabilityBin
 from .shift import Applied, Catch
-from .thresholds import CatchThreshold
+from .thresholds import CONFIDENCE, CatchThreshold
 
 NEEDED = ("name", "created", "alpose", "skeleton", "crop", "precision", "head", "inputs", "outputs", "parity",
           "provenance", "opset")  # fmt: skip
 """Keys of the manifest that the card shows."""
 
+BUNDLE, ORACLE, RANDOM, FAILED, FINE = "this bundle", "oracle", "random", "failed", "fine"
+PALETTE = Palette({
+    BUNDLE: LOOKS["ll++"],
+    ORACLE: LOOKS["oracle-loss"],
+    RANDOM: LOOKS["random"],
+    FAILED: LOOKS["ll++conv"],
+    FINE: Look("#2a8cc4", "#6cc3f2"),
+})  # fmt: skip
+"""What is drawn in which colour."""
+BARS = 32
+"""Bars of a histogram: pairs of the bins that are stored."""
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """A name and a value."""
+MEANINGS = {
+    "frames": "people, cut out by the rule below",
+    "keypoints": "x, y of each joint, to a fraction of a pixel",
+    "scores": "how sure the net is of each joint; about 1 at its best in training",
+    "predicted_loss": "what the loss head predicts for the image, higher is worse; its scale is its own",
+    "failure_probability": "the calibrated probability that the pose failed: compare this one with a threshold",
+    "embedding": "features of the image as a vector of unit length, for finding similar and new images",
+}
+"""What each tensor of the graph is."""
+EVIDENCE_WORDS = {
+    "predicted_loss": "predicted loss (loss head)",
+    "entropy": "entropy of the heatmaps",
+    "doubt": f"uncertainty (1 {fmt.MINUS} mean joint score)",
+}
+SHORT = {"pck": "PCK", "auroc": "AUROC", "aurc": "AURC", "gpu": "GPU", "cpu": "CPU", "id": "ID",
+         "p99": "99th percentile"}  # fmt: skip
+"""Words that are written otherwise than their key."""
 
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Facts under a heading."""
-
-    title: str
-    facts: tuple[Fact, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CatchLine:
-    """One row of the catch table, as printed."""
-
-    catch: str
-    threshold: str
-    confidence: str
-    reason: str
-    flagged: str
-    flagged_share: float
-    observed: str
-    bounds: str
-    counts: str
-    before: CatchCell | None
-
-
-@dataclass(frozen=True, slots=True)
-class CatchCell:
-    """One threshold at work on data that is not its own, as printed."""
-
-    threshold: str
-    observed: str
-    bounds: str
-    flagged: str
-    flagged_share: float
-    kept: bool
-    """What it caught is not less than what it was made for."""
-
-
-@dataclass(frozen=True, slots=True)
-class ParityLine:
-    """One figure of the precision against fp32, as printed."""
-
-    name: str
-    value: str
-    limit: str
-
-
-def write_card(
-    path: Path,
-    facts: Mapping[str, Any],
-    report: CalibrationReport | None,
-    *,
-    previous: Applied | None = None,
-    elsewhere: Sequence[Applied] = (),
-) -> Path:
-    """Write the page; arguments as for :func:`render_card`."""
-    return write_atomically(path, render_card(facts, report, previous=previous, elsewhere=elsewhere).encode())
+Facts = tuple[tuple[str, str], ...]
 
 
 def render_card(
@@ -120,9 +77,9 @@ def render_card(
         facts: what ``bundle.json`` holds, hashes aside: see ``NEEDED``. ``provenance`` and ``parity`` are shown
             whatever they hold; a figure of ``parity`` may be a mapping of ``value``, ``limit`` and ``unit``.
         report: the calibration; None where the bundle was exported without labelled data.
-        previous: an older calibration at work on the people that measured this one (:func:`alpose.export.shift.apply`):
+        previous: an older calibration applied to the people that measured this one (:func:`alpose.export.shift.apply`):
             shown as before and after.
-        elsewhere: this calibration at work on other data: what a shift does to its promises.
+        elsewhere: this calibration applied to other data: what a shift does to its promises.
 
     Raises:
         DataError: a needed key is missing.
@@ -131,97 +88,248 @@ def render_card(
     if missing:
         raise DataError(f"a card needs {', '.join(missing)} among its facts, got {', '.join(facts) or 'nothing'}")
     skeleton = Skeleton.from_json(facts["skeleton"])
-    page: str = template().render(
+    page = Page(
+        title=f"{facts['name']}: alpose bundle, {facts['precision']}",
+        kicker="card of a bundle",
+        heading=str(facts["name"]),
+        subheading="keypoints, scores and a calibrated probability of failure from one ONNX graph",
+        findings=(summary(report),),
+        warnings=report.warnings if report else (),
+        warnings_title="Read the numbers with care",
+        facts=headline(facts, skeleton),
+        palette=PALETTE,
+    )
+    return page.render(
+        "alpose.export:card.html.j2",
+        styles=["alpose.export:card.css"],
         facts=facts,
         report=report,
         previous=previous,
-        elsewhere=[(each, [catch_cell(catch) for catch in each.catches]) for each in elsewhere],
-        form=form,
         share=share,
-        tied=tied,
-        palette=PALETTE,
-        css=Markup(beside_report("report.css") + beside("card.css")),
-        headline=headline(facts, skeleton),
-        summary=summary(report),
-        lines=catch_lines(report, previous),
-        figures=figures(report, previous),
-        bins=BINS,
-        evidence=evidence_lines(report),
+        catches=catch_table(report, previous) if report else None,
+        elsewhere=[(each, elsewhere_table(each)) for each in elsewhere],
+        figures=drawings(report, previous) if report else {},
+        numbers=calibration_numbers(report, previous) if report else (),
+        evidence=evidence_table(report) if report else None,
         blocks=blocks(facts["provenance"]),
-        parity=parity_lines(facts["parity"]),
-        tensors=tensor_lines(facts),
+        parity=Table("Figure", (Column("Value"), Column("Limit")), parity_rows(facts["parity"]), style="narrow"),
+        tensors=tensor_table(facts),
         skeleton=skeleton,
-        drawing=skeleton_drawing(skeleton),
+        diagram=pose.diagram(skeleton),
         limits=limits(facts, report, elsewhere),
         manifest=json.dumps(dict(facts), indent=1, ensure_ascii=False, default=str),
     )
-    return page
 
 
-def template() -> Any:
-    """The page's template, escaping everything that is not marked as safe."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(beside("card.html.j2"))
-
-
-def beside(name: str) -> str:
-    """A text file that ships beside this one."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def headline(facts: Mapping[str, Any], skeleton: Skeleton) -> tuple[Fact, ...]:
+def headline(facts: Mapping[str, Any], skeleton: Skeleton) -> Facts:
     """What the bundle is, in a line of facts."""
     side = facts["crop"]["size_px"]
     return (
-        Fact("Precision", str(facts["precision"])),
-        Fact("Loss head", str(facts["head"])),
-        Fact("Input", f"{side} {form.TIMES} {side} px"),
-        Fact("Joints", f"{len(skeleton)} ({skeleton.name})"),
-        Fact("ONNX opset", str(facts["opset"])),
-        Fact("Exported", moment(str(facts["created"]))),
-        Fact("alpose", str(facts["alpose"])),
+        ("Precision", str(facts["precision"])),
+        ("Loss head", str(facts["head"])),
+        ("Input", f"{side} {fmt.TIMES} {side} px"),
+        ("Joints", f"{len(skeleton)} ({skeleton.name})"),
+        ("ONNX opset", str(facts["opset"])),
+        ("Exported", moment(str(facts["created"]))),
+        ("alpose", str(facts["alpose"])),
     )
 
 
-def catch_lines(report: CalibrationReport | None, previous: Applied | None) -> tuple[CatchLine, ...]:
-    """The catch table."""
-    old = {each.catch: catch_cell(each) for each in previous.catches} if previous else {}
-    return tuple(catch_line(each, old.get(each.catch)) for each in report.thresholds) if report else ()
-
-
-def catch_line(made: CatchThreshold, before: CatchCell | None) -> CatchLine:
-    """One row; dashes where there is no threshold."""
-    there = made.threshold is not None
-    return CatchLine(
-        catch=share(made.catch),
-        threshold=threshold_text(made.threshold),
-        confidence=share(made.confidence),
-        reason=tied(made.reason or ""),
-        flagged=share(made.flagged),
-        flagged_share=made.flagged or 0.0,
-        observed=share(made.observed),
-        bounds=f"{share(made.low)} to {share(made.high)}" if there else "",
-        counts=f"{form.count(made.caught or 0)} of {form.count(made.failures)}" if there else "",
-        before=before,
-    )
-
-
-def catch_cell(found: Catch) -> CatchCell:
-    """A threshold on other data, as printed."""
-    return CatchCell(
-        threshold=threshold_text(found.threshold),
-        observed=share(found.observed),
-        bounds=f"{share(found.low)} to {share(found.high)}",
-        flagged=share(found.flagged),
-        flagged_share=found.flagged,
-        kept=found.observed >= found.catch,
-    )
-
-
-def figures(report: CalibrationReport | None, previous: Applied | None) -> dict[str, Markup]:
-    """The figures by name; none without a calibration."""
+def summary(report: CalibrationReport | None) -> str:
+    """The one thing to know."""
     if report is None:
-        return {}
+        return (
+            "This bundle was exported without labelled data. Its failure probability means nothing yet and it has "
+            "no thresholds: calibrate it before a decision depends on it."
+        )
+    made = [each for each in report.thresholds if each.threshold is not None]
+    if not made:
+        reason = report.thresholds[0].reason if report.thresholds else "no threshold was asked for"
+        return fmt.tied(f"Nothing can be promised yet: {reason}.")
+    best = next((each for each in made if each.catch == 0.9), made[-1])
+    return (
+        f"Flag every frame whose failure probability is {threshold_text(best.threshold)} or more, and at least "
+        f"{share(best.catch)} of the failures are caught, with {share(best.confidence)} confidence, on "
+        f"images like those of {report.data}. There, {share(best.flagged)} of all frames were flagged; "
+        f"{share(report.failure_rate)} had failed."
+    )
+
+
+def limits(facts: Mapping[str, Any], report: CalibrationReport | None, elsewhere: Sequence[Applied]) -> tuple[str, ...]:
+    """What must not be expected of the bundle."""
+    always = (
+        "People were cut out by labelled boxes. A detector's boxes are looser, shifted or on no person at all; none "
+        "of that was measured, and a crop without a person need not get a high failure probability.",
+        "It judges the pose of one person as a whole, not which joint is wrong, and not whether the right person was "
+        "cut out.",
+    )
+    if report is None:
+        return ("There are no thresholds and no calibrated probability.", *always)
+    confidence = max((each.confidence for each in report.thresholds), default=CONFIDENCE)
+    found = [
+        f"The promise holds for failures drawn like those of {report.data}. On another camera, place, population or "
+        "season these thresholds are not guaranteed to catch anything like their share, or to flag as few frames; "
+        f"calibrate again on labelled images from there.{shifted(elsewhere)}",
+        f"The confidence of {share(confidence)} belongs to each threshold by itself and speaks of calibration sets: "
+        f"of a hundred such sets, up to {round(100 * (1 - confidence))} give a threshold that catches less than it "
+        f"says. This one rests on {fmt.plural(report.measured_failures, 'failure')}.",
+        "Neighbouring frames of a video fail together. Over all frames the shares hold on average, but a short clip "
+        "can be far from them.",
+        f"Only what the definition calls a failure is looked for. {fmt.tied(report.definition)} Lesser mistakes are not.",
+    ]
+    if report.undefined:
+        who = "1 person" if report.undefined == 1 else f"{fmt.count(report.undefined)} people"
+        found.append(f"The labels of {who} do not tell whether the pose failed; they are in none of the numbers.")
+    if facts["precision"] != "fp32":
+        found.append(
+            f"The calibration was fitted to the net in fp32; this {facts['precision']} graph differs from it by the "
+            "figures under Precision."
+        )
+    return (*found, *always)
+
+
+def shifted(elsewhere: Sequence[Applied]) -> str:
+    """What a shift was seen to do, as a sentence."""
+    worst = max(elsewhere, key=lambda each: each.ece, default=None)
+    if worst is None:
+        return ""
+    return (f" On {worst.data} the calibration error was {fmt.number(worst.ece)}; chance alone explains up to "
+            f"{fmt.number(worst.ece_by_chance)}.")  # fmt: skip
+
+
+def catch_table(report: CalibrationReport, previous: Applied | None) -> Table:
+    """Every threshold with its promise and its cost; beside it what the older bundle's would do."""
+    columns = [
+        Column("Flag from", "failure probability"),
+        Column("Frames flagged", "of all"),
+        Column("Observed catch", "failures flagged"),
+        Column("True catch lies in", "each end so confident"),
+    ]
+    before = {}
+    if previous:
+        columns += [Column("Before: flag from", previous.calibrated_on, style="past"),
+                    Column("Before: flagged", "same images", style="past"),
+                    Column("Before: catch", "same failures", style="past")]  # fmt: skip
+        before = {each.catch: catch_cells(each)[:3] for each in previous.catches}
+    rows = []
+    for made in report.thresholds:
+        older = before.get(made.catch, (Cell(fmt.NONE, span=3),)) if previous else ()
+        confidence = f"with {share(made.confidence)} confidence"
+        rows.append(Row(share(made.catch), (*threshold_cells(made), *older), confidence))
+    return Table("Catch at least", tuple(columns), tuple(rows), style="catch stack")
+
+
+def threshold_cells(made: CatchThreshold) -> tuple[Cell, ...]:
+    """The threshold and what it caught and flagged; or why there is none."""
+    if made.threshold is None:
+        return (Cell(f"No threshold: {fmt.tied(made.reason or '')}.", span=4, style="why"),)
+    return (
+        Cell(code(threshold_text(made.threshold))),
+        Cell(bar(made.flagged)),
+        Cell(share(made.observed), f"{fmt.count(made.caught or 0)} of {fmt.count(made.failures)}"),
+        Cell(f"{share(made.low)} to {share(made.high)}"),
+    )
+
+
+def elsewhere_table(applied: Applied) -> Table:
+    """The thresholds on data that is not their own."""
+    columns = (Column("Flag from"), Column("Frames flagged", "of all"), Column("Observed catch", "failures flagged"),
+               Column("True catch lies in"))  # fmt: skip
+    rows = tuple(Row(share(each.catch), catch_cells(each)) for each in applied.catches)
+    return Table("Made to catch", columns, rows, style="catch stack")
+
+
+def catch_cells(found: Catch) -> tuple[Cell, ...]:
+    """A threshold on other data; a catch below what it was made for is marked."""
+    caught: str | Markup = share(found.observed)
+    if found.observed < found.catch:
+        caught = Markup('<span class="missed">{}</span>').format(caught)
+    return cells(code(threshold_text(found.threshold)), bar(found.flagged), caught,
+                 f"{share(found.low)} to {share(found.high)}")  # fmt: skip
+
+
+def code(text: str) -> Markup:
+    """Text to be typed."""
+    return Markup("<code>{}</code>").format(text)
+
+
+def bar(value: float | None) -> Markup:
+    """A share with a bar of its length."""
+    return Markup('{}<span class="bar" aria-hidden="true"><i style="width:{:.1f}%"></i></span>').format(
+        share(value), 100 * (value or 0)
+    )
+
+
+def calibration_numbers(report: CalibrationReport, previous: Applied | None) -> tuple[tuple[str, str, str], ...]:
+    """Name, value and what to compare it with."""
+    by_chance = fmt.number(report.ece_by_chance)
+    inside = report.ece <= report.ece_by_chance
+    explained = (
+        f"chance alone explains up to {by_chance}"
+        if inside
+        else f"more than the {by_chance} that chance alone explains"
+    )
+    constant = f"{fmt.number(report.brier_constant)} for predicting the failure rate each time"
+    older = f"; {fmt.number(previous.brier)} before" if previous else ""
+    return (
+        ("Calibration error (ECE)", fmt.number(report.ece), explained),
+        *((("ECE before", fmt.number(previous.ece), f"calibrated on {previous.calibrated_on}"),) if previous else ()),
+        ("Brier score", fmt.number(report.brier), constant + older),
+        ("Fitted on", fmt.count(report.fitted), f"people, {fmt.plural(report.fitted_failures, 'failure')}"),
+        ("Measured on", fmt.count(report.measured), f"other people, {fmt.plural(report.measured_failures, 'failure')}"),
+    )
+
+
+def evidence_table(report: CalibrationReport) -> Table:
+    """Each piece of evidence: its AUROC by itself, its weight."""
+    weights = dict(zip(EVIDENCE, report.calibration.weight_3.tolist(), strict=True))
+    rows = [
+        Row(EVIDENCE_WORDS[name], cells(fmt.number(report.auroc_alone.get(name)), fmt.number(weights[name], 2)))
+        for name in EVIDENCE
+    ]
+    together = Row("all together", (Cell(fmt.number(report.auroc), best=True), Cell(fmt.NONE)), reference=True)
+    return Table("Evidence", (Column("AUROC alone"), Column("Weight")), (*rows, together), style="narrow")
+
+
+def blocks(provenance: Mapping[str, Any]) -> dict[str, Facts]:
+    """Provenance as facts under headings: what is nested gets its own heading, the rest comes under one."""
+    nested = {key: value for key, value in provenance.items() if isinstance(value, Mapping)}
+    plain = {key: value for key, value in provenance.items() if key not in nested}
+    groups = {title(key): value for key, value in nested.items()} | ({"Other": plain} if plain else {})
+    return {name: tuple((title(str(key)), text(one)) for key, one in group.items()) for name, group in groups.items()}
+
+
+def parity_rows(parity: Mapping[str, Any], above: str = "") -> tuple[Row, ...]:
+    """Figures of the precision against fp32: plain values, or mappings of value, limit and unit."""
+    found: list[Row] = []
+    for key, value in parity.items():
+        name = f"{above}: {title(key).lower()}" if above else title(key)
+        if not isinstance(value, Mapping):
+            found.append(Row(name, cells(text(value), fmt.NONE)))
+        elif "value" in value:
+            unit = f" {value['unit']}" if value.get("unit") else ""
+            limit = fmt.NONE if value.get("limit") is None else f"{text(value['limit'])}{unit}"
+            found.append(Row(name, cells(f"{text(value['value'])}{unit}", limit)))
+        else:
+            found += parity_rows(value, name)
+    return tuple(found)
+
+
+def tensor_table(facts: Mapping[str, Any]) -> Table:
+    """Inputs, then outputs: type, shape with its axes, unit, meaning."""
+    rows = []
+    for side in ("inputs", "outputs"):
+        for name, tensor in facts[side].items():
+            shape = f" {fmt.TIMES} ".join(map(str, tensor["shape"]))
+            unit = str(tensor.get("unit") or tensor.get("colour") or fmt.NONE)
+            values = cells(code(str(tensor["dtype"])), code(shape), unit, MEANINGS.get(name, ""))
+            rows.append(Row(name, values, side.removesuffix("s"), reference=side == "inputs"))
+    columns = (Column("Type"), Column("Shape"), Column("Unit"), Column("Meaning"))
+    return Table("Name", columns, tuple(rows), style="words tensors stack")
+
+
+def drawings(report: CalibrationReport, previous: Applied | None) -> dict[str, Markup]:
+    """The figures by name."""
     found = {
         "reliability": reliability_figure("reliability", report.bins),
         "histogram": histogram_figure("histogram", report),
@@ -230,52 +338,136 @@ def figures(report: CalibrationReport | None, previous: Applied | None) -> dict[
     return found | ({"before": reliability_figure("before", previous.bins)} if previous else {})
 
 
-def evidence_lines(report: CalibrationReport | None) -> tuple[tuple[str, str, str], ...]:
-    """Each piece of evidence: its name, its AUROC by itself, its weight."""
-    if report is None:
-        return ()
-    weights = dict(zip(EVIDENCE, report.calibration.weight_3.tolist(), strict=True))
-    return tuple(
-        (EVIDENCE_WORDS[name], form.number(report.auroc_alone.get(name)), form.number(weights[name], 2))
-        for name in EVIDENCE
-    )
+def reliability_figure(name: str, bins: Sequence[ReliabilityBin]) -> Markup:
+    """What was predicted against what came true, over the number of people in each bin."""
+    label = "share of failures against predicted probability"
+    with figures.plot(name, PALETTE, label, (5.0, 4.3)) as drawn:
+        axes, color = drawn.axes, drawn.colour(BUNDLE)
+        place = axes.get_position()
+        axes.set_position((place.x0, 0.36, place.width, place.y1 - 0.36))
+        counts = drawn.figure.add_axes((place.x0, place.y0, place.width, 0.165))
+        counts.patch.set_visible(False)
+        axes.plot([0, 1], [0, 1], color=figures.MUTED, linestyle=(0, (4, 3)), linewidth=1)
+        points = [(each.mean_probability, each.rate, each.rate_low, each.rate_high) for each in bins if each.count]
+        x_B, y_B, low_B, high_B = np.array(points, dtype=np.float64).T
+        axes.vlines(x_B, low_B, high_B, color=color, linewidth=1.4)
+        axes.plot(x_B, y_B, color=color, linewidth=1.4, marker="o", ms=5.5)
+        draw_counts(counts, bins, color)
+        for each in (axes, counts):
+            each.yaxis.set_label_coords(-0.105, 0.5)
+            each.set(xlim=(-0.02, 1.02), xticks=np.linspace(0, 1, 6))
+        axes.set_xticklabels([])
+        axes.set(ylim=(-0.02, 1.02), ylabel="share that failed")
+        counts.set_xlabel("predicted probability of failure")
+    return drawn.svg
 
 
-def blocks(provenance: Mapping[str, Any]) -> tuple[Block, ...]:
-    """Provenance as headed lists: what is nested gets its own heading, the rest comes under one."""
-    plain = {key: value for key, value in provenance.items() if not isinstance(value, Mapping)}
-    nested = {key: value for key, value in provenance.items() if isinstance(value, Mapping)}
-    found = [Block(title(key), facts_in(value)) for key, value in nested.items()]
-    return tuple(found + ([Block("Besides", facts_in(plain))] if plain else []))
+def draw_counts(axes: Axes, bins: Sequence[ReliabilityBin], color: str) -> None:
+    """A bar per bin, with its number of people above."""
+    middle_B = [(each.low + each.high) / 2 for each in bins]
+    count_B = [each.count for each in bins]
+    axes.bar(middle_B, count_B, 0.8 * (bins[0].high - bins[0].low), color=color, alpha=0.35, linewidth=0)
+    for middle, count in zip(middle_B, count_B, strict=True):
+        axes.annotate(str(count), (middle, count), (0, 2), textcoords="offset points", ha="center", color=figures.INK,
+                      size=8.5)  # fmt: skip
+    axes.set(ylim=(0, max(count_B) * 1.35), yticks=[], ylabel="people")
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
 
 
-def facts_in(value: Mapping[str, Any]) -> tuple[Fact, ...]:
-    """Names and values as printed; what is nested further is joined into one line."""
-    return tuple(Fact(title(str(key)), text(each)) for key, each in value.items())
+def histogram_figure(name: str, report: CalibrationReport) -> Markup:
+    """Failure probability of images that went well, above, and of failures, below, with the thresholds across both."""
+    label = "histograms of the failure probability of fine and failed images"
+    with figures.plot(name, PALETTE, label, (5.0, 4.3)) as drawn:
+        upper = drawn.axes
+        place = upper.get_position()
+        half = (0.9 - place.y0) / 2
+        upper.set_position((place.x0, place.y0 + half + 0.02, place.width, half - 0.02))
+        lower = drawn.figure.add_axes((place.x0, place.y0, place.width, half - 0.02))
+        lower.patch.set_visible(False)
+        for axes, what, counts in ((upper, FINE, report.histogram_fine), (lower, FAILED, report.histogram_failed)):
+            count_B = np.reshape(counts, (BARS, HISTOGRAM_BINS // BARS)).sum(axis=1)
+            axes.bar(np.arange(BARS) / BARS, count_B, 0.86 / BARS, align="edge", color=drawn.colour(what), linewidth=0)
+            axes.set(xlim=(-0.02, 1.02), xticks=np.linspace(0, 1, 6), ylabel=f"{what} images")
+            axes.yaxis.set_label_coords(-0.105, 0.5)
+            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.grid(visible=False, axis="x")
+        upper.set_xticklabels([])
+        lower.set_xlabel("predicted probability of failure")
+        draw_thresholds(upper, lower, report)
+    return drawn.svg
 
 
-def parity_lines(parity: Mapping[str, Any]) -> tuple[ParityLine, ...]:
-    """Figures of the precision against fp32: plain values, or mappings of value, limit and unit."""
-    found = []
-    for key, value in parity.items():
-        if not isinstance(value, Mapping):
-            found.append(ParityLine(title(key), text(value), ""))
-        elif "value" in value:
-            unit = f" {value['unit']}" if value.get("unit") else ""
-            limit = f"{text(value['limit'])}{unit}" if value.get("limit") is not None else ""
-            found.append(ParityLine(title(key), f"{text(value['value'])}{unit}", limit))
-        else:
-            inner = parity_lines(value)
-            found += [ParityLine(f"{title(key)}: {line.name.lower()}", line.value, line.limit) for line in inner]
-    return tuple(found)
+def draw_thresholds(upper: Axes, lower: Axes, report: CalibrationReport) -> None:
+    """A line per threshold through both histograms; names above, side by side where lines lie close."""
+    made = sorted((each.threshold, each.catch) for each in report.thresholds if each.threshold is not None)
+    taken = -1.0
+    for threshold, catch in made:
+        for axes in (upper, lower):
+            axes.axvline(threshold, color=figures.INK, linewidth=1, linestyle=(0, (2, 2)))
+        taken = max(threshold, taken + 0.105)
+        arrow = {"arrowstyle": "-", "color": figures.INK, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+        upper.annotate(f"{100 * catch:g} %", (threshold, 1.0), (taken, 1.09), xycoords=("data", "axes fraction"),
+                       textcoords=("data", "axes fraction"), ha="center", va="bottom", color=figures.INK, size=9,
+                       arrowprops=arrow)  # fmt: skip
 
 
-def tensor_lines(facts: Mapping[str, Any]) -> tuple[tuple[str, str, str, str, str, bool], ...]:
-    """Inputs, then outputs: name, type, shape with its axes, unit, meaning, whether it is an input."""
-    found = []
-    for side in ("inputs", "outputs"):
-        for name, tensor in facts[side].items():
-            shape = f" {form.TIMES} ".join(map(str, tensor["shape"]))
-            unit = str(tensor.get("unit") or tensor.get("colour") or form.NONE)
-            found.append((name, str(tensor["dtype"]), shape, unit, MEANINGS.get(name, ""), side == "inputs"))
-    return tuple(found)
+def risk_figure(name: str, report: CalibrationReport) -> Markup:
+    """Failure rate among the images that are kept, between the best that is possible and no ranking at all."""
+    coverage_K, rate = np.array(report.coverage), report.failure_rate
+    curves = [
+        figures.Curve(RANDOM, coverage_K, np.full(len(coverage_K), rate)),
+        figures.Curve(ORACLE, coverage_K, np.maximum(0.0, 1 - (1 - rate) / coverage_K)),
+        figures.Curve(BUNDLE, coverage_K, np.array(report.risk)),
+    ]
+    return figures.lines(name, curves, PALETTE, "share of images kept", "failure rate of those kept")
+
+
+def threshold_text(value: float | None) -> str:
+    """All the digits that a threshold has."""
+    return fmt.NONE if value is None else f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def share(value: float | None) -> str:
+    """A fraction as whole percent; with a decimal close to all, where 100 % would be untrue."""
+    if value is None or not 0.99 < value < 1:
+        return fmt.tied(fmt.percent(value))
+    return fmt.tied(fmt.percent(value, 1) if value < 0.9995 else "> 99.9 %")
+
+
+def moment(created: str) -> str:
+    """``2026-01-31T12:30:00+00:00`` as ``2026-01-31 12:30 UTC``; anything else as it is."""
+    try:
+        instant = datetime.fromisoformat(created.replace("Z", "+00:00")).astimezone(timezone.utc)
+    except ValueError:
+        return created
+    return instant.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def title(key: str) -> str:
+    """``train_seconds`` as ``Train seconds``."""
+    words = [SHORT.get(word, word) for word in key.replace("_", " ").split()]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]]) if words else key
+
+
+def figure(value: float) -> str:
+    """Three significant digits, or six decimals close to one; without closing zeros."""
+    printed = fmt.number(value, 6) if 0.99 < abs(value) < 1 else fmt.significant(value)
+    return printed.rstrip("0").rstrip(".") if "." in printed else printed
+
+
+def text(value: Any) -> str:
+    """Any JSON value as people read it."""
+    if value is None:
+        return fmt.NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return fmt.count(value)
+    if isinstance(value, float):
+        return figure(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(key).replace('_', ' ')} {text(each)}" for key, each in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(text, value))
+    return str(value)

@@ -102,7 +102,7 @@ def cycles(
     from .egl import EglConfig
     from .options import ScoreOptions
     from .presets import preset, with_net
-    from .report import write_report
+    from .pages.cycles import write_report
     from .run import RunConfig
 
     if select_only and stages not in (None, 1):
@@ -134,7 +134,7 @@ def cycles(
 
 def _write_theory(run: Path) -> None:
     """Write the page of the losses' theory, which the report links, or say why there is none."""
-    from .report.theory import write_theory
+    from .pages.theory import write_theory
     from .theory_run import study
 
     try:
@@ -149,7 +149,7 @@ def _write_theory(run: Path) -> None:
               help="Of the tests, after Holm's correction; the papers' is 0.1, without it.")  # fmt: skip
 def report(run: Path, level: float) -> None:
     """Write RUN/report.html and RUN/theory.html again, also of a run that has not ended."""
-    from .report import write_report
+    from .pages.cycles import write_report
 
     _write_theory(run)
     click.echo(f"report:  {write_report(run, level=level)}")
@@ -174,8 +174,7 @@ def detect(
     from .detect.detectors import NAMES
     from .detect.evaluation import evaluate
     from .detect.experiment import DetectConfig, run_detect
-    from .detect.finding import finding
-    from .detect.report import write_report
+    from .pages.detect import finding, write_report
     from .epck import EpckTraining
     from .presets import preset
     from .run import RunConfig
@@ -260,7 +259,7 @@ def theory(run: Path | None, seed: int | None, near: float, as_json: bool) -> No
         tables = paper_tables()
         click.echo(json.dumps(tables, indent=1) if as_json else "\n".join(paper_lines(tables)))
         return
-    from .report.theory import write_theory
+    from .pages.theory import write_theory
 
     found = study(run, seed=seed, near=near)
     page = write_theory(run, found)

@@ -21,7 +21,7 @@ from alpose.runtime.errors import DataError, DataNotFoundError
 
 from .base_model import SCORED
 from .models.heads import EPCK, HEADS, HeadName
-from .report.facts import Facts, facts_of, lookup
+from .pages.run import RunInfo, lookup, run_info
 from .results import Results, Scores, load_npz, stage_folder
 from .theory import (
     PAPER_SCALE,
@@ -186,25 +186,25 @@ def study(run: Path, *, seed: int | None = None, near: float = NEAR) -> Study:
         near: two losses are near-equal that differ by at most this share of the mean loss.
     """
     results = Results.load(run)
-    facts = facts_of(results)
-    chosen = facts.first_seed if seed is None else seed
-    if chosen not in facts.seeds:
-        raise DataNotFoundError(f"{run} has the seeds {', '.join(map(str, facts.seeds))}, not {chosen}")
-    margin = _margin(facts)
-    groups, problems = read_people(run, facts, chosen)
+    info = run_info(results)
+    chosen = info.first_seed if seed is None else seed
+    if chosen not in info.seeds:
+        raise DataNotFoundError(f"{run} has the seeds {', '.join(map(str, info.seeds))}, not {chosen}")
+    margin = _margin(info)
+    groups, problems = read_people(run, info, chosen)
     return Study(str(run), chosen, near, margin, tuple(measure(group, margin, near) for group in groups), problems)
 
 
-def _margin(facts: Facts) -> float:
-    heads = lookup(facts.config, "heads")
+def _margin(info: RunInfo) -> float:
+    heads = lookup(info.config, "heads")
     value = heads.get("margin") if isinstance(heads, dict) else None
     return 1.0 if value is None else float(value)
 
 
-def read_people(run: Path, facts: Facts, seed: int) -> tuple[tuple[People, ...], tuple[str, ...]]:
+def read_people(run: Path, info: RunInfo, seed: int) -> tuple[tuple[People, ...], tuple[str, ...]]:
     """The labelled people, where ``base/scored.npz`` is still there, and the pool of the first stage."""
-    stage = facts.first_stage
-    methods = [method for method in facts.methods if (method, seed, stage) in facts.rows]
+    stage = info.first_stage
+    methods = [method for method in info.methods if (method, seed, stage) in info.rows]
     if not methods:
         raise DataNotFoundError(f"{run}: seed {seed} has finished no selection of stage {stage} yet")
     stored = {method: Scores.load(stage_folder(run, seed, method, stage) / "scores.npz") for method in methods}

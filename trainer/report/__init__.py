@@ -1,7 +1,1 @@
-"""The HTML report of a benchmark run."""
-
-from __future__ import annotations
-
-from .write import write_report
-
-__all__ = ["write_report"]
+"""The methods as tables and figures know them."""

@@ -5,24 +5,26 @@ Shapes: S seeds, N people, K points of a curve.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from sklearn.metrics import roc_curve
 
+from ..detect.comparing import Estimate
+from ..detect.measures import truth_of
+from ..detect.results import DetectResults, Reliability
+from ..detect.stored import KINDS, Bools, DetectorInfo, Floats, Kind, SetScores
 from ..metrics import risk_coverage
-from ..report.figures import COVERAGES, MUTED, STYLE, Curve, Palette, blank, lines_figure, to_page
 from ..report.methods import Look
-from .comparing import Estimate
-from .finding import between, mean_auroc, signed
-from .measures import truth_of
-from .results import DetectResults, Reliability
-from .stored import KINDS, Bools, DetectorInfo, Floats, Kind, SetScores
+from . import formatting as fmt
+from .cycles_figures import COVERAGES
+from .detect_tables import between, kinds_of, mean_auroc
+from .figures import MUTED, Curve, lines, plot
+from .kit import Palette
 
 LOOKS: dict[Kind, Look] = {
     "shipped": Look("#c44a00", "#ff8a4a", (), "h"),
@@ -69,7 +71,6 @@ class ForestRow:
 class Forest:
     """AUROC differences to the best free score of one set, the highest first."""
 
-    set: str
     against: str
     ticks: tuple[tuple[float, str], ...]
     """Place in percent, and the value there."""
@@ -79,13 +80,10 @@ class Forest:
 
 def forest(results: DetectResults, name: str) -> Forest | None:
     """The forest plot of one set, oracles aside; None where nothing is compared."""
-    kinds: dict[str, Kind] = {d.name: d.kind for d in results.catalogue.detectors}
-    found = [
-        (c, c.difference.estimate.mean)
-        for c in results.comparisons
-        if c.set == name and c.question in ("shipped-free", "any-free") and kinds[c.detector] != "oracle"
-    ]
-    known = sorted(((mean, c) for c, mean in found if mean is not None), key=lambda pair: -pair[0])
+    kinds = kinds_of(results)
+    asked = (c for c in results.comparisons if c.set == name and c.question in ("shipped-free", "any-free"))
+    found = [(c.difference.estimate.mean, c) for c in asked if kinds[c.detector] != "oracle"]
+    known = sorted(((mean, c) for mean, c in found if mean is not None), key=lambda pair: -pair[0])
     if not known:
         return None
     spans = [bounds(c.difference.estimate, mean) for mean, c in known]
@@ -96,15 +94,13 @@ def forest(results: DetectResults, name: str) -> Forest | None:
     def place(value: float) -> float:
         return round(100 * (min(max(value, bottom), top) - bottom) / (top - bottom), 2)
 
-    rows = []
-    for (mean, c), (low, high, far_low, far_high) in zip(known, spans, strict=True):
-        estimate = c.difference.estimate
-        rows.append(
-            ForestRow(kinds[c.detector], c.detector, signed(mean), between(estimate), place(mean), place(low),
-                      place(high), place(far_low), place(far_high), min(low, far_low, mean) < bottom)
-        )  # fmt: skip
-    return Forest(name, known[0][1].against, tuple((place(t), signed(t, 2)) for t in ticks(bottom, top)), place(0.0),
-                  tuple(rows))  # fmt: skip
+    rows = tuple(
+        ForestRow(kinds[c.detector], c.detector, fmt.signed(mean), between(c.difference.estimate), place(mean),
+                  place(low), place(high), place(far_low), place(far_high), min(low, far_low, mean) < bottom)
+        for (mean, c), (low, high, far_low, far_high) in zip(known, spans, strict=True)
+    )  # fmt: skip
+    marks = tuple((place(tick), fmt.signed(tick, 2)) for tick in ticks(bottom, top))
+    return Forest(known[0][1].against, marks, place(0.0), rows)
 
 
 def bounds(estimate: Estimate, mean: float) -> tuple[float, float, float, float]:
@@ -151,13 +147,13 @@ def curves(run: Path, results: DetectResults, place: int) -> tuple[Figure, Figur
             roc[d.name].append(caught(score_N, truth.failed_N, grid_K))
             kept_N = np.arange(1, len(score_N) + 1) / len(score_N)
             risk[d.name].append(np.interp(grid_K[1:], kept_N, risk_coverage(score_N, truth.failed_N)))
-    named = tuple((d.kind, d.name) for d in who)
-    return (
-        Figure(drawn(f"roc{place}", [(d.kind, grid_K, roc[d.name]) for d in who], "successes flagged",
-                     "failures caught"), named),
-        Figure(drawn(f"risk{place}", [(d.kind, grid_K[1:], risk[d.name]) for d in who], "share of people kept",
-                     "failure rate of those kept"), named),
-    )  # fmt: skip
+
+    def drawn(id_: str, x_K: Doubles, values: dict[str, list[Doubles]], x_label: str, y_label: str) -> Figure:
+        means = [Curve(d.kind, x_K, np.mean(values[d.name], axis=0)) for d in who]
+        return Figure(lines(id_, means, PALETTE, x_label, y_label), tuple((d.kind, d.name) for d in who))
+
+    return (drawn(f"roc{place}", grid_K, roc, "successes flagged", "failures caught"),
+            drawn(f"risk{place}", grid_K[1:], risk, "share of people kept", "failure rate of those kept"))  # fmt: skip
 
 
 def caught(score_N: Floats, failed_N: Bools, grid_K: Doubles) -> Doubles:
@@ -168,12 +164,6 @@ def caught(score_N: Floats, failed_N: Bools, grid_K: Doubles) -> Doubles:
     return np.interp(grid_K, fpr_K, tpr_K)
 
 
-def drawn(name: str, lines: Sequence[tuple[Kind, Doubles, list[Doubles]]], x_label: str, y_label: str) -> Markup:
-    """Means over seeds as lines."""
-    found = [Curve(kind, x_K, np.mean(y_SK, axis=0)) for kind, x_K, y_SK in lines]
-    return lines_figure(name, found, PALETTE, x_label, y_label)
-
-
 def calibration(results: DetectResults, place: int) -> Figure | None:
     """Reliability diagram of one set; None where no score is a probability."""
     name = results.sets[place].name
@@ -181,17 +171,11 @@ def calibration(results: DetectResults, place: int) -> Figure | None:
     who = one_per_kind(results, name, lambda d: d.name in known)
     if not who:
         return None
-    with mpl.rc_context(STYLE | {"svg.hashsalt": f"calibration{place}"}):
-        figure, axes = blank(4.4, 4.4)
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
+    label = "share that failed against predicted probability"
+    with plot(f"calibration{place}", PALETTE, label, (4.4, 4.4)) as drawn:
+        drawn.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
         for d in who:
-            look, found = LOOKS[d.kind], known[d.name]
-            axes.plot(found.predicted, found.observed, color=PALETTE.stand_in(d.kind), marker=look.marker, ms=4.5,
-                      linewidth=1.5, linestyle=(0, look.dash) if look.dash else "solid")  # fmt: skip
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
-        axes.set_aspect("equal")
-        axes.set_xlabel("predicted probability of failure")
-        axes.set_ylabel("share that failed")
-        svg = to_page(figure, f"calibration{place}", PALETTE, "share that failed against predicted probability")
-    return Figure(svg, tuple((d.kind, d.name) for d in who))
+            drawn.line(d.kind, known[d.name].predicted, known[d.name].observed, linewidth=1.5)
+        drawn.axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="predicted probability of failure",
+                       ylabel="share that failed")  # fmt: skip
+    return Figure(drawn.svg, tuple((d.kind, d.name) for d in who))

@@ -1,14 +1,15 @@
-"""Numbers as the report prints them."""
+"""Numbers and words as pages print them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from ..statistics import Summary, is_defined
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 NONE = "—"
-"""What stands for a value that is not defined."""
+"""Stands for a value that is not defined."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -31,9 +32,14 @@ def spread(summary: Summary, digits: int = 3) -> str:
     return f"{number(summary.mean, digits)} ± {number(summary.sd, digits)}"
 
 
-def percent(value: float | None) -> str:
-    """A fraction as whole percent."""
-    return f"{number(100 * value, 0)} %" if is_defined(value) else NONE
+def percent(value: float | None, digits: int = 0) -> str:
+    """A fraction in percent."""
+    return f"{number(100 * value, digits)} %" if is_defined(value) else NONE
+
+
+def tied(text: str) -> str:
+    """The same text without line breaks before a percent sign."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def percent_spread(summary: Summary) -> str:
@@ -78,3 +84,8 @@ def seconds(value: float | None) -> str:
 def plural(value: int, noun: str) -> str:
     """``1 seed``, ``5 seeds``."""
     return f"{count(value)} {noun}{'s' * (value != 1)}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -21,9 +21,9 @@ from markupsafe import Markup
 from alpose.runtime.errors import DataError, DataNotFoundError
 
 from ..results import load_npz, save_npz
-from .facts import Facts, lookup
+from ..theory_run import rest_of
 from .figures import Floats
-from .stored import Stored
+from .run import RunInfo, StageFiles, lookup
 
 log = logging.getLogger("alpose")
 
@@ -31,7 +31,7 @@ MAP = "map.npz"
 MOST = 2000
 """People of the pool on the map, or a few more where many methods chose many."""
 PER_METHOD = 300
-"""Of what one method selected, the first so many."""
+"""People shown of what one method selected: the first ones."""
 FEWEST_OTHERS = 500
 """People drawn at random from the pool, however many were selected."""
 MOST_LABELLED = 400
@@ -42,13 +42,13 @@ FEWEST = 12
 SIDE, EDGE = 1000, 24
 """Longer side of the drawing and its border, in its own units; whole ones keep it small."""
 ARM = 8
-"""Of a cross, in units of the drawing."""
+"""Half the width of a cross, in units of the drawing."""
 VERSION = 1
-"""Of what is above and of the computation; a kept map of another is made again."""
+"""Of the constants above and of the computation; a kept map of another version is made again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Small:
+class MethodMap:
     """One method's drawing over the shared one."""
 
     method: str
@@ -64,7 +64,7 @@ class Map:
 
     others: Markup
     labelled: Markup
-    smalls: tuple[Small, ...]
+    by_method: tuple[MethodMap, ...]
     embedding: str
     pool: int
     pool_shown: int
@@ -73,15 +73,15 @@ class Map:
     height: int
 
 
-def map_of(run: Path, facts: Facts, stored: Stored) -> Map | str:
+def map_of(run: Path, info: RunInfo, files: StageFiles) -> Map | str:
     """The map of the first seed at the first stage; or why there is none, in a sentence."""
-    chosen = {m: stored.scores[m, facts.first_seed] for m in facts.methods if (m, facts.first_seed) in stored.scores}
+    chosen = {m: files.scores[m, info.first_seed] for m in info.methods if (m, info.first_seed) in files.scores}
     if not chosen:
-        return f"no scores of seed {facts.first_seed}, stage {facts.first_stage} are there."
-    if facts.first_stage != 1:
-        return f"the first stage here is {facts.first_stage}; embeddings are kept of stage 1."
-    path = run / f"seed-{facts.first_seed}" / "base" / "scored.npz"
-    name = str((lookup(facts.config, "egl") or {}).get("embedding", "coarsest"))
+        return f"no scores of seed {info.first_seed}, stage {info.first_stage} are there."
+    if info.first_stage != 1:
+        return f"the first stage here is {info.first_stage}; embeddings are kept of stage 1."
+    path = run / f"seed-{info.first_seed}" / "base" / "scored.npz"
+    name = str((lookup(info.config, "egl") or {}).get("embedding", "coarsest"))
     try:
         arrays = load_npz(path)
     except (DataError, DataNotFoundError):
@@ -92,14 +92,14 @@ def map_of(run: Path, facts: Facts, stored: Stored) -> Map | str:
     first = next(iter(chosen.values()))
     chosen = {method: scores for method, scores in chosen.items() if scores.ids == first.ids}
     picks = {method: scores.selected_M[:PER_METHOD] for method, scores in chosen.items()}
-    made_of = fingerprint(arrays[field], first.true_loss_N, picks)
-    kept = read_kept(run / MAP, made_of)
+    sources = fingerprint(arrays[field], first.true_loss_N, picks)
+    kept = read_kept(run / MAP, sources)
     if kept is None:
         found = compute(arrays[field], arrays["true_loss_N"], first.true_loss_N, picks)
         if isinstance(found, str):
             return found
         kept = found
-        save_npz(run / MAP, kept | {"made_of": np.array(made_of)})
+        save_npz(run / MAP, kept | {"made_of": np.array(sources)})
     return drawn(kept, {m: (picks[m], len(scores.selected_M)) for m, scores in chosen.items()},
                  "averaged features of the coarsest scale" if field == "coarsest_ND"
                  else "averaged features before the heatmaps", len(first.ids))  # fmt: skip
@@ -113,13 +113,13 @@ def fingerprint(embedding_ND: Floats, pool_loss_M: Floats, picks: dict[str, npt.
     return hashlib.sha256(b"\0".join([repr(settings).encode(), *parts])).hexdigest()
 
 
-def read_kept(path: Path, made_of: str) -> dict[str, npt.NDArray[Any]] | None:
+def read_kept(path: Path, sources: str) -> dict[str, npt.NDArray[Any]] | None:
     """A map that was kept, if it is of these people and settings."""
     try:
         arrays = load_npz(path, needs=("made_of", "xy_P2", "row_P", "other_P"))
     except (DataError, DataNotFoundError):
         return None
-    return arrays if str(arrays["made_of"]) == made_of else None
+    return arrays if str(arrays["made_of"]) == sources else None
 
 
 def compute(
@@ -130,8 +130,6 @@ def compute(
     ``row_P`` is the row of the pool, -1 for labelled people; ``other_P`` marks who stands for the pool, drawn from all
     of it, selected people among them.
     """
-    from ..theory_run import rest_of  # which itself reads facts of a run
-
     rest_N = rest_of(everyone_N, pool_loss_M)
     if rest_N is None:
         return "base/scored.npz is not of the people in this pool."
@@ -179,12 +177,12 @@ def drawn(
     low_2, high_2 = xy_P2.min(axis=0), xy_P2.max(axis=0)
     xy_P2 = EDGE + (xy_P2 - low_2) * (SIDE - 2 * EDGE) / (high_2 - low_2).max()
     row_P = kept["row_P"]
-    smalls = tuple(
-        Small(method, dots(xy_P2[np.isin(row_P, rows_M)]), len(rows_M), selected)
+    by_method = tuple(
+        MethodMap(method, dots(xy_P2[np.isin(row_P, rows_M)]), len(rows_M), selected)
         for method, (rows_M, selected) in picks.items()
     )
     return Map(
-        dots(xy_P2[kept["other_P"]]), crosses(xy_P2[row_P < 0]), smalls, embedding, pool,
+        dots(xy_P2[kept["other_P"]]), crosses(xy_P2[row_P < 0]), by_method, embedding, pool,
         int(kept["other_P"].sum()), int((row_P < 0).sum()), int(xy_P2[:, 0].max()) + EDGE, int(xy_P2[:, 1].max()) + EDGE,
     )  # fmt: skip
 
