@@ -23,7 +23,7 @@ from alpose.trainer.pages.kit import Cell, Column, Page, Palette, Row, Table, ce
 from alpose.trainer.report.methods import LOOKS, Look
 
 from .calibration import EVIDENCE
-from .quality import BINS, HISTOGRAM_BINS, CalibrationReport, ReliabilityBin
+from .quality import HISTOGRAM_BINS, CalibrationReport, ReliabilityBin
 from .shift import Applied, Catch
 from .thresholds import CONFIDENCE, CatchThreshold
 

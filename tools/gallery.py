@@ -4,50 +4,81 @@ The page needs no network. Thumbnails are in it; the large view shows the whole 
 the page lies beside the inbox, and the thumbnail elsewhere. Nothing that a record says becomes markup: the template
 escapes, the script only sets text, and a Content-Security-Policy forbids every script and style but the page's own.
 
-Shapes: N records of the inbox.
+Coordinates of poses and boxes are those of SVG over the picture: edges, the first pixel reaches from 0 to 1. A record's
+are centres in the frame: ``x = (frame_x - origin) / scale``, see :class:`alpose.runtime.queue.record.Picture`.
+
+Shapes: N records of the inbox, J joints, H W picture.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import heapq
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+import numpy.typing as npt
 from markupsafe import Markup
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.queue.record import Record
+from alpose.runtime.queue import images
+from alpose.runtime.queue.record import PictureInfo, Record
 from alpose.runtime.skeleton import Skeleton
-from alpose.trainer.report import form
+from alpose.trainer.pages import formatting as fmt
+from alpose.trainer.pages import kit
+from alpose.trainer.pages.pose import Stroke, strokes
 
 from .batch import Batch, Choice
 from .inbox import Inbox
 from .inbox_records import Entry
 from .tables import utc
-from .thumbnail import Thumbnail, thumbnail
 
 Sort = Literal["value", "time"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
+State = Literal["picture", "keypoints only", "sealed", "not fetched", "missing", "damaged"]
+"""What became of a frame's picture."""
+TROUBLE: tuple[State, ...] = ("damaged", "missing")
 
 LIMIT = 2000
 CHUNK = 500
-"""Records that are looked at in one step of finding the most valuable."""
+"""Records that are read in one step of finding the most valuable."""
+LONG_SIDE, QUALITY = 240, 70
+"""Of a thumbnail, in pixels, and of its JPEG."""
+MARGIN = 1.3
+"""Side of the square that is shown, in long sides of the box: a little more than the model looked at."""
+LEAST_SIDE = 24.0
+"""Pixels: a smaller box shows nothing."""
 
 STORED = {"full": "the whole frame", "crop": "what the model looked at", "keypoints": "none"}
 
 Report = Callable[[int, int], None]
 """(done, of)."""
+View = tuple[float, float, float, float]
+"""(x, y, width, height)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A frame small enough to be one of thousands: a JPEG of what the model looked at, and its pose as paths."""
+
+    state: State
+    source: str | None
+    """Data URI, of ``view`` alone."""
+    file: Path | None
+    """The whole picture."""
+    size: tuple[int, int]
+    """Of the whole picture, or of the frame where there is none."""
+    view: View
+    box: str
+    """Where the person was looked for: SVG path data."""
+    strokes: tuple[Stroke, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +135,7 @@ class Gallery:
     sort: Sort
 
     @property
-    def pictures(self) -> Counter[str]:
+    def pictures(self) -> Counter[State]:
         """Cards by the state of their picture."""
         return Counter(card.thumbnail.state for card in self.cards)
 
@@ -158,25 +189,38 @@ def render(gallery: Gallery, *, inbox: Path, page: Path) -> str:
         inbox: for its name.
         page: where it will lie, so that it can name the whole pictures by relative paths.
     """
-    here = resources.files("alpose.tools")
-    style, script = (_own(here / name) for name in ("gallery.css", "gallery.js"))
-    style = _own(resources.files("alpose.trainer.report") / "report.css") + style
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(form=form)
-    text: str = environment.from_string(_own(here / "gallery.html.j2")).render(
-        css=Markup(style),  # our own files
-        js=Markup(script),
-        policy=f"default-src 'none'; img-src data: file: 'self'; style-src {_digest(style)}; script-src {_digest(script)}; "
-        "base-uri 'none'; form-action 'none'",
-        inbox=inbox.resolve().name,
-        gallery=gallery,
-        cards=gallery.cards,
-        bundles=sorted({card.bundle for card in gallery.cards}),
-        devices=len({card.entry.record.device for card in gallery.cards}),
-        hidden=[(state, count) for state, count in sorted(gallery.pictures.items()) if state != "picture"],
-        frames=[_facts(card, page.resolve().parent) for card in gallery.cards],
+    name, cards, batch = inbox.resolve().name, gallery.cards, gallery.batch
+    bundles = sorted({card.bundle for card in cards})
+    order = "newest first" if gallery.sort == "time" else "most valuable first"
+    states = sorted(gallery.pictures.items())
+    of = f" of {fmt.count(gallery.of)}" if gallery.of > len(cards) else ""
+    shown = kit.Page(
+        title=f"{name}: gallery",
+        kicker="gallery",
+        heading=name,
+        subheading=f"batch {batch.name}, chosen by {batch.strategy}" if batch else f"frames of the fleet, {order}",
+        facts=(
+            ("Frames", f"{fmt.count(len(cards))}{of}"),
+            ("Devices", fmt.count(len({card.entry.record.device for card in cards}))),
+            *((("Bundle", bundles[0]),) if len(bundles) == 1 else ()),
+            ("With a picture", fmt.count(gallery.pictures["picture"])),
+            *((state.capitalize(), _count(state, count)) for state, count in states if state != "picture"),
+        ),
     )
-    return text
+    return shown.render(
+        "alpose.tools:gallery.html.j2",
+        styles=["alpose.tools:gallery.css"],
+        script=kit.read("alpose.tools:gallery.js"),
+        gallery=gallery,
+        cards=cards,
+        bundles=bundles,
+        frames=[_facts(card, page.resolve().parent) for card in cards],
+    )
+
+
+def _count(state: State, count: int) -> str:
+    """How many pictures are in a state; one that means trouble stands out."""
+    return Markup('<span class="trouble">{}</span>' if state in TROUBLE else "{}").format(fmt.count(count))
 
 
 def _most_valuable(inbox: Inbox, limit: int) -> list[Entry]:
@@ -248,16 +292,16 @@ def _words(card: Card) -> Sequence[tuple[str, str]]:
         ("Device", f"{record.device}{f' · {record.camera}' if record.camera else ''}"),
         ("Taken", f"{card.taken} UTC"),
         ("Bundle", card.bundle),
-        ("Failure probability", form.number(record.failure_probability)),
-        ("Predicted loss", form.significant(record.predicted_loss)),
-        ("Novelty", form.number(record.novelty)),
-        ("Value", form.number(value(record))),
+        ("Failure probability", fmt.number(record.failure_probability)),
+        ("Predicted loss", fmt.significant(record.predicted_loss)),
+        ("Novelty", fmt.number(record.novelty)),
+        ("Value", fmt.number(value(record))),
         ("Kept for", kept or "—"),
-        ("Threshold in force", "" if record.threshold is None else form.number(record.threshold)),
-        ("Probability of being kept", form.significant(record.inclusion_probability)),
+        ("Threshold in force", "" if record.threshold is None else fmt.number(record.threshold)),
+        ("Probability of being kept", fmt.significant(record.inclusion_probability)),
         ("Control stream", "" if record.control_draw is None else f"drawn, rate {entry.control_rate:.3g}"),
-        ("Temporal jump", "" if record.jump is None else form.significant(record.jump)),
-        ("Limb lengths", "" if record.limbs is None else form.significant(record.limbs)),
+        ("Temporal jump", "" if record.jump is None else fmt.significant(record.jump)),
+        ("Limb lengths", "" if record.limbs is None else fmt.significant(record.limbs)),
         ("Looked at", f"{record.place}: {left:.0f}, {top:.0f} to {right:.0f}, {bottom:.0f}"),
         ("Frame", f"{record.frame_width} × {record.frame_height} px"),
         ("Picture", STORED[record.store] if card.thumbnail.state == "picture" else card.thumbnail.state),
@@ -278,10 +322,76 @@ def _relative(file: Path | None, folder: Path) -> str | None:
         return None
 
 
-def _own(file: Any) -> str:
-    text: str = file.read_text(encoding="utf-8")
-    return text
+def thumbnail(inbox: Inbox, entry: Entry, skeleton: Skeleton | None) -> Thumbnail:
+    """Make one; a picture that is not there or does not decode becomes a state, not an error.
+
+    Args:
+        inbox: where its picture is.
+        entry: the record.
+        skeleton: of its bundle; without one only joints are drawn.
+    """
+    record = entry.record
+    fact = next((fact for fact in entry.pictures if fact.position == 0), None)
+    rgb_HW3, state, file = _picture(inbox, entry, fact)
+    if rgb_HW3 is None or fact is None:
+        size, origin, scale = (record.frame_width, record.frame_height), (-0.5, -0.5), 1.0
+    else:
+        size, origin, scale = (rgb_HW3.shape[1], rgb_HW3.shape[0]), fact.origin, fact.scale
+    keypoints_J2 = (record.keypoints_J2.astype(np.float64) - origin) / scale
+    x0, y0, x1, y1 = ((value - origin[place % 2]) / scale for place, value in enumerate(record.box))
+    box = f"M{x0:.1f} {y0:.1f}H{x1:.1f}V{y1:.1f}H{x0:.1f}Z" if all(map(math.isfinite, (x0, y0, x1, y1))) else ""
+    view = square((x0, y0, x1, y1), *size)
+    return Thumbnail(
+        state=state,
+        source=None if rgb_HW3 is None else _data_uri(rgb_HW3, view),
+        file=file,
+        size=size,
+        view=view,
+        box=box,
+        strokes=strokes(keypoints_J2, record.scores_J, skeleton),
+    )
 
 
-def _digest(content: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+def square(box_4: tuple[float, float, float, float], width: int, height: int) -> View:
+    """The square around a box, in whole pixels, moved and cut to lie in a picture; all of it where the box is none."""
+    x0, y0, x1, y1 = box_4
+    if not all(map(math.isfinite, box_4)) or x1 <= x0 or y1 <= y0:
+        return (0, 0, width, height)
+    side = max(MARGIN * max(x1 - x0, y1 - y0), LEAST_SIDE)
+    x, across = _within((x0 + x1) / 2, side, width)
+    y, down = _within((y0 + y1) / 2, side, height)
+    return (x, y, across, down)
+
+
+def _within(centre: float, side: float, length: int) -> tuple[int, int]:
+    whole = min(math.ceil(min(side, length)), length)
+    return round(min(max(centre - whole / 2, 0), length - whole)), whole
+
+
+def _picture(
+    inbox: Inbox, entry: Entry, fact: PictureInfo | None
+) -> tuple[npt.NDArray[np.uint8] | None, State, Path | None]:
+    """Pixels, what became of them, and the file of an open picture."""
+    if fact is None:
+        return None, "keypoints only", None
+    if not entry.fetched:
+        return None, "not fetched", None
+    id_ = entry.record.id
+    file = inbox.image(id_)
+    if file is None:
+        stored = fact.sealed and inbox.picture_bytes(id_, fact) is not None
+        return None, "sealed" if stored else "missing", None
+    try:
+        # What was opened here has no hash in its record: that is of the sealed box.
+        data = file.read_bytes() if fact.sealed else inbox.picture_bytes(id_, fact)
+        if data is None:
+            return None, "damaged", None
+        return images.decode(data), "picture", file
+    except (OSError, DataError):
+        return None, "damaged", None
+
+
+def _data_uri(rgb_HW3: npt.NDArray[np.uint8], view: Sequence[float]) -> str:
+    x, y, across, down = (int(value) for value in view)
+    encoded = images.encode(rgb_HW3[y : y + down, x : x + across], images.JPEG, QUALITY, LONG_SIDE)
+    return f"data:{encoded.media_type};base64,{base64.b64encode(encoded.data).decode()}"

@@ -101,8 +101,8 @@ def cycles(
     from .benchmark import run_benchmark
     from .egl import EglConfig
     from .options import ScoreOptions
-    from .presets import preset, with_net
     from .pages.cycles import write_report
+    from .presets import preset, with_net
     from .run import RunConfig
 
     if select_only and stages not in (None, 1):

@@ -21,7 +21,7 @@ from alpose.runtime.errors import DataError, DataNotFoundError
 
 from .base_model import SCORED
 from .models.heads import EPCK, HEADS, HeadName
-from .pages.run import RunInfo, lookup, run_info
+from .pages.run_folder import RunInfo, lookup, run_info
 from .results import Results, Scores, load_npz, stage_folder
 from .theory import (
     PAPER_SCALE,

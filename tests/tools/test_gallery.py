@@ -23,11 +23,11 @@ from alpose.runtime.skeleton import LSP
 from alpose.tools import gallery as gallery_module
 from alpose.tools.batch import Batch, Choice
 from alpose.tools.commands.gallery import gallery as command
-from alpose.tools.gallery import Gallery, gather, render, value
+from alpose.tools.gallery import Gallery, gather, render, square, value
 from alpose.tools.inbox import Inbox
 from alpose.tools.pull import pull
 from alpose.tools.sources import LocalSource
-from alpose.tools.thumbnail import LEVELS, square, strokes
+from alpose.trainer.pages.pose import LEVELS, strokes
 
 from .queues import BUNDLE, make_record
 
@@ -163,7 +163,7 @@ def test_what_became_of_a_picture_is_shown_and_counted(tmp_path: Path) -> None:
 
     states = {card.entry.record.id: card.thumbnail.state for card in found.cards}
     assert [states[id_] for id_ in made] == ["picture", "keypoints only", "missing", "damaged", "sealed", "damaged"]
-    assert "<dt>Damaged</dt><dd>2</dd>" in text
+    assert '<dt>Damaged</dt><dd><span class="trouble">2</span></dd>' in text
     assert all(card.thumbnail.strokes for card in found.cards)
     assert [card.thumbnail.source is not None for card in found.cards].count(True) == 1
 

@@ -21,10 +21,10 @@ import pytest
 from alpose.runtime.errors import DataNotFoundError
 from alpose.runtime.skeleton import LSP
 from alpose.trainer import metrics
-from alpose.trainer.report import write_report
-from alpose.trainer.report.figures import risk_curve
+from alpose.trainer.pages.cycles import write_report
+from alpose.trainer.pages.cycles_figures import risk_curve
+from alpose.trainer.pages.cycles_tables import MEASURES
 from alpose.trainer.report.methods import LOOKS
-from alpose.trainer.report.tables import MEASURES
 from alpose.trainer.results import Gallery, Results, Row, Scores, load_npz, save_npz, stage_folder
 from alpose.trainer.samplers import METHODS
 from alpose.trainer.statistics import holm, paired_t_test

@@ -21,13 +21,13 @@ from alpose.trainer.data.crops import Crops
 from alpose.trainer.detection import Selection
 from alpose.trainer.egl import EglConfig
 from alpose.trainer.lookalikes import SIDE_PX, _small, lookalikes
-from alpose.trainer.report import curves, pairs, tsne, write_report
-from alpose.trainer.report.alike import page_of
-from alpose.trainer.report.comparison import published_tables
-from alpose.trainer.report.facts import Facts, facts_of
-from alpose.trainer.report.links import REPORT, THEORY, complete, link_or_place
-from alpose.trainer.report.published import BY_DATASET
-from alpose.trainer.report.stored import Stored
+from alpose.trainer.pages import cycles_figures as curves
+from alpose.trainer.pages import cycles_tables as pairs
+from alpose.trainer.pages import map as tsne
+from alpose.trainer.pages.cycles import write_report
+from alpose.trainer.pages.people import neighbours
+from alpose.trainer.pages.published import BY_DATASET, published_tables
+from alpose.trainer.pages.run_folder import REPORT, THEORY, RunInfo, StageFiles, fill_gap, link_or_gap, run_info
 from alpose.trainer.results import Lookalikes, Results, Row, Scores, save_npz
 from alpose.trainer.samplers import Method
 from alpose.trainer.scoring import Scored
@@ -41,9 +41,9 @@ def row(method: str, seed: int, stage: int = 1, **values: Any) -> Row:
     return Row(**{**plain, **counts, "method": method, "seed": seed, "stage": stage, "neighbours": {}, **values})
 
 
-def facts(rows: Sequence[Row], **config: Any) -> Facts:
+def facts(rows: Sequence[Row], **config: Any) -> RunInfo:
     """Of a run with these rows."""
-    return facts_of(Results({"dataset": "lsp", **config}, {}, tuple(rows)))
+    return run_info(Results({"dataset": "lsp", **config}, {}, tuple(rows)))
 
 
 def scores(N: int, selected_M: Sequence[int], seed: int = 0) -> Scores:
@@ -109,7 +109,7 @@ SELECTED = {
 }
 
 
-def paired() -> Facts:
+def paired() -> RunInfo:
     """Four seeds of two methods, random and an oracle."""
     return facts([row(m, seed, selected_pck=value) for m, of in SELECTED.items() for seed, value in enumerate(of)])
 
@@ -117,15 +117,15 @@ def paired() -> Facts:
 def test_every_pair_stands_once_with_holm_over_both_directions() -> None:
     """Three methods, six one-tailed tests; the row is the better one, the oracle is not there."""
     found = pairs.matrices(paired(), 0.05)
-    assert [item.title for item in found] == ["PCK of what was selected, stage 1"]
-    table = found[0].table
+    assert list(found) == ["PCK of what was selected, stage 1"]
+    (table,) = found.values()
     order = ["ll++", "ll", "random"]
     keys = [(a, b) for a in order for b in order if a != b]
     p_values = [paired_t_test(SELECTED[a], SELECTED[b], "less").p or 0.0 for a, b in keys]
     adjusted = dict(zip(keys, holm(p_values), strict=True))
 
-    assert [line.title for line in table.lines] == [head.text for head in table.heads] == order
-    cells = {(line.title, order[place]): cell for line in table.lines for place, cell in enumerate(line.cells)}
+    assert [row.title for row in table.rows] == [column.text for column in table.columns] == order
+    cells = {(line.title, order[place]): cell for line in table.rows for place, cell in enumerate(line.cells)}
     assert cells["ll", "random"].text == "\N{MINUS SIGN}0.0875"
     assert cells["ll", "random"].best
     assert cells["ll", "random"].small.replace("\xa0", " ") == f"Holm = {adjusted['ll', 'random']:.3f}"
@@ -136,11 +136,11 @@ def test_every_pair_stands_once_with_holm_over_both_directions() -> None:
 
 def test_the_level_decides_what_is_settled_and_is_said() -> None:
     """At a level below the smallest p nothing is bold."""
-    strict = pairs.matrices(paired(), 1e-6)[0].table
+    (strict,) = pairs.matrices(paired(), 1e-6).values()
 
-    assert not any(cell.best for line in strict.lines for cell in line.cells)
-    assert "level of 1e-06" in " ".join(pairs.pair_words(paired(), 1e-6))
-    assert "one-tailed" in " ".join(pairs.pair_words(paired(), 0.05))
+    assert not any(cell.best for line in strict.rows for cell in line.cells)
+    assert "level of 1e-06" in " ".join(pairs.matrix_notes(paired(), 1e-6))
+    assert "one-tailed" in " ".join(pairs.matrix_notes(paired(), 0.05))
 
 
 def test_one_seed_has_no_matrix_and_two_have_no_tests() -> None:
@@ -148,14 +148,14 @@ def test_one_seed_has_no_matrix_and_two_have_no_tests() -> None:
     one = facts([row(m, 0, selected_pck=0.4) for m in ("random", "ll")])
     two = facts([row(m, s, selected_pck=0.4 + 0.1 * s * (m == "ll")) for m in ("random", "ll") for s in range(2)])
 
-    assert pairs.matrices(one, 0.05) == ()
-    assert "no scatter" in pairs.pair_words(one, 0.05)[0]
-    (item,) = pairs.matrices(two, 0.05)
-    assert "Holm" not in "".join(cell.small for line in item.table.lines for cell in line.cells)
-    assert any("No tests: 2 seeds" in line for line in pairs.pair_words(two, 0.05))
+    assert pairs.matrices(one, 0.05) == {}
+    assert "no scatter" in pairs.matrix_notes(one, 0.05)[0]
+    (table,) = pairs.matrices(two, 0.05).values()
+    assert "Holm" not in "".join(cell.small for line in table.rows for cell in line.cells)
+    assert any("No tests: 2 seeds" in line for line in pairs.matrix_notes(two, 0.05))
 
 
-def write_map_run(run: Path) -> tuple[Facts, Stored, np.ndarray]:
+def write_map_run(run: Path) -> tuple[RunInfo, StageFiles, np.ndarray]:
     """Two far clusters of embeddings in the pool, labelled people before and after; ``ll`` picks from the second."""
     generator = np.random.default_rng(0)
     far_N = np.arange(60) % 2
@@ -166,7 +166,7 @@ def write_map_run(run: Path) -> tuple[Facts, Stored, np.ndarray]:
     embedding_ND = np.concatenate([labelled_LD[:3], pool_ND, labelled_LD[3:]]).astype(np.float32)
     save_npz(run / "seed-0" / "base" / "scored.npz",
              {"coarsest_ND": embedding_ND, "true_loss_N": np.concatenate([loss_L[:3], pool.true_loss_N, loss_L[3:]])})  # fmt: skip
-    stored = Stored({("random", 0): other, ("ll", 0): pool}, {}, {}, {}, ())
+    stored = StageFiles({("random", 0): other, ("ll", 0): pool}, {}, {}, {}, ())
     return facts([row("random", 0), row("ll", 0)]), stored, far_N
 
 
@@ -182,7 +182,7 @@ def test_the_map_keeps_neighbours_together_and_shows_who_was_selected(tmp_path: 
 
     assert (cluster_P[distance_PP.argmin(axis=1)] == cluster_P).all()
     assert (found.pool, found.pool_shown, found.labelled_shown) == (60, 60, 6)
-    small = {item.method: item for item in found.smalls}["ll"]
+    small = {item.method: item for item in found.by_method}["ll"]
     assert (small.shown, small.of, small.selected.count("M")) == (10, 10, 10)
     assert set(small.selected.split("M")) <= set(found.others.split("M"))
 
@@ -202,7 +202,7 @@ def test_a_map_is_computed_once_and_again_when_a_selection_changes(
 
     assert tsne.map_of(tmp_path, told, stored) == first
     assert len(calls) == 1
-    fewer = Stored({("random", 0): stored.scores["random", 0]}, {}, {}, {}, ())
+    fewer = StageFiles({("random", 0): stored.scores["random", 0]}, {}, {}, {}, ())
     assert tsne.map_of(tmp_path, told, fewer) != first
     assert len(calls) == 2
     (tmp_path / tsne.MAP).write_bytes(b"half a file")
@@ -259,9 +259,9 @@ def test_lookalikes_are_the_nearest_labelled_people(
     assert back.distance_QK == pytest.approx(np.take_along_axis(distance_QL, nearest_QK, 1), rel=1e-5)
     assert np.isfinite(back.weight_QK).all() == (method == "egl++")
     assert len(back.near_crops_USS3) == len(set(back.near_ids)) <= 5 * len(rows)
-    page = page_of(back)
+    page = neighbours(back)
     assert page is not None
-    assert page.weighed == (method == "egl++")
+    assert page.weighted == (method == "egl++")
     assert [group.title for group in page.groups[5:]] == [
         "Selected sixth",
         *["Among the lowest scores"] * (len(rows) - 6),
@@ -284,10 +284,10 @@ def test_report_and_theory_name_each_other_in_either_order(tmp_path: Path) -> No
     for first, second in ((REPORT, THEORY), (THEORY, REPORT)):
         run = tmp_path / first
         run.mkdir()
-        (run / first).write_text(f"<nav>{link_or_place(run, first)}</nav>")
+        (run / first).write_text(f"<nav>{link_or_gap(run, first)}</nav>")
         assert "href" not in (run / first).read_text()
-        (run / second).write_text(f"<nav>{link_or_place(run, second)}</nav>")
-        complete(run, first)
+        (run / second).write_text(f"<nav>{link_or_gap(run, second)}</nav>")
+        fill_gap(run, first)
         for page, other in ((first, second), (second, first)):
             assert f'<a href="{other}">' in (run / page).read_text()
 
@@ -296,7 +296,7 @@ def test_a_report_links_a_theory_page_and_renders_old_runs(tmp_path: Path) -> No
     """Rows alone: no map, no lookalikes, and a link once the page is there."""
     Results({"dataset": "own"}, {}, (row("random", 0, selected_pck=0.5), row("ll", 0, selected_pck=0.4))).save(tmp_path)
     before = write_report(tmp_path).read_text()
-    (tmp_path / THEORY).write_text(link_or_place(tmp_path / "nowhere", THEORY))
+    (tmp_path / THEORY).write_text(link_or_gap(tmp_path / "nowhere", THEORY))
     after = write_report(tmp_path).read_text()
 
     assert 'href="theory.html"' not in before
@@ -316,13 +316,13 @@ def test_every_published_table_says_what_can_be_compared(dataset: str) -> None:
     for item in found:
         assert item.can.startswith("Comparable:")
         assert item.cannot
-        assert [line.small for line in item.table.lines[:4]] == ["published", "this run"] * 2
+        assert [line.small for line in item.table.rows[:4]] == ["published", "this run"] * 2
     accuracy = found[1].table
-    assert [head.small for head in accuracy.heads][::4] == ["2\u202f000 labelled", "6\u202f000 labelled"]
-    last = accuracy.lines[-2].cells[-1]
+    assert [head.small for head in accuracy.columns][::4] == ["2\u202f000 labelled", "6\u202f000 labelled"]
+    last = accuracy.rows[-2].cells[-1]
     assert (last.text, last.small) == ({"mpii": "0.8400 ± 0.0038"}.get(dataset, "0.8468 ± 0.0036"), "")
-    assert accuracy.lines[-1].cells[0].text == "0.700 ± 0.000"
-    assert accuracy.lines[0].cells[0].small == {"mpii": "p 0.003"}.get(dataset, "p 0.285")
+    assert accuracy.rows[-1].cells[0].text == "0.700 ± 0.000"
+    assert accuracy.rows[0].cells[0].small == {"mpii": "p 0.003"}.get(dataset, "p 0.285")
 
 
 def test_the_page_has_the_words_of_every_table(tmp_path: Path) -> None:

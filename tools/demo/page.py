@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from alpose.trainer.report import form
+from alpose.trainer.pages import formatting as fmt
+from alpose.trainer.pages.kit import Column, Page, Row, Table, cells
 
 LINKS = (
     ("benchmark/report.html", "Benchmark report", "which method finds the failures in a pool, from one base model"),
-    (
-        "first.alpose/card.html",
-        "Card of the first bundle",
-        "what the model can do, and how far its probabilities can be trusted",
-    ),
+    ("first.alpose/card.html", "Card of the first bundle",
+     "what the model can do, and how far its probabilities can be trusted"),
     ("gallery.html", "Gallery of the inbox", "the frames that the devices sent, most valuable first"),
     ("dataset/field/report.html", "Field report", "accuracy in the field from the labelled frames, without bias"),
-    (
-        "second.alpose/card.html",
-        "Card of the second bundle",
-        "after training on the field; thresholds before and after",
-    ),
-)
+    ("second.alpose/card.html", "Card of the second bundle",
+     "after training on the field; thresholds before and after"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +50,12 @@ class Outcome:
 
     def rows(self) -> tuple[tuple[str, str, str, str], ...]:
         """Name, first model, the one trained on the harvest, the one trained on a random pick."""
-        number = form.number
+        number = fmt.number
         return (
             ("PCK, frames like before the change", number(self.before["easy"]), number(self.after["easy"]), number(self.by_chance["easy"])),
             ("PCK, frames after the change", number(self.before["hard"]), number(self.after["hard"]), number(self.by_chance["hard"])),
             (f"failing frames of {self.fresh}", str(self.failures_before), str(self.failures_after), str(self.failures_by_chance)),
-            (f"failures among the {self.picked} labelled", form.NONE, str(self.found), number(self.found_by_chance, 0)),
+            (f"failures among the {self.picked} labelled", fmt.NONE, str(self.found), number(self.found_by_chance, 0)),
         )  # fmt: skip
 
     def table(self) -> str:
@@ -78,17 +71,28 @@ class Outcome:
 
 def render(outcome: Outcome, steps: Sequence[tuple[str, float]], seconds: float) -> str:
     """The page."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        (resources.files("alpose.tools.demo") / "page.html.j2").read_text(encoding="utf-8")
+    page = Page(
+        title="alpose: the loop on rendered people",
+        kicker="demo",
+        heading="The loop on rendered people",
+        subheading=f"train, export, watch, harvest, annotate, train again: {fmt.seconds(seconds)} on this machine",
+        findings=(
+            f"Two devices watched {fmt.count(outcome.frames)} frames, and in the middle people became harder to see. "
+            f"{outcome.picked} frames were fetched and labelled; the model fails on {outcome.found} of them, where as "
+            f"many frames picked at random would have held {fmt.number(outcome.found_by_chance, 0)} failures. Trained "
+            f"on them, PCK on frames after the change goes from {fmt.number(outcome.before['hard'])} to "
+            f"{fmt.number(outcome.after['hard'])}; on the random frames, to {fmt.number(outcome.by_chance['hard'])}.",
+        ),
     )
-    style = (resources.files("alpose.trainer.report") / "report.css").read_text(encoding="utf-8")
-    page: str = template.render(
-        css=Markup(style),  # our own file
+    before_after = tuple(Column(text) for text in ("First model", "Trained on the harvest", "Trained on a random pick"))
+    commands = tuple(
+        Row(Markup("<code>{}</code>").format(command), cells(fmt.seconds(took))) for command, took in steps
+    )
+    return page.render(
+        "alpose.tools.demo:page.html.j2",
+        styles=["alpose.tools.demo:page.css"],
         outcome=outcome,
+        results=Table("", before_after, tuple(Row(name, cells(*values)) for name, *values in outcome.rows())),
         links=LINKS,
-        steps=steps,
-        seconds=seconds,
-        form=form,
+        commands=Table("Command", (Column("Took"),), commands, style="words"),
     )
-    return page

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import resources
-from typing import Any
+from collections.abc import Mapping
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from alpose.trainer.report import form
+from alpose.trainer.pages import formatting as fmt
+from alpose.trainer.pages.kit import Cell, Column, Page, Row, Table, cells
 
 from .estimate import Interval
 from .report import FieldReport, Group
@@ -26,38 +24,6 @@ WIDTH = 240.0
 """Of an interval's drawing, in its own units."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """An interval on the scale from 0 to 1, in the units of its drawing."""
-
-    low: float
-    value: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One measure of one group."""
-
-    name: str
-    meaning: str
-    value: str
-    bounds: str
-    n: str
-    bar: Bar | None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One device or bundle."""
-
-    name: str
-    frames: str
-    flagged: str
-    labelled: str
-    cells: tuple[Line, ...]
-
-
 def render(report: FieldReport, *, dataset: str, bundles: dict[str, str] | None = None) -> str:
     """The page. The same report gives the same bytes.
 
@@ -66,25 +32,32 @@ def render(report: FieldReport, *, dataset: str, bundles: dict[str, str] | None 
         dataset: its name.
         bundles: names of bundles by sha256.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    here = resources.files("alpose.tools.field")
-    template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
-    style = (resources.files("alpose.trainer.report") / "report.css").read_text(encoding="utf-8")
-    page: str = template.render(
-        css=Markup(style + (here / "page.css").read_text(encoding="utf-8")),  # our own files
-        dataset=dataset,
-        finding=finding(report),
-        report=report,
-        fleet=report.fleet,
-        lines=_lines(report.fleet),
-        devices=_rows(report.devices, {}),
-        bundles=_rows(report.bundles, bundles or {}),
-        operating=report.operating,
-        level=f"{report.level:.0%}",
-        form=form,
-        width=WIDTH,
+    fleet = report.fleet
+    page = Page(
+        title=f"{dataset}: field report",
+        kicker="field report",
+        heading=dataset,
+        subheading="what the labelled frames say about all frames of the fleet",
+        findings=(finding(report),),
+        facts=(
+            ("Frames seen", _count(fleet.frames)),
+            ("Flagged", _count(fleet.flagged)),
+            ("Labelled", fmt.count(fleet.labelled)),
+            ("of them by chance", fmt.count(fleet.labelled_control)),
+            ("Devices", str(len(report.devices))),
+            ("Bundles", str(len(report.bundles))),
+        ),
     )
-    return page
+    return page.render(
+        "alpose.tools.field:page.html.j2",
+        styles=["alpose.tools.field:page.css"],
+        report=report,
+        level=f"{report.level:.0%}",
+        fleet=fleet_table(report),
+        operating=operating_table(report),
+        devices=group_table("Device", report.devices, {}),
+        bundles=group_table("Bundle", report.bundles, bundles or {}),
+    )
 
 
 def finding(report: FieldReport) -> str:
@@ -109,9 +82,9 @@ def text(report: FieldReport) -> str:
     groups = [("fleet", report.fleet), *report.devices.items(), *((name[:12], g) for name, g in report.bundles.items())]
     lines.append(f"{'':<20} {'frames':>9} {'flagged':>8} {'labelled':>8} " + " ".join(f"{m[0]:>20}" for m in MEASURES))
     for name, group in groups:
-        cells = " ".join(f"{_short(getattr(group, measure[0])):>20}" for measure in MEASURES)
+        values = " ".join(f"{_short(getattr(group, measure[0])):>20}" for measure in MEASURES)
         frames, flagged = ("-" if value is None else str(value) for value in (group.frames, group.flagged))
-        lines.append(f"{name[:20]:<20} {frames:>9} {flagged:>8} {group.labelled:>8} {cells}")
+        lines.append(f"{name[:20]:<20} {frames:>9} {flagged:>8} {group.labelled:>8} {values}")
     lines += ["", f"The flagged frames are known from {report.fleet.flagged_by}."]
     lines += [f"{count} labelled frames left out: {reason}" for reason, count in report.dropped.items()]
     if report.advice:
@@ -119,32 +92,70 @@ def text(report: FieldReport) -> str:
     return "\n".join(lines)
 
 
-def _lines(group: Group) -> tuple[Line, ...]:
-    return tuple(_line(name, meaning, getattr(group, field)) for field, name, meaning in MEASURES)
+def fleet_table(report: FieldReport) -> Table:
+    """Every measure of the fleet with its interval, also drawn."""
+    rows = []
+    for field, name, meaning in MEASURES:
+        value: Interval | None = getattr(report.fleet, field)
+        n = "0" if value is None else fmt.count(value.n)
+        row = (Cell(_value(value), best=True), Cell(_bounds(value)), Cell(drawing(value), style="drawn"), Cell(n))
+        rows.append(Row(name, row, meaning))
+    columns = (Column("Estimate"), Column(f"{report.level:.0%} interval"), Column("0 to 1"),
+               Column("Rests on", "labelled frames"))  # fmt: skip
+    return Table("Measure", columns, tuple(rows), style="fleet")
 
 
-def _line(name: str, meaning: str, value: Interval | None) -> Line:
-    if value is None:
-        return Line(name, meaning, form.NONE, "not known", "0", None)
-    bar = Bar(WIDTH * max(0.0, value.low), WIDTH * value.value, WIDTH * min(1.0, value.high))
-    return Line(name, meaning, form.number(value.value), _bounds(value), form.count(value.n), bar)
+def operating_table(report: FieldReport) -> Table | None:
+    """Thresholds as they would have done; None where none is known."""
+    rows = tuple(
+        Row(f"{fmt.percent(point.catch)} of failures",
+            cells(Markup("<code>Threshold({:.3f})</code>").format(point.threshold),
+                  fmt.number(1000 * point.flagged_share, 0), str(point.failures)))
+        for point in report.operating
+    )  # fmt: skip
+    columns = (Column("Threshold"), Column("Flags", "of 1,000 frames"), Column("Rests on", "labelled failures"))
+    return Table("To catch", columns, rows) if rows else None
 
 
-def _rows(groups: Any, names: dict[str, str]) -> tuple[Row, ...]:
-    return tuple(
-        Row(
-            names.get(key, key if len(key) < 40 else key[:12]),
-            form.NONE if group.frames is None else form.count(group.frames),
-            form.NONE if group.flagged is None else form.count(group.flagged),
-            form.count(group.labelled),
-            _lines(group),
-        )
-        for key, group in groups.items()
-    )
+def group_table(what: str, groups: Mapping[str, Group], names: Mapping[str, str]) -> Table | None:
+    """A row per device or bundle; None without any."""
+    rows = []
+    for key, group in groups.items():
+        counts = cells(_count(group.frames), _count(group.flagged), fmt.count(group.labelled))
+        found: list[Interval | None] = [getattr(group, field) for field, _, _ in MEASURES]
+        values = (Cell(_value(value), _bounds(value)) for value in found)
+        rows.append(Row(names.get(key, key if len(key) < 40 else key[:12]), (*counts, *values)))
+    columns = (Column("Frames"), Column("Flagged"), Column("Labelled"), *(Column(name) for _, name, _ in MEASURES))
+    return Table(what, columns, tuple(rows)) if rows else None
 
 
-def _bounds(value: Interval) -> str:
-    return f"{max(0.0, value.low):.2f} to {min(1.0, value.high):.2f}"
+def drawing(value: Interval | None) -> Markup:
+    """An interval on the scale from 0 to 1."""
+    ends = (0.0, WIDTH)
+    scale = f'<line class="scale" x1="0" x2="{WIDTH}" y1="9" y2="9"/>'
+    scale += "".join(f'<line class="scale" x1="{x}" x2="{x}" y1="4" y2="14"/>' for x in ends)
+    reach = ""
+    if value is not None:
+        low, high = (
+            WIDTH * max(0.0, value.low),
+            WIDTH * min(1.0, value.high) + 0.1,
+        )  # a line without length is not drawn
+        reach = f'<line class="reach" x1="{low:.1f}" x2="{high:.1f}" y1="9" y2="9"/>'
+        reach += f'<circle class="point" cx="{WIDTH * value.value:.1f}" cy="9" r="4.5"/>'
+    box = f'viewBox="-6 0 {WIDTH + 12} 18" preserveAspectRatio="none" aria-hidden="true"'
+    return Markup(f'<svg class="interval" {box}>{scale}{reach}</svg>')  # numbers alone
+
+
+def _count(value: int | None) -> str:
+    return fmt.NONE if value is None else fmt.count(value)
+
+
+def _value(value: Interval | None) -> str:
+    return fmt.NONE if value is None else fmt.number(value.value)
+
+
+def _bounds(value: Interval | None) -> str:
+    return "not known" if value is None else f"{max(0.0, value.low):.2f} to {min(1.0, value.high):.2f}"
 
 
 def _percent(value: Interval) -> str:

@@ -22,7 +22,18 @@ from .kit import Page, Palette, pretty
 from .map import map_of
 from .people import Neighbours, gallery, neighbours
 from .published import conditions_table, neighbour_table, published_methods, published_tables
-from .run import REPORT, THEORY, RunInfo, StageFiles, fill_gap, link_or_gap, lookup, missing_rows, run_info, stage_files
+from .run_folder import (
+    REPORT,
+    THEORY,
+    RunInfo,
+    StageFiles,
+    fill_gap,
+    link_or_gap,
+    lookup,
+    missing_rows,
+    run_info,
+    stage_files,
+)
 
 
 @dataclass(frozen=True, slots=True)

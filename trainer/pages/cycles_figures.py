@@ -18,7 +18,7 @@ from ..statistics import COVERED, bootstrap, is_defined, mean_interval, most_cov
 from . import formatting as fmt
 from .figures import Curve, Floats, dots, lines, plot
 from .kit import Palette
-from .run import RunInfo, StageFiles
+from .run_folder import RunInfo, StageFiles
 
 OVER_PEOPLE = 500
 """Resamples of a pool: its people are thousands, and the ends of an interval are then known well enough."""

@@ -26,7 +26,7 @@ from ..statistics import (
 )
 from . import formatting as fmt
 from .kit import Cell, Column, Row, Table, cells
-from .run import UNKNOWN, RunInfo, lookup
+from .run_folder import UNKNOWN, RunInfo, lookup
 
 MIN_SEEDS = 3
 """Fewer pairs than this give a test no power worth printing."""

@@ -23,7 +23,7 @@ from . import formatting as fmt
 from .detect_figures import PALETTE, Figure, Forest, calibration, curves, forest
 from .detect_tables import between, level, mean_auroc
 from .kit import Page, Table, pretty
-from .run import UNKNOWN, lookup, named
+from .run_folder import UNKNOWN, lookup, named
 
 PAGE = "detect.html"
 

@@ -23,7 +23,7 @@ from alpose.runtime.errors import DataError, DataNotFoundError
 from ..results import load_npz, save_npz
 from ..theory_run import rest_of
 from .figures import Floats
-from .run import RunInfo, StageFiles, lookup
+from .run_folder import RunInfo, StageFiles, lookup
 
 log = logging.getLogger("alpose")
 

@@ -62,7 +62,8 @@ class Stroke:
 class Diagram:
     """A skeleton as a drawing; joint ``j`` lies at ``points[j]``."""
 
-    view_box: str
+    view: tuple[float, float, float, float]
+    """Left, top, width and height of the drawing."""
     points: tuple[tuple[float, float], ...]
     links: str
     standing: bool
@@ -112,7 +113,7 @@ def diagram(skeleton: Skeleton) -> Diagram:
     low_x, low_y = (min(place[axis] for place in places) - 9 for axis in (0, 1))
     width, height = (max(place[axis] for place in places) + 9 - low for axis, low in ((0, low_x), (1, low_y)))
     drawn = pose(np.array(places), np.ones(len(places), dtype=np.bool_), skeleton.links)
-    return Diagram(f"{low_x:g} {low_y:g} {width:g} {height:g}", tuple(places), drawn.links, standing)
+    return Diagram((low_x, low_y, width, height), tuple(places), drawn.links, standing)
 
 
 def _standing(joint: str) -> tuple[float, float] | None:

@@ -18,7 +18,7 @@ from ..statistics import Summary, mean_sd
 from . import formatting as fmt
 from .cycles_tables import joined, method_rows
 from .kit import Cell, Column, Row, Table, cells
-from .run import UNKNOWN, RunInfo, lookup
+from .run_folder import UNKNOWN, RunInfo, lookup
 
 LL_PAPER = (
     "M. Shukla and S. Ahmed, “A Mathematical Analysis of Learning Loss for Active Learning in Regression”, "

@@ -22,7 +22,7 @@ from ..theory_run import GAPS, NEARS, Findings, Study, near_share
 from . import formatting as fmt
 from .figures import INK, MUTED, RULE, Plot, plot
 from .kit import Cell, Column, Page, Palette, Row, Table, cells
-from .run import REPORT, THEORY, fill_gap, link_or_gap
+from .run_folder import REPORT, THEORY, fill_gap, link_or_gap
 
 PALETTE = Palette(looks(HEADS))
 FIT, MARGIN, KL = "ll++", "ll", "ll++"

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from alpose.trainer.detect.comparing import Estimate, Interval
-from alpose.trainer.detect.drawings import Forest, forest, ticks
 from alpose.trainer.detect.evaluation import evaluate
-from alpose.trainer.detect.finding import finding, verdict
-from alpose.trainer.detect.report import write_report
 from alpose.trainer.detect.results import Comparison, DetectResults
 from alpose.trainer.detect.stored import DetectorInfo, set_file
-from alpose.trainer.detect.tables import COLUMNS, best_of, of_set
-from alpose.trainer.report import form
+from alpose.trainer.pages import formatting as fmt
+from alpose.trainer.pages.cycles_tables import best_of
+from alpose.trainer.pages.detect import finding, outcome, write_report
+from alpose.trainer.pages.detect_figures import Forest, forest, ticks
+from alpose.trainer.pages.detect_tables import MEASURES, detector_table
 from alpose.trainer.statistics import mean_sd
 
 from .runs import SETS, write_run
@@ -53,12 +53,12 @@ def test_the_interval_decides_the_words() -> None:
     """Over people; an end at zero leaves nothing out."""
     spans = [(0.001, 0.2), (-0.2, -0.001), (-0.1, 0.1), (0.0, 0.1), (None, None)]
 
-    assert [verdict(estimate(*span)) for span in spans] == ["better", "worse", "even", "even", "unknown"]
+    assert [outcome(estimate(*span)) for span in spans] == ["better", "worse", "even", "even", "unknown"]
 
 
 def test_the_finding_says_who_beats_what_and_by_how_much(made: tuple[Path, DetectResults, str]) -> None:
     _, results, page = made
-    mean = {(r.detector, r.set): form.number(r.auroc.mean) for r in results.ratings}
+    mean = {(r.detector, r.set): fmt.number(r.auroc.mean) for r in results.ratings}
     first = finding(results)[0]
     free = results.sets[1].best_free
 
@@ -100,7 +100,7 @@ def test_the_rest_of_the_finding(made: tuple[Path, DetectResults, str]) -> None:
     said = " ".join(finding(same))
     way = mean_sd(results.over_seeds("fused", "lspet", "way_to_oracle")).mean
 
-    assert f"{form.percent(way)} on lspet." in said
+    assert f"{fmt.percent(way)} on lspet." in said
     assert "The slim form fused-slim cannot be told from it on lsp-test (0.000, −0.010 to +0.010) and lspet" in said
     assert "It costs 4.0\N{NO-BREAK SPACE}% of the pose net's own latency, with 99\u202f104 parameters." in said
 
@@ -167,30 +167,30 @@ def test_a_set_table_has_means_over_seeds_and_the_best_in_bold(made: tuple[Path,
     rivals = {r.detector: r.auroc.mean or 0.0 for r in results.ratings if r.set == "lspet"}
     rivals = {name: mean for name, mean in rivals.items() if name not in ("in-domain", "oracle-loss")}
     best = max(rivals, key=rivals.__getitem__)
-    place = next(place for place, column in enumerate(COLUMNS) if column.title == "Chosen PCK")
+    place = next(place for place, column in enumerate(MEASURES) if column.title == "Chosen PCK")
 
     assert list(shown) == ["fused", "fused-slim", "entropy", "peak", "ll++conv", "robust", "robust-plain", "flip",
                            "in-domain", "oracle-loss"]  # fmt: skip
     assert [name for name, row in shown.items() if row[0][1]] == [best]
-    assert shown["robust"][0][0] == form.number(rivals["robust"])
-    assert shown["robust"][1 + place][0] == form.spread(mean_sd(results.over_seeds("robust", "lspet", "chosen_pck")))
+    assert shown["robust"][0][0] == fmt.number(rivals["robust"])
+    assert shown["robust"][1 + place][0] == fmt.spread(mean_sd(results.over_seeds("robust", "lspet", "chosen_pck")))
     assert not any(bold for name in ("in-domain", "oracle-loss") for _, bold in shown[name])
-    assert len(shown["flip"]) == 1 + len(COLUMNS)
+    assert len(shown["flip"]) == 1 + len(MEASURES)
 
 
 def test_detectors_stand_by_kind_with_what_ships_first(made: tuple[Path, DetectResults, str]) -> None:
-    groups = of_set(made[1], made[1].sets[1]).groups
+    rows = detector_table(made[1], made[1].sets[1]).rows
 
-    assert [line.title for line in groups[0].lines] == ["fused"]
-    assert [line.title for group in groups for line in group.lines if line.reference] == ["oracle-loss"]
+    assert [row.title for row in rows[1:2]] == ["fused"]
+    assert [row.title for row in rows if row.reference] == ["oracle-loss"]
 
 
 def test_best_is_what_is_printed_the_same() -> None:
     means = {"a": 0.90012, "b": 0.90008, "c": 0.8, "d": None}
 
-    assert best_of(means, "higher", form.number) == {"a", "b"}
-    assert best_of(means, "lower", form.number) == {"c"}
-    assert best_of({"a": 0.5, "b": 0.5}, "higher", form.number) == set()
+    assert best_of(means, "higher", fmt.number) == {"a", "b"}
+    assert best_of(means, "lower", fmt.number) == {"c"}
+    assert best_of({"a": 0.5, "b": 0.5}, "higher", fmt.number) == set()
 
 
 def forest_of(results: DetectResults, name: str) -> Forest:
