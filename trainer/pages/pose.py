@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime import draw
+from alpose.runtime import drawing
 from alpose.runtime.skeleton import Skeleton
 
 Floats = npt.NDArray[np.floating]
@@ -25,7 +25,7 @@ Links = Sequence[tuple[int, int]]
 
 LEVELS = 5
 """Steps of faintness in which the score of a joint is shown."""
-SIDES = {draw.LEFT: "l", draw.RIGHT: "r", draw.MIDDLE: "m"}
+SIDES = {drawing.LEFT: "l", drawing.RIGHT: "r", drawing.MIDDLE: "m"}
 FAR = 1e6
 """Beyond a million pixels nothing is seen, and the numbers only make a page longer."""
 
@@ -86,9 +86,9 @@ def strokes(points_J2: Floats, scores_J: Floats, skeleton: Skeleton | None) -> t
     A joint that is not finite is left out with its links. Without a skeleton of as many joints only joints are drawn.
     """
     known = skeleton if skeleton is not None and len(skeleton) == len(scores_J) else None
-    sides = [SIDES[colour] for colour in draw.side_colours(known)] if known else ["m"] * len(scores_J)
+    sides = [SIDES[colour] for colour in drawing.side_colours(known)] if known else ["m"] * len(scores_J)
     drawn_J = _drawable(points_J2)
-    level_J = np.ceil(np.clip(np.nan_to_num(scores_J), draw.UNSURE, 1.0) * LEVELS).astype(int)
+    level_J = np.ceil(np.clip(np.nan_to_num(scores_J), drawing.UNSURE, 1.0) * LEVELS).astype(int)
     at = [_at(x, y) for x, y in points_J2]
     paths: dict[tuple[bool, str, int], list[str]] = defaultdict(list)
     for a, b in known.links if known else ():
