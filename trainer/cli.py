@@ -174,8 +174,8 @@ def detect(
     from .detect.detectors import NAMES
     from .detect.evaluation import evaluate
     from .detect.experiment import DetectConfig, run_detect
-    from .pages.detect import finding, write_report
     from .epck import EpckTraining
+    from .pages.detect import finding, write_report
     from .presets import preset
     from .run import RunConfig
 
