@@ -18,7 +18,7 @@ from alpose.runtime.queue import Queue, acknowledgements
 from alpose.runtime.queue.acknowledgements import Acknowledgement
 
 from .inbox import Inbox
-from .reader import MAX_BYTES, ChangedError, open_reader
+from .reader import ChangedError, open_reader
 from .sources import LocalSource, Source, scrubbed
 
 log = logging.getLogger("alpose")
@@ -200,7 +200,7 @@ def _answer(inbox: Inbox, source: Source, number: int, delete: bool, done: Pulle
 def _apply(inbox: Inbox, source: LocalSource, ids: list[str], delete: bool, done: Pulled) -> None:
     """Let the queue take its acknowledgements now, where this process may write it; its monitor does so otherwise."""
     try:
-        with Queue(source.path, max_bytes=MAX_BYTES, on_damage="raise") as queue:
+        with Queue(source.path, on_damage="raise") as queue:
             applied = queue.apply_acknowledgements()
             left = {record.id for record in queue.get(ids)} if delete else set()
     except (AlposeError, OSError) as error:

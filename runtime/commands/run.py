@@ -63,8 +63,8 @@ CONTROL_SHARE = 0.1
               help="What of a kept frame is stored.")  # fmt: skip
 @click.option("--seal-to", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="KEY.pub",
               help="Encrypt stored pictures to this key (queue keygen); this device cannot read them back.")  # fmt: skip
-@click.option("--queue-size", "max_bytes", default="256M", show_default=True, type=command_line.byte_count, metavar="SIZE",
-              help="When full, the least valuable frames go first.")  # fmt: skip
+@click.option("--queue-size", "max_bytes", type=command_line.byte_count, metavar="SIZE",
+              help="When full, the least valuable frames go first.  [default: what it has; 256M for a new one]")  # fmt: skip
 @click.option(
     "--max-age", "max_age_s", type=command_line.duration, metavar="TIME", help="Give records up after this time: 30d."
 )
@@ -90,7 +90,7 @@ CONTROL_SHARE = 0.1
 def run(
     bundle: Path, source: str, roi: Any, track: bool, queue: Path | None, budget: float | None, trigger: str | None,
     video_path: Path | None, engine: str, threads: int | None, allow_fallback: bool, public_key: Path | None,
-    device_id: str | None, camera: str, store: Any, seal_to: Path | None, max_bytes: int, max_age_s: float | None,
+    device_id: str | None, camera: str, store: Any, seal_to: Path | None, max_bytes: int | None, max_age_s: float | None,
     clip: Any, metrics_port: int | None, metrics_file: Path | None, limit: int | None, realtime: bool,
     fps: float | None, seed: int | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip

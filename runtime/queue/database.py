@@ -21,7 +21,7 @@ from typing import Literal
 from ..errors import ConfigError, DataNotFoundError, QueueError
 from . import eviction, tables
 from .clock import Clock, QueueClock, Start, start
-from .eviction import BASE_PAGES, CHECKPOINT_BYTES, Bounds, Policy
+from .eviction import BASE_PAGES, CHECKPOINT_BYTES, DEFAULT_MAX_BYTES, LEAST_BYTES, Bounds, Policy
 
 log = logging.getLogger("alpose.monitor")
 
@@ -59,12 +59,15 @@ class Database:
         clock: QueueClock | None,
         begun: Start | None = None,
         frozen: bool = False,
+        given_max_bytes: int | None = None,
     ) -> None:
         self.path, self.db, self.bounds = path, db, bounds
         self.begun = begun
         """How its clock started; None where it is only read."""
         self.frozen = frozen
         """Opened as a file that nobody writes."""
+        self.given_max_bytes = given_max_bytes
+        """The bound that the file is to have from now on; None leaves it as it is."""
         self._clock = clock
         self._main = _identity(path)
         self.busy_timeout_s = tables.pragma(db, "busy_timeout") / 1000
@@ -236,8 +239,7 @@ class Transaction:
                     "holds the file open",
                 )
             last = late  # a slow disk alone may take all of the time to empty it: once more, then
-        last_ns = self.db.execute("SELECT value FROM meta WHERE key = 'clock_ns'").fetchone()[0]
-        self._database.clock.raise_to(last_ns)
+        self._database.clock.raise_to(tables.meta(self.db, "clock_ns"))
         self.now_ns = self._database.clock.now_ns()
         self._spent, self._changes = BASE_PAGES, self.db.total_changes
         self.number += 1
@@ -292,14 +294,15 @@ class SharedDatabase:
         self,
         path: Path,
         *,
-        max_bytes: int,
+        max_bytes: int | None,
         policy: Policy,
         busy_timeout_s: float,
         on_damage: Literal["quarantine", "raise"],
         readonly: bool,
         clock: Clock,
     ) -> None:
-        self.path, self.max_bytes, self.busy_timeout_s, self.readonly = path, max_bytes, busy_timeout_s, readonly
+        self.path, self.busy_timeout_s, self.readonly = path, busy_timeout_s, readonly
+        self._given_max_bytes = max_bytes
         self._policy, self._on_damage, self._clock = policy, on_damage, clock
         self._lock = threading.RLock()
         self._process = os.getpid()
@@ -336,7 +339,7 @@ class SharedDatabase:
         logged = has_log(self.path)
         try:
             if self.readonly:
-                return open_readonly(self.path, max_bytes=self.max_bytes, busy_timeout_s=self.busy_timeout_s)
+                return open_readonly(self.path, max_bytes=self._given_max_bytes, busy_timeout_s=self.busy_timeout_s)
             return self._updated(self._open_writable())
         except sqlite3.Error as error:
             failure = translate(error, path=self.path)
@@ -362,7 +365,7 @@ class SharedDatabase:
     def _open_writable(self, quarantined: int = 0) -> Database:
         return open_writable(
             self.path,
-            max_bytes=self.max_bytes,
+            max_bytes=self._given_max_bytes,
             busy_timeout_s=self.busy_timeout_s,
             clock=self._clock,
             quarantined=quarantined,
@@ -402,7 +405,9 @@ class SharedDatabase:
 # Opening.
 
 
-def open_writable(path: Path, *, max_bytes: int, busy_timeout_s: float, clock: Clock, quarantined: int = 0) -> Database:
+def open_writable(
+    path: Path, *, max_bytes: int | None, busy_timeout_s: float, clock: Clock, quarantined: int = 0
+) -> Database:
     """Open a queue for writing; a file that is not there, or is empty, becomes a new one.
 
     Args:
@@ -424,19 +429,34 @@ def open_writable(path: Path, *, max_bytes: int, busy_timeout_s: float, clock: C
             lines = "; ".join(str(line) for (line,) in found)
             raise QueueError("damaged", f"{path} is damaged: {lines[:500]}")
         db.execute("PRAGMA journal_mode = WAL").fetchone()
-        bounds = Bounds(max_bytes, tables.pragma(db, "page_size"))
+        bounds = _bounds(db, max_bytes)
         db.execute(f"PRAGMA journal_size_limit = {bounds.wal_bytes}").fetchone()
         # A second line of defence: what is put never gets here.
         db.execute(f"PRAGMA max_page_count = {max(bounds.file_pages, 1)}").fetchone()
-        last_ns = db.execute("SELECT value FROM meta WHERE key = 'clock_ns'").fetchone()[0]
+        last_ns = tables.meta(db, "clock_ns")
         begun = start(clock.wall_ns(), last_ns)
-        return Database(path, db, bounds, QueueClock(clock, begun), begun)
+        return Database(path, db, bounds, QueueClock(clock, begun), begun, given_max_bytes=max_bytes)
     except BaseException:
         db.close()
         raise
 
 
-def open_readonly(path: Path, *, max_bytes: int, busy_timeout_s: float) -> Database:
+def _bounds(db: sqlite3.Connection, max_bytes: int | None) -> Bounds:
+    """The bound that is given, else the file's own.
+
+    A file of an older alpose does not know its bound: it keeps the size that it has, where that is above the default.
+    """
+    page_bytes = tables.pragma(db, "page_size")
+    if max_bytes is not None:
+        return Bounds(max_bytes, page_bytes)
+    max_bytes = tables.meta(db, "max_bytes")
+    if not isinstance(max_bytes, int) or max_bytes < LEAST_BYTES:
+        held = tables.pragma(db, "page_count") * page_bytes
+        max_bytes = max(DEFAULT_MAX_BYTES, held + held // 3 + (1 << 20))
+    return Bounds(max_bytes, page_bytes)
+
+
+def open_readonly(path: Path, *, max_bytes: int | None, busy_timeout_s: float) -> Database:
     """Open a queue that others may be writing, or a copy of one, without changing a byte of it."""
     if not path.is_file():
         raise DataNotFoundError(f"{path} is not there: give the path of a queue")
@@ -446,7 +466,7 @@ def open_readonly(path: Path, *, max_bytes: int, busy_timeout_s: float) -> Datab
     db = _connect(path, "ro" if live else "immutable", busy_timeout_s)
     try:
         _require_ours(db, path)
-        return Database(path, db, Bounds(max_bytes, tables.pragma(db, "page_size")), None, frozen=not live)
+        return Database(path, db, _bounds(db, max_bytes), None, frozen=not live)
     except BaseException:
         db.close()
         raise

@@ -34,6 +34,7 @@ LEAST_NOVELTY = 2.0**-7
 """Floors, so that neither factor alone can bury a record."""
 
 DEFAULT_HALF_LIFE_S = 7 * 86_400.0
+DEFAULT_MAX_BYTES = 256 << 20
 
 CONTROL_SHARE = 0.25
 """Of the file that control records may hold on to while there are others."""
@@ -132,7 +133,8 @@ class Stored:
 class Policy:
     """How long things keep their worth."""
 
-    half_life_s: float
+    half_life_s: float | None
+    """None: the half-life that the file has, which is :data:`DEFAULT_HALF_LIFE_S` in a new one."""
     max_age_s: float | None
 
     def __post_init__(self) -> None:
@@ -157,10 +159,18 @@ def worth_of(record: Record) -> float:
     return math.log2(max(hardness, LEAST_HARDNESS)) + math.log2(max(novelty, LEAST_NOVELTY))
 
 
-def rank_of(db: sqlite3.Connection, worth: float, put_ns: int, policy: Policy) -> float:
-    """Comparable between all records of a file, whose half-life is the one that its last opener wanted."""
-    life = db.execute("SELECT value FROM meta WHERE key = 'half_life_s'").fetchone()
-    return worth + put_ns / 1e9 / (policy.half_life_s if life is None else life[0])
+def rank_of(db: sqlite3.Connection, worth: float, put_ns: int) -> float:
+    """The rank of a record, comparable between all records of a file, whose half-life is the last one it was given."""
+    return worth + put_ns / 1e9 / half_life_s(db)
+
+
+def half_life_s(db: sqlite3.Connection) -> float:
+    """The half-life of a file; the one that ranks are being changed to, where that was interrupted."""
+    for key in ("half_life_s", "next_half_life_s"):
+        life = tables.meta(db, key)
+        if isinstance(life, (int, float)) and 0 < life < math.inf:
+            return float(life)
+    return DEFAULT_HALF_LIFE_S
 
 
 def control_period(db: sqlite3.Connection) -> tuple[int, float]:
@@ -276,26 +286,30 @@ def evict(transaction: Transaction, row: Row, reason: str, cost: int) -> None:
 
 
 def update_after_opening(database: Database, transaction: Transaction, policy: Policy) -> None:
-    """After opening: stored times and ranks follow the clock and the half-life in force.
+    """Let stored settings, times and ranks follow what the file was opened with.
 
     May be interrupted anywhere: what is still to be done stands in the file until it is done.
     """
-    db = transaction.db
-    if database.begun is not None and database.begun.counted is not None:
-        tables.count(db, database.begun.counted)
-    if database.begun is not None and database.begun.redate_ns:
-        db.execute("INSERT OR REPLACE INTO meta VALUES ('redate_ns', ?)", (database.begun.redate_ns,))
-    shift = db.execute("SELECT value FROM meta WHERE key = 'redate_ns'").fetchone()
+    db, begun = transaction.db, database.begun
+    if begun is not None and begun.counted is not None:
+        tables.count(db, begun.counted)
+    if begun is not None and begun.redate_ns:
+        tables.set_meta(db, "redate_ns", begun.redate_ns)
+    if database.given_max_bytes not in (None, tables.meta(db, "max_bytes")):
+        tables.set_meta(db, "max_bytes", database.given_max_bytes)
+    life, shift = policy.half_life_s or half_life_s(db), tables.meta(db, "redate_ns")
+    if shift is not None or tables.meta(db, "half_life_s") != life:
+        tables.set_meta(db, "next_half_life_s", life)
     if shift is not None:
         # Written before the clock was ever set: dated as if it had been set just then.
-        db.execute("DELETE FROM meta WHERE key = 'half_life_s'")
-        _update(transaction, "put_ns = max(put_ns + :shift, :sane)", "put_ns < :sane", {"shift": shift[0]})
-        db.execute("DELETE FROM meta WHERE key = 'redate_ns'")
-    before = db.execute("SELECT value FROM meta WHERE key = 'half_life_s'").fetchone()
-    if before is None or before[0] != policy.half_life_s:
-        db.execute("DELETE FROM meta WHERE key = 'half_life_s'")
-        _update(transaction, "rank = worth + put_ns / 1e9 / :life", "1", {"life": policy.half_life_s})
-        db.execute("INSERT OR REPLACE INTO meta VALUES ('half_life_s', ?)", (policy.half_life_s,))
+        tables.remove_meta(db, "half_life_s")
+        _update(transaction, "put_ns = max(put_ns + :shift, :sane)", "put_ns < :sane", {"shift": shift})
+        tables.remove_meta(db, "redate_ns")
+    if tables.meta(db, "half_life_s") != life:
+        tables.remove_meta(db, "half_life_s")
+        _update(transaction, "rank = worth + put_ns / 1e9 / :life", "1", {"life": life})
+        tables.set_meta(db, "half_life_s", life)
+        tables.remove_meta(db, "next_half_life_s")
 
 
 def _update(transaction: Transaction, change: str, where: str, values: dict[str, float]) -> None:
@@ -330,15 +344,15 @@ class Prepared(NamedTuple):
     encoded: Encoded
 
 
-def put(database: Database, transaction: Transaction, policy: Policy, item: Prepared) -> Stored:
+def put(database: Database, transaction: Transaction, item: Prepared) -> Stored:
     """Store one record, if it is worth a place; what it supersedes goes in the same transaction."""
     while True:
-        stored = _put(database, transaction, policy, item)
+        stored = _put(database, transaction, item)
         if stored is not None:
             return stored
 
 
-def _put(database: Database, transaction: Transaction, policy: Policy, item: Prepared) -> Stored | None:
+def _put(database: Database, transaction: Transaction, item: Prepared) -> Stored | None:
     """One attempt; None where others may have changed what it was decided by before it came to write."""
     record, pictures, supersedes, encoded = item
     db, bounds, number = transaction.db, database.bounds, transaction.number
@@ -353,7 +367,7 @@ def _put(database: Database, transaction: Transaction, policy: Policy, item: Pre
         return _refuse(transaction, record, "too_large", content)
     period, rate = control_period(db)
     worth = worth_of(record)
-    rank = rank_of(db, worth, transaction.now_ns, policy)
+    rank = rank_of(db, worth, transaction.now_ns)
     draw = record.control_draw
     if draw is not None and draw >= rate:  # The stream has become thinner than when this was drawn.
         if not record.flagged:

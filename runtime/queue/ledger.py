@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ MAX_TALLIES = 20_000
 """Rows: two years of hours of one camera;"""
 TALLY_BYTES = 160
 """and together they may take as much as the score log, at near so many bytes for one."""
+STATE_HEADER = b"alpose state 1\n"
+"""Before the sha256 and the bytes of a state."""
+MAX_STATE_BYTES = 64 << 10
+MAX_STATES = 8
 HOUR_NS = 3600 * 10**9
 
 
@@ -74,6 +79,33 @@ class Tally:
     flagged: int
     control: int
     kept: int
+
+
+def save_state(database: Database, transaction: Transaction, key: str, data: bytes) -> None:
+    """Replace what is stored under a key."""
+    db = transaction.db
+    if not re.fullmatch(r"[a-z][a-z0-9_.-]{0,63}", key):
+        raise DataError(f"{key[:100]!r} is not the name of a state: expected small letters, digits, '_', '-' and '.'")
+    if len(data) > MAX_STATE_BYTES:
+        raise DataError(f"the state {key!r} has {len(data)} bytes: at most {MAX_STATE_BYTES} are kept")
+    others = db.execute("SELECT count(*) FROM meta WHERE key LIKE 'state:%' AND key <> ?", (f"state:{key}",)).fetchone()
+    if others[0] >= MAX_STATES:
+        raise DataError(f"the queue keeps {MAX_STATES} states, and {key!r} would be one more")
+    cost = database.bounds.cost(len(data), 1)
+    make_room(database, transaction, database.bounds.taken(len(data), 1), cost, None)
+    tables.set_meta(db, f"state:{key}", STATE_HEADER + hashlib.sha256(data).digest() + data)
+    transaction.consume(cost)
+
+
+def load_state(db: sqlite3.Connection, key: str) -> tuple[bytes | None, bool]:
+    """What is stored under a key, and whether it could be read."""
+    stored = tables.meta(db, f"state:{key}")
+    if stored is None:
+        return None, True
+    if not isinstance(stored, bytes) or not stored.startswith(STATE_HEADER):
+        return None, False
+    digest, data = stored[len(STATE_HEADER) :][:32], stored[len(STATE_HEADER) + 32 :]
+    return (data, True) if hashlib.sha256(data).digest() == digest else (None, False)
 
 
 def add_bundle(database: Database, transaction: Transaction, sha256: str, name: str, facts: Mapping[str, Any]) -> None:

@@ -76,10 +76,10 @@ class Queue(SharedDatabase):
 
     Args:
         path: of the file; ``-wal`` and ``-shm`` lie beside it while it is open, acknowledgements in ``<path>.ack``.
-        max_bytes: bound on file and log together, at least 4 MiB. It holds for what this Queue writes: give all
-            writers of a file the same.
+        max_bytes: bound on file and log together, at least 4 MiB. It is stored in the file and stays in force for
+            whoever opens it later; None keeps the file's own, 256 MiB in a new one.
         max_age_s: by the queue's clock; older records are erased. None keeps them.
-        half_life_s: in which a record's worth halves. A property of the file: the last to open it decides.
+        half_life_s: in which a record's worth halves. Stored in the file as well; None keeps it, 7 days in a new one.
         store, quality, media_type, long_side, seal_to, clip: how frames are to be encoded. The queue carries them for
             the recorder.
         busy_timeout_s: how long to wait for other writers.
@@ -96,9 +96,9 @@ class Queue(SharedDatabase):
         self,
         path: str | Path,
         *,
-        max_bytes: int = 256 << 20,
+        max_bytes: int | None = None,
         max_age_s: float | None = None,
-        half_life_s: float = eviction.DEFAULT_HALF_LIFE_S,
+        half_life_s: float | None = None,
         store: str = "full",
         quality: int = 90,
         media_type: str = "image/jpeg",
@@ -162,7 +162,7 @@ class Queue(SharedDatabase):
         superseded = set(tables.checked_ids(id for item in prepared for id in item.supersedes))
         with self._use() as database, database.transaction() as transaction:
             eviction.evict_expired(database, transaction, self._policy)
-            stored = [eviction.put(database, transaction, self._policy, item) for item in prepared]
+            stored = [eviction.put(database, transaction, item) for item in prepared]
             # One of them may have had to make room for a later one.
             return [eviction.outcome_now(transaction.db, one, superseded) for one in stored]
 
@@ -248,6 +248,30 @@ class Queue(SharedDatabase):
         with self._use() as database, database.transaction() as transaction:
             transaction.db.execute("INSERT OR IGNORE INTO meta VALUES ('device_id', ?)", (make(),))
             return str(transaction.db.execute("SELECT value FROM meta WHERE key = 'device_id'").fetchone()[0])
+
+    def save_state(self, key: str, data: bytes) -> None:
+        """Keep a few bytes in the file under a name, synced: what a program wants to find again when it next starts.
+
+        A trigger's account, for example, survives a restart, ``kill -9`` and a power cut this way. The bytes are stored
+        with a version and a hash. At most :data:`~.ledger.MAX_STATE_BYTES` per key and :data:`~.ledger.MAX_STATES` keys,
+        so that states never crowd out frames: more is a :class:`DataError`. Call it from the recorder's ``maintenance``
+        (once a minute, and at the end), never from the camera's thread: it waits for the disk.
+        """
+        with self._use() as database, database.transaction() as transaction:
+            ledger.save_state(database, transaction, key, data)
+
+    def load_state(self, key: str) -> bytes | None:
+        """The bytes last saved under a name; None where there are none.
+
+        What cannot be read (damaged, or saved by another version of this facility) is None too, and counted in the file
+        as ``unreadable_states_total{reason=key}``: a program starts afresh rather than not at all.
+        """
+        with self._use() as database:
+            with database.read() as db:
+                data, readable = ledger.load_state(db, key)
+            if not readable and not self.readonly:
+                self.count("unreadable_states_total", key)
+            return data
 
     def add_bundle(self, sha256: str, name: str, facts: Mapping[str, Any]) -> None:
         """Keep what is needed to read a bundle's records later: skeleton, crop rule, calibration; JSON values."""

@@ -20,7 +20,7 @@ from ..errors import DataError, DataNotFoundError, QueueError
 from . import tables
 from .clock import Clock
 from .database import Database, open_writable
-from .eviction import DEFAULT_HALF_LIFE_S, worth_of
+from .eviction import rank_of, worth_of
 from .record import STATES, Encoded, Picture, Record, decode, is_hex
 from .tables import PLACES, Damage, Found
 
@@ -202,12 +202,16 @@ def _copy(source: sqlite3.Connection, target: Database) -> RecoverReport:
     tallies = _copy_table(source, target, "tally")
     for table in ("counter", "control"):
         _copy_table(source, target, table)
-    last_ns = next(_until_damage(source, "SELECT value FROM meta WHERE key = 'clock_ns'"), (0,))[0]
+    kept = dict(_until_damage(source, "SELECT key, value FROM meta"))
+    last_ns = kept.get("clock_ns", 0)
     if isinstance(last_ns, int):
         target.clock.raise_to(last_ns)
-    for (device_id,) in _until_damage(source, "SELECT value FROM meta WHERE key = 'device_id'"):
-        with target.transaction() as transaction:
-            transaction.db.execute("INSERT INTO meta VALUES ('device_id', ?)", (device_id,))
+    with target.transaction() as transaction:
+        for key, value in kept.items():
+            wanted = {"device_id": str, "max_bytes": int, "half_life_s": float}
+            if str(key).startswith("state:") or isinstance(value, wanted.get(key, ())):
+                transaction.reserve(target.bounds.cost(len(value) if isinstance(value, (bytes, str)) else 8, 0))
+                tables.set_meta(transaction.db, str(key), value)
     keys = {key for query in _KEYS for (key,) in _until_damage(source, query) if isinstance(key, int)}
     named = {seq for query in _NUMBERS for (seq,) in _until_damage(source, query) if isinstance(seq, int)}
     known = named | {key // PLACES for key in keys}
@@ -277,7 +281,6 @@ def _write(db: sqlite3.Connection, found: _Whole, last_ns: Any) -> None:
     record = found.record
     put_ns = found.put_ns if isinstance(found.put_ns, int) else last_ns
     put_ns = put_ns if isinstance(put_ns, int) else record.captured_ns
-    life = db.execute("SELECT value FROM meta WHERE key = 'half_life_s'").fetchone()
     value = worth_of(record)
     tables.insert(
         db,
@@ -286,7 +289,7 @@ def _write(db: sqlite3.Connection, found: _Whole, last_ns: Any) -> None:
         found.pictures,
         put_ns=put_ns,
         worth=value,
-        rank=value + put_ns / 1e9 / (life[0] if life else DEFAULT_HALF_LIFE_S),  # Opening it sets it right.
+        rank=rank_of(db, value, put_ns),
         draw=found.draw if isinstance(found.draw, float) and found.draw == record.control_draw else None,
         period=found.period if isinstance(found.period, int) else 1,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import DataError
 from .record import Encoded, Picture, PictureInfo, Record, decode, is_hex
@@ -104,6 +104,22 @@ def problem(db: sqlite3.Connection) -> str | None:
 def pragma(db: sqlite3.Connection, name: str) -> int:
     """The whole number that a pragma answers."""
     return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def meta(db: sqlite3.Connection, key: str, default: Any = None) -> Any:
+    """A value that belongs to the file: a setting, the clock, a state."""
+    found = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return default if found is None else found[0]
+
+
+def set_meta(db: sqlite3.Connection, key: str, value: object) -> None:
+    """Store a value of the file inside the caller's transaction."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def remove_meta(db: sqlite3.Connection, key: str) -> None:
+    """Forget a value of the file inside the caller's transaction."""
+    db.execute("DELETE FROM meta WHERE key = ?", (key,))
 
 
 def count(db: sqlite3.Connection, name: str, reason: str = "", n: int = 1) -> None:

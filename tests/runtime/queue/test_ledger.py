@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +221,76 @@ def test_the_facts_agree_with_what_was_done(kit: Kit, path: Path, clock: Any) ->
         assert facts.oldest_ns == facts.newest_ns == clock.wall
         assert facts.file_bytes + facts.wal_bytes <= facts.max_bytes
         assert facts.counters == queue.counters()
+
+
+# States.
+
+
+def test_a_state_is_there_after_kill_9(path: Path) -> None:
+    code = (
+        "import os, signal, sys; from alpose.runtime.queue import Queue; queue = Queue(sys.argv[1]); "
+        "queue.save_state('budget', bytes(range(256))); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -signal.SIGKILL
+
+    with Queue(path) as queue:
+        assert queue.load_state("budget") == bytes(range(256))
+        assert queue.load_state("another") is None
+        queue.save_state("budget", b"")
+        assert queue.load_state("budget") == b""
+        assert queue.counters() == {}
+
+
+@pytest.mark.parametrize("stored", ["text", b"alpose state 2\nwhatever", b"alpose state 1\n" + bytes(40), 7])
+def test_a_state_that_cannot_be_read_is_counted_and_ignored(path: Path, stored: object) -> None:
+    with Queue(path) as queue:
+        queue._database.db.execute("INSERT INTO meta VALUES ('state:budget', ?)", (stored,))  # type: ignore[union-attr]
+        assert queue.load_state("budget") is None
+        assert queue.counters() == {("unreadable_states_total", "budget"): 1}
+        queue.save_state("budget", b"new")
+        assert queue.load_state("budget") == b"new"
+
+
+def test_states_are_bounded(path: Path) -> None:
+    with Queue(path, max_bytes=4 << 20) as queue:
+        for number in range(ledger.MAX_STATES):
+            queue.save_state(f"state{number}", bytes(ledger.MAX_STATE_BYTES))
+        queue.save_state("state0", b"again")
+        for key, data, says in [
+            ("one.more", b"", "one more"),
+            ("state1", bytes(65537), "65537"),
+            ("../x", b"", "name"),
+        ]:
+            with pytest.raises(DataError, match=says):
+                queue.save_state(key, data)
+        assert queue.load_state("state7") == bytes(ledger.MAX_STATE_BYTES)
+
+
+# Settings that belong to the file.
+
+
+def test_bound_and_half_life_stay_with_the_file(kit: Kit, path: Path) -> None:
+    with Queue(path, max_bytes=6 << 20, half_life_s=100.0) as queue:
+        kit.put(queue)
+    before = path.read_bytes()
+    for readonly in (True, False):
+        with Queue(path, readonly=readonly) as queue:
+            assert queue.info().max_bytes == 6 << 20
+    assert path.read_bytes() == before
+    with Queue(path, max_bytes=5 << 20):
+        pass
+    with Queue(path) as queue:
+        assert queue.info().max_bytes == 5 << 20
+
+
+def test_a_file_of_before_bounds_were_stored_is_not_shrunk(kit: Kit, path: Path) -> None:
+    with Queue(path, max_bytes=400 << 20) as queue:
+        kit.put(queue)
+        queue._database.db.execute("DELETE FROM meta WHERE key = 'max_bytes'")  # type: ignore[union-attr]
+    with open(path, "r+b") as file:  # SQLite knows a file's length from its header
+        file.truncate(300 << 20)
+        file.seek(28)
+        file.write(((300 << 20) // 8192).to_bytes(4, "big"))
+    with Queue(path, readonly=True) as queue:
+        info = queue.info()
+        assert info.max_bytes > info.file_bytes == 300 << 20
