@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from alpose.export.graph import MonitorGraph, TorchEngine
-from alpose.export.onnx_export import to_onnx
+from alpose.export.onnx_graph import to_onnx
 from alpose.export.parity import compare
 from alpose.export.precision import to_fp16
 from alpose.export.write import PREFERRED

@@ -14,8 +14,7 @@ import numpy.typing as npt
 import torch
 
 from alpose.export.graph import UNCALIBRATED, MonitorGraph
-from alpose.export.onnx_export import to_onnx
-from alpose.export.onnx_graph import import_onnx
+from alpose.export.onnx_graph import import_onnx, to_onnx
 from alpose.export.precision import to_fp16, to_int8
 from alpose.runtime.engines import OnnxEngine
 from alpose.trainer.checkpoint import PoseModel, new_head

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from alpose.export.bundle_files import golden_bytes, write_bundle
 from alpose.export.graph import MonitorGraph
-from alpose.export.onnx_export import to_onnx
+from alpose.export.onnx_graph import to_onnx
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.bundle.golden import Golden, Tolerances
 from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, tensors

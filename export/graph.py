@@ -26,9 +26,8 @@ from alpose.trainer.models.heads import HeadName
 from alpose.trainer.models.hourglass import STRIDE
 
 from .calibration import Calibration
-from .graph_parts import Calibrate, Decode, Doubt, Embedding, Normalise
+from .graph_parts import Calibrate, Decode, Embedding, HeatmapEvidence, Normalise, OwnTrunk, TappedTrunk, Trunk, form
 from .onnx_graph import GraphSpec
-from .trunks import OwnTrunk, TappedTrunk, Trunk, form
 
 UNCALIBRATED = Calibration(
     np.zeros(3), np.ones(3), np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0]), np.array([0.0, 1.0])
@@ -71,7 +70,7 @@ class MonitorGraph(nn.Module):
         self.spec = GraphSpec(skeleton=skeleton, size_px=size_px, stride=size_px / cells if stride is None else stride,
                               peak=peak, head=head_name, dimensions=dimensions)  # fmt: skip
         self.decode = Decode(self.spec.stride, peak, cells)
-        self.doubt = Doubt(peak)
+        self.doubt = HeatmapEvidence(peak)
         self.embedding = Embedding()
         self.calibration = calibration
         self.calibrate = Calibrate(calibration or UNCALIBRATED)

@@ -42,7 +42,7 @@ from .bundle_files import golden_bytes, write_bundle
 from .calibration import fitting_half
 from .card import render_card
 from .graph import MonitorGraph, TorchEngine
-from .onnx_export import to_onnx
+from .onnx_graph import to_onnx
 from .parity import LIMITS, ParityFigures, ParityLimits, answer, compare, judge_outputs, require
 from .people import calibration_people, unseen_crops
 from .precision import Int8Config, to_fp16, to_int8

@@ -12,7 +12,7 @@ import torch
 
 from alpose.export.calibration import Calibration
 from alpose.export.graph import MonitorGraph
-from alpose.export.onnx_export import to_onnx
+from alpose.export.onnx_graph import to_onnx
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.checkpoint import PoseModel, TargetConfig, new_head, new_model
 from alpose.trainer.data.crops import CropConfig

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from alpose.export.graph import MonitorGraph
-from alpose.export.trunks import OwnTrunk
+from alpose.export.graph_parts import OwnTrunk
 from alpose.runtime.errors import CheckpointError, ConfigError
 from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import FACTS, PoseModel, new_head, new_model
