@@ -87,7 +87,8 @@ def predict(
     # People who are seen once are not worth keeping on the device.
     feed = Feed.open(crops, machine, resident=rounds > 1)
     unit_N, skip = threshold_px(crops), list(profile_of("standard", crops.data).skip)
-    model.to(machine.device)
+    with torch.inference_mode(False):  # inside a caller's inference mode the weights would become untrainable tensors
+        model.to(machine.device)
     blocks = np.array_split(np.arange(len(crops)), max(1, math.ceil(len(crops) / batch)))
     turns = [rows_B for _ in range(rounds) for rows_B in blocks]
     for rows_B in progress(turns, what, len(turns)):

@@ -136,6 +136,7 @@ def test_scoring_leaves_weights_and_modes_as_they_were(model: PoseModel, crops: 
     assert model.pose.training
     assert all(torch.equal(value, before[key]) for key, value in model.pose.state_dict().items())
     assert all(p.grad is None for p in model.pose.parameters())
+    assert not any(value.is_inference() for value in model.pose.parameters()), "the net could not be trained on"
 
 
 def test_scores_survive_their_arrays_and_take_rows(scored: Scored) -> None:
