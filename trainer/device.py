@@ -1,4 +1,4 @@
-"""The machine that trains: device, precision, and the ranks of a ``torchrun`` job."""
+"""Where tensors are computed: device, precision, and the ranks of a ``torchrun`` job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +28,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True, slots=True)
 class DeviceContext:
-    """Where and how tensors are computed. One process of a ``torchrun`` job has one."""
+    """Where and how tensors are computed; each process of a ``torchrun`` job has its own."""
 
     device: torch.device
     dtype: torch.dtype
@@ -80,29 +80,22 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def device_context(device: str | None = None, precision: Precision = "auto") -> DeviceContext:
-    """The machine for this process; under ``torchrun`` it joins the job's group.
+    """Open the device for this process; under ``torchrun`` it joins the job's group.
 
     Args:
-        device: such as ``cpu`` or ``cuda:1``; by default the GPU if there is one.
+        device: such as ``cpu``, ``cuda`` or ``cuda:1``; by default the GPU if there is one.
         precision: ``auto`` takes bfloat16 where it is native.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     if device is None:
-        device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r} is not one that torch knows, such as cpu, cuda or cuda:1") from error
-    if chosen.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ConfigError(f"device {device!r} was asked for, and this torch sees no GPU")
-        if (chosen.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"device {device!r} was asked for, and this machine has {torch.cuda.device_count()} GPUs")
-        torch.cuda.set_device(chosen)
-        torch.backends.cudnn.benchmark = True
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = _device(device, local)
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        torch.backends.cudnn.benchmark = True
     if chosen.type == "cpu":
         _leave_busy_cores_alone()
     low = precision == "bf16" or (precision == "auto" and has_bf16(chosen))
@@ -111,6 +104,22 @@ def device_context(device: str | None = None, precision: Precision = "auto") -> 
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         distributed.init_process_group(backend, timeout=timedelta(hours=12))
     return DeviceContext(chosen, torch.bfloat16 if low else torch.float32, rank, world)
+
+
+def _device(name: str, local: int) -> torch.device:
+    """The device of a name; ``cuda`` without a number is the GPU of this process: torch cannot select one without."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is not one that torch knows, such as cpu, cuda or cuda:1") from error
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} was asked for, and this torch sees no GPU")
+    index = local if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} was asked for, and this machine has {torch.cuda.device_count()} GPUs")
+    return torch.device("cuda", index)
 
 
 machine = device_context
@@ -167,15 +176,13 @@ def evaluating(*modules: torch.nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def environment(used: Machine) -> dict[str, Any]:
+def environment(machine: DeviceContext) -> dict[str, Any]:
     """What a result should say about where it was made."""
     packages = {}
     for name in ("alpose", "torch", "numpy", "scipy", "scikit-learn", "opencv-python-headless"):
-        try:
+        with suppress(PackageNotFoundError):
             packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    gpu = torch.cuda.get_device_name(used.device) if used.device.type == "cuda" else None
+    gpu = torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else None
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -183,9 +190,9 @@ def environment(used: Machine) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
-        "device": str(used.device),
-        "precision": str(used.dtype).removeprefix("torch."),
-        "processes": used.world,
+        "device": str(machine.device),
+        "precision": str(machine.dtype).removeprefix("torch."),
+        "processes": machine.world,
         "packages": packages,
         "commit": _commit(),
     }

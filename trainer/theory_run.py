@@ -10,7 +10,7 @@ Shapes: N people, P pairs, H histogram bins.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.io import to_json
 
 from .base_model import SCORED
 from .models.heads import EPCK, HEADS, HeadName
@@ -132,11 +133,9 @@ class Findings:
         return self.ks <= self.ks_of_true_gammas
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers alone."""
-        own = {name: getattr(self, name) for name in self.__slots__ if name not in ("people", "law")}
-        for name in ("margin_heads", "kl_heads"):
-            own[name] = {head: asdict(value) for head, value in own[name].items()}
-        group = {"count": len(self.people.true_N), "left_out": self.people.left_out, "mean_loss": own.pop("mean")}
+        """Return the numbers alone."""
+        own = {name: to_json(getattr(self, name)) for name in self.__slots__ if name not in ("people", "law", "mean")}
+        group = {"count": len(self.people.true_N), "left_out": self.people.left_out, "mean_loss": self.mean}
         return group | {"k": self.law.shape, "theta": self.law.scale} | own
 
 
@@ -259,39 +258,7 @@ def measure(people: People, margin: float, near: float) -> Findings:
     true_N = people.true_N
     law, mean = fit_gamma(true_N), float(true_N.mean())
     paper = Gamma(PAPER_SHAPE, mean / PAPER_SHAPE)
-    i_P, j_P = ordered_pairs(true_N)
-    gap_P = (true_N[j_P] - true_N[i_P]) / mean
-    windows = [np.abs(gap_P - gap) <= GAP_WIDTH / 2 for gap in GAPS]
-
-    def by_gap(value_P: Floats) -> tuple[float | None, ...]:
-        return tuple(_mean(value_P[window_P]) for window_P in windows)
-
-    def of(predicted_N: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-        return true_N[i_P], true_N[j_P], predicted_N[i_P], predicted_N[j_P]
-
-    margin_heads: dict[HeadName, MarginHead] = {}
-    kl_heads: dict[HeadName, KlHead] = {}
-    for name, predicted_N in people.predicted.items():
-        if name in MARGIN_HEADS:
-            pull_P = np.abs(margin_pull(*of(predicted_N), margin))
-            margin_heads[name] = MarginHead(
-                updates=float(pull_P.mean()),
-                wrong_order=float((predicted_N[i_P] > predicted_N[j_P]).mean()),
-                near_updates=_mean(pull_P[gap_P <= near]),
-                noise=_share(pull_P, gap_P <= near),
-                noise_by_near=tuple(_share(pull_P, gap_P <= share) for share in NEARS),
-                pull_by_gap=by_gap(pull_P),
-            )
-        else:
-            pull_P = np.abs(kl_pull(*of(predicted_N)))
-            q_P = kl_pull(*of(predicted_N)) + true_N[i_P] / (true_N[i_P] + true_N[j_P])
-            kl_heads[name] = KlHead(
-                pull_near=_mean(pull_P[gap_P <= near]),
-                pull_far=_mean(pull_P[gap_P > near]),
-                noise=_share(pull_P, gap_P <= near),
-                pull_by_gap=by_gap(pull_P),
-                share_by_gap=by_gap(q_P),
-            )
+    pairs = _Pairs(true_N, mean, near)
     return Findings(
         people=people,
         law=law,
@@ -299,16 +266,59 @@ def measure(people: People, margin: float, near: float) -> Findings:
         sd=float(true_N.std(ddof=1)),
         ks=ks_distance(true_N, law),
         ks_of_true_gammas=ks_of_true_gammas(len(true_N), law),
-        pairs=len(i_P),
+        pairs=len(pairs.i_P),
         all_pairs=len(true_N) * (len(true_N) - 1) // 2,
         near_fit=tuple(near_probability(share * mean, law) for share in NEARS),
         near_paper=tuple(near_probability(share * mean, paper) for share in NEARS),
         near_measured=tuple(near_share(true_N, share * mean) for share in NEARS),
         share_fit=tuple(expected_share(gap * mean, law) for gap in GAPS),
-        share_measured=by_gap(true_N[i_P] / (true_N[i_P] + true_N[j_P])),
-        margin_heads=margin_heads,
-        kl_heads=kl_heads,
-    )
+        share_measured=pairs.by_gap(pairs.true_share_P),
+        margin_heads={name: pairs.margin_head(predicted_N, margin)
+                      for name, predicted_N in people.predicted.items() if name in MARGIN_HEADS},
+        kl_heads={name: pairs.kl_head(predicted_N)
+                  for name, predicted_N in people.predicted.items() if name not in MARGIN_HEADS},
+    )  # fmt: skip
+
+
+class _Pairs:
+    """Pairs of one group, the smaller loss first, and what a head makes of them."""
+
+    def __init__(self, true_N: Floats, mean: float, near: float) -> None:
+        self.i_P, self.j_P = ordered_pairs(true_N)
+        self._true = true_N[self.i_P], true_N[self.j_P]
+        self.true_share_P = self._true[0] / (self._true[0] + self._true[1])
+        self._gap_P = (self._true[1] - self._true[0]) / mean
+        self._near_P = self._gap_P <= near
+        self._windows = [np.abs(self._gap_P - gap) <= GAP_WIDTH / 2 for gap in GAPS]
+
+    def by_gap(self, value_P: Floats) -> tuple[float | None, ...]:
+        """Return the mean at each of :data:`GAPS`."""
+        return tuple(_mean(value_P[window_P]) for window_P in self._windows)
+
+    def margin_head(self, predicted_N: Floats, margin: float) -> MarginHead:
+        """Count the updates that a Learning-Loss head asks for."""
+        predicted = predicted_N[self.i_P], predicted_N[self.j_P]
+        pull_P = np.abs(margin_pull(*self._true, *predicted, margin))
+        return MarginHead(
+            updates=float(pull_P.mean()),
+            wrong_order=float((predicted[0] > predicted[1]).mean()),
+            near_updates=_mean(pull_P[self._near_P]),
+            noise=_share(pull_P, self._near_P),
+            noise_by_near=tuple(_share(pull_P, self._gap_P <= share) for share in NEARS),
+            pull_by_gap=self.by_gap(pull_P),
+        )
+
+    def kl_head(self, predicted_N: Floats) -> KlHead:
+        """Measure how hard a LearningLoss++ head pulls."""
+        signed_P = kl_pull(*self._true, predicted_N[self.i_P], predicted_N[self.j_P])
+        pull_P = np.abs(signed_P)
+        return KlHead(
+            pull_near=_mean(pull_P[self._near_P]),
+            pull_far=_mean(pull_P[~self._near_P]),
+            noise=_share(pull_P, self._near_P),
+            pull_by_gap=self.by_gap(pull_P),
+            share_by_gap=self.by_gap(signed_P + self.true_share_P),
+        )
 
 
 def ordered_pairs(true_N: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
