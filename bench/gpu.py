@@ -261,10 +261,10 @@ def seeds_within(
 
 def stage_config(chosen: Preset, *, tiny: bool, profile: ProfileName, seeds: int) -> RunConfig:
     """Failure detection of the default methods, as ``alpose-train cycles --select-only`` would be asked for it."""
-    return RunConfig(
-        dataset="synthetic" if tiny else "lsp", preset="smoke" if tiny else "paper", recipe=chosen.recipe,
-        methods=tuple(DEFAULT_METHODS.split(",")), seeds=seeds, stages=1, budget=chosen.budget,  # type: ignore[arg-type]
-        initial=chosen.initial, sizes=chosen.sizes, profile=profile, select_only=True,
+    return RunConfig.from_preset(
+        "smoke" if tiny else "paper", "synthetic" if tiny else "lsp", recipe=chosen.recipe, budget=chosen.budget,
+        initial=chosen.initial, sizes=chosen.sizes, methods=tuple(DEFAULT_METHODS.split(",")), seeds=seeds,
+        profile=profile, select_only=True,
     )  # fmt: skip
 
 

@@ -287,7 +287,7 @@ def _collect(run: Run) -> Results:
     order = {str(method): place for place, method in enumerate(METHODS)}
     rows.sort(key=lambda row: (row.seed, order[row.method], row.stage))
     asked = run.config
-    config = asdict(asked) | {
+    config = asked.to_json() | {
         "methods": sorted({*asked.methods, *(row.method for row in rows)}, key=lambda name: order[name]),
         "seeds": max([asked.seeds, *(row.seed + 1 for row in rows)]),
         "stages": max([asked.stages, *(row.stage for row in rows)]),

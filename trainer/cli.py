@@ -22,6 +22,7 @@ from .cli_options import (
     OneLineErrors,
     Place,
     default_out,
+    failure_options,
     names_in,
     place_options,
     run_options,
@@ -83,11 +84,13 @@ main.add_command(data)
 @click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]),
               help="ray: each method of each seed is a task of the cluster that RAY_ADDRESS names, or of this machine.")  # fmt: skip
 @click.option("--compile/--no-compile", "compile_", default=False, help="torch.compile the pose net for training.")
+@failure_options
 @place_options
 def cycles(
     dataset: str, folder: Path | None, preset_name: Any, seeds: int | None, bases: Path | None, net: Any, methods: str,
     stages: int | None, budget: int | None, initial: int | None, profile: Any, start: Any, how: Any, pairing: Any,
-    egl: str, scores: str, select_only: bool, executor: Any, compile_: bool, place: Place,
+    egl: str, scores: str, select_only: bool, executor: Any, compile_: bool, failure: Any, failure_limit: float | None,
+    place: Place,
 ) -> None:  # fmt: skip
     """Run the papers' active-learning benchmark: every method from the same base models, stage by stage.
 
@@ -100,28 +103,24 @@ def cycles(
     """
     from .benchmark import run_benchmark
     from .egl import EglConfig
+    from .metrics import Failure
     from .options import ScoreOptions
     from .pages.cycles import write_report
     from .presets import preset, with_net
     from .run import RunConfig
 
-    if select_only and stages not in (None, 1):
-        raise ConfigError(f"--select-only stops after the selection of stage 1: leave out --stages {stages}")
     if initial and dataset == "lsp":
         raise ConfigError(
             f"--initial {initial}: lsp begins with the first 1,000 of LSP, as in the papers: leave it out"
         )
-    chosen = with_net(preset(preset_name), net)
-    recipe = chosen.recipe
+    recipe = with_net(preset(preset_name), net).recipe
     heads = replace(recipe.heads, **{k: v for k, v in (("how", how), ("pairing", pairing)) if v})
     recipe = replace(recipe, heads=heads, pose=replace(recipe.pose, compile=compile_),
                      retrain=replace(recipe.retrain, compile=compile_))  # fmt: skip
-    config = RunConfig(
-        dataset=dataset, preset=preset_name, recipe=recipe, profile=profile, start=start, select_only=select_only,
-        egl=EglConfig.parse(egl), scores=ScoreOptions.parse(scores), methods=names_in(methods),  # type: ignore[arg-type]
-        seeds=seeds or chosen.seeds, stages=1 if select_only else stages or chosen.stages,
-        budget=budget or chosen.budget, initial=initial or chosen.initial,
-        sizes=replace(chosen.sizes, initial=initial) if initial and dataset == "synthetic" else chosen.sizes,
+    config = RunConfig.from_preset(
+        preset_name, dataset, recipe=recipe, profile=profile, start=start, select_only=select_only,
+        methods=names_in(methods), egl=EglConfig.parse(egl), scores=ScoreOptions.parse(scores),
+        failure=Failure(failure, failure_limit), seeds=seeds, stages=stages, budget=budget, initial=initial,
     )  # fmt: skip
     folder = folder or default_out(dataset)
     machine = place.machine()
@@ -158,10 +157,11 @@ def report(run: Path, level: float) -> None:
 @main.command()
 @run_options("runs/detect-DATASET")
 @click.option("--detectors", help="Comma-separated. [default: all]")
+@failure_options
 @place_options
 def detect(
     dataset: str, folder: Path | None, preset_name: Any, seeds: int | None, bases: Path | None, detectors: str | None,
-    place: Place,
+    failure: Any, failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
     """Compare detectors of failure on fixed base models: free scores, loss heads, candidates, ceilings.
 
@@ -175,15 +175,12 @@ def detect(
     from .detect.evaluation import evaluate
     from .detect.experiment import DetectConfig, run_detect
     from .epck import EpckTraining
+    from .metrics import Failure
     from .pages.detect import finding, write_report
-    from .presets import preset
     from .run import RunConfig
 
-    chosen = preset(preset_name)
-    base = RunConfig(
-        dataset=dataset, preset=preset_name, recipe=chosen.recipe, methods=("random",), seeds=seeds or chosen.seeds,
-        stages=1, budget=1, initial=chosen.initial, sizes=chosen.sizes, select_only=True,
-    )  # fmt: skip
+    base = RunConfig.from_preset(preset_name, dataset, methods=("random",), seeds=seeds, budget=1, select_only=True,
+                                 failure=Failure(failure, failure_limit))  # fmt: skip
     folder = folder or default_out(dataset, "detect-")
     names = names_in(detectors) if detectors else NAMES
     config = DetectConfig(base=base, epck=EpckTraining(), detectors=names)

@@ -31,6 +31,7 @@ class OneLineErrors(command_line.OneLineErrors):
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXISTING_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 PRESET = click.Choice(["smoke", "demo", "laptop", "paper"])
+FAILURES = ["image-pck", "any-joint", "mean-error"]
 NET = click.Choice(["hrnet-w32", "hrnet-tiny"])
 
 
@@ -82,6 +83,16 @@ def place_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--device", help="Such as cpu or cuda:1. [default: the GPU if there is one]"),
         click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]),
                      help="auto: bfloat16 where the machine has it natively."),
+    ))  # fmt: skip
+
+
+def failure_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose when a pose counts as failed."""
+    return _decorated(command, (
+        click.option("--failure", default="image-pck", show_default=True, type=click.Choice(FAILURES),
+                     help="What counts as a failed pose."),
+        click.option("--failure-limit", type=float,
+                     help="PCK under which, or mean error over which, a pose fails. [default: 0.5, or 0.1]"),
     ))  # fmt: skip
 
 

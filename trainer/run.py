@@ -20,10 +20,10 @@ from .data.benchmarks import Benchmark, Sizes, load_benchmark
 from .data.crops import Crops, prepare
 from .device import DeviceContext, environment
 from .egl import EGL, EglConfig, lends
-from .metrics import Profile, ProfileName, judge, profile_of
+from .metrics import Failure, Profile, ProfileName, judge, profile_of
 from .models.auxiliary import check_skeleton
 from .options import ScoreOptions
-from .presets import PresetName, Recipe, Start
+from .presets import PresetName, Recipe, Start, preset
 from .samplers import Method, check_known, check_labelled
 
 
@@ -47,6 +47,19 @@ class RunConfig:
     """Options of the methods ``egl++`` and ``egl++-lle``."""
     scores: ScoreOptions = field(default_factory=ScoreOptions)
     """Options of the methods that rank by entropy, by peaks or by a committee."""
+    failure: Failure = field(default_factory=Failure)
+    """When a pose counts as failed, in every number that speaks of failures."""
+
+    @classmethod
+    def from_preset(cls, name: PresetName, dataset: str, **changes: Any) -> RunConfig:
+        """Return the configuration of a preset, with other values where they are given and not None."""
+        given = {key: value for key, value in changes.items() if value is not None}
+        chosen = preset(name)
+        if given.get("initial") and dataset == "synthetic":  # where the initial people are rendered
+            given["sizes"] = replace(given.get("sizes", chosen.sizes), initial=given["initial"])
+        own = {key: getattr(chosen, key) for key in ("recipe", "seeds", "stages", "budget", "initial", "sizes")}
+        own["stages"] = 1 if given.get("select_only") else chosen.stages
+        return cls(dataset=dataset, preset=name, **{**own, **given})
 
     def __post_init__(self) -> None:
         check_known(self.methods)
@@ -57,6 +70,9 @@ class RunConfig:
                 raise ConfigError(f"--{name} must be at least 1, got {value}")
         if self.select_only and self.stages != 1:
             raise ConfigError(f"--select-only stops after the selection of stage 1: leave out --stages {self.stages}")
+        if self.failure.name == "mean-error":
+            raise ConfigError("--failure mean-error: the files of a run keep who is right, not how far off they are: "
+                              "take image-pck or any-joint")  # fmt: skip
 
     def fixed(self) -> dict[str, Any]:
         """What all rows of one run folder must share; methods, seeds and stages may be added later."""
@@ -64,7 +80,14 @@ class RunConfig:
         # A run that is older than an option is continued with the option's default.
         free |= {name for name, default in (("egl", EglConfig()), ("scores", ScoreOptions()))
                  if getattr(self, name) == default}  # fmt: skip
-        return {name: value for name, value in asdict(self).items() if name not in free}
+        return {name: value for name, value in self.to_json().items() if name not in free}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; the default definition of a failure is left out, as older runs have none."""
+        value = asdict(self)
+        if self.failure == Failure():
+            del value["failure"]
+        return value
 
 
 @dataclass(frozen=True, slots=True)

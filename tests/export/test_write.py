@@ -46,11 +46,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    small = preset("smoke")
-    config = RunConfig(
-        dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random", "ll++", "ll++conv"), seeds=1,
-        stages=1, budget=8, initial=small.initial, sizes=small.sizes, select_only=True,
-    )  # fmt: skip
+    methods = ("random", "ll++", "ll++conv")
+    config = RunConfig.from_preset("smoke", "synthetic", methods=methods, budget=8, select_only=True)
     folder = tmp_path_factory.mktemp("run")
     run_benchmark(config, folder, machine("cpu", "fp32"), data_root=None, cache=cache)
     return folder / "seed-0" / "base"

@@ -416,12 +416,9 @@ def test_damaged_facts_of_auxiliary_heads_are_an_error(damage: Any, model: PoseM
 
 
 def config(*methods: Method, how: HeadsHow) -> RunConfig:
-    small = preset("smoke")
-    recipe = replace(small.recipe, heads=replace(small.recipe.heads, how=how))
-    return RunConfig(
-        dataset="synthetic", preset="smoke", recipe=recipe, methods=methods, seeds=1, stages=1, budget=8, initial=32,
-        sizes=Sizes(initial=32, pool=24, test=8), select_only=False,
-    )  # fmt: skip
+    recipe = preset("smoke").recipe
+    return RunConfig.from_preset("smoke", "synthetic", recipe=replace(recipe, heads=replace(recipe.heads, how=how)),
+                                 methods=methods, stages=1, budget=8, sizes=Sizes(initial=32, pool=24, test=8))  # fmt: skip
 
 
 @pytest.mark.parametrize("how", ["frozen", "joint"])

@@ -40,12 +40,7 @@ def cpu() -> Machine:
 
 
 def config(**changes: Any) -> RunConfig:
-    small = preset("smoke")
-    plain = RunConfig(
-        dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random", "ll++conv"), seeds=1, stages=2,
-        budget=small.budget, initial=small.initial, sizes=small.sizes,
-    )  # fmt: skip
-    return replace(plain, **changes)
+    return RunConfig.from_preset("smoke", "synthetic", **{"methods": ("random", "ll++conv"), **changes})
 
 
 def without_times(rows: tuple[Row, ...]) -> list[dict[str, Any]]:

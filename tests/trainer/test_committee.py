@@ -14,7 +14,6 @@ from alpose.trainer.committee import member_seed
 from alpose.trainer.data.benchmarks import Sizes
 from alpose.trainer.device import Machine
 from alpose.trainer.options import ScoreOptions
-from alpose.trainer.presets import preset
 from alpose.trainer.results import Results, Scores
 from alpose.trainer.run import RunConfig, open_run
 from alpose.trainer.scoring import score
@@ -23,11 +22,8 @@ STAGES = "seed-0/ensemble-nets"
 
 
 def config() -> RunConfig:
-    small = preset("smoke")
-    return RunConfig(
-        dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("ensemble-nets",), seeds=1, stages=2,
-        budget=4, initial=16, sizes=Sizes(initial=16, pool=16, test=8), scores=ScoreOptions(members=3),
-    )  # fmt: skip
+    return RunConfig.from_preset("smoke", "synthetic", methods=("ensemble-nets",), budget=4, initial=16,
+                                 sizes=Sizes(initial=16, pool=16, test=8), scores=ScoreOptions(members=3))  # fmt: skip
 
 
 @pytest.fixture(scope="module")

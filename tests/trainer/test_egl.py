@@ -251,12 +251,7 @@ def test_options_are_read_from_the_command_line() -> None:
 
 
 def cycles_config(**changes: Any) -> RunConfig:
-    small = preset("smoke")
-    plain = RunConfig(
-        dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("egl++",), seeds=1, stages=1,
-        budget=small.budget, initial=small.initial, sizes=small.sizes, select_only=True,
-    )  # fmt: skip
-    return replace(plain, **changes)
+    return RunConfig.from_preset("smoke", "synthetic", **{"methods": ("egl++",), "select_only": True, **changes})
 
 
 def test_too_few_lenders_are_refused_before_training(

@@ -19,7 +19,6 @@ from alpose.trainer.device import Machine
 from alpose.trainer.heatmaps import entropy, multipeak_entropy
 from alpose.trainer.models.auxiliary import MEMBERS
 from alpose.trainer.options import ScoreOptions
-from alpose.trainer.presets import preset
 from alpose.trainer.results import load_npz
 from alpose.trainer.run import RunConfig, claim, open_run
 from alpose.trainer.scoring import Scored, score
@@ -117,12 +116,8 @@ def test_official_forms_of_multipeak_are_computed_where_they_are_asked_for(
 
 
 def smoke(**changes: Any) -> RunConfig:
-    small = preset("smoke")
-    plain: dict[str, Any] = {
-        "dataset": "synthetic", "preset": "smoke", "recipe": small.recipe, "methods": ("ensemble",), "seeds": 1,
-        "stages": 1, "budget": 8, "initial": small.initial, "sizes": small.sizes, "select_only": True,
-    }  # fmt: skip
-    return RunConfig(**{**plain, **changes})
+    plain = {"methods": ("ensemble",), "budget": 8, "select_only": True}
+    return RunConfig.from_preset("smoke", "synthetic", **{**plain, **changes})
 
 
 def test_a_base_that_is_taken_over_gets_the_committee_and_the_scores_that_are_asked_for(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import Machine
-from alpose.trainer.presets import preset
 from alpose.trainer.run import RunConfig
 
 
@@ -79,10 +77,8 @@ def write_mpii(people: PoseData, root: Path, part: str) -> None:
 
 
 def config(dataset: str, **changes: Any) -> RunConfig:
-    small = preset("smoke")
-    plain = RunConfig(dataset=dataset, preset="smoke", recipe=small.recipe, methods=("random", "entropy"), seeds=1,
-                         stages=1, budget=6, initial=16, sizes=small.sizes, select_only=True)  # fmt: skip
-    return replace(plain, **changes)
+    plain = {"methods": ("random", "entropy"), "budget": 6, "initial": 16, "select_only": True}
+    return RunConfig.from_preset("smoke", dataset, **{**plain, **changes})
 
 
 def test_a_coco_folder_with_broken_images_runs_and_says_who_is_left_out(

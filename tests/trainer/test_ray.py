@@ -21,7 +21,6 @@ from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.benchmarks import Sizes
 from alpose.trainer.device import Machine
-from alpose.trainer.presets import preset
 from alpose.trainer.ray_executor import run_on_ray
 from alpose.trainer.results import Results
 from alpose.trainer.run import RunConfig
@@ -31,11 +30,8 @@ TIMES = ("train_seconds", "score_seconds")
 
 
 def config() -> RunConfig:
-    small = preset("smoke")
-    return RunConfig(
-        dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random", "ll++conv"), seeds=2, stages=1,
-        budget=8, initial=24, sizes=Sizes(initial=24, pool=16, test=8),
-    )  # fmt: skip
+    return RunConfig.from_preset("smoke", "synthetic", methods=("random", "ll++conv"), seeds=2, stages=1, budget=8,
+                                 initial=24, sizes=Sizes(initial=24, pool=16, test=8))  # fmt: skip
 
 
 def without_times(results: Results) -> list[dict[str, Any]]:

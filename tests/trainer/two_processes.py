@@ -17,7 +17,6 @@ from alpose.trainer.checkpoint import new_head
 from alpose.trainer.data.benchmarks import Sizes
 from alpose.trainer.device import machine
 from alpose.trainer.models.heads import HeadName, LossHead
-from alpose.trainer.presets import preset
 from alpose.trainer.run import RunConfig
 from alpose.trainer.training import HeadTraining, PoseTraining, train_heads, train_pose
 
@@ -43,11 +42,8 @@ def without_batch_statistics(module: nn.Module) -> None:
 
 def benchmark() -> RunConfig:
     """A base model with its head, and what two methods select by it."""
-    small = preset("smoke")
-    return RunConfig(
-        dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random", "ll++conv"), seeds=1, stages=1,
-        budget=8, initial=24, sizes=Sizes(initial=24, pool=16, test=8), select_only=True,
-    )  # fmt: skip
+    return RunConfig.from_preset("smoke", "synthetic", methods=("random", "ll++conv"), budget=8, initial=24,
+                                 sizes=Sizes(initial=24, pool=16, test=8), select_only=True)  # fmt: skip
 
 
 def main(out: Path) -> None:

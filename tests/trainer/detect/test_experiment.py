@@ -28,7 +28,6 @@ from alpose.trainer.detect.scoring import View
 from alpose.trainer.detect.stored import Catalogue, SetScores
 from alpose.trainer.device import Machine, machine
 from alpose.trainer.epck import EpckTraining
-from alpose.trainer.presets import preset
 from alpose.trainer.run import RunConfig
 
 SETS = ("synthetic-test", "synthetic-hard", "synthetic-choice")
@@ -91,11 +90,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
 
 
 def config(seeds: int = 2, detectors: tuple[str, ...] = NAMES, **changes: Any) -> DetectConfig:
-    small = preset("smoke")
-    base = RunConfig(
-        dataset="synthetic", preset="smoke", recipe=small.recipe, methods=("random",), seeds=seeds, stages=1, budget=1,
-        initial=small.initial, sizes=small.sizes, select_only=True,
-    )  # fmt: skip
+    base = RunConfig.from_preset("smoke", "synthetic", methods=("random",), seeds=seeds, budget=1, select_only=True)
     return DetectConfig(base=base, epck=changes.get("epck", SHORT), detectors=detectors)
 
 
