@@ -16,7 +16,7 @@ import torch
 from alpose.export.graph import UNCALIBRATED, MonitorGraph
 from alpose.export.onnx_graph import import_onnx, to_onnx
 from alpose.export.precision import to_fp16, to_int8
-from alpose.runtime.engines import OnnxEngine
+from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.trainer.checkpoint import PoseModel, new_head
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.scoring import REFERENCE_PEAK

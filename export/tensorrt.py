@@ -19,9 +19,19 @@ from typing import Any
 import alpose
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.bundle.golden import GoldenReport
-from alpose.runtime.engines.tensorrt import INPUT, TensorRTEngine, judge
-from alpose.runtime.engines.tensorrt_library import Machine, TensorRTError, create, logger
-from alpose.runtime.engines.tensorrt_sidecar import PLAN, SIDECAR, EngineKey, Profile, Sidecar
+from alpose.runtime.engines.catalog import verify_engine
+from alpose.runtime.engines.tensorrt import INPUT, TensorRTEngine
+from alpose.runtime.engines.tensorrt_plans import (
+    PLAN,
+    SIDECAR,
+    DeviceContext,
+    EngineKey,
+    Profile,
+    Sidecar,
+    TensorRTError,
+    create,
+    logger,
+)
 from alpose.runtime.errors import ConfigError, WrongAnswerError
 from alpose.runtime.io import remove_abandoned, write_atomically
 
@@ -105,26 +115,26 @@ def build_engine(
     config = BuildConfig(
         profile=batches, workspace_bytes=workspace_bytes, optimization_level=optimization_level, tf32=tf32
     )
-    machine = Machine.here()
+    here = DeviceContext.here()
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, public_key)
-    key = machine.key(bundle)
+    key = here.key(bundle)
     if timing_cache is not False:
         place = bundle.engines / f"{key.machine}.timing" if timing_cache is True else Path(timing_cache)
         config = replace(config, timing_cache=place)
-    return _build(bundle, machine, key, config, say)
+    return _build(bundle, here, key, config, say)
 
 
-def _build(bundle: Bundle, machine: Machine, key: EngineKey, config: BuildConfig, say: Say) -> Path:
+def _build(bundle: Bundle, here: DeviceContext, key: EngineKey, config: BuildConfig, say: Say) -> Path:
     bundle.engines.mkdir(exist_ok=True)
     remove_abandoned(bundle.engines)
     say(f"building for {key.gpu} with TensorRT {key.tensorrt}, {_words(config.profile)}: this takes minutes")
     start = time.perf_counter()
-    plan, cache = _plan(bundle.model_bytes(), machine.trt, config, str(bundle.model_path))
+    plan, cache = _plan(bundle.model_bytes(), here.trt, config, str(bundle.model_path))
     seconds = time.perf_counter() - start
     say(f"built {len(plan) / 1e6:.1f} MB in {seconds:.1f} s; asking the golden frames")
-    with TensorRTEngine(bundle, plan=plan, machine=machine) as engine:
-        reports = _require(judge(engine, bundle.golden), bundle)
-    gpu = machine.cuda.gpu()
+    with TensorRTEngine(bundle, plan=plan, here=here) as engine:
+        reports = _require(verify_engine(engine, bundle.golden), bundle)
+    gpu = here.cuda.gpu()
     sidecar = Sidecar(
         key=key,
         profile=config.profile,

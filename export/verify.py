@@ -8,9 +8,10 @@ from pathlib import Path
 
 from alpose.runtime.bundle import Bundle, FileCheck, check_files
 from alpose.runtime.bundle.golden import GoldenReport, run_golden
-from alpose.runtime.engines import tensorrt
+from alpose.runtime.engines.catalog import verify_engine
 from alpose.runtime.engines.onnx import OnnxEngine, providers
-from alpose.runtime.engines.tensorrt_library import unavailable
+from alpose.runtime.engines.tensorrt import TensorRTEngine
+from alpose.runtime.engines.tensorrt_plans import unavailable
 from alpose.runtime.errors import AlposeError, DataNotFoundError
 
 
@@ -96,7 +97,9 @@ def _tensorrt_checks(bundle: Bundle) -> list[EngineCheck]:
     if reason is not None:
         return [EngineCheck("tensorrt", None, reason, False)]
     try:
-        return [EngineCheck(report.engine, report, "", not report.passed) for report in tensorrt.verify(bundle)]
+        with TensorRTEngine(bundle) as engine:
+            reports = verify_engine(engine, bundle.golden)
+        return [EngineCheck(report.engine, report, "", not report.passed) for report in reports]
     except DataNotFoundError as error:
         return [EngineCheck("tensorrt", None, str(error), False)]
     except AlposeError as error:

@@ -13,7 +13,7 @@ It imports numpy and nothing else; an engine, an encoder, metrics and encryption
 
 from .bundle import Bundle
 from .crop import Crop, cut, square_crop
-from .engines.auto import open_engine
+from .engines.catalog import open_engine
 from .errors import AlposeError
 from .monitor import Monitor
 from .queue import Picture, Queue, Record

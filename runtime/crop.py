@@ -130,7 +130,16 @@ def cut(frame_HW3: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
     return resample(frame_HW3, crop).astype(np.uint8)
 
 
-def resample(plane_HWC: npt.NDArray[np.uint8], crop: Crop, black: int = 0) -> npt.NDArray[np.float32]:
+def on_grid(crop: Crop, pixels: int) -> Crop:
+    """The same crop on a coarser grid, each of whose pixels lies in the middle of this many pixels of the frame."""
+    shift = (pixels - 1) / (2 * pixels)
+    start = (crop.x0 / pixels - shift, crop.y0 / pixels - shift)
+    return Crop(*start, crop.side / pixels, crop.size_px, crop.context_px)
+
+
+def resample(
+    plane_HWC: npt.NDArray[np.uint8], crop: Crop, black: int = 0, wide: int = 1, high: int = 1
+) -> npt.NDArray[np.float32]:
     """:func:`cut` for any number of channels, unchecked: (S, S, C), whole numbers held as float32.
 
     Samples that lie side by side read almost the same pixels, so BLOCK of them are one small matrix times the band
@@ -138,12 +147,14 @@ def resample(plane_HWC: npt.NDArray[np.uint8], crop: Crop, black: int = 0) -> np
 
     Args:
         plane_HWC: H, W and C at least 1.
-        crop: in pixels of this plane.
-        black: the level of the outside, 0 to 255. It is subtracted from the pixels, and so from the answer.
+        crop: in pixels of the frame.
+        black: the level of the outside, 0 to 255. It is subtracted from the pixels, and so from the result.
+        wide, high: how many pixels of the frame one pixel of this plane covers.
     """
     height, width, channels = plane_HWC.shape
-    row_KS, row_weight_KS = taps(crop.y0, crop, height)
-    column_KS, column_weight_KS = taps(crop.x0, crop, width)
+    down, across = on_grid(crop, high), on_grid(crop, wide)
+    row_KS, row_weight_KS = taps(down.y0, down, height)
+    column_KS, column_weight_KS = taps(across.x0, across, width)
     top, left = row_KS[0, 0], column_KS[0, 0]
     region_HWC = plane_HWC[top : row_KS[-1, -1] + 1, left : column_KS[-1, -1] + 1]
     samples = row_KS.shape[1]

@@ -1,7 +1,7 @@
-"""Borrowing another library's array through DLPack: its address, its shape, and how to give it back.
+"""Another library's array through DLPack, without a copy: its address, its shape, and how to release it.
 
-A producer (PyTorch, CuPy, JAX, ONNX Runtime, …) hands out a capsule around a C structure. Whoever takes it renames the
-capsule and calls the structure's deleter once, when nobody reads the pixels any more. The layouts are those of DLPack's
+A producer (PyTorch, CuPy, JAX, ONNX Runtime, …) returns a capsule around a C structure. The consumer renames the capsule,
+and calls the structure's deleter once, when the pixels are no longer read. The layouts are those of DLPack's
 ``dlpack.h`` 0.8 (unversioned) and 1.x; the protocol is the one of the Python array API standard.
 """
 
@@ -26,7 +26,7 @@ MAX_AXES = 64
 """More axes than any library makes: such a structure is damaged."""
 
 
-class Where(IntEnum):
+class MemoryKind(IntEnum):
     """Kinds of memory, as ``DLDeviceType`` numbers them."""
 
     CPU = 1
@@ -86,7 +86,7 @@ _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 _rename = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_SetName", ctypes.pythonapi))
 
 
-class Loan:
+class ArrayOwner:
     """Keeps the producer's memory alive for as long as this object lives, and then calls the deleter, once."""
 
     def __init__(self, pointer: int, deleter: int | None) -> None:
@@ -95,32 +95,32 @@ class Loan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Borrowed:
-    """An array of uint8 that belongs to somebody else."""
+class ImportedArray:
+    """An array of uint8 that another library owns."""
 
-    where: Where
+    memory: MemoryKind
     device_id: int
     address: int
     """Of the first element."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     """In bytes."""
-    owner: Loan
+    owner: ArrayOwner
 
 
-def borrow(producer: Any) -> Borrowed:
-    """Take an array of uint8 from an object with ``__dlpack__``, without a copy.
+def import_array(producer: Any) -> ImportedArray:
+    """The array of uint8 behind an object with ``__dlpack__``, without a copy.
 
     For memory of a GPU the producer is asked to let the legacy default stream wait for what it is still writing.
 
     Raises:
-        DataError: the producer cannot give it out, it is not uint8, or it lives where nothing here can read it.
+        DataError: the producer refuses, it is not uint8, or it lives where nothing here can read it.
     """
     try:
         kind = int(producer.__dlpack_device__()[0])
     except Exception as error:  # each library has its own
-        raise DataError(f"a {_name(producer)} does not say by DLPack where it lives: {error}") from error
-    on_gpu = _where(kind) in (Where.CUDA, Where.CUDA_MANAGED)
+        raise DataError(f"a {_name(producer)} does not say through DLPack where it lives: {error}") from error
+    on_gpu = _memory_kind(kind) in (MemoryKind.CUDA, MemoryKind.CUDA_MANAGED)
     arguments: dict[str, Any] = {"stream": LEGACY_STREAM} if on_gpu else {}
     try:
         try:
@@ -128,34 +128,34 @@ def borrow(producer: Any) -> Borrowed:
         except TypeError:  # a producer from before DLPack 1.0
             capsule = producer.__dlpack__(**arguments)
     except Exception as error:
-        raise DataError(f"a {_name(producer)} cannot be lent by DLPack: {error}") from error
+        raise DataError(f"a {_name(producer)} cannot be shared through DLPack: {error}") from error
     return take(capsule)
 
 
-def take(capsule: Any) -> Borrowed:
+def take(capsule: Any) -> ImportedArray:
     """Take what a capsule holds. The capsule is used up, unless this raises: then it still owns its memory.
 
     Raises:
-        DataError: it is no DLPack capsule, was taken before, or holds something else than uint8.
+        DataError: it is not a DLPack capsule, was taken before, or holds something else than uint8.
     """
     name = next((name for name in _NAMES if _is_valid(capsule, name)), None)
     if name is None:
-        raise DataError(f"{capsule!r} is no DLPack capsule that can still be taken: ask the producer for a new one")
+        raise DataError(f"{capsule!r} is not a DLPack capsule that can still be taken: ask the producer for a new one")
     used, layout = _NAMES[name]
     pointer = _pointer(capsule, name)
     managed: Any = layout.from_address(pointer)
     if layout is _ManagedVersioned and managed.major != MAX_VERSION[0]:  # read nothing behind the version
         raise DataError(f"a capsule of DLPack {managed.major}.{managed.minor} cannot be read, only of {MAX_VERSION[0]}")
     tensor = managed.tensor
-    where, (shape, strides) = _where(tensor.device.type), _form(tensor)
+    memory, (shape, strides) = _memory_kind(tensor.device.type), _form(tensor)
     address = (tensor.data or 0) + tensor.byte_offset
     _rename(capsule, used)  # from here on the capsule frees nothing when it goes
-    return Borrowed(where, tensor.device.id, address, shape, strides, Loan(pointer, managed.deleter))
+    return ImportedArray(memory, tensor.device.id, address, shape, strides, ArrayOwner(pointer, managed.deleter))
 
 
-def _where(kind: int) -> Where:
+def _memory_kind(kind: int) -> MemoryKind:
     try:
-        return Where(kind)
+        return MemoryKind(kind)
     except ValueError as error:
         raise DataError(
             f"an array lives on a device of DLPack's type {kind}; only the host's memory (1, 3) and CUDA's (2, 13) can "

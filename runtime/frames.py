@@ -1,30 +1,30 @@
-"""The forms in which a camera gives its frames, and what is done with one that lies in the host's memory.
+"""Frames of a camera: the formats that are read, in the host's memory or on a GPU, without a copy.
 
-RGB and BGR are uint8 (H, W, 3). NV12, what cameras and video decoders give, is uint8 (H * 3/2, W): H rows of luma, then
-H/2 rows in which the two chromas of 2 by 2 pixels lie side by side, U V U V ...
+Every format is one entry of :data:`LAYOUTS`: its planes, which bytes of them are red, green and blue (or luma and the two
+chromas), and the matrix from YUV to RGB. The crop on the host, the graph for ONNX Runtime and the CUDA kernel read this
+one table, so a format that is added to it works in all three.
 
-NV12 is read as BT.601 with limited range, each chroma in the middle of its four pixels. A crop of it is the recipe of
-:mod:`alpose.runtime.crop` on both planes, chroma at half the scale; what is resampled is luma - 16 and chroma - 128, so
-that the black outside the frame is black. Then, for luma y and chromas u, v, all whole numbers and exact in float32::
+YUV has limited range, and each chroma lies in the middle of the pixels that share it. A crop of YUV is the recipe of
+:mod:`alpose.runtime.crop` on every plane, chroma at its own scale; what is resampled is luma - 16 and chroma - 128, so
+that the black outside the frame is black. Then, for luma y and chromas u and v, all whole numbers and exact in float32,
+each colour is ``clip(floor((a y + b u + c v) / 2^13 + 1/2), 0, 255)`` with a row (a, b, c) of the format's matrix.
 
-    R = clip(floor((9539 y           + 13075 v) / 2^13 + 1/2), 0, 255)
-    G = clip(floor((9539 y -  3209 u -  6660 v) / 2^13 + 1/2), 0, 255)
-    B = clip(floor((9539 y + 16525 u          ) / 2^13 + 1/2), 0, 255)
-
-Shapes: H W frame, h w region, S samples across a crop, C channels.
+Shapes: H W frame, h w region, S samples across a crop, C bytes of a pixel.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .crop import Crop, resample
 from .crop import cut as cut_rgb
+from .dlpack import LEGACY_STREAM, MemoryKind, import_array, packed
 from .errors import ConfigError, DataError
 
 Bytes = npt.NDArray[np.uint8]
@@ -32,98 +32,195 @@ Region = tuple[int, int, int, int]
 """x0, y0, x1, y1 in whole pixels; x1 and y1 are the first outside."""
 
 UINT8 = np.dtype(np.uint8)
-LUMA_BLACK, CHROMA_GREY = 16, 128
 YUV_UNIT = 2**13
-RGB_OF_YUV = np.array([[9539, 0, 13075], [9539, -3209, -6660], [9539, 16525, 0]], dtype=np.int32)
-"""BT.601 of limited range in parts of YUV_UNIT: 255/219, and 255/112 times 0.701, 0.886 and their shares of green."""
-RGB_OF_YUV.setflags(write=False)
+BT601 = ((9539, 0, 13075), (9539, -3209, -6660), (9539, 16525, 0))
+"""Rows for red, green and blue, in parts of YUV_UNIT: 255/219, and 255/112 times 1 - 0.299, 1 - 0.114 and their shares
+of green."""
+BT709 = ((9539, 0, 14686), (9539, -1747, -4366), (9539, 17305, 0))
+"""The same with the weights 0.2126 of red and 0.0722 of blue."""
 
 STRIPE = 64
-"""Rows of NV12 that are converted at a time: what they need on the way stays in the processor's cache."""
+"""Rows of YUV that are converted at a time: what they need on the way stays in the processor's cache."""
 
 
 class FrameFormat(enum.Enum):
-    """How the bytes of a frame are to be read."""
+    """How the bytes of a frame are to be read. ``-bt709`` names the matrix of HD video; without it, it is BT.601."""
 
     RGB = "rgb"
     BGR = "bgr"
+    GREY = "grey"
     NV12 = "nv12"
+    NV21 = "nv21"
+    I420 = "i420"
+    YUYV = "yuyv"
+    UYVY = "uyvy"
+    NV12_BT709 = "nv12-bt709"
+    NV21_BT709 = "nv21-bt709"
+    I420_BT709 = "i420-bt709"
+    YUYV_BT709 = "yuyv-bt709"
+    UYVY_BT709 = "uyvy-bt709"
 
     @classmethod
     def named(cls, name: FrameFormat | str) -> FrameFormat:
-        """By its name in small or capital letters; :class:`ConfigError` for one that is not known."""
+        """The format with this name, in small or capital letters; :class:`ConfigError` for an unknown one."""
         try:
             return cls(name.lower() if isinstance(name, str) else name)
         except ValueError as error:
-            known = ", ".join(form.value for form in cls)
+            known = ", ".join(each.value for each in cls)
             raise ConfigError(f"frames come as {known}; got {name!r}") from error
 
 
-def check_form(dtype: object, shape: Sequence[int], form: FrameFormat) -> None:
-    """Refuse what is not a frame of this form; :class:`DataError` says what came and what to give instead."""
-    shape = tuple(shape)
-    if form is FrameFormat.NV12:
-        wanted = "uint8 (H * 3/2, W), H and W even"
-        fits = len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0 and min(shape) > 0
-    else:
-        wanted = "uint8 (H, W, 3)"
-        fits = len(shape) == 3 and shape[2] == 3 and min(shape) > 0
-    if not fits or (dtype is not UINT8 and str(dtype) != "uint8"):  # numpy takes microseconds for the name
-        raise DataError(f"a frame in {form.name} is {wanted}, got {dtype} {shape}{_hint(str(dtype), shape, form)}")
+@dataclass(frozen=True, slots=True)
+class PlaneLayout:
+    """One plane of a format."""
+
+    channels: int
+    """Bytes of a pixel of the plane."""
+    black: int = 0
+    """The level that means black, or no colour."""
+    wide: int = 1
+    """How many pixels of the frame one pixel of the plane covers, across ..."""
+    high: int = 1
+    """... and down."""
 
 
-def _hint(dtype: str, shape: tuple[int, ...], form: FrameFormat) -> str:
-    """What the caller may have meant, where it shows."""
-    nv12 = form is FrameFormat.NV12
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A format: where the bytes of its planes are, and what they mean."""
+
+    kind: Literal["packed", "grey", "420"]
+    """``packed``: (H, W, C), and every plane begins at the frame's first byte. ``grey``: (H, W). ``420``: (H * 3/2, W),
+    luma and then the planes of chroma."""
+    planes: tuple[PlaneLayout, ...]
+    channels: tuple[tuple[int, int], ...]
+    """Red, green, blue, or luma and the chromas u and v: in which plane, and which byte of its pixels."""
+    matrix: tuple[tuple[int, int, int], ...] | None = None
+    used: tuple[slice, ...] = field(init=False)
+    """The bytes of a pixel that mean something, for every plane."""
+
+    def __post_init__(self) -> None:
+        bytes_of = [sorted({byte for plane, byte in self.channels if plane == n}) for n in range(len(self.planes))]
+        steps = [places[1] - places[0] if len(places) > 1 else 1 for places in bytes_of]
+        used = (slice(places[0], places[-1] + 1, step) for places, step in zip(bytes_of, steps, strict=True))
+        object.__setattr__(self, "used", tuple(used))
+
+    @property
+    def axes(self) -> str:
+        """The shape of such a frame, for messages."""
+        width = ", W even" if self.matrix else ""
+        packed = f"uint8 (H, W, {self.planes[0].channels}){width}"
+        return {"packed": packed, "grey": "uint8 (H, W)", "420": "uint8 (H * 3/2, W), H and W even"}[self.kind]
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape can be such a frame."""
+        if 0 in shape or len(shape) != (3 if self.kind == "packed" else 2):
+            return False
+        if self.kind == "packed":
+            return shape[2] == self.planes[0].channels and shape[1] % self.planes[-1].wide == 0
+        return self.kind == "grey" or (shape[0] % 3 == 0 and shape[1] % 2 == 0)
+
+    def height(self, shape: Sequence[int]) -> int:
+        """Rows of pixels of a frame with this shape."""
+        return shape[0] * 2 // 3 if self.kind == "420" else shape[0]
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape of a frame of this size."""
+        if self.kind == "packed":
+            return (height, width, self.planes[0].channels)
+        return (height * 3 // 2 if self.kind == "420" else height, width)
+
+
+_LUMA = PlaneLayout(1, 16)
+
+
+def _layouts() -> dict[FrameFormat, Layout]:
+    colours = ((0, 0), (0, 1), (0, 2))
+    pairs = (_LUMA, PlaneLayout(2, 128, 2, 2))
+    thirds = (_LUMA, PlaneLayout(1, 128, 2, 2), PlaneLayout(1, 128, 2, 2))
+    quads = (PlaneLayout(2, 16), PlaneLayout(4, 128, 2))
+    layouts = {
+        FrameFormat.RGB: Layout("packed", (PlaneLayout(3),), colours),
+        FrameFormat.BGR: Layout("packed", (PlaneLayout(3),), colours[::-1]),
+        FrameFormat.GREY: Layout("grey", (PlaneLayout(1),), ((0, 0),) * 3),
+    }
+    for ending, matrix in (("", BT601), ("-bt709", BT709)):
+        layouts |= {
+            FrameFormat(f"nv12{ending}"): Layout("420", pairs, ((0, 0), (1, 0), (1, 1)), matrix),
+            FrameFormat(f"nv21{ending}"): Layout("420", pairs, ((0, 0), (1, 1), (1, 0)), matrix),
+            FrameFormat(f"i420{ending}"): Layout("420", thirds, ((0, 0), (1, 0), (2, 0)), matrix),
+            FrameFormat(f"yuyv{ending}"): Layout("packed", quads, ((0, 0), (1, 1), (1, 3)), matrix),
+            FrameFormat(f"uyvy{ending}"): Layout("packed", quads, ((0, 1), (1, 0), (1, 2)), matrix),
+        }
+    return layouts
+
+
+LAYOUTS = _layouts()
+
+
+def check_frame(dtype: object, shape: Sequence[int], frame_format: FrameFormat) -> None:
+    """Refuse an array that is not a frame of this format; :class:`DataError` says what came and what to give instead."""
+    shape, layout = tuple(shape), LAYOUTS[frame_format]
+    # numpy takes microseconds for the name of a dtype.
+    if not layout.fits(shape) or (dtype is not UINT8 and str(dtype) != "uint8"):
+        hint = _hint(str(dtype), shape, layout)
+        raise DataError(f"a frame in {frame_format.name} is {layout.axes}, got {dtype} {shape}{hint}")
+
+
+def _hint(dtype: str, shape: tuple[int, ...], layout: Layout) -> str:
+    """What the caller may have meant, where the array shows it."""
     if 0 in shape:
         return ": it is empty, so the camera gave no picture"
     if len(shape) == 4:
         return ": give one frame, not a batch"
     if dtype != "uint8":
-        return ": convert it to bytes of 0 to 255" if "float" in dtype else ""
-    if nv12:
-        return ": this looks like RGB or BGR, name that format" if shape[-1:] == (3,) else ""
-    if shape[2:] == (4,):
+        return ": convert it to bytes of 0 to 255" if "float" in dtype or dtype == "uint16" else ""
+    last = shape[2] if len(shape) == 3 else None
+    if last == 1:
+        return ": for grey frames name the format 'grey' and give frame[..., 0]"
+    if last == 4:
         return ": drop the fourth channel, frame[..., :3]"
-    if shape[2:] == (1,) or (len(shape) == 2 and (shape[0] % 3 or shape[1] % 2)):
-        return ": for grey frames repeat the channel three times"
-    if len(shape) == 2:
-        return ": for NV12 name the format 'nv12', for grey frames repeat the channel three times"
-    if shape[:1] == (3,):
+    if last == 3 and layout.planes[0].channels != 3:
+        return ": this looks like RGB or BGR, name that format"
+    if last == 2 and layout.kind != "packed":
+        return ": this looks like YUYV or UYVY, name that format"
+    if len(shape) == 2 and layout.kind == "packed":
+        yuv = ", for YUV 4:2:0 'nv12', 'nv21' or 'i420'" if LAYOUTS[FrameFormat.NV12].fits(shape) else ""
+        return f": for grey frames name the format 'grey'{yuv}"
+    if shape[:1] == (3,) and len(shape) == 3:
         return ": move the channels last, frame.transpose(1, 2, 0)"
     return ""
 
 
-def accept(frame: object, form: FrameFormat | str = FrameFormat.RGB) -> HostFrame:
-    """A frame of a form, not copied; it need not be contiguous.
+# --- Frames in the host's memory
+
+
+def accept(frame: object, frame_format: FrameFormat | str = FrameFormat.RGB) -> HostFrame:
+    """A numpy array as a frame of a format, not copied; it need not be contiguous.
 
     Raises:
-        DataError: it is no numpy array, or not of that form.
-        ConfigError: no form has this name.
+        DataError: it is not a numpy array, or not of that format.
+        ConfigError: no format has this name.
     """
-    form = FrameFormat.named(form)
+    frame_format = FrameFormat.named(frame_format)
     if not isinstance(frame, np.ndarray):
-        raise DataError(
-            f"a frame is a numpy array, got {type(frame).__name__}"
-            + (": the camera gave no picture" if frame is None else "")
-        )
-    check_form(frame.dtype, frame.shape, form)
-    return HostFrame(form, frame)
+        empty = ": the camera gave no picture" if frame is None else ""
+        raise DataError(f"a frame is a numpy array, got {type(frame).__name__}{empty}")
+    check_frame(frame.dtype, frame.shape, frame_format)
+    return HostFrame(frame_format, frame)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostFrame:
     """A frame in the host's memory. Made by :func:`accept`, which checks it."""
 
-    form: FrameFormat
+    format: FrameFormat
     pixels: Bytes
     """As the camera gave it; never written to."""
 
     @property
     def height(self) -> int:
         """In pixels."""
-        rows = self.pixels.shape[0]
-        return rows * 2 // 3 if self.form is FrameFormat.NV12 else rows
+        return LAYOUTS[self.format].height(self.pixels.shape)
 
     @property
     def width(self) -> int:
@@ -132,58 +229,82 @@ class HostFrame:
 
     def cut(self, crop: Crop) -> Bytes:
         """Resample a crop: (S, S, 3) RGB."""
-        if self.form is FrameFormat.RGB:
+        if self.format is FrameFormat.RGB:
             return cut_rgb(self.pixels, crop)
-        if self.form is FrameFormat.BGR:
-            return _backwards(cut_rgb(self.pixels, crop))
-        luma_HW1, chroma_HW2 = self._planes()
-        luma_SS = resample(luma_HW1, crop, LUMA_BLACK)[..., 0]
-        chroma_SS2 = resample(chroma_HW2, chroma_crop(crop), CHROMA_GREY)
-        out_SS3 = np.empty((*luma_SS.shape, 3), dtype=np.uint8)
-        for channel, (of_y, of_u, of_v) in enumerate(RGB_OF_YUV.astype(np.float32) / np.float32(YUV_UNIT)):
-            level_SS = luma_SS * of_y + chroma_SS2[..., 0] * of_u + chroma_SS2[..., 1] * of_v
+        if self.format is FrameFormat.BGR:
+            return _reversed(cut_rgb(self.pixels, crop))
+        layout = LAYOUTS[self.format]
+        levels_CSS = self._channels([
+            resample(plane_HWC[..., used], crop, own.black, own.wide, own.high)
+            for plane_HWC, used, own in zip(self._planes(), layout.used, layout.planes, strict=True)
+        ])  # fmt: skip
+        out_SS3 = np.empty((*levels_CSS[0].shape, 3), dtype=np.uint8)
+        if layout.matrix is None:
+            out_SS3[...] = levels_CSS[0][..., None]
+            return out_SS3
+        y_SS, u_SS, v_SS = levels_CSS
+        for channel, (of_y, of_u, of_v) in enumerate(np.float32(layout.matrix) / np.float32(YUV_UNIT)):
+            level_SS = y_SS * of_y + u_SS * of_u + v_SS * of_v
             out_SS3[..., channel] = np.clip(np.floor(level_SS + np.float32(0.5)), 0, 255)
         return out_SS3
 
     def to_rgb(self, region: Region | None = None) -> Bytes:
         """A contiguous copy of the frame, or of a region of it, as RGB (h, w, 3).
 
-        Of NV12 every pixel has the chroma of its 2 by 2 pixels, not interpolated.
+        Of YUV every pixel has the chroma that it shares with its neighbours, not interpolated.
         """
         x0, y0, x1, y1 = region if region is not None else (0, 0, self.width, self.height)
         if not (0 <= x0 < x1 <= self.width and 0 <= y0 < y1 <= self.height):
             raise DataError(f"region {region} is empty or not within the frame of {self.width} x {self.height} px")
-        if self.form is FrameFormat.RGB:
-            return self.pixels[y0:y1, x0:x1].copy(order="C")
-        if self.form is FrameFormat.BGR:
-            return _backwards(self.pixels[y0:y1, x0:x1])
+        layout = LAYOUTS[self.format]
+        if layout.matrix is None:
+            part = self.pixels[y0:y1, x0:x1]
+            if self.format is FrameFormat.GREY:
+                return part[..., None].repeat(3, axis=2)
+            return part.copy(order="C") if self.format is FrameFormat.RGB else _reversed(part)
         out_hw3 = np.empty((y1 - y0, x1 - x0, 3), dtype=np.uint8)
+        planes = self._planes()
         for top in range(y0, y1, STRIPE):
             bottom = min(top + STRIPE, y1)
-            self._nv12_to_rgb((x0, top, x1, bottom), out_hw3[top - y0 : bottom - y0])
+            _yuv_to_rgb(layout, self._channels(planes, all_bytes=True), (x0, top, x1, bottom), out_hw3[top - y0 :])
         return out_hw3
 
-    def _nv12_to_rgb(self, region: Region, out_hw3: Bytes) -> None:
-        x0, y0, x1, y1 = region
-        luma_HW1, chroma_HW2 = self._planes()
-        left, top = x0 // 2, y0 // 2
-        chroma_hw2 = chroma_HW2[top : (y1 + 1) // 2, left : (x1 + 1) // 2].astype(np.int32) - CHROMA_GREY
-        luma_hw = (luma_HW1[y0:y1, x0:x1, 0].astype(np.int32) - LUMA_BLACK) * RGB_OF_YUV[0, 0] + YUV_UNIT // 2
-        inside = (slice(y0 - 2 * top, y1 - 2 * top), slice(x0 - 2 * left, x1 - 2 * left))
-        for channel, (_, of_u, of_v) in enumerate(RGB_OF_YUV):
-            tint_hw = chroma_hw2[..., 0] * of_u + chroma_hw2[..., 1] * of_v
-            level_hw = tint_hw.repeat(2, axis=0).repeat(2, axis=1)[inside]
-            level_hw += luma_hw
-            level_hw >>= YUV_UNIT.bit_length() - 1  # rounds down, below 0 too
-            out_hw3[..., channel] = np.clip(level_hw, 0, 255, out=level_hw)
+    def _planes(self) -> list[Bytes]:
+        """Every plane of the layout, (rows, columns, bytes of a pixel); views where the rows are contiguous."""
+        layout, (height, width) = LAYOUTS[self.format], (self.height, self.width)
+        if layout.kind != "420":
+            return [self.pixels.reshape(height, width // own.wide, own.channels) for own in layout.planes]
+        chroma = self.pixels[height:].reshape(len(layout.planes) - 1, height // 2, width // 2, -1)
+        return [self.pixels[:height, :, None], *chroma]
 
-    def _planes(self) -> tuple[Bytes, Bytes]:
-        """Luma (H, W, 1) and chroma (H/2, W/2, 2) of NV12; views where the rows are contiguous."""
-        luma_HW, chroma_HW = self.pixels[: self.height], self.pixels[self.height :]
-        return luma_HW[..., None], chroma_HW.reshape(len(chroma_HW), self.width // 2, 2)
+    def _channels(self, planes: Sequence[npt.NDArray[Any]], *, all_bytes: bool = False) -> list[npt.NDArray[Any]]:
+        """Red, green, blue or y, u, v, each as one plane: of planes with all their bytes, or only the used ones."""
+        layout = LAYOUTS[self.format]
+        step = [1 if all_bytes else used.step for used in layout.used]
+        start = [0 if all_bytes else used.start for used in layout.used]
+        return [planes[plane][..., (byte - start[plane]) // step[plane]] for plane, byte in layout.channels]
 
 
-def _backwards(pixels_hw3: Bytes) -> Bytes:
+def _yuv_to_rgb(layout: Layout, channels: Sequence[Bytes], region: Region, out_hw3: Bytes) -> None:
+    """Convert a region into the first rows of an array."""
+    assert layout.matrix is not None
+    x0, y0, x1, y1 = region
+    own = layout.planes[-1]
+    left, top = x0 // own.wide, y0 // own.high
+    inside = (slice(y0 - own.high * top, y1 - own.high * top), slice(x0 - own.wide * left, x1 - own.wide * left))
+    shared = (slice(top, -(-y1 // own.high)), slice(left, -(-x1 // own.wide)))
+    luma, *chroma = channels
+    u_hw, v_hw = (plane_HW[shared].astype(np.int32) - own.black for plane_HW in chroma)
+    luma_hw = (luma[y0:y1, x0:x1].astype(np.int32) - _LUMA.black) * layout.matrix[0][0] + YUV_UNIT // 2
+    for colour, (_, of_u, of_v) in enumerate(layout.matrix):
+        tint_hw = u_hw * of_u + v_hw * of_v
+        level_hw = tint_hw.repeat(own.high, axis=0).repeat(own.wide, axis=1)[inside]
+        level_hw += luma_hw
+        level_hw >>= YUV_UNIT.bit_length() - 1  # rounds down, below 0 too
+        out_hw3[: y1 - y0, :, colour] = np.clip(level_hw, 0, 255, out=level_hw)
+
+
+def _reversed(pixels_hw3: Bytes) -> Bytes:
     """A copy with the colours in the other order; by planes, which is faster than numpy's own copy of such a view."""
     out_hw3 = np.empty(pixels_hw3.shape, dtype=np.uint8)
     for channel in range(3):
@@ -191,6 +312,173 @@ def _backwards(pixels_hw3: Bytes) -> Bytes:
     return out_hw3
 
 
-def chroma_crop(crop: Crop) -> Crop:
-    """The same crop on the grid of the chroma of NV12, whose pixels are two wide and two high."""
-    return Crop(crop.x0 / 2 - 0.25, crop.y0 / 2 - 0.25, crop.side / 2, crop.size_px, crop.context_px)
+# --- Frames of other libraries, in the host's memory or on a GPU
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One plane of a frame: pixels of a row follow each other without a gap, rows may have one between them."""
+
+    address: int
+    """Of the first pixel."""
+    height: int
+    width: int
+    channels: int
+    """Bytes of a pixel."""
+    pitch: int
+    """Bytes from a row to the next."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceFrame:
+    """A frame in memory that another library owns. It is never written to, and read only during the call that got it."""
+
+    format: FrameFormat
+    memory: MemoryKind
+    device_id: int | None
+    """The GPU's number; None where the producer does not say: the current one."""
+    address: int
+    """Of the first byte."""
+    shape: tuple[int, ...]
+    """As :class:`Layout` has it."""
+    strides: tuple[int, ...]
+    """In bytes."""
+    stream: int | None
+    """The CUDA stream in which the producer writes last, by its handle (1: the legacy default stream, 2: the default
+    stream of the thread). Whoever reads waits for it first. None: there is nothing to wait for."""
+    owner: object
+    """Keeps the memory alive."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether only code on a GPU can read it. Managed memory is read there too."""
+        return self.memory in (MemoryKind.CUDA, MemoryKind.CUDA_MANAGED)
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return LAYOUTS[self.format].height(self.shape)
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.shape[1]
+
+    @property
+    def pitch(self) -> int:
+        """Bytes from a row to the next; :class:`DataError` where the pixels of a row do not follow each other."""
+        row = self.shape[1:]
+        # An axis of length 1 may have any stride.
+        pitch = self.strides[0] if self.shape[0] > 1 else int(np.prod(row))
+        inner = [step for step, length in zip(self.strides[1:], row, strict=True) if length > 1]
+        wanted = [step for step, length in zip(packed(row), row, strict=True) if length > 1]
+        if inner != wanted or pitch < np.prod(row):
+            raise DataError(
+                f"a frame on a GPU must have its pixels side by side in each row, got the shape {self.shape} with strides "
+                f"of {self.strides} bytes: make it contiguous on the GPU first (planes of colour: move them last)"
+            )
+        return pitch
+
+    @property
+    def extent(self) -> int:
+        """Bytes from the first to the last; the last row has no gap behind it."""
+        return (self.shape[0] - 1) * self.pitch + int(np.prod(self.shape[1:]))
+
+    def view(self) -> Bytes | None:
+        """The frame as a read-only numpy array, without a copy; None where it lies on a GPU."""
+        return None if self.on_gpu else np.asarray(_HostArray(self))
+
+    def planes(self) -> tuple[Plane, ...]:
+        """Every plane of the format's layout.
+
+        Raises:
+            DataError: the pixels of a row do not follow each other, or the rows of I420, which share rows of the array.
+        """
+        layout, pitch = LAYOUTS[self.format], self.pitch
+        height, width, address = self.height, self.width, self.address
+        if layout.kind != "420":
+            return tuple(Plane(address, height, width // own.wide, own.channels, pitch) for own in layout.planes)
+        chroma = layout.planes[1]
+        step = pitch
+        if chroma.channels == 1:
+            if pitch != width:
+                raise DataError(
+                    f"a frame in {self.format.name} on a GPU must have no gap between its rows, got rows of {width} bytes "
+                    f"every {pitch}: make it contiguous there, or give NV12"
+                )
+            step = pitch // 2
+        first, size = address + height * pitch, height // 2 * step
+        coarse = [Plane(first + n * size, height // 2, width // 2, chroma.channels, step)
+                  for n in range(len(layout.planes) - 1)]  # fmt: skip
+        return (Plane(address, height, width, 1, pitch), *coarse)
+
+
+def is_foreign(frame: object) -> bool:
+    """Whether :func:`take_frame` can try it: not a numpy array, and it offers one of the two protocols."""
+    offers = hasattr(frame, "__dlpack__") or hasattr(frame, "__cuda_array_interface__")
+    return offers and not isinstance(frame, np.ndarray)
+
+
+def take_frame(frame: Any, frame_format: FrameFormat) -> DeviceFrame:
+    """Use another library's array as a frame, without a copy.
+
+    DLPack comes first: it says which GPU, and lets the producer finish its writing. An array that only has
+    ``__cuda_array_interface__`` lies on the GPU that is current.
+
+    Raises:
+        DataError: neither protocol is offered, or the array is not a frame of this format.
+    """
+    if hasattr(frame, "__dlpack__") and hasattr(frame, "__dlpack_device__"):
+        array = import_array(frame)
+        stream = LEGACY_STREAM if array.memory in (MemoryKind.CUDA, MemoryKind.CUDA_MANAGED) else None
+        taken = DeviceFrame(frame_format, array.memory, array.device_id, array.address, array.shape, array.strides, stream,
+                            array.owner)  # fmt: skip
+    elif (described := getattr(frame, "__cuda_array_interface__", None)) is not None:
+        taken = _from_cuda_array(frame, described, frame_format)
+    else:
+        raise DataError(
+            f"a frame is a numpy array or has __dlpack__ or __cuda_array_interface__, got {type(frame).__name__}"
+        )
+    check_frame("uint8", taken.shape, frame_format)
+    if not taken.address:
+        raise DataError(f"a frame of shape {taken.shape} has no memory: its producer gave the address 0")
+    if taken.on_gpu:
+        taken.planes()  # so that its layout is refused here, and not by an engine
+    return taken
+
+
+def _from_cuda_array(frame: object, described: Any, frame_format: FrameFormat) -> DeviceFrame:
+    """By ``__cuda_array_interface__``, versions 2 and 3."""
+    try:
+        version, typestr = int(described["version"]), str(described["typestr"])
+        shape = tuple(int(length) for length in described["shape"])
+        address = int(described["data"][0])
+        given, stream = described.get("strides"), described.get("stream")
+        strides = packed(shape) if given is None else tuple(int(step) for step in given)
+        stream = None if stream is None else int(stream)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"__cuda_array_interface__ of a {type(frame).__name__} is not whole: {error!r}") from error
+    if version < 2:
+        raise DataError(f"__cuda_array_interface__ version {version} cannot be read, only 2 and later")
+    if typestr[1:] != "u1":  # the first letter is the byte order, of which one byte has none
+        raise DataError(f"a frame is uint8 ('|u1'), got the type {typestr!r}")
+    if described.get("mask") is not None:
+        raise DataError("a frame with a mask cannot be read: give one without")
+    if stream == 0:
+        raise DataError("the stream 0 of a __cuda_array_interface__ may mean two streams: 1 or 2 says which")
+    if len(strides) != len(shape):
+        raise DataError(f"a frame of shape {shape} has {len(strides)} strides")
+    if version == 2:  # has no streams; its producers work on the default one
+        stream = LEGACY_STREAM
+    return DeviceFrame(frame_format, MemoryKind.CUDA, None, address, shape, strides, stream, frame)
+
+
+class _HostArray:
+    """Shows a frame to numpy, whose view keeps this object alive, and with it the owner of the memory."""
+
+    def __init__(self, frame: DeviceFrame) -> None:
+        self._owner = frame.owner
+        self.__array_interface__ = {
+            "version": 3, "typestr": "|u1", "shape": frame.shape, "strides": frame.strides,
+            "data": (frame.address, True),
+        }  # fmt: skip

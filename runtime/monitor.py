@@ -22,7 +22,7 @@ from typing import Any
 import numpy.typing as npt
 
 from .bundle import Bundle
-from .engines.auto import AUTO, open_engine
+from .engines.catalog import AUTO, open_engine
 from .errors import ConfigError, DataError
 from .frames import FrameFormat
 from .pipeline import FaultIsolation, FramePipeline, FrameReader
@@ -63,12 +63,13 @@ class Monitor:
         queue: where frames are kept: a path, or a :class:`Queue` with settings of its own, which stays the caller's to
             close. None: verdicts only.
         trigger: which frames; a :class:`Trigger` or its text. None: :data:`DEFAULT_TRIGGER` if there is a queue.
-        engine: see :func:`alpose.runtime.engines.auto.open_engine`; its golden frames are asked before this returns.
+        engine: see :func:`alpose.runtime.engines.catalog.open_engine`; its golden frames are asked before this returns.
         threads: of the engine on a CPU; None: two at most.
         device_id: stands in every record. None: made once for a queue and kept in it; without a queue the host's name.
         roi: a fixed region (x0, y0, x1, y1) in which the person is, such as a seat.
         track: follow the person by their own poses. With neither, and no box in a call, the whole frame is looked at.
-        frame_format: ``rgb``, ``bgr`` or ``nv12``.
+        frame_format: ``rgb``, ``bgr``, ``grey``, ``nv12``, ``nv21``, ``i420``, ``yuyv`` or ``uyvy``; of the YUV ones also with
+            ``-bt709``.
         camera: name that stands in every record.
         public_key: the bundle must have been signed by it.
         allow_fallback: go on with the CPU where the engine asked for does not run.
@@ -148,7 +149,8 @@ class Monitor:
         """Watch one frame.
 
         Args:
-            frame: uint8 (H, W, 3), or (H * 3/2, W) for NV12; an array on the host, or on a GPU if the engine reads there.
+            frame: uint8, with the shape that the camera's format has: (H, W, 3) for RGB; an array on the host, or on a GPU
+                if the engine reads there.
             box: (x0, y0, x1, y1) in pixels, tight around the person, where the app knows it; it goes before roi and
                 track.
             time_ns: Unix time at which the frame was taken; left out: now. Budgets and drift then go by these times, so

@@ -22,11 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .bundle import Bundle
-from .device_frames import DeviceFrame, is_foreign, take_frame
 from .drift import Drift, DriftReport
 from .engines.device import DeviceEngine
 from .errors import ConfigError, DataError, WrongAnswerError
-from .frames import FrameFormat, HostFrame, Region, accept
+from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_foreign, take_frame
 from .logs import RateLimitedLog
 from .recording import FrameRecorder, FrameResult, RegionOfInterest
 from .stats import Counters, Meters

@@ -22,9 +22,8 @@ import numpy.typing as npt
 from . import scorelog
 from .bundle import Bundle
 from .crop import Crop
-from .device_frames import DeviceFrame
 from .errors import DataError
-from .frames import HostFrame, Region
+from .frames import DeviceFrame, HostFrame, Region
 from .queue import Queue, Record
 from .queue.record import Candidate, FrameCopy
 from .queue.recorder import Recorder

@@ -23,7 +23,7 @@ from .bundle.manifest import HISTOGRAM_BINS
 from .drift import DriftReport, bin_of
 
 if TYPE_CHECKING:
-    from .engines.auto import Opened
+    from .engines.catalog import Opened
 
 
 class Count(NamedTuple):

@@ -13,10 +13,10 @@ import numpy as np
 
 from ..bundle import Bundle, check_files
 from ..bundle.golden import UNITS, GoldenReport, run_golden
-from ..engines import tensorrt
+from ..engines.catalog import verify_engine
 from ..engines.onnx import OnnxEngine
-from ..engines.tensorrt_library import unavailable
-from ..engines.tensorrt_plans import rebuild
+from ..engines.tensorrt import TensorRTEngine
+from ..engines.tensorrt_plans import rebuild, unavailable
 from ..errors import AlposeError, DataNotFoundError, MissingExtraError, WrongAnswerError
 from ..types import Engine
 from .environment import Environment
@@ -106,7 +106,9 @@ def _native(bundle: Bundle, here: Environment) -> Iterator[Finding]:
         yield tell("engine tensorrt-native", reason, "engines of TensorRT cannot run here")
         return
     try:
-        for report in tensorrt.verify(bundle):
+        with TensorRTEngine(bundle) as engine:
+            reports = verify_engine(engine, bundle.golden)
+        for report in reports:
             yield _judged(f"engine {report.engine}", report, None)
     except (DataNotFoundError, MissingExtraError) as error:
         yield ok("engine tensorrt-native", str(error).splitlines()[0], "", rebuild(bundle))

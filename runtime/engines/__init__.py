@@ -1,5 +1,1 @@
-"""What runs a bundle's graph: one adapter file for each runtime, which is imported when an engine is made."""
-
-from .onnx import OnnxEngine, providers
-
-__all__ = ["OnnxEngine", "providers"]
+"""What runs a bundle's graph: the catalog of engines, and a file for each library, which is imported when one is opened."""

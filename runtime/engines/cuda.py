@@ -1,22 +1,30 @@
-"""The few calls of the CUDA runtime that an engine needs, each checked; cuda-python is imported here alone.
+"""CUDA through cuda-python, which is imported here alone: the runtime's calls, each checked, and the crop as a kernel.
 
-Kernels, which need its other parts, are in :mod:`.cuda_kernel`.
+cuda-python's functions return a tuple: a status, then the results. Older releases raise RuntimeError instead where the
+driver's library is missing. Both become :class:`CudaError`, which names the call and CUDA's own name of the failure. The
+kernel is compiled by NVRTC on the device that runs it and launched through the driver; runtime and driver share a context,
+and streams and addresses mean the same in both.
 
-Its functions answer a tuple: a status, then the results. Older releases raise RuntimeError instead where the driver's
-library is missing. Both become :class:`CudaError`, which names the call and what CUDA calls the failure.
+Shapes: S samples across the crop.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from ..crop import AFTER, BETWEEN, Crop
+from ..dlpack import MemoryKind, packed
 from ..errors import AlposeError, MissingExtraError
+from ..frames import LAYOUTS, YUV_UNIT, DeviceFrame, FrameFormat
+from .device import DeviceCropper, plane_cuts
 
 SPELLINGS = {
     "runtime": ("cuda.bindings.runtime", "cuda.cudart"),
@@ -29,7 +37,7 @@ _PARTS = frozenset({"cuda", "cuda.bindings"}.union(*SPELLINGS.values()))
 
 
 class CudaError(AlposeError, RuntimeError):
-    """A call of the CUDA runtime failed, or there is no GPU to call."""
+    """A call of CUDA failed, or there is no GPU to call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ class Gpu:
     compute_capability: str
     """As in ``8.7``."""
     driver: str
-    """The CUDA version that the driver reaches, as in ``12.6``."""
+    """The newest CUDA version of the driver, as in ``12.6``."""
     runtime: str
     """The CUDA version of the runtime that cuda-python brings."""
 
@@ -72,20 +80,14 @@ class Cuda:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """The result of a function of the runtime; None where it gives only a status."""
-        try:
-            status, *results = getattr(self._api, name)(*arguments)
-        except RuntimeError as error:
-            raise CudaError(f"{name} failed: {error}") from error
-        if int(status) != 0:
-            raise CudaError(f"{name} failed: {self._meaning(status)}")
-        return results[0] if results else None
+        return _call(self._api, name, arguments, self._meaning)
 
     def gpu(self) -> Gpu:
         """The current device."""
         found = self.call("cudaGetDeviceProperties", self.device)
-        name = found.name if isinstance(found.name, str) else found.name.split(b"\0")[0].decode(errors="replace")
-        driver, runtime = (_version(self.call(f"cuda{which}GetVersion")) for which in ("Driver", "Runtime"))
-        return Gpu(name.strip(), f"{found.major}.{found.minor}", driver, runtime)
+        driver, runtime = (int(self.call(f"cuda{which}GetVersion")) for which in ("Driver", "Runtime"))
+        versions = (f"{number // 1000}.{number % 1000 // 10}" for number in (driver, runtime))
+        return Gpu(_text(found.name), f"{found.major}.{found.minor}", *versions)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -113,26 +115,9 @@ class Cuda:
     def _meaning(self, status: Any) -> str:
         words = []
         for name in ("cudaGetErrorName", "cudaGetErrorString"):
-            try:
-                text = getattr(self._api, name)(status)[1]
-            except RuntimeError:
-                continue
-            words.append(text.decode(errors="replace") if isinstance(text, bytes) else str(text))
+            with suppress(RuntimeError):
+                words.append(_text(getattr(self._api, name)(status)[1]))
         return f"{words[0]} ({words[1]})" if len(words) == 2 else f"status {int(status)}"
-
-
-def handle(stream: Any) -> int:
-    """The address of a stream, as TensorRT takes it; ``int(stream)`` is deprecated where cuda-python has this."""
-    try:
-        return int(importlib.import_module("cuda.bindings.utils").get_cuda_native_handle(stream))
-    except (ImportError, AttributeError):
-        return int(stream)
-
-
-def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if not array.flags.c_contiguous:  # the copy would take the bytes between its numbers for numbers
-        raise CudaError(f"an array of shape {array.shape} and strides {array.strides} is not contiguous")
-    return array
 
 
 def load(part: str) -> Any:
@@ -148,5 +133,261 @@ def load(part: str) -> Any:
     raise MissingExtraError("cuda-python", "A TensorRT engine", "tensorrt")
 
 
-def _version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"
+def handle(stream: Any) -> int:
+    """The address of a stream, as TensorRT takes it; ``int(stream)`` is deprecated where cuda-python has this."""
+    try:
+        return int(importlib.import_module("cuda.bindings.utils").get_cuda_native_handle(stream))
+    except (ImportError, AttributeError):
+        return int(stream)
+
+
+def _call(api: Any, name: str, arguments: tuple[Any, ...], meaning: Callable[[Any], str]) -> Any:
+    """The result of a function; None where it gives only a status. ``meaning`` says what a failed status means."""
+    try:
+        status, *results = getattr(api, name)(*arguments)
+    except RuntimeError as error:  # the library itself is missing
+        raise CudaError(f"{name} failed: {error}") from error
+    if int(status) != 0:
+        raise CudaError(f"{name} failed: {meaning(status)}")
+    return results[0] if results else None
+
+
+def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not array.flags.c_contiguous:  # the copy would take the bytes between its numbers for numbers
+        raise CudaError(f"an array of shape {array.shape} and strides {array.strides} is not contiguous")
+    return array
+
+
+def _text(content: Any) -> str:
+    words = content.partition(b"\0")[0].decode(errors="replace") if isinstance(content, bytes) else str(content)
+    return words.strip("\0 \n")
+
+
+# --- Kernels
+
+
+class Kernel:
+    """One function of CUDA C, compiled, ready to be launched on the device of ``cuda``.
+
+    Raises:
+        MissingExtraError: cuda-python is not installed.
+        CudaError: NVRTC or the driver is missing, or refuses it.
+    """
+
+    def __init__(self, cuda: Cuda, source: str, name: str) -> None:
+        self._driver = load("driver")
+        self._module: Any = None
+        cuda.call("cudaFree", 0)  # frees nothing: the runtime's context becomes the one that the driver works in
+        image = compile_source(source, cuda.gpu().compute_capability)
+        self._module = self._call("cuModuleLoadData", image)
+        self._function = self._call("cuModuleGetFunction", self._module, name.encode())
+
+    def launch(self, blocks: int, threads: int, arguments: list[tuple[Any, type]], stream: Any) -> None:
+        """Queue it on a stream of the runtime, over a square of blocks of squares of threads.
+
+        ``arguments`` are the values of the kernel's parameters with their types of ctypes; what they point to is not
+        copied.
+        """
+        values, types = zip(*arguments, strict=True)
+        own = self._driver.CUstream(handle(stream))
+        grid, block = (blocks, blocks, 1), (threads, threads, 1)
+        self._call("cuLaunchKernel", self._function, *grid, *block, 0, own, (values, types), 0)
+
+    def close(self) -> None:
+        """Unload it. Calling it again does nothing."""
+        module, self._module = self._module, None
+        if module is not None:
+            self._call("cuModuleUnload", module)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return _call(self._driver, name, arguments, lambda status: _text(self._driver.cuGetErrorName(status)[1]))
+
+
+def compile_source(source: str, capability: str) -> bytes:
+    """Machine code for GPUs of a compute capability, as in ``8.7``.
+
+    Raises:
+        CudaError: NVRTC does not load, does not know such a GPU, or finds a mistake; holds its words.
+    """
+    nvrtc = load("nvrtc")
+
+    def call(name: str, *arguments: Any) -> Any:
+        return _call(nvrtc, name, arguments, lambda status: _text(nvrtc.nvrtcGetErrorString(status)[1]))
+
+    # With the GPU's own code and no PTX: a driver older than this NVRTC runs it too.
+    option = f"--gpu-architecture=sm_{capability.replace('.', '')}".encode()
+    try:
+        program = call("nvrtcCreateProgram", source.encode(), b"alpose.cu", 0, [], [])
+    except CudaError as error:
+        raise CudaError(
+            f"{error}. Frames on the GPU are cut by a kernel that CUDA's compiler library NVRTC makes: it is part of the "
+            "CUDA toolkit and of JetPack, or: pip install nvidia-cuda-nvrtc (with a driver for CUDA 12: "
+            "nvidia-cuda-nvrtc-cu12)"
+        ) from error
+    try:
+        try:
+            call("nvrtcCompileProgram", program, 1, [option])
+        except CudaError as error:
+            log = bytearray(call("nvrtcGetProgramLogSize", program))
+            call("nvrtcGetProgramLog", program, log)
+            raise CudaError(f"{error} for {option.decode()}: {_text(bytes(log)) or 'no log'}") from error
+        image = bytearray(call("nvrtcGetCUBINSize", program))
+        call("nvrtcGetCUBIN", program, image)
+        return bytes(image)
+    finally:
+        with suppress(CudaError):
+            call("nvrtcDestroyProgram", program)
+
+
+# --- The crop
+
+
+NAME = "alpose_crop"
+THREADS = 16
+"""Threads of a block along each axis of the crop."""
+
+# One thread makes one pixel. Each pixel of the frame is read by about four threads, as many as there are filters over
+# it: doing rows and columns in one go costs no more than two kernels with memory between them. Whole numbers below 2^24
+# throughout; shifting a negative one to the right rounds it down, as floor does. A format is known by its three channels.
+SOURCE = """
+struct Channel {  // where its bytes are, and at which places in taps its indices begin; the weights follow them
+    long long first, pitch, step, black, rows, row_count, columns, column_count;
+};
+
+__device__ int sample(const Channel *channel, const int *taps, int row, int column, int size) {
+    const unsigned char *first = (const unsigned char *)channel->first;
+    const int *row_index = taps + channel->rows, *column_index = taps + channel->columns;
+    const int rows = channel->row_count * size, columns = channel->column_count * size;
+    int across = 0;
+    for (int m = column; m < columns; m += size) {
+        if (!column_index[columns + m]) continue;
+        const unsigned char *line = first + column_index[m] * channel->step;
+        int down = 0;
+        for (int k = row; k < rows; k += size)
+            if (row_index[rows + k])
+                down += row_index[rows + k] * (line[row_index[k] * channel->pitch] - (int)channel->black);
+        across += column_index[columns + m] * ((down + BETWEEN / 2) >> BETWEEN_BITS);
+    }
+    return (across + AFTER / 2) >> AFTER_BITS;
+}
+
+// matrix: for each colour its shares of luma and the two chromas; all 0 where the channels are colours.
+extern "C" __global__ void alpose_crop(const Channel *channels, const int *matrix, const int *taps, int size,
+                                       unsigned char *out) {
+    int column = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y * blockDim.y + threadIdx.y;
+    if (row >= size || column >= size) return;
+    unsigned char *pixel = out + ((long long)row * size + column) * 3;
+    int level[3];
+    for (int c = 0; c < 3; ++c)
+        level[c] = c && channels[c].first == channels[c - 1].first ? level[c - 1]
+                                                                   : sample(channels + c, taps, row, column, size);
+    for (int c = 0; c < 3; ++c, matrix += 3) {
+        int mixed = (matrix[0] * level[0] + matrix[1] * level[1] + matrix[2] * level[2] + YUV_UNIT / 2) >> YUV_BITS;
+        pixel[c] = !matrix[0] ? level[c] : mixed < 0 ? 0 : mixed > 255 ? 255 : mixed;
+    }
+}
+"""
+
+_CHANNELS = 3 * 8
+"""Whole numbers of 64 bits that describe the channels; 9 of 32 bits, the matrix, follow, and then the taps."""
+_PARAMETERS = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+
+
+def source() -> str:
+    """The kernel with the numbers that every implementation of the crop shares."""
+    bits = {"BETWEEN_BITS": BETWEEN.bit_length() - 1, "AFTER_BITS": AFTER.bit_length() - 1,
+            "YUV_BITS": YUV_UNIT.bit_length() - 1}  # fmt: skip
+    numbers = {"BETWEEN": BETWEEN, "AFTER": AFTER, "YUV_UNIT": YUV_UNIT} | bits
+    return "".join(f"#define {name} {value}\n" for name, value in numbers.items()) + SOURCE
+
+
+class CropKernel(DeviceCropper):
+    """Cuts crops on the GPU. It is compiled when this is made; the memory for the taps grows and is kept.
+
+    Args:
+        cuda: with its device current.
+        stream: in which everything is queued.
+        size_px: side of the crops.
+    """
+
+    def __init__(self, cuda: Cuda, stream: Any, size_px: int) -> None:
+        super().__init__("the GPU's crop kernel", size_px)
+        self._cuda, self._stream = cuda, stream
+        self._taps, self._taps_bytes = 0, 0
+        self._kernel = Kernel(cuda, source(), NAME)
+
+    def queue(self, frame: DeviceFrame, crop: Crop, address: int) -> npt.NDArray[np.uint8]:
+        """Queue the writing of a crop (S, S, 3) to an address.
+
+        Returns:
+            what must live and stay as it is until the stream was waited for.
+        """
+        self.verify(frame.format)
+        return self._queue(frame, crop, address)
+
+    def _queue(self, frame: DeviceFrame, crop: Crop, address: int) -> npt.NDArray[np.uint8]:
+        content = _plan(frame, crop)
+        self._grow(content.nbytes)
+        self._cuda.to_device(self._taps, content, self._stream)
+        matrix = self._taps + 8 * _CHANNELS
+        values = (self._taps, matrix, matrix + 4 * 9, crop.size_px, address)
+        arguments = list(zip(values, _PARAMETERS, strict=True))
+        self._kernel.launch(-(-crop.size_px // THREADS), THREADS, arguments, self._stream)
+        return content
+
+    def cut_copy(self, frame: npt.NDArray[np.uint8], frame_format: FrameFormat, crop: Crop) -> npt.NDArray[np.uint8]:
+        """See :class:`~.device.DeviceCropper`."""
+        cuda, stream = self._cuda, self._stream
+        got_SS3 = np.empty((crop.size_px, crop.size_px, 3), np.uint8)
+        address = int(cuda.call("cudaMalloc", frame.nbytes + got_SS3.nbytes))
+        try:
+            cuda.to_device(address, frame, stream)
+            copied = DeviceFrame(frame_format, MemoryKind.CUDA, cuda.device, address, frame.shape, packed(frame.shape),
+                                 None, frame)  # fmt: skip
+            held = self._queue(copied, crop, address + frame.nbytes)
+            cuda.to_host(got_SS3, address + frame.nbytes, stream)
+            cuda.call("cudaStreamSynchronize", stream)
+            del held
+        finally:
+            with suppress(CudaError):
+                cuda.call("cudaStreamSynchronize", stream)  # what is queued works in the memory that goes now
+            cuda.call("cudaFree", address)
+        return got_SS3
+
+    def close(self) -> None:
+        """Give memory and code back, once nothing is queued any more."""
+        memory, self._taps, self._taps_bytes = self._taps, 0, 0
+        try:
+            self._kernel.close()
+        finally:
+            if memory:
+                self._cuda.call("cudaFree", memory)
+
+    def _grow(self, size: int) -> None:
+        if size <= self._taps_bytes:
+            return
+        self._cuda.call("cudaStreamSynchronize", self._stream)  # what is queued reads the memory that goes now
+        old, self._taps, self._taps_bytes = self._taps, 0, 0
+        if old:
+            self._cuda.call("cudaFree", old)
+        size = 1 << (size - 1).bit_length()  # a person who comes nearer would otherwise ask for more at every frame
+        self._taps = int(self._cuda.call("cudaMalloc", size))
+        self._taps_bytes = size
+
+
+def _plan(frame: DeviceFrame, crop: Crop) -> npt.NDArray[np.uint8]:
+    """The bytes that the kernel reads: channels, matrix and taps."""
+    cuts, layout, places = plane_cuts(frame, crop), LAYOUTS[frame.format], []
+    parts: list[npt.NDArray[np.int32]] = []
+    for cut in cuts:
+        places.append(sum(map(len, parts)))
+        arrays = (cut.row_KS, cut.row_weight_KS, cut.column_KS, cut.column_weight_KS)
+        parts += [np.ravel(part).astype(np.int32) for part in arrays]
+    channels = [
+        (cuts[n].plane.address + byte, cuts[n].plane.pitch, cuts[n].plane.channels, cuts[n].black, places[n],
+         len(cuts[n].row_KS), places[n] + 2 * cuts[n].row_KS.size, len(cuts[n].column_KS))
+        for n, byte in layout.channels
+    ]  # fmt: skip
+    matrix = np.zeros((3, 3), np.int32) if layout.matrix is None else np.array(layout.matrix, np.int32)
+    head = np.array(channels, np.int64)
+    return np.concatenate([part.view(np.uint8).ravel() for part in (head, matrix, *parts)])

@@ -1,10 +1,16 @@
-"""Engines that read frames where they lie, and what all of them share: geometry, refusals, the way to the host.
+"""Engines that cut frames in their own memory, and what all of them share: geometry, refusals, and the check of the crop.
+
+Two programs cut: a graph for ONNX Runtime (:mod:`.onnx_device`) and a kernel for CUDA (:mod:`.cuda`). Both are needed,
+since ONNX Runtime on a GPU comes without cuda-python, and TensorRT on a Jetson without ONNX Runtime. Both read
+:class:`PlaneCut`, know a format only by its :class:`~alpose.runtime.frames.Layout`, and are compared with the host's crop
+before the first frame of a format.
 
 Shapes: N frames, S samples across the crop, K taps of a sample.
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -12,11 +18,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ..crop import Crop, taps
-from ..device_frames import DeviceFrame, Plane
+from ..crop import Crop, on_grid, taps
 from ..errors import ConfigError, DataError, WrongAnswerError
-from ..frames import FrameFormat, accept, chroma_crop
+from ..frames import LAYOUTS, DeviceFrame, FrameFormat, Plane, Region, accept
 from ..types import Engine, Outputs
+
+Bytes = npt.NDArray[np.uint8]
 
 
 @runtime_checkable
@@ -25,7 +32,7 @@ class DeviceEngine(Engine, Protocol):
 
     @property
     def copies_to_host(self) -> int:
-        """How many frames :meth:`to_host` has brought so far. Nothing else of a frame ever comes to the host."""
+        """How many frames :meth:`to_host` has copied so far. Nothing else of a frame ever comes to the host."""
         ...
 
     def answer_device(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
@@ -35,13 +42,13 @@ class DeviceEngine(Engine, Protocol):
         returns.
 
         Raises:
-            ConfigError: the engine cannot read where a frame lies.
-            WrongAnswerError: at the first frame of a form: this device does not cut it as it should.
+            ConfigError: the engine cannot read the memory of a frame.
+            WrongAnswerError: at the first frame of a format: this device does not cut it as it should.
             DataError: not one crop for each frame, or of another size.
         """
         ...
 
-    def to_host(self, frame: DeviceFrame, region: tuple[int, int, int, int] | None = None) -> npt.NDArray[np.uint8]:
+    def to_host(self, frame: DeviceFrame, region: Region | None = None) -> Bytes:
         """A copy of a frame, or of its ``region`` (x0, y0, x1, y1), as RGB (h, w, 3): for what is kept."""
         ...
 
@@ -51,6 +58,7 @@ class PlaneCut:
     """Which pixels of a plane a crop reads, and with what weights."""
 
     plane: Plane
+    black: int
     row_KS: npt.NDArray[np.intp]
     row_weight_KS: npt.NDArray[np.float32]
     column_KS: npt.NDArray[np.intp]
@@ -58,15 +66,28 @@ class PlaneCut:
 
 
 def plane_cuts(frame: DeviceFrame, crop: Crop) -> tuple[PlaneCut, ...]:
-    """The taps of every plane: colours together, or luma and, at half the resolution, chroma."""
-    crops = (crop, chroma_crop(crop)) if frame.form is FrameFormat.NV12 else (crop,)
-    return tuple(
-        PlaneCut(plane, *taps(own.y0, own, plane.height), *taps(own.x0, own, plane.width))
-        for plane, own in zip(frame.planes(), crops, strict=True)
-    )
+    """The taps of every plane, each on its own grid."""
+    cuts = []
+    for plane, own in zip(frame.planes(), LAYOUTS[frame.format].planes, strict=True):
+        down, across = on_grid(crop, own.high), on_grid(crop, own.wide)
+        rows, columns = taps(down.y0, down, plane.height), taps(across.x0, across, plane.width)
+        cuts.append(PlaneCut(plane, own.black, *rows, *columns))
+    return tuple(cuts)
 
 
-def check(name: str, gpu: int | None, size_px: int, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> None:
+def check_crops(name: str, size_px: int, frames_NHW3: Bytes) -> None:
+    """Refuse an array that is not at least one crop of the bundle's size."""
+    shape: tuple[int, ...] = getattr(frames_NHW3, "shape", ())
+    dtype = getattr(frames_NHW3, "dtype", type(frames_NHW3).__name__)
+    if dtype != np.uint8 or len(shape) != 4 or not shape[0] or shape[1:] != (size_px, size_px, 3):
+        raise DataError(
+            f"{name}: frames must be uint8 (N, {size_px}, {size_px}, 3) in RGB with N at least 1, got {dtype} {shape}"
+        )
+
+
+def check_frames(
+    name: str, gpu: int | None, size_px: int, frames: Sequence[DeviceFrame], crops: Sequence[Crop]
+) -> None:
     """Refuse what an engine cannot answer.
 
     Args:
@@ -82,14 +103,14 @@ def check(name: str, gpu: int | None, size_px: int, frames: Sequence[DeviceFrame
         if crop.size_px != size_px or crop.context_px:
             raise DataError(f"{name}: this bundle takes crops of {size_px} px without context, got {crop}")
     for frame in frames:
-        check_place(name, gpu, frame)
+        check_memory(name, gpu, frame)
 
 
-def check_place(name: str, gpu: int | None, frame: DeviceFrame) -> None:
+def check_memory(name: str, gpu: int | None, frame: DeviceFrame) -> None:
     """Refuse a frame in memory that an engine does not read."""
     if gpu is None and frame.on_gpu:
         raise ConfigError(
-            f"{name} cannot read a frame on a GPU ({frame.where.name}): take an engine that can (engine='cuda' with "
+            f"{name} cannot read a frame on a GPU ({frame.memory.name}): take an engine that can (engine='cuda' with "
             "alpose[gpu], or engine='tensorrt'), or give the frame in the host's memory"
         )
     if gpu is not None and not frame.on_gpu:
@@ -101,43 +122,42 @@ def check_place(name: str, gpu: int | None, frame: DeviceFrame) -> None:
         )
 
 
-def probe(form: FrameFormat, size_px: int) -> tuple[npt.NDArray[np.uint8], tuple[Crop, ...]]:
-    """A small frame of noise and crops of it: within, enlarged, over the edge, and of all of it."""
-    height, width = 34, 46
-    shape = (height * 3 // 2, width) if form is FrameFormat.NV12 else (height, width, 3)
-    corners = ((5.3, 4.1, 21.0), (30.2, 11.7, 3.5), (-9.4, 20.8, 30.0), (-70.0, -80.0, 190.0))
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), tuple(
-        Crop(x0, y0, side, size_px) for x0, y0, side in corners
-    )
+class DeviceCropper(abc.ABC):
+    """Cuts frames in a device's memory, once :meth:`verify` has compared the device with the host.
+
+    The reference frames of a bundle check the model, and not the crop.
+    """
+
+    def __init__(self, name: str, size_px: int) -> None:
+        self._name, self._size = name, size_px
+        self._verified: set[FrameFormat] = set()
+
+    @abc.abstractmethod
+    def cut_copy(self, frame: Bytes, frame_format: FrameFormat, crop: Crop) -> Bytes:
+        """Copy a frame to the device, cut it there, and copy the crop back."""
+
+    def verify(self, frame_format: FrameFormat) -> None:
+        """Cut a small frame of noise on the device; :class:`WrongAnswerError` where one bit is not as on the host."""
+        if frame_format in self._verified:
+            return
+        shape = LAYOUTS[frame_format].shape(34, 46)
+        frame = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        # Within the frame, enlarged, over its edge, and around all of it.
+        for x0, y0, side in ((5.3, 4.1, 21.0), (30.2, 11.7, 3.5), (-9.4, 20.8, 30.0), (-70.0, -80.0, 190.0)):
+            crop = Crop(x0, y0, side, self._size)
+            got_SS3 = self.cut_copy(frame, frame_format, crop)
+            apart_SS3 = np.abs(got_SS3.astype(np.int16) - accept(frame, frame_format).cut(crop))
+            if apart_SS3.any():
+                raise WrongAnswerError(
+                    f"{self._name} does not cut {frame_format.name} frames in its own memory as the host does: "
+                    f"{np.count_nonzero(apart_SS3)} of {apart_SS3.size} bytes of a test crop differ, the worst by "
+                    f"{apart_SS3.max()}. Give frames in the host's memory, and look for a newer driver or runtime"
+                )
+        self._verified.add(frame_format)
 
 
-def require_same(
-    name: str, form: FrameFormat, got_SS3: npt.NDArray[np.uint8], expected_SS3: npt.NDArray[np.uint8]
-) -> None:
-    """Refuse a device that does not cut the probe bit for bit as the host does."""
-    apart_SS3 = np.abs(got_SS3.astype(np.int16) - expected_SS3)
-    if apart_SS3.any():
-        raise WrongAnswerError(
-            f"{name} does not cut {form.name} frames in its own memory as the host does: {np.count_nonzero(apart_SS3)} "
-            f"of {apart_SS3.size} bytes of a test crop differ, the worst by {apart_SS3.max()}. Give frames in the "
-            "host's memory, and look for a newer driver or runtime"
-        )
-
-
-def extent(frame: DeviceFrame) -> int:
-    """Bytes from a frame's first to its last; rows with a gap between have one fewer gap than rows."""
-    plane = frame.planes()[0]
-    return (frame.shape[0] - 1) * plane.pitch + plane.width * plane.channels
-
-
-def to_rgb(
-    content_L: npt.NDArray[np.uint8], frame: DeviceFrame, region: tuple[int, int, int, int] | None
-) -> npt.NDArray[np.uint8]:
-    """The bytes of a frame (:func:`extent` of them) as RGB."""
-    view = np.ndarray(frame.shape, np.uint8, content_L.data, strides=_strides(frame))
-    return accept(view, frame.form).to_rgb(region)
-
-
-def _strides(frame: DeviceFrame) -> tuple[int, ...]:
-    plane = frame.planes()[0]
-    return (plane.pitch, plane.channels, 1)[: len(frame.shape)]
+def to_rgb(content_L: Bytes, frame: DeviceFrame, region: Region | None) -> Bytes:
+    """The bytes of a frame (``frame.extent`` of them), copied to the host, as RGB."""
+    strides = (frame.pitch, *frame.strides[1:])
+    view = np.ndarray(frame.shape, np.uint8, content_L.data, strides=strides)
+    return accept(view, frame.format).to_rgb(region)

@@ -1,14 +1,15 @@
-"""ONNX Runtime behind the interface of every engine.
+"""ONNX Runtime as an engine, and the one function that imports it.
 
 ONNX Runtime goes on with the CPU when a provider does not start, and says so in its log alone. Here that is an error
 unless it was allowed, and :attr:`OnnxEngine.provider` says what runs.
 
-Shapes: N batch, S crop side, J joints, D embedding.
+Shapes: N batch, S crop side.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,42 @@ import numpy.typing as npt
 from ..bundle import Bundle
 from ..bundle.manifest import check_against_engine
 from ..crop import Crop
-from ..device_frames import DeviceFrame
-from ..errors import CheckpointError, ConfigError, DataError, DataNotFoundError, MissingExtraError
+from ..errors import CheckpointError, ConfigError, DataNotFoundError, MissingExtraError
+from ..frames import DeviceFrame, Region
 from ..types import OUTPUT_AXES, OUTPUT_NAMES, Outputs
-from .onnx_device import OnnxDevice
+from .device import check_crops
+from .onnx_device import CPU, CUDA, TENSORRT, OnnxDevice
 
 INPUT = "frames"
 
-SHORT = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+SHORT = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 """Providers that have a short name; every other goes by ONNX Runtime's own."""
+LONG = {provider: name for name, provider in SHORT.items()}
 
 REMOTE = "AzureExecutionProvider"
 """In every build, and sends frames to a service: it is not offered."""
 
-QUIET = 3
-"""Errors alone reach ONNX Runtime's log: what its warnings tell of providers is checked here."""
+ERRORS_ONLY = 3
+"""The level of ONNX Runtime's log: what its warnings say about providers is checked here."""
+
+TELEMETRY = "ORT_DISABLE_TELEMETRY"
+"""The variable that keeps ONNX Runtime 1.32 and later from sending usage data, read when its library is loaded."""
+
+
+def import_onnxruntime() -> Any:
+    """The module ``onnxruntime``, with its telemetry switched off before its library is loaded.
+
+    Every part of alpose that needs the module gets it here: ONNX Runtime 1.32 on Linux otherwise writes a device id below
+    ``~/.cache`` and sends events to Microsoft. Where the app has imported it before, its events are switched off now.
+    """
+    os.environ[TELEMETRY] = "1"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "running a bundle", "cpu") from error
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
 
 
 class OnnxEngine:
@@ -49,7 +71,7 @@ class OnnxEngine:
     Raises:
         MissingExtraError: onnxruntime is not installed.
         ConfigError: the provider is unknown, not in this build, or did not start.
-        CheckpointError: the file is no graph of ours, or a damaged one.
+        CheckpointError: the file is not a graph of alpose, or a damaged one.
     """
 
     def __init__(
@@ -62,10 +84,10 @@ class OnnxEngine:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
         bundle, where, content = _content(source)
-        runtime = _onnxruntime()
+        runtime = import_onnxruntime()
         asked = _provider(runtime, provider, allow_fallback)
         options = _options(runtime, threads)
-        chain = [asked] if asked == SHORT["cpu"] else [asked, SHORT["cpu"]]
+        chain = [asked] if asked == CPU else [asked, CPU]
         try:
             self._session = runtime.InferenceSession(content, options, providers=chain)
         except Exception as error:  # its errors have no common parent
@@ -83,8 +105,7 @@ class OnnxEngine:
             )
         self.provider: str = running
         """What runs, in ONNX Runtime's own words."""
-        short = {long: name for name, long in SHORT.items()}
-        self.name = f"onnxruntime {short.get(running, running)}"
+        self.name = f"onnxruntime {LONG.get(running, running)}"
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         """The graph's ``metadata_props``."""
         self.size_px = self._check(where, bundle)
@@ -93,31 +114,23 @@ class OnnxEngine:
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
         """Answer N ≥ 1 crops in one call of the session."""
-        size = self.size_px
-        shape: tuple[int, ...] = getattr(frames_NHW3, "shape", ())
-        if getattr(frames_NHW3, "dtype", None) != np.uint8 or len(shape) != 4 or not shape[0]:
-            raise DataError(
-                f"frames are a uint8 array (N, {size}, {size}, 3) with N >= 1, got "
-                f"{getattr(frames_NHW3, 'dtype', type(frames_NHW3).__name__)} {shape}"
-            )
-        if shape[1:] != (size, size, 3):
-            raise DataError(f"this graph takes crops of {size} x {size} px in RGB, got the shape {shape}")
+        check_crops(self.name, self.size_px, frames_NHW3)
         return Outputs(*self._session.run(OUTPUT_NAMES, {INPUT: np.ascontiguousarray(frames_NHW3)}))
 
     def answer_device(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
         """Cut and answer frames in the provider's own memory; see :class:`~.device.DeviceEngine`."""
-        return self._on_device().answer(frames, crops)
+        return self._device_part().answer(frames, crops)
 
-    def to_host(self, frame: DeviceFrame, region: tuple[int, int, int, int] | None = None) -> npt.NDArray[np.uint8]:
+    def to_host(self, frame: DeviceFrame, region: Region | None = None) -> npt.NDArray[np.uint8]:
         """A copy as RGB of a frame in the provider's own memory; see :class:`~.device.DeviceEngine`."""
-        return self._on_device().to_host(frame, region)
+        return self._device_part().to_host(frame, region)
 
     @property
     def copies_to_host(self) -> int:
-        """Frames that :meth:`to_host` has brought so far."""
+        """Frames that :meth:`to_host` has copied so far."""
         return self._device.copies_to_host if self._device else 0
 
-    def _on_device(self) -> OnnxDevice:
+    def _device_part(self) -> OnnxDevice:
         """Made for the first frame that needs it: most engines never see one."""
         if self._device is None:
             options = _options(self._runtime, self._threads)
@@ -156,29 +169,20 @@ def _fits(name: str, kind: str, shape: list[Any]) -> bool:
 def providers() -> tuple[str, ...]:
     """The providers of the installed ONNX Runtime, by short name where they have one; empty where there is none."""
     try:
-        runtime = _onnxruntime()
+        runtime = import_onnxruntime()
     except MissingExtraError:
         return ()
-    short = {long: name for name, long in SHORT.items()}
-    return tuple(short.get(name, name) for name in runtime.get_available_providers() if name != REMOTE)
+    return tuple(LONG.get(name, name) for name in runtime.get_available_providers() if name != REMOTE)
 
 
 def _options(runtime: Any, threads: int | None) -> Any:
     options = runtime.SessionOptions()
-    options.log_severity_level = QUIET
+    options.log_severity_level = ERRORS_ONLY
     # Its threads otherwise wait in a loop for the next frame: at 30 frames/s that is a whole core for nothing.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", "running a bundle", "cpu") from error
-    return onnxruntime
 
 
 def _content(source: Bundle | str | Path) -> tuple[Bundle | None, str, bytes]:
@@ -200,13 +204,13 @@ def _provider(runtime: Any, name: str, allow_fallback: bool) -> str:
     if asked not in known:
         near = difflib.get_close_matches(name, [*SHORT, *known], 3, 0.4) or [*SHORT]
         raise ConfigError(
-            f"ONNX Runtime {runtime.__version__} knows no provider {name!r}: did you mean {', '.join(near)}?"
+            f"ONNX Runtime {runtime.__version__} does not know the provider {name!r}: did you mean {', '.join(near)}?"
         )
     available = runtime.get_available_providers()
     if asked in available:
         return asked
     if allow_fallback:
-        return SHORT["cpu"]
+        return CPU
     raise ConfigError(
         f"this onnxruntime {runtime.__version__} was built without {asked}; it has {', '.join(available)}. For NVIDIA "
         "GPUs install alpose[gpu] in place of alpose[cpu], or allow the fallback"

@@ -1,7 +1,6 @@
-"""Running a TensorRT engine that was built on this machine. ``docs/tensorrt.md`` says what was checked, and where.
+"""Running a TensorRT engine that was built on this device. ``docs/tensorrt.md`` says what was checked, and where.
 
-The files ``tensorrt_*.py`` beside this one find TensorRT, choose the engine that belongs here, and read what stands
-beside its plan.
+:mod:`.tensorrt_plans` finds TensorRT, and chooses the plan that belongs to this device and this bundle.
 
 Shapes: N frames, B rows of one run, S crop side, J joints, D dimensions of the embedding.
 """
@@ -20,18 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import Bundle
-from ..bundle.golden import Golden, GoldenReport, run_golden
 from ..bundle.manifest import check_against_engine
 from ..crop import Crop
-from ..device_frames import DeviceFrame
-from ..errors import DataError
+from ..frames import DeviceFrame, Region
 from ..types import OUTPUT_NAMES, Outputs, output_shapes
-from .crop_kernel import CropKernel
-from .cuda import CudaError, handle
-from .device import check, check_place, extent, to_rgb
-from .tensorrt_library import Machine, TensorRTError, create, logger
-from .tensorrt_plans import read_engine, rebuild
-from .tensorrt_sidecar import Profile
+from .cuda import CropKernel, CudaError, handle
+from .device import check_crops, check_frames, check_memory, to_rgb
+from .tensorrt_plans import DeviceContext, Profile, TensorRTError, create, logger, read_engine, rebuild
 
 INPUT = "frames"
 
@@ -41,7 +35,7 @@ until the stream was waited for."""
 
 
 class TensorRTEngine:
-    """An engine of this machine, ready to answer. Use it as a context manager, or close it.
+    """An engine of this device, ready to answer. Use it as a context manager, or close it.
 
     The GPU's buffers are made once, for the largest batch; more frames than that are answered in several runs, fewer
     than the smallest batch are filled up. One call runs at a time: threads wait for each other.
@@ -49,7 +43,7 @@ class TensorRTEngine:
     Args:
         bundle: an opened bundle, or its folder.
         plan: a plan to run instead of the one in the bundle's folder; for the builder, which has just made it.
-        machine: TensorRT and the GPU; looked for when left out.
+        here: TensorRT and the GPU; looked for when left out.
 
     Raises:
         MissingExtraError: TensorRT or cuda-python is not installed.
@@ -61,14 +55,14 @@ class TensorRTEngine:
     """
 
     def __init__(
-        self, bundle: Bundle | str | Path, *, plan: bytes | None = None, machine: Machine | None = None
+        self, bundle: Bundle | str | Path, *, plan: bytes | None = None, here: DeviceContext | None = None
     ) -> None:
         self._open = False
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        machine = machine or Machine.here()
+        here = here or DeviceContext.here()
         if plan is None:
-            plan, _ = read_engine(self.bundle, machine.key(self.bundle))
-        self._trt, self._cuda = machine.trt, machine.cuda
+            plan, _ = read_engine(self.bundle, here.key(self.bundle))
+        self._trt, self._cuda = here.trt, here.cuda
         self._lock = threading.Lock()
         self._addresses: dict[str, int] = {}
         self._stream: Any = None
@@ -97,6 +91,11 @@ class TensorRTEngine:
         """The most frames of one run."""
         return self.profile.max
 
+    @property
+    def golden_batches(self) -> tuple[int, ...]:
+        """The batches in which the golden frames verify it: the one it is fastest at, and the largest."""
+        return tuple(sorted({self.profile.opt, self.profile.max}))
+
     def __enter__(self) -> TensorRTEngine:
         return self
 
@@ -111,28 +110,22 @@ class TensorRTEngine:
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
         """Answer N ≥ 1 RGB crops (N, S, S, 3); the arrays belong to the caller."""
-        size_px = self.bundle.crop.size_px
-        count, *rest = frames_NHW3.shape or (0,)
-        if frames_NHW3.dtype != np.uint8 or rest != [size_px, size_px, 3] or not count:
-            raise DataError(
-                f"{self.name}: frames must be uint8 (N, {size_px}, {size_px}, 3) with N at least 1, got "
-                f"{frames_NHW3.dtype} {frames_NHW3.shape}"
-            )
+        check_crops(self.name, self.bundle.crop.size_px, frames_NHW3)
 
         def place(chosen: Sequence[int]) -> object:
             part = np.ascontiguousarray(frames_NHW3[list(chosen)])
             self._cuda.to_device(self._addresses[INPUT], part, self._stream)
             return part
 
-        return self._answer(count, place)
+        return self._answer(len(frames_NHW3), place)
 
     def answer_device(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
         """Cut and answer frames that lie on this GPU; see :class:`~.device.DeviceEngine`."""
         size_px = self.bundle.crop.size_px
-        check(self.name, self._cuda.device, size_px, frames, crops)
+        check_frames(self.name, self._cuda.device, size_px, frames, crops)
 
         def place(chosen: Sequence[int]) -> object:
-            cropper = self._cropper = self._cropper or CropKernel(self._cuda, self._stream)
+            cropper = self._cropper = self._cropper or CropKernel(self._cuda, self._stream, size_px)
             for stream in {frames[n].stream for n in chosen} - {None}:
                 self._cuda.call("cudaStreamSynchronize", stream)  # its producer may still be writing
             address, step = self._addresses[INPUT], size_px * size_px * 3
@@ -140,10 +133,10 @@ class TensorRTEngine:
 
         return self._answer(len(frames), place)
 
-    def to_host(self, frame: DeviceFrame, region: tuple[int, int, int, int] | None = None) -> npt.NDArray[np.uint8]:
+    def to_host(self, frame: DeviceFrame, region: Region | None = None) -> npt.NDArray[np.uint8]:
         """A copy as RGB of a frame that lies on this GPU; see :class:`~.device.DeviceEngine`."""
-        check_place(self.name, self._cuda.device, frame)
-        content_L = np.empty(extent(frame), np.uint8)
+        check_memory(self.name, self._cuda.device, frame)
+        content_L = np.empty(frame.extent, np.uint8)
         with self._working():
             if frame.stream is not None:
                 self._cuda.call("cudaStreamSynchronize", frame.stream)
@@ -199,12 +192,12 @@ class TensorRTEngine:
         for name, shape in shapes.items():
             bytes_each = 1 if name == INPUT else np.dtype(np.float32).itemsize
             self._addresses[name] = int(self._cuda.call("cudaMalloc", math.prod(shape) * bytes_each))
-            self._ask(self._context.set_tensor_address(name, self._addresses[name]), f"placing {name}")
+            self._require(self._context.set_tensor_address(name, self._addresses[name]), f"placing {name}")
         if self.profile.static:
             self._rows = self.profile.max  # such an engine has its shape already
 
     def _check(self) -> Profile:
-        """Hold the engine's tensors against the manifest, and read which batches it takes."""
+        """Compare the engine's tensors with the manifest, and read which batches it takes."""
         trt, engine = self._trt, self._engine
         shapes: dict[bool, dict[str, list[int]]] = {True: {}, False: {}}
         for index in range(engine.num_io_tensors):
@@ -259,12 +252,12 @@ class TensorRTEngine:
         self._messages.clear()
         if rows != self._rows:
             self._rows = 0  # what a failure leaves behind is not known
-            self._ask(self._context.set_input_shape(INPUT, self._shapes(rows)[INPUT]), f"a batch of {rows}")
+            self._require(self._context.set_input_shape(INPUT, self._shapes(rows)[INPUT]), f"a batch of {rows}")
             self._rows = rows
         held: object = None
         try:
             held = place(chosen)
-            self._ask(self._context.execute_async_v3(self._handle), "running the engine")
+            self._require(self._context.execute_async_v3(self._handle), "running the engine")
             for name, value in outputs.items():
                 self._cuda.to_host(value, self._addresses[name], self._stream)
         except BaseException:
@@ -275,18 +268,6 @@ class TensorRTEngine:
         self._cuda.call("cudaStreamSynchronize", self._stream)
         del held  # the copies have read it
 
-    def _ask(self, done: bool, what: str) -> None:
+    def _require(self, done: bool, what: str) -> None:
         if not done:
             raise self._messages.explain(f"{self.name}: {what} failed")
-
-
-def judge(engine: TensorRTEngine, golden: Golden) -> tuple[GoldenReport, ...]:
-    """The golden frames at the batches that the engine is built for: alone, at its best one and at its largest."""
-    sizes = sorted({engine.profile.opt, engine.profile.max})
-    return tuple(run_golden(engine, golden, batch=size) for size in sizes)
-
-
-def verify(bundle: Bundle) -> tuple[GoldenReport, ...]:
-    """Load the bundle's engine of this machine and let it answer the golden frames; raises as the engine does."""
-    with TensorRTEngine(bundle) as engine:
-        return judge(engine, bundle.golden)

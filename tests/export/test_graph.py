@@ -16,7 +16,7 @@ from torch.nn import functional
 from alpose.export.graph import UNCALIBRATED, MonitorGraph, TorchEngine
 from alpose.export.graph_parts import Calibrate, Decode
 from alpose.export.onnx_graph import BATCH, TENSORRT_OPERATORS, to_onnx
-from alpose.runtime.engines import OnnxEngine
+from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.types import OUTPUT_NAMES, Outputs

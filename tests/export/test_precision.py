@@ -22,7 +22,7 @@ from alpose.export.precision import (
     to_fp16,
     to_int8,
 )
-from alpose.runtime.engines import OnnxEngine
+from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 
 onnx: Any = pytest.importorskip("onnx")

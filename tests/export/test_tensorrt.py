@@ -20,12 +20,11 @@ from alpose.export import tensorrt as building
 from alpose.export.tensorrt import build_engine
 from alpose.runtime import io
 from alpose.runtime.bundle import Bundle, BundleError, check_files
-from alpose.runtime.engines import tensorrt_library as library
+from alpose.runtime.engines import tensorrt_plans as library
+from alpose.runtime.engines.catalog import verify_engine
 from alpose.runtime.engines.cuda import CudaError
-from alpose.runtime.engines.tensorrt import TensorRTEngine, verify
-from alpose.runtime.engines.tensorrt_library import TensorRTError
-from alpose.runtime.engines.tensorrt_plans import StaleEngineError
-from alpose.runtime.engines.tensorrt_sidecar import Profile, Sidecar
+from alpose.runtime.engines.tensorrt import TensorRTEngine
+from alpose.runtime.engines.tensorrt_plans import Profile, Sidecar, StaleEngineError, TensorRTError
 from alpose.runtime.errors import ConfigError, DataNotFoundError, MissingExtraError, SignatureError, WrongAnswerError
 
 from ..fakes import cuda as fake_cuda
@@ -192,7 +191,8 @@ def test_engines_of_two_versions_live_side_by_side(folder: Path, cuda: Any, monk
 @pytest.mark.usefixtures("trt")
 def test_verify_asks_the_golden_frames(folder: Path) -> None:
     build_engine(folder, profile=(1, 2, 4))
-    reports = verify(Bundle.open(folder))
+    with TensorRTEngine(folder) as engine:
+        reports = verify_engine(engine, engine.bundle.golden)
     assert [report.engine for report in reports] == ["tensorrt fp32"] * 2
     assert all(report.passed for report in reports)
 

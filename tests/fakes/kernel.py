@@ -196,51 +196,36 @@ class FakeDriver:
 
 
 def crop_twin(
-    buffer: Callable[[int, int], memoryview], threads: tuple[int, int], *, first: int, chroma: int, pitch: int, taps: int,
-    rows: int, columns: int, chroma_rows: int, chroma_columns: int, size: int, form: int, out: int,
+    buffer: Callable[[int, int], memoryview], threads: tuple[int, int], *, channels: int, matrix: int, taps: int, size: int,
+    out: int,
 ) -> None:  # fmt: skip
-    """What the crop's kernel computes, plane by plane, in whole numbers."""
+    """What the crop's kernel computes, channel by channel, in whole numbers."""
 
-    def plane(address: int, place: int, counts: tuple[int, int], channels: int, black: int) -> npt.NDArray[np.int64]:
-        row_KS, row_weight_KS, column_MS, column_weight_MS = (
-            read(taps + 4 * size * offset, (count, size), np.int32)
-            for offset, count in (
-                (place, counts[0]), (place + counts[0], counts[0]), (place + 2 * counts[0], counts[1]),
-                (place + 2 * counts[0] + counts[1], counts[1]),
-            )
-        )  # fmt: skip
-        low, high = int(row_KS.min()), int(row_KS.max())
-        left, right = int(column_MS.min()) * channels, (int(column_MS.max()) + 1) * channels
-        length = (high - low) * pitch + right - left
-        start = address + low * pitch + left
-        flat_L = np.frombuffer(buffer(start, length), np.uint8)
-        grid = (
-            np.lib.stride_tricks.as_strided(
-                flat_L, (high - low + 1, (right - left) // channels, channels), (pitch, channels, 1)
-            ).astype(np.int64)
-            - black
-        )
-        down_SWC = np.einsum("ks,kswc->swc", row_weight_KS.astype(np.int64), grid[row_KS - low])
-        across = np.einsum("ms,rmsc->rsc", column_weight_MS.astype(np.int64),
-                           ((down_SWC + 512) >> 10)[:, column_MS - left // channels])  # fmt: skip
-        return (across + 32768) >> 16
+    def read(address: int, count: int, dtype: npt.DTypeLike = np.int32) -> npt.NDArray[np.int64]:
+        content = buffer(address, count * np.dtype(dtype).itemsize)
+        return np.frombuffer(content, dtype).astype(np.int64)
 
-    def read(address: int, shape: tuple[int, int], dtype: npt.DTypeLike) -> npt.NDArray[np.int32]:
-        content = buffer(address, 4 * shape[0] * shape[1])
-        value: npt.NDArray[np.int32] = np.frombuffer(content, dtype).reshape(shape)
-        return value
+    def axis(place: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        index, weight = read(taps + 4 * place, 2 * count * size).reshape(2, count, size)
+        return index, weight
 
-    if form == 2:
-        y = plane(first, 0, (rows, columns), 1, 16)
-        uv = plane(chroma, 2 * (rows + columns), (chroma_rows, chroma_columns), 2, 128)
-        yuv = np.concatenate([y, uv], axis=-1)
-        rgb = (yuv @ np.array([[9539, 9539, 9539], [0, -3209, 16525], [13075, -6660, 0]]) + 4096) >> 13
-        rgb = np.clip(rgb, 0, 255)
-    else:
-        rgb = plane(first, 0, (rows, columns), 3, 0)[..., :: -1 if form == 1 else 1]
+    def level(first: int, pitch: int, step: int, black: int, *places: int) -> npt.NDArray[np.int64]:
+        (row_KS, row_weight_KS), (column_MS, column_weight_MS) = axis(*places[:2]), axis(*places[2:])
+        top, left = int(row_KS.min()), int(column_MS.min())
+        length = (int(row_KS.max()) - top) * pitch + (int(column_MS.max()) - left) * step + 1
+        flat_L = np.frombuffer(buffer(first + top * pitch + left * step, length), np.uint8)
+        place_KMSS = (row_KS - top)[:, None, :, None] * pitch + (column_MS - left)[None, :, None, :] * step
+        pixel_KMSS = flat_L[place_KMSS].astype(np.int64) - black
+        down_MSS = (np.einsum("ks,kmst->mst", row_weight_KS, pixel_KMSS) + 512) >> 10
+        return (np.einsum("mt,mst->st", column_weight_MS, down_MSS) + 32768) >> 16
+
+    levels_3SS = np.stack([level(*each) for each in read(channels, 24, np.int64).reshape(3, 8).tolist()])
+    mix_33 = read(matrix, 9).reshape(3, 3)
+    if mix_33.any():
+        levels_3SS = np.clip((np.einsum("cd,dst->cst", mix_33, levels_3SS) + 4096) >> 13, 0, 255)
     made = np.zeros((size, size, 3), np.uint8)
     across, down = threads  # threads that do not exist leave their pixels as they are: here, black
-    made[:down, :across] = rgb[:down, :across]
+    made[:down, :across] = levels_3SS.transpose(1, 2, 0)[:down, :across]
     buffer(out, made.nbytes)[:] = made.tobytes()
 
 

@@ -27,7 +27,7 @@ from alpose.runtime.command_line import LiveLine, bar, paint, size
 from alpose.runtime.commands import main
 from alpose.runtime.commands.run import budget_policy
 from alpose.runtime.drift import DriftReport
-from alpose.runtime.engines.auto import Attempt, Opened
+from alpose.runtime.engines.catalog import Attempt, Opened
 from alpose.runtime.errors import DataNotFoundError
 from alpose.runtime.monitor import Monitor
 from alpose.runtime.queue import Queue

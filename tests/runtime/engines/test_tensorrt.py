@@ -1,4 +1,4 @@
-"""The TensorRT engine on a fake of TensorRT and CUDA that keeps their contract; with the real ones in test_tensorrt.
+"""The TensorRT engine on a fake of TensorRT and CUDA, beside what every engine promises; the real ones: tests/export.
 
 Shapes: N frames, S crop side, J joints, D dimensions.
 """
@@ -9,10 +9,8 @@ import hashlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,18 +20,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime.bundle import Bundle
-from alpose.runtime.bundle.golden import run_golden
-from alpose.runtime.engines import tensorrt_library as library
-from alpose.runtime.engines.cuda import Cuda, CudaError, handle
-from alpose.runtime.engines.tensorrt import TensorRTEngine, judge
-from alpose.runtime.engines.tensorrt_library import Machine, TensorRTError
-from alpose.runtime.engines.tensorrt_plans import MAX_SIDECAR_BYTES, StaleEngineError, engines_of
-from alpose.runtime.engines.tensorrt_sidecar import EngineKey, Profile, Sidecar
-from alpose.runtime.errors import BundleError, DataError, DataNotFoundError, MissingExtraError
+from alpose.runtime.engines import tensorrt_plans as library
+from alpose.runtime.engines.catalog import verify_engine
+from alpose.runtime.engines.cuda import Cuda, CudaError
+from alpose.runtime.engines.tensorrt import TensorRTEngine
+from alpose.runtime.engines.tensorrt_plans import (
+    MAX_SIDECAR_BYTES,
+    DeviceContext,
+    EngineKey,
+    Profile,
+    Sidecar,
+    StaleEngineError,
+    TensorRTError,
+    engines_of,
+)
+from alpose.runtime.errors import BundleError, DataNotFoundError, MissingExtraError
 from alpose.runtime.types import OUTPUT_NAMES
 
-from ..fakes import cuda as fake_cuda
-from ..fakes import tensorrt as fakes
+from ...fakes import cuda as fake_cuda
+from ...fakes import tensorrt as fakes
 
 VERSIONS = ("10.3.0", "10.16.0.72", "11.4.0.106")
 SPELLINGS = ("cuda.bindings.runtime", "cuda.cudart")
@@ -150,52 +155,6 @@ def test_memory_is_made_once_and_given_back(make: Make, cuda: Any) -> None:
         engine(crops(1))
 
 
-@pytest.mark.usefixtures("trt")
-def test_the_arrays_belong_to_the_caller(make: Make) -> None:
-    with TensorRTEngine(make()) as engine:
-        first, second = crops(1), crops(1, seed=1)
-        kept = engine(first)
-        engine(second)
-        np.testing.assert_array_equal(kept.predicted_loss_N, fakes.answer(first)["predicted_loss"])
-
-
-@pytest.mark.usefixtures("trt")
-def test_frames_that_are_a_view_are_answered_as_their_copy(make: Make) -> None:
-    wide = np.random.default_rng(0).integers(0, 256, (2, fakes.S, 2 * fakes.S, 3), dtype=np.uint8)
-    with TensorRTEngine(make(batch=(1, 2, 2))) as engine:
-        check(engine, wide[:, :, ::2])
-
-
-@pytest.mark.usefixtures("trt")
-@pytest.mark.parametrize(
-    "frames",
-    [crops(0), crops(1).astype(np.float32), crops(1)[0], crops(1)[:, :4], crops(1)[..., :2], np.zeros((), np.uint8)],
-    ids=["none", "float", "one axis less", "other size", "two colours", "scalar"],
-)
-def test_other_frames_are_refused(make: Make, frames: Any) -> None:
-    with TensorRTEngine(make()) as engine, pytest.raises(DataError, match=r"uint8 \(N, 8, 8, 3\)"):
-        engine(frames)
-
-
-@pytest.mark.usefixtures("trt")
-def test_threads_share_an_engine(make: Make) -> None:
-    wrong: list[int] = []
-
-    def work(seed: int) -> None:
-        for step in range(20):
-            frames = crops(1 + step % 3, seed * 100 + step)
-            if not np.array_equal(engine(frames).embedding_ND, fakes.answer(frames)["embedding"]):
-                wrong.append(seed)
-
-    with TensorRTEngine(make(batch=(1, 1, 2))) as engine:
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not wrong
-
-
 def test_another_current_gpu_is_restored(make: Make, trt: Any, cuda: Any) -> None:
     cuda.devices = 2
     with TensorRTEngine(make()) as engine:
@@ -221,24 +180,9 @@ def test_golden_frames_run_at_the_batches_it_is_built_for(make: Make, trt: Any) 
 
     trt.answer = compute
     with TensorRTEngine(make(batch=(1, 2, 4))) as engine:
-        reports = judge(engine, engine.bundle.golden)
+        reports = verify_engine(engine, engine.bundle.golden)
     assert [report.passed for report in reports] == [True, True]
     assert set(batches) == {1, 2, 4}
-
-
-def test_rows_that_differ_in_a_batch_fail_the_golden_frames(make: Make, trt: Any) -> None:
-    """What TensorRT 11.1 was seen to do: one frame in every row, and another answer in each."""
-
-    def drift(frames: Any) -> Any:
-        value = fakes.answer(frames)
-        value["predicted_loss"] += np.arange(len(frames)) / 10
-        return value
-
-    trt.answer = drift
-    with TensorRTEngine(make(batch=(1, 4, 4))) as engine:
-        report = run_golden(engine, engine.bundle.golden, batch=engine.max_batch)
-    assert not report.passed
-    assert [check.output for check in report.checks if not check.passed] == ["predicted_loss"]
 
 
 # --- What is not loaded
@@ -287,7 +231,7 @@ def test_an_engine_of_another_release_is_stale_not_missing(make: Make) -> None:
     with pytest.raises(StaleEngineError, match=r"TensorRT 10\.3\.0 instead of 11\.4\.0\.106"):
         TensorRTEngine(folder)
     bundle = Bundle.open(folder)
-    (status,) = engines_of(bundle, Machine.here())
+    (status,) = engines_of(bundle, DeviceContext.here())
     assert status.problem is not None
     assert status.name.startswith("trt10.3.0-Orin-sm87-fp32-")
 
@@ -298,7 +242,7 @@ def test_every_engine_of_a_folder_is_listed(make: Make) -> None:
     add_engine(folder, version="10.3.0")
     (folder / "engines" / "strange.engine").write_bytes(b"x")
 
-    here, other, strange = engines_of(Bundle.open(folder), Machine.here())
+    here, other, strange = engines_of(Bundle.open(folder), DeviceContext.here())
 
     assert here.problem is None
     assert "10.3.0 instead of" in str(other.problem)
@@ -490,22 +434,6 @@ def test_a_package_without_its_libraries_is_recognised(
         sys.modules.pop("tensorrt", None)
 
 
-def test_without_cuda_python_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, "cuda", "cuda.bindings", *SPELLINGS)
-    with pytest.raises(MissingExtraError, match="cuda-python"):
-        Cuda()
-
-
-@pytest.mark.parametrize("error", [ImportError("libcudart.so: no"), OSError("no"), RuntimeError("driver too old")])
-def test_a_cuda_python_that_does_not_load_is_recognised(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def broken(name: str) -> ModuleType:
-        raise error
-
-    monkeypatch.setattr("alpose.runtime.engines.cuda.importlib.import_module", broken)
-    with pytest.raises(CudaError, match="installed but does not load"):
-        Cuda()
-
-
 @pytest.mark.usefixtures("trt")
 def test_without_a_gpu_it_says_so(cuda: Any) -> None:
     cuda.devices = 0
@@ -524,20 +452,8 @@ def test_a_machine_without_the_driver_says_so(cuda: Any) -> None:
 
 def test_the_gpu_is_described(trt: Any, cuda: Any) -> None:
     cuda.driver = 13020
-    gpu = Machine(trt, Cuda()).cuda.gpu()
+    gpu = DeviceContext(trt, Cuda()).cuda.gpu()
     assert (gpu.name, gpu.compute_capability, gpu.driver, gpu.runtime) == ("Orin", "8.7", "13.2", "12.6")
-
-
-def test_the_address_of_a_stream_is_asked_for_where_one_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = fake_cuda.cudaStream_t(4096)
-    without(monkeypatch, "cuda.bindings.utils")
-    assert handle(stream) == 4096
-    utils: Any = ModuleType("cuda.bindings.utils")
-    utils.get_cuda_native_handle = lambda value: int(value) + 1
-    monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
-    monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
-    monkeypatch.setitem(sys.modules, "cuda.bindings.utils", utils)
-    assert handle(stream) == 4097
 
 
 def test_importing_it_imports_neither_library_nor_torch() -> None:

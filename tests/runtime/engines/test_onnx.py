@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alpose.runtime.engines import OnnxEngine, providers
 from alpose.runtime.engines import onnx as adapter
-from alpose.runtime.errors import CheckpointError, ConfigError, DataError, DataNotFoundError, MissingExtraError
+from alpose.runtime.engines.onnx import OnnxEngine, providers
+from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundError, MissingExtraError
 from alpose.runtime.types import OUTPUT_NAMES, form_problems
 
 onnx: Any = pytest.importorskip("onnx")
@@ -70,38 +70,15 @@ def frames(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("count", [1, 2, 8])
-def test_it_answers_in_the_form_of_every_engine(write: Write, count: int) -> None:
+def test_it_gives_the_graphs_own_numbers(write: Write) -> None:
     engine = OnnxEngine(write(), threads=1)
-    pixels = frames(count)
+    pixels = frames(3)
     answer = engine(pixels)
-    assert form_problems(answer, count, JOINTS, DIMENSIONS) == {}
+    assert form_problems(answer, 3, JOINTS, DIMENSIONS) == {}
     np.testing.assert_array_equal(answer.predicted_loss_N, pixels.sum(axis=(1, 2, 3), dtype=np.float32))
     np.testing.assert_array_equal(answer.scores_NJ, answer.predicted_loss_N[:, None] * np.array([1, 2, 3]))
     assert (engine.name, engine.provider, engine.size_px) == ("onnxruntime cpu", "CPUExecutionProvider", SIZE)
     assert engine.metadata == {"alpose.head": "ll++"}
-
-
-def test_frames_need_not_be_contiguous(write: Write) -> None:
-    engine, pixels = OnnxEngine(str(write())), frames(6)
-    strided = engine(pixels[::2, ::-1])
-    np.testing.assert_array_equal(strided.predicted_loss_N, engine(pixels[::2].copy()).predicted_loss_N)
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (np.zeros((1, SIZE, SIZE, 3), dtype=np.float32), "got float32"),
-        (np.zeros((SIZE, SIZE, 3), dtype=np.uint8), r"got uint8 \(8, 8, 3\)"),
-        (np.zeros((0, SIZE, SIZE, 3), dtype=np.uint8), r"N >= 1, got uint8 \(0, 8, 8, 3\)"),
-        (np.zeros((1, 3, SIZE, SIZE), dtype=np.uint8), r"crops of 8 x 8 px in RGB, got the shape \(1, 3, 8, 8\)"),
-        (np.zeros((1, 16, 16, 3), dtype=np.uint8), "crops of 8 x 8 px"),
-        ([[1]], r"got list \(\)"),
-    ],
-)
-def test_frames_of_another_form_are_refused(write: Write, bad: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        OnnxEngine(write())(bad)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +107,7 @@ def test_a_damaged_or_missing_file_is_named(write: Write, tmp_path: Path) -> Non
 
 def test_choices_that_cannot_be_carried_out(write: Write) -> None:
     path = write()
-    with pytest.raises(ConfigError, match="knows no provider 'cude': did you mean cuda"):
+    with pytest.raises(ConfigError, match="does not know the provider 'cude': did you mean cuda"):
         OnnxEngine(path, "cude")
     with pytest.raises(ConfigError, match="threads must be at least 1, got 0"):
         OnnxEngine(path, threads=0)
@@ -177,7 +154,7 @@ class FakeRuntime:
 
 
 def test_a_silent_fallback_to_the_cpu_is_an_error(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "_onnxruntime", lambda: FakeRuntime)
+    monkeypatch.setattr(adapter, "import_onnxruntime", lambda: FakeRuntime)
     with pytest.raises(
         ConfigError, match="CUDAExecutionProvider was asked for and did not start; ONNX Runtime took CPU"
     ):
@@ -207,7 +184,7 @@ def test_without_onnxruntime_the_extra_is_named(write: Write, monkeypatch: pytes
 
 def test_importing_engines_imports_no_engine() -> None:
     code = (
-        "import sys, alpose.runtime.engines; "
+        "import sys, alpose.runtime.engines.catalog; "
         "bad = {'onnxruntime', 'onnx', 'torch', 'tensorrt', 'alpose.trainer'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,11 @@ import numpy as np
 import pytest
 
 from alpose.runtime.bundle import Bundle
-from alpose.runtime.bundle.golden import run_golden
-from alpose.runtime.engines import auto
-from alpose.runtime.engines.auto import default_threads, open_engine
+from alpose.runtime.engines.catalog import EngineKind, default_threads, engine_kinds, open_engine, register
 from alpose.runtime.errors import ConfigError, MissingExtraError, WrongAnswerError
+from alpose.runtime.types import Engine
 
-from ..fakes import scripted as fakes
+from ...fakes import scripted as fakes
 
 Scripted: Any = fakes.Scripted
 
@@ -27,22 +28,23 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 class Made(Scripted):  # type: ignore[misc]
-    """In place of the adapters: remembers what it was made with, and whether it was closed."""
+    """In place of the engines: remembers what it was made with, and whether it was closed."""
 
     made: list[Made]
     wrong: frozenset[str]
     broken: dict[str, Exception]
+    absent: dict[str, str]
 
-    def __init__(self, bundle: Bundle, provider: str = "tensorrt", threads: int | None = None) -> None:
+    def __init__(self, name: str, threads: int) -> None:
         super().__init__()
-        if provider in self.broken:
-            raise self.broken[provider]
-        self.provider, self.threads, self.closed = provider, threads, False
-        self.name = f"fake {provider}"
+        if name in self.broken:
+            raise self.broken[name]
+        self.kind, self.threads, self.closed = name, threads, False
+        self.name = f"fake {name}"
         self.made.append(self)
 
     def __call__(self, frames_NHW3: Any) -> Any:
-        if self.provider in self.wrong:
+        if self.kind in self.wrong:
             frames_NHW3 = 255 - frames_NHW3
         return super().__call__(frames_NHW3)
 
@@ -51,41 +53,51 @@ class Made(Scripted):  # type: ignore[misc]
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> type[Made]:
-    """The adapters replaced: every provider is there, none answers wrongly, none fails to start."""
+def made() -> Iterator[type[Made]]:
+    """Every engine of the catalog replaced: none answers wrongly, none fails to start, no TensorRT engine was built."""
     Made.made, Made.wrong, Made.broken = [], frozenset(), {}
-    monkeypatch.setattr(auto, "OnnxEngine", Made)
-    monkeypatch.setattr(auto, "TensorRTEngine", Made)
-    monkeypatch.setattr(auto, "judge", lambda engine, golden: (run_golden(engine, golden, batch=1),))
-    monkeypatch.setattr(auto, "providers", lambda: ("cuda", "cpu"))
-    return Made
+    Made.absent = {"tensorrt": "none was built on this device"}
+    real = engine_kinds()
+
+    def replaced(kind: EngineKind) -> EngineKind:
+        def make(bundle: Bundle, argument: str, threads: int) -> Engine:
+            return Made(argument or kind.name, threads)
+
+        return replace(kind, open=make, absent=lambda bundle: Made.absent.get(kind.name))
+
+    for kind in real:
+        register(replaced(kind))
+    yield Made
+    for kind in real:
+        register(kind)
 
 
-def built(bundle: Bundle) -> None:
-    bundle.engines.mkdir()
-    (bundle.engines / "trt11-orin-sm87-fp32-0123.engine").write_bytes(b"plan")
-
-
-def test_auto_takes_tensorrt_where_one_was_built_then_cuda_then_the_cpu(
-    bundle: Bundle, made: type[Made], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_takes_tensorrt_where_one_was_built_then_cuda_then_the_cpu(bundle: Bundle, made: type[Made]) -> None:
     assert open_engine(bundle).engine.name == "fake cuda"
-    monkeypatch.setattr(auto, "providers", lambda: ("cpu",))
+    made.absent["cuda"] = "no CUDA"
     opened = open_engine(bundle)
     assert opened.engine.name == "fake cpu"
     assert [(attempt.engine, attempt.fallback) for attempt in opened.attempts] == [
         ("tensorrt", False), ("cuda", False), ("cpu", False),
     ]  # fmt: skip
-    assert "none was built on this device" in str(opened.attempts[0])
-    built(bundle)
+    assert str(opened.attempts[0]) == "tensorrt: none was built on this device"
+    made.absent.clear()
     assert open_engine(bundle).engine.name == "fake tensorrt"
     assert opened.fallbacks == ()
+
+
+def test_tensorrt_is_absent_until_an_engine_was_built(bundle: Bundle) -> None:
+    (kind,) = (kind for kind in engine_kinds() if kind.name == "tensorrt")
+    assert "alpose-export engine" in str(kind.absent(bundle))
+    bundle.engines.mkdir()
+    (bundle.engines / "trt11-orin-sm87-fp32-0123.engine").write_bytes(b"plan")
+    assert kind.absent(bundle) is None
 
 
 def test_an_engine_that_answers_wrongly_is_passed_over_closed_counted_and_logged(
     bundle: Bundle, made: type[Made], caplog: pytest.LogCaptureFixture
 ) -> None:
-    built(bundle)
+    made.absent.clear()
     made.wrong = frozenset({"tensorrt"})
     made.broken = {"cuda": OSError("libcudart.so.13: cannot open shared object file\nand more")}
     with caplog.at_level(logging.WARNING, logger="alpose.monitor"):
@@ -107,10 +119,8 @@ def test_where_none_is_left_the_error_lists_all(bundle: Bundle, made: type[Made]
     assert all(engine.closed for engine in made.made)
 
 
-def test_where_only_one_could_run_its_own_error_is_raised(
-    bundle: Bundle, made: type[Made], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(auto, "providers", lambda: ())
+def test_where_only_one_could_run_its_own_error_is_raised(bundle: Bundle, made: type[Made]) -> None:
+    made.absent["cuda"] = "no CUDA"
     made.broken = {"cpu": MissingExtraError("onnxruntime", "running a bundle", "cpu")}
     with pytest.raises(MissingExtraError, match=r"alpose\[cpu\]"):
         open_engine(bundle)
@@ -120,7 +130,7 @@ def test_an_engine_asked_for_by_name_is_that_one_or_an_error(bundle: Bundle, mad
     assert open_engine(bundle, "CPU", threads=3).engine.name == "fake cpu"
     assert open_engine(bundle, "tensorrt").engine.name == "fake tensorrt"
     assert open_engine(bundle, "onnx:OpenVINOExecutionProvider").engine.name == "fake OpenVINOExecutionProvider"
-    assert [engine.threads for engine in made.made] == [3, None, default_threads()]
+    assert [engine.threads for engine in made.made] == [3, default_threads(), default_threads()]
     made.wrong = frozenset({"cuda"})
     with pytest.raises(WrongAnswerError, match="deviation"):
         open_engine(bundle, "cuda")
@@ -136,10 +146,16 @@ def test_a_fallback_that_is_allowed_is_counted(bundle: Bundle, made: type[Made])
     assert opened.engine.name == "fake cpu"
 
 
-@pytest.mark.parametrize("wish", ["gpu", "", "onnxcpu", 3, None])
+@pytest.mark.parametrize("wish", ["gpu", "", "onnxcpu", "onnx:", "cpu:1", 3, None])
 def test_an_unknown_wish_is_an_error_that_names_the_known_ones(bundle: Bundle, wish: Any) -> None:
     with pytest.raises(ConfigError, match="tensorrt, onnx:<provider>"):
         open_engine(bundle, wish)
+
+
+@pytest.mark.parametrize("name", ["", "Mine", "auto", "my:engine"])
+def test_a_name_that_could_not_be_chosen_is_not_registered(name: str) -> None:
+    with pytest.raises(ConfigError, match="an engine has a name in small letters"):
+        register(EngineKind(name=name, summary="", open=lambda bundle, argument, threads: Scripted()))
 
 
 def test_threads_below_one_are_an_error(bundle: Bundle) -> None:

@@ -17,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime import dlpack
-from alpose.runtime.device_frames import DeviceFrame, is_foreign, take_frame
-from alpose.runtime.dlpack import LEGACY_STREAM, Where
+from alpose.runtime.dlpack import LEGACY_STREAM, MemoryKind
 from alpose.runtime.errors import DataError
-from alpose.runtime.frames import FrameFormat
+from alpose.runtime.frames import DeviceFrame, FrameFormat, is_foreign, take_frame
 
 Bytes = npt.NDArray[np.uint8]
 RGB, BGR, NV12 = FrameFormat.RGB, FrameFormat.BGR, FrameFormat.NV12
@@ -35,13 +34,13 @@ def noise(*shape: int, seed: int = 0) -> Bytes:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-_LENT: list[object] = []
+_SHARED: list[object] = []
 
 
 class Producer:
     """A library whose arrays are made by hand, field by field; it counts what is given back."""
 
-    def __init__(self, array: Bytes, *, versioned: bool = True, kind: int = Where.CPU, gpu: int = 0, old: bool = False,
+    def __init__(self, array: Bytes, *, versioned: bool = True, kind: int = MemoryKind.CPU, gpu: int = 0, old: bool = False,
                  strides: bool = True, offset: int = 0, **changes: Any) -> None:  # fmt: skip
         self.array, self.kind, self.gpu, self.old = array, kind, gpu, old
         self.deleted: list[int] = []
@@ -64,7 +63,7 @@ class Producer:
             setattr(tensor, name, value)
 
     def capsule(self) -> Any:
-        _LENT.append(self)  # as a real producer lives until its deleter is called, and its code longer
+        _SHARED.append(self)  # as a real producer lives until its deleter is called, and its code longer
         return new_capsule(ctypes.addressof(self.managed), self.name, None)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -135,14 +134,14 @@ def test_a_producer_with_nothing_to_free_is_left_alone() -> None:
 def test_a_capsule_is_taken_once_and_marked() -> None:
     producer = Producer(noise(6, 4, 3))
     capsule = producer.capsule()
-    lent = dlpack.take(capsule)
+    taken = dlpack.take(capsule)
     assert capsule_is(capsule, b"used_dltensor_versioned")
     with pytest.raises(DataError, match="can still be taken"):
         dlpack.take(capsule)
-    del lent
+    del taken
     gc.collect()
     assert len(producer.deleted) == 1
-    with pytest.raises(DataError, match="no DLPack capsule"):
+    with pytest.raises(DataError, match="not a DLPack capsule"):
         dlpack.take(object())
 
 
@@ -190,7 +189,7 @@ def test_what_goes_wrong_in_the_producer_is_said() -> None:
         def __dlpack_device__(self) -> tuple[int, int]:
             raise RuntimeError("the GPU fell off")
 
-    with pytest.raises(DataError, match=r"Grey cannot be lent by DLPack: this array is being written"):
+    with pytest.raises(DataError, match=r"Grey cannot be shared through DLPack: this array is being written"):
         take_frame(Grey(noise(6, 4, 3)), RGB)
     with pytest.raises(DataError, match="the GPU fell off"):
         take_frame(Lost(noise(6, 4, 3)), RGB)
@@ -241,7 +240,7 @@ def test_a_cuda_array_is_taken_with_its_stream(facts: dict[str, Any], stream: in
     array = CudaArray(**facts)
     frame = take_frame(array, BGR)
     assert (frame.address, frame.shape, frame.strides) == (0x7000, (6, 4, 3), (12, 3, 1))
-    assert (frame.stream, frame.device_id, frame.form) == (stream, None, BGR)
+    assert (frame.stream, frame.device_id, frame.format) == (stream, None, BGR)
     assert frame.owner is array
     assert frame.view() is None
 
@@ -284,6 +283,24 @@ def test_planes_of_a_surface_with_a_pitch() -> None:
     assert (chroma.address, chroma.height, chroma.width, chroma.channels) == (0x7000 + 6 * 64, 3, 2, 2)
 
 
+def test_planes_of_formats_whose_pixels_share_bytes() -> None:
+    frame = take_frame(CudaArray(shape=(6, 4, 2), strides=(64, 2, 1)), FrameFormat.YUYV)
+    luma, chroma = frame.planes()
+    assert (luma.address, luma.height, luma.width, luma.channels, luma.pitch) == (0x7000, 6, 4, 2, 64)
+    assert (chroma.address, chroma.height, chroma.width, chroma.channels, chroma.pitch) == (0x7000, 6, 2, 4, 64)
+    assert frame.extent == 5 * 64 + 8
+
+    frame = take_frame(CudaArray(shape=(9, 4), strides=(4, 1)), FrameFormat.I420)
+    _, u, v = frame.planes()
+    assert (u.address, u.height, u.width, u.channels, u.pitch) == (0x7000 + 24, 3, 2, 1, 2)
+    assert (v.address, v.pitch) == (0x7000 + 30, 2)
+    with pytest.raises(DataError, match=r"I420 on a GPU must have no gap between its rows.*or give NV12"):
+        take_frame(CudaArray(shape=(9, 4), strides=(64, 1)), FrameFormat.I420)
+
+    (grey,) = take_frame(CudaArray(shape=(6, 4), strides=(64, 1)), FrameFormat.GREY).planes()
+    assert (grey.height, grey.width, grey.channels, grey.pitch) == (6, 4, 1, 64)
+
+
 def test_one_row_or_column_may_have_any_stride() -> None:
     (row,) = take_frame(CudaArray(shape=(1, 4, 3), strides=(5, 3, 1)), RGB).planes()
     (column,) = take_frame(CudaArray(shape=(6, 1, 3), strides=(64, 5, 1)), RGB).planes()
@@ -306,7 +323,7 @@ def test_only_what_is_foreign_is_taken() -> None:
 def test_dlpack_comes_before_the_cuda_array() -> None:
     class Both(Producer, CudaArray):
         def __init__(self) -> None:
-            Producer.__init__(self, noise(6, 4, 3), kind=Where.CUDA, gpu=3)
+            Producer.__init__(self, noise(6, 4, 3), kind=MemoryKind.CUDA, gpu=3)
             CudaArray.__init__(self)
 
     frame: DeviceFrame = take_frame(Both(), RGB)

@@ -1,0 +1,271 @@
+"""Every engine by its name, and the function that opens one and verifies it with the bundle's golden frames.
+
+What is registered here is what ``auto``, the doctor, ``--engine`` and the docs know. An engine that is added is one entry::
+
+    register(EngineKind(name="mine", summary="runs on my chip", open=lambda bundle, argument, threads: Mine(bundle)))
+
+Nothing is passed over in silence: what was tried, and why it does not run, stands in :attr:`Opened.attempts`, is logged,
+and counts as a fallback where it should have run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ..bundle import Bundle
+from ..bundle.golden import Golden, GoldenReport, run_golden
+from ..errors import ConfigError, WrongAnswerError
+from ..types import Engine
+from .onnx import OnnxEngine, providers
+from .tensorrt import TensorRTEngine
+from .tensorrt_plans import PLAN, rebuild
+
+log = logging.getLogger("alpose.monitor")
+
+AUTO = "auto"
+GOLDEN_BATCH = 8
+"""Rows of the batches in which golden frames are answered, where the engine takes so many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineKind:
+    """One entry of the catalog."""
+
+    name: str
+    """As in ``--engine NAME``."""
+    summary: str
+    """One line for people."""
+    open: Callable[[Bundle, str, int], Engine]
+    """Makes the engine from a bundle, the argument behind the name's colon, and a number of threads. It raises what it
+    likes; an object with ``max_batch`` is verified with batches of at most that, and one with ``close()`` is closed."""
+    argument: str = ""
+    """What stands behind a colon, as in ``onnx:<provider>``; empty where there is no colon."""
+    absent: Callable[[Bundle], str | None] = lambda bundle: None
+    """Why this device does not offer it at all, which is not a failure; None where it has to be tried."""
+    automatic: int | None = None
+    """When ``auto`` tries it, the lowest number first; None: it is opened by its name alone."""
+
+    @property
+    def spelling(self) -> str:
+        """The name with its argument."""
+        return f"{self.name}:<{self.argument}>" if self.argument else self.name
+
+
+_KINDS: dict[str, EngineKind] = {}
+
+
+def register(kind: EngineKind) -> None:
+    """Add an engine, or replace the one of the same name."""
+    if not kind.name or kind.name != kind.name.lower() or ":" in kind.name or kind.name == AUTO:
+        raise ConfigError(f"an engine has a name in small letters, without a colon and not {AUTO!r}, got {kind.name!r}")
+    _KINDS[kind.name] = kind
+
+
+def engine_kinds() -> tuple[EngineKind, ...]:
+    """Every registered engine, in the order of registration."""
+    return tuple(_KINDS.values())
+
+
+def engine_names() -> str:
+    """Everything that an engine may be chosen by, for messages and ``--help``."""
+    return ", ".join([AUTO, *(kind.spelling for kind in engine_kinds())])
+
+
+register(
+    EngineKind(
+        name="cpu",
+        summary="ONNX Runtime on the processor",
+        open=lambda bundle, _, threads: OnnxEngine(bundle, "cpu", threads),
+        automatic=30,
+    )
+)
+register(
+    EngineKind(
+        name="cuda",
+        summary="ONNX Runtime on an NVIDIA GPU",
+        open=lambda bundle, _, threads: OnnxEngine(bundle, "cuda", threads),
+        absent=lambda bundle: (
+            None if "cuda" in providers() else "this onnxruntime was built without CUDA, or is not installed"
+        ),
+        automatic=20,
+    )
+)
+register(
+    EngineKind(
+        name="tensorrt",
+        summary="a TensorRT engine that was built on this device",
+        open=lambda bundle, _, threads: TensorRTEngine(bundle),
+        absent=lambda bundle: (
+            None
+            if any(bundle.engines.glob(f"*{PLAN}"))
+            else f"none was built on this device; {rebuild(bundle)} builds one"
+        ),
+        automatic=10,
+    )
+)
+register(
+    EngineKind(
+        name="onnx",
+        summary="any provider of ONNX Runtime, by its own name",
+        open=OnnxEngine,
+        argument="provider",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way to run a bundle."""
+
+    engine: str
+    """By the name that chooses it."""
+    problem: str | None
+    """Why it does not run; None for the one that does."""
+    fallback: bool = False
+    """It should have run here, and something else runs instead."""
+
+    def __str__(self) -> str:
+        return f"{self.engine}: {self.problem or 'runs'}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """An engine whose answers to the golden frames are right, and what was tried before it."""
+
+    engine: Engine
+    golden: tuple[GoldenReport, ...]
+    """All passed; one per size of batch that was tried."""
+    attempts: tuple[Attempt, ...]
+    """In their order; the last one runs."""
+    ours: bool
+    """Made here, so to be closed by :meth:`close`; False for an engine that the caller made."""
+
+    @property
+    def fallbacks(self) -> tuple[Attempt, ...]:
+        """What should have run and does not."""
+        return tuple(attempt for attempt in self.attempts if attempt.fallback)
+
+    def close(self) -> None:
+        """Close the engine if it was made here and can be closed."""
+        if self.ours:
+            _close(self.engine)
+
+
+def default_threads() -> int:
+    """Two, or one where there is one core: a device has other work to do than this."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(2, cores)
+
+
+def open_engine(
+    bundle: Bundle, engine: str | Engine = AUTO, threads: int | None = None, allow_fallback: bool = False
+) -> Opened:
+    """Open an engine and verify it with the golden frames.
+
+    Args:
+        bundle: what it runs.
+        engine: ``auto`` takes a TensorRT engine that was built on this device, else ONNX Runtime on CUDA, else on the
+            CPU; ``tensorrt``, ``cuda``, ``cpu``, ``onnx:NAME`` (any provider of ONNX Runtime) and every registered
+            name take that one; an object that answers frames is taken as it is, and is the caller's to close.
+        threads: of ONNX Runtime within an operator; None: :func:`default_threads`.
+        allow_fallback: go on with the CPU where the engine that was chosen by name does not run.
+
+    Raises:
+        WrongAnswerError: the engine does not give the answers that the bundle expects.
+        ConfigError: there is no engine of that name, it does not start, or none of several runs; lists all.
+        AlposeError: what else an engine says of itself: a missing package, a stale TensorRT engine, no GPU.
+    """
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ConfigError(f"threads must be at least 1, got {threads!r}")
+    if not isinstance(engine, str):
+        if not callable(engine):
+            raise ConfigError(f"an engine is a name ({engine_names()}) or answers frames, got {engine!r}")
+        reports = tuple(report.require() for report in verify_engine(engine, bundle.golden))
+        return _opened(Opened(engine, reports, (Attempt(_name(engine), None),), ours=False))
+    threads = threads or default_threads()
+    if engine.lower() == AUTO:
+        ranked = [(kind.automatic, kind.name) for kind in engine_kinds() if kind.automatic is not None]
+        return _first([name for _, name in sorted(ranked)], bundle, threads)
+    kind, argument = _parse(engine)
+    name = f"{kind.name}:{argument}" if argument else kind.name
+    chain = [name, "cpu"] if allow_fallback and name not in ("cpu", "onnx:cpu") else [name]
+    return _first(chain, bundle, threads, chosen=True)
+
+
+def verify_engine(engine: Engine, golden: Golden) -> tuple[GoldenReport, ...]:
+    """The golden frames on an engine, alone and in batches, of the sizes that it was built for where it has some."""
+    largest = max(1, min(GOLDEN_BATCH, int(getattr(engine, "max_batch", GOLDEN_BATCH))))
+    sizes = getattr(engine, "golden_batches", (largest,))
+    return tuple(run_golden(engine, golden, batch=size) for size in sizes)
+
+
+def _parse(text: str) -> tuple[EngineKind, str]:
+    """The kind and the argument of a name. Arguments keep their letters: ONNX Runtime's own names have capitals."""
+    name, colon, argument = text.partition(":")
+    kind = _KINDS.get(name.lower())
+    if kind is None or bool(colon and argument) != bool(kind.argument):
+        raise ConfigError(f"there is no engine {text!r}: give one of {engine_names()}")
+    return kind, argument
+
+
+def _first(names: list[str], bundle: Bundle, threads: int, *, chosen: bool = False) -> Opened:
+    """The first of these that runs and answers rightly; ``chosen``: the first name was the user's own."""
+    attempts: list[Attempt] = []
+    errors: list[Exception] = []
+    for place, name in enumerate(names):
+        kind, argument = _parse(name)
+        absent = None if chosen and place == 0 else kind.absent(bundle)
+        if absent is not None:
+            attempts.append(Attempt(name, absent))
+            continue
+        try:
+            made, reports = _make(kind, argument, bundle, threads)
+        except Exception as error:  # a library may raise anything while it starts; the next one is tried
+            attempts.append(Attempt(name, _summary(error), fallback=True))
+            errors.append(error)
+            continue
+        return _opened(Opened(made, reports, (*attempts, Attempt(name, None)), ours=True))
+    if len(errors) == 1:  # its own error says more than a list of one
+        raise errors[0]
+    tried = "\n  ".join(map(str, attempts))
+    raise ConfigError(
+        f"no engine runs {bundle.folder} here:\n  {tried}\nalpose-monitor doctor says what to do"
+    ) from errors[-1]
+
+
+def _make(kind: EngineKind, argument: str, bundle: Bundle, threads: int) -> tuple[Engine, tuple[GoldenReport, ...]]:
+    """An engine with its passed golden frames; one that is refused is closed first."""
+    engine = kind.open(bundle, argument, threads)
+    try:
+        return engine, tuple(report.require() for report in verify_engine(engine, bundle.golden))
+    except BaseException:
+        _close(engine)
+        raise
+
+
+def _close(engine: Engine) -> None:
+    close = getattr(engine, "close", None)
+    if callable(close):
+        with suppress(Exception):  # it is being given up: whatever it says of its end helps nobody
+            close()
+
+
+def _name(engine: Engine) -> str:
+    return str(getattr(engine, "name", type(engine).__name__))
+
+
+def _summary(error: Exception) -> str:
+    """One line, except for wrong answers: their table is the deviation."""
+    text = str(error).strip() or type(error).__name__
+    return text if isinstance(error, WrongAnswerError) else text.splitlines()[0]
+
+
+def _opened(opened: Opened) -> Opened:
+    for attempt in opened.attempts[:-1]:
+        log.log(logging.WARNING if attempt.fallback else logging.DEBUG, "engine %s", attempt)
+    log.info("engine %s; golden frames passed", _name(opened.engine))
+    return opened
