@@ -243,7 +243,7 @@ class HostFrame:
             out_SS3[...] = levels_CSS[0][..., None]
             return out_SS3
         y_SS, u_SS, v_SS = levels_CSS
-        for channel, (of_y, of_u, of_v) in enumerate(np.float32(layout.matrix) / np.float32(YUV_UNIT)):
+        for channel, (of_y, of_u, of_v) in enumerate(np.array(layout.matrix, np.float32) / np.float32(YUV_UNIT)):
             level_SS = y_SS * of_y + u_SS * of_u + v_SS * of_v
             out_SS3[..., channel] = np.clip(np.floor(level_SS + np.float32(0.5)), 0, 255)
         return out_SS3

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -182,7 +182,7 @@ class Kernel:
         self._module = self._call("cuModuleLoadData", image)
         self._function = self._call("cuModuleGetFunction", self._module, name.encode())
 
-    def launch(self, blocks: int, threads: int, arguments: list[tuple[Any, type]], stream: Any) -> None:
+    def launch(self, blocks: int, threads: int, arguments: Sequence[tuple[Any, type]], stream: Any) -> None:
         """Queue it on a stream of the runtime, over a square of blocks of squares of threads.
 
         ``arguments`` are the values of the kernel's parameters with their types of ctypes; what they point to is not
@@ -381,13 +381,13 @@ def _plan(frame: DeviceFrame, crop: Crop) -> npt.NDArray[np.uint8]:
     parts: list[npt.NDArray[np.int32]] = []
     for cut in cuts:
         places.append(sum(map(len, parts)))
-        arrays = (cut.row_KS, cut.row_weight_KS, cut.column_KS, cut.column_weight_KS)
-        parts += [np.ravel(part).astype(np.int32) for part in arrays]
+        taps = (cut.row_KS, cut.row_weight_KS, cut.column_KS, cut.column_weight_KS)
+        parts += [np.ravel(part).astype(np.int32) for part in taps]
     channels = [
         (cuts[n].plane.address + byte, cuts[n].plane.pitch, cuts[n].plane.channels, cuts[n].black, places[n],
          len(cuts[n].row_KS), places[n] + 2 * cuts[n].row_KS.size, len(cuts[n].column_KS))
         for n, byte in layout.channels
     ]  # fmt: skip
     matrix = np.zeros((3, 3), np.int32) if layout.matrix is None else np.array(layout.matrix, np.int32)
-    head = np.array(channels, np.int64)
-    return np.concatenate([part.view(np.uint8).ravel() for part in (head, matrix, *parts)])
+    arrays: list[npt.NDArray[Any]] = [np.array(channels, np.int64), matrix, *parts]
+    return np.concatenate([array.view(np.uint8).ravel() for array in arrays])

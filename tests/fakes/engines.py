@@ -18,7 +18,7 @@ import pytest
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.dlpack import MemoryKind
 from alpose.runtime.engines.onnx import OnnxEngine
-from alpose.runtime.engines.onnx_device import model, node, type_number
+from alpose.runtime.engines.onnx_device import Tensor, model, node, type_number
 from alpose.runtime.engines.tensorrt import TensorRTEngine
 from alpose.runtime.frames import DeviceFrame, FrameFormat
 from alpose.runtime.types import OUTPUT_NAMES, Engine
@@ -87,7 +87,7 @@ def write_pixels_model(path: Path) -> Path:
     for name in OUTPUT_NAMES[:-1]:
         nodes.append(node("Slice", ["embedding", f"{name}_start", f"{name}_end", "axis"], f"{name}_part"))
         nodes.append(node("Reshape", [f"{name}_part", f"{name}_shape"], name))
-    outputs = {name: (np.float32, ("N", *shape)) for name, shape in shapes.items()}
+    outputs: dict[str, Tensor] = {name: (np.float32, ("N", *shape)) for name, shape in shapes.items()}
     path.write_bytes(model(nodes, {"frames": (np.uint8, ("N", S, S, 3))}, outputs, constants))
     return path
 

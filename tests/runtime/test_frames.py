@@ -145,9 +145,9 @@ def test_a_crop_of_yuv_is_its_recipe(frame_format: FrameFormat, crop: Crop) -> N
         between = (rows @ (plane_HW.astype(np.int64) - black) + 2**9) >> 10
         return (between @ columns.T + 2**15) >> 16
 
-    luma, u, v = planes_slow(frame, frame_format.value)
-    y = level(luma, 16, 1, 1)
-    u, v = (level(plane, 128, own.high, own.wide) for plane in (u, v))
+    luma_HW, *chroma = planes_slow(frame, frame_format.value)
+    y = level(luma_HW, 16, 1, 1)
+    u, v = (level(plane_HW, 128, own.high, own.wide) for plane_HW in chroma)
     if "bt709" in frame_format.value:
         levels = [9539 * y + 14686 * v, 9539 * y - 1747 * u - 4366 * v, 9539 * y + 17305 * u]
     else:
