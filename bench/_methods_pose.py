@@ -24,10 +24,10 @@ from torch import Tensor
 from alpose.runtime.skeleton import LSP
 from alpose.trainer.auxiliary import APART, Over, find_peaks, skeleton_likelihood
 from alpose.trainer.data.augment import AugmentConfig, augment, to_input
+from alpose.trainer.data.catalog import find
 from alpose.trainer.data.crops import CropConfig, prepare
 from alpose.trainer.data.lsp import read_lsp
 from alpose.trainer.data.records import ImageFiles, PoseData
-from alpose.trainer.data.sources import find
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import Machine
 from alpose.trainer.feed import Feed

@@ -28,7 +28,7 @@ from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import exists
 from alpose.trainer.cli import DEFAULT_METHODS
 from alpose.trainer.cli_options import default_cache
-from alpose.trainer.data.sources import find
+from alpose.trainer.data.catalog import find
 from alpose.trainer.device import Machine, machine
 from alpose.trainer.metrics import ProfileName
 from alpose.trainer.presets import Preset, Recipe, preset

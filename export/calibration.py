@@ -9,7 +9,6 @@ Shapes: N people, E pieces of evidence (three), K knots, G groups of equal score
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from scipy.special import expit
 from sklearn.isotonic import isotonic_regression
 
 from alpose.runtime.errors import DataError
-from alpose.trainer.data.records import Bools
+from alpose.trainer.data.records import Bools, hashes
 
 Array = npt.NDArray[np.float64]
 
@@ -132,8 +131,7 @@ def fitting_half(ids: Sequence[str]) -> Bools:
     So the halves stay the same whatever the order, and nothing has to be stored. Where several people share an image,
     give the image's name for each of them: both sides of one photograph would not be independent.
     """
-    digests = (hashlib.sha256(f"calibration/{id_}".encode()).digest() for id_ in ids)
-    return np.array([digest[0] % 2 == 0 for digest in digests], dtype=np.bool_)
+    return np.asarray(hashes(ids, "calibration") % 2 == 0)
 
 
 def fit(evidence_N3: npt.NDArray[np.floating], failed_N: Bools) -> Calibration:

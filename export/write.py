@@ -31,8 +31,8 @@ from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.types import Outputs
 from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import PoseModel
-from alpose.trainer.data.benchmarks import Sizes
-from alpose.trainer.data.crops import CropConfig, Crops
+from alpose.trainer.data.catalog import Sizes, open_dataset
+from alpose.trainer.data.crops import CropConfig, Crops, unseen_crops
 from alpose.trainer.data.records import Bools, PoseData
 from alpose.trainer.metrics import Failure, ProfileName, profile_of
 from alpose.trainer.models.heads import HeadName
@@ -44,7 +44,6 @@ from .card import render_card
 from .graph import MonitorGraph, TorchEngine
 from .onnx_graph import to_onnx
 from .parity import LIMITS, ParityFigures, ParityLimits, answer, compare, judge_outputs, require
-from .people import calibration_people, unseen_crops
 from .precision import Int8Config, to_fp16, to_int8
 from .quality import CalibrationReport, calibrate
 from .shift import Applied, apply
@@ -99,8 +98,7 @@ def export_checkpoint(
         out: ``NAME.alpose``.
         config: precision, definition of failure, limits.
         head: which loss head; the first of ``PREFERRED`` that the checkpoint has, unless named.
-        calibration: name of the labelled people, see :func:`alpose.export.people.calibration_people`; the test part of
-            the model's own dataset unless named.
+        calibration: a dataset by name or folder; the test part of the model's own unless named.
         data_root: where datasets are.
         also: more labelled people, on which the card shows what the thresholds do.
         previous: an older bundle, whose calibration the card shows on the same people.
@@ -119,7 +117,8 @@ def export_checkpoint(
     seen = frozenset(model.facts.get("labelled_ids", ()))
 
     def people(of: str) -> Crops:
-        return unseen_crops(calibration_people(of, data_root, sizes), model.skeleton, model.crop, cache, seen)
+        labelled = open_dataset(of, data_root, sizes=sizes).for_calibration()
+        return unseen_crops(labelled, model.skeleton, model.crop, cache, seen)
 
     made = {key: model.facts[key] for key in ("what", "dataset", "preset", "seed", "labelled", "test_pck", "train_seconds")
             if key in model.facts}  # fmt: skip

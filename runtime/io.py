@@ -135,12 +135,17 @@ def write_json(path: Path, value: Any, *, indent: int | None = 1) -> Path:
 
 
 def json_bytes(value: Any, *, indent: int | None = 1, ensure_ascii: bool = True) -> bytes:
-    """Return the content of a JSON file. Raises :class:`DataError` for what JSON cannot say, such as NaN."""
+    """Return the content of a JSON file."""
+    text = json_text(value, indent=indent, ensure_ascii=ensure_ascii)
+    return (text + "\n").encode() if indent else text.encode()
+
+
+def json_text(value: Any, *, indent: int | None = 1, ensure_ascii: bool = True) -> str:
+    """Return JSON for a file or a terminal. Raises :class:`DataError` for what JSON cannot say, such as NaN."""
     try:
-        text = json.dumps(to_json(value), indent=indent, allow_nan=False, ensure_ascii=ensure_ascii)
+        return json.dumps(to_json(value), indent=indent, allow_nan=False, ensure_ascii=ensure_ascii)
     except (TypeError, ValueError) as error:
         raise DataError(f"not plain JSON (finite numbers, texts, lists, objects): {error}") from error
-    return (text + "\n").encode() if indent else text.encode()
 
 
 def read_json(path: Path) -> Any:

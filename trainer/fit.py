@@ -9,7 +9,6 @@ Shapes: N people.
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -17,17 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import write_json
 
 from . import checkpoint
 from .checkpoint import PoseModel
-from .data.benchmarks import load_benchmark
-from .data.coco import annotation_files, read_coco
+from .data.catalog import open_dataset
 from .data.crops import CropConfig, Crops, prepare
-from .data.records import Bools, PoseData, join
+from .data.records import PoseData, join
 from .detection import judge_scored
 from .device import Machine, environment
 from .head_training import train_all_heads
@@ -192,35 +188,10 @@ def measure(model: PoseModel, crops: Crops, machine: Machine, what: str) -> Meas
     )
 
 
-def held_out_mask(data: PoseData, share: float) -> Bools:
-    """Which people are held out: a hash of the image decides.
-
-    So a person keeps its side while a dataset grows, and two people of one photograph share it.
-    """
-    limit = int(share * 2**32)
-    image_of = [id_.rpartition("#")[0] or id_ for id_ in data.ids]
-    sides = {image: _hash(image) < limit for image in image_of}
-    mask_N = np.array([sides[image] for image in image_of], dtype=np.bool_)
-    if mask_N.all() or not mask_N.any():
-        raise DataError(f"{data.name}: {len(sides)} images are too few to hold {share:.0%} of them out")
-    return mask_N
-
-
 def _source(name: str, chosen: Preset, data_root: Path | None, hold_out: float) -> Source:
     """A folder is split by its own parts where it has them, else by image; a benchmark as it always is."""
-    folder = Path(name)
-    if not folder.is_dir():
-        try:
-            benchmark = load_benchmark(name, data_root, chosen.sizes)
-        except ConfigError as error:  # which speaks of the option of cycles
-            raise ConfigError(str(error).replace("--dataset", "--data", 1)) from error
-        return Source(name, benchmark.people, benchmark.test)
-    parts = [path.stem for path in annotation_files(folder)]
-    if any("val" in part for part in parts) and any("train" in part for part in parts):
-        return Source(name, read_coco(folder, "train"), read_coco(folder, "val"))
-    everyone = read_coco(folder)
-    held_N = held_out_mask(everyone, hold_out)
-    return Source(name, everyone.subset(np.flatnonzero(~held_N)), everyone.subset(np.flatnonzero(held_N)))
+    dataset = open_dataset(name, data_root, sizes=chosen.sizes, hold_out=hold_out)
+    return Source(name, dataset.train, dataset.test)
 
 
 def _old_sources(old: PoseModel, chosen: Preset, data_root: Path | None, given: Collection[str]) -> list[Source]:
@@ -238,13 +209,13 @@ def _old_sources(old: PoseModel, chosen: Preset, data_root: Path | None, given: 
         if _place(name) in again:
             continue
         try:
-            benchmark = load_benchmark(name, data_root, sizes)
+            benchmark = open_dataset(name, data_root, sizes=sizes)
         except (ConfigError, DataError, FileNotFoundError) as error:
             raise ConfigError(
                 f"the data that trained this checkpoint cannot be read again ({name}: {error}). Without it the model "
                 "forgets it; name its place with --data-root, or go on with --without-old-data"
             ) from error
-        everyone = benchmark.people
+        everyone = benchmark.train
         test = benchmark.test
         if Path(name).is_dir():  # its own split, whatever it was: who trained is known by id
             everyone = join(everyone.name, everyone, test)
@@ -328,10 +299,6 @@ def _facts(
         "held_out": result.to_json()["after"],
         "environment": environment(machine),
     }
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"hold out/{text}".encode()).digest()[:4], "little")
 
 
 def _arrow(before: float | None, after: float | None, both: bool) -> str:

@@ -13,7 +13,7 @@ from alpose.runtime.errors import ConfigError
 
 from .checkpoint import TargetConfig
 from .data.augment import AugmentConfig
-from .data.benchmarks import Sizes
+from .data.catalog import Sizes
 from .data.crops import CropConfig
 from .models.hourglass import HourglassConfig
 from .models.hrnet import HRNetConfig

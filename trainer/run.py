@@ -16,7 +16,7 @@ import numpy.typing as npt
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import read_json, write_json
 
-from .data.benchmarks import Benchmark, Sizes, load_benchmark
+from .data.catalog import Dataset, Sizes, open_dataset
 from .data.crops import Crops, prepare
 from .device import DeviceContext, environment
 from .egl import EGL, EglConfig, lends
@@ -96,7 +96,7 @@ class Run:
 
     config: RunConfig
     folder: Path
-    benchmark: Benchmark
+    benchmark: Dataset
     people: Crops
     """Everybody who is or can be labelled."""
     test: Crops
@@ -129,11 +129,11 @@ def claim(config: RunConfig, folder: Path, machine: DeviceContext) -> None:
 
 def open_run(config: RunConfig, folder: Path, data_root: Path | None, cache: Path, machine: DeviceContext) -> Run:
     """Read the data and cut the crops; refuse what could not be carried out to its end."""
-    benchmark = load_benchmark(config.dataset, data_root, config.sizes)
+    benchmark = open_dataset(config.dataset, data_root, sizes=config.sizes)
     crop = config.recipe.crop
     if not machine.leads:  # the leading process cuts, the others open what it made
         machine.wait()
-    people = prepare(benchmark.people, crop, cache)
+    people = prepare(benchmark.train, crop, cache)
     test = prepare(benchmark.test, replace(crop, context=0.0), cache)
     if machine.leads:
         machine.wait()

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from alpose.export.graph import MonitorGraph, TorchEngine
 from alpose.export.parity import ParityError, ParityLimits
-from alpose.export.people import unseen_crops
 from alpose.export.precision import Int8Config
 from alpose.export.quality import CalibrationReport
 from alpose.export.verify import verify
@@ -27,6 +26,7 @@ from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 from alpose.runtime.skeleton import LSP, MPII
 from alpose.trainer import checkpoint
 from alpose.trainer.benchmark import run_benchmark
+from alpose.trainer.data.crops import unseen_crops
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import machine
 from alpose.trainer.metrics import Failure

@@ -33,7 +33,7 @@ from alpose.trainer.auxiliary import (
 )
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import PoseModel
-from alpose.trainer.data.benchmarks import Sizes, load_benchmark
+from alpose.trainer.data.catalog import Sizes, open_dataset
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import Machine
 from alpose.trainer.heatmaps import draw
@@ -454,10 +454,10 @@ def test_mc_dropout_is_refused_with_its_reason() -> None:
 def test_vl4pose_without_links_is_refused_before_training(
     tmp_path: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = load_benchmark("synthetic", None, Sizes(initial=32, pool=24, test=8))
-    bare = replace(whole.people.skeleton, links=())
-    people, test = replace(whole.people, skeleton=bare), replace(whole.test, skeleton=bare)
-    monkeypatch.setattr(run_module, "load_benchmark", lambda *_: replace(whole, people=people, test=test))
+    whole = open_dataset("synthetic", None, sizes=Sizes(initial=32, pool=24, test=8))
+    bare = replace(whole.train.skeleton, links=())
+    people, test = replace(whole.train, skeleton=bare), replace(whole.test, skeleton=bare)
+    monkeypatch.setattr(run_module, "open_dataset", lambda *_, **__: replace(whole, train=people, test=test))
 
     with pytest.raises(ConfigError, match=r"vl4pose judges the lengths of links.*--methods"):
         run_benchmark(config("vl4pose", how="frozen"), tmp_path, cpu, data_root=None, cache=tmp_path / "cache")

@@ -19,7 +19,7 @@ from alpose.runtime.errors import ConfigError
 from alpose.trainer import checkpoint, samplers
 from alpose.trainer import run as run_module
 from alpose.trainer.benchmark import run_benchmark
-from alpose.trainer.data.benchmarks import load_benchmark
+from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.device import Machine, machine
 from alpose.trainer.presets import preset
 from alpose.trainer.results import Results, Row, Scores, stage_folder
@@ -158,11 +158,11 @@ def test_an_oracle_that_can_judge_too_few_is_refused_before_training(
     method: Method, tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but 20 of the pool of 64 lose their labels; a budget of 16 can be had once, not twice."""
-    whole = load_benchmark("synthetic", None, preset("smoke").sizes)
-    labelled_NJ = whole.people.labelled_NJ.copy()
+    whole = open_dataset("synthetic", None, sizes=preset("smoke").sizes)
+    labelled_NJ = whole.train.labelled_NJ.copy()
     labelled_NJ[np.arange(len(labelled_NJ)) >= preset("smoke").initial + 20] = False
-    people = replace(whole.people, labelled_NJ=labelled_NJ, visible_NJ=labelled_NJ & whole.people.visible_NJ)
-    monkeypatch.setattr(run_module, "load_benchmark", lambda *_: replace(whole, people=people))
+    people = replace(whole.train, labelled_NJ=labelled_NJ, visible_NJ=labelled_NJ & whole.train.visible_NJ)
+    monkeypatch.setattr(run_module, "open_dataset", lambda *_, **__: replace(whole, train=people))
 
     with pytest.raises(
         ConfigError, match=rf"{method} chooses by labels: 2 stages of 16 want 32.*seed 0 only (20|19) can"

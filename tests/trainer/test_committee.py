@@ -11,7 +11,7 @@ import pytest
 from alpose.trainer import base_model, checkpoint, committee
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.committee import member_seed
-from alpose.trainer.data.benchmarks import Sizes
+from alpose.trainer.data.catalog import Sizes
 from alpose.trainer.device import Machine
 from alpose.trainer.options import ScoreOptions
 from alpose.trainer.results import Results, Scores

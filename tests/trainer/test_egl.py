@@ -20,7 +20,7 @@ from alpose.trainer.affinities import conditional
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.augment import to_input
-from alpose.trainer.data.benchmarks import load_benchmark
+from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.data.crops import Crops, prepare
 from alpose.trainer.device import Machine
 from alpose.trainer.egl import EglConfig, expected_gradient, squared_gradients
@@ -257,11 +257,11 @@ def cycles_config(**changes: Any) -> RunConfig:
 def test_too_few_lenders_are_refused_before_training(
     tmp_path: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = load_benchmark("synthetic", None, preset("smoke").sizes)
-    labelled_NJ = whole.people.labelled_NJ.copy()
+    whole = open_dataset("synthetic", None, sizes=preset("smoke").sizes)
+    labelled_NJ = whole.train.labelled_NJ.copy()
     labelled_NJ[:3] = False  # of 32 labelled at the start
-    people = replace(whole.people, labelled_NJ=labelled_NJ, visible_NJ=labelled_NJ & whole.people.visible_NJ)
-    monkeypatch.setattr(run_module, "load_benchmark", lambda *_: replace(whole, people=people))
+    people = replace(whole.train, labelled_NJ=labelled_NJ, visible_NJ=labelled_NJ & whole.train.visible_NJ)
+    monkeypatch.setattr(run_module, "open_dataset", lambda *_, **__: replace(whole, train=people))
     with pytest.raises(ConfigError, match=r"egl\+\+ needs at least 30 labelled people.*there are 29.*--initial"):
         run_benchmark(cycles_config(), tmp_path, cpu, data_root=None, cache=tmp_path / "cache")
     assert not list(tmp_path.rglob("model.json"))
@@ -286,7 +286,7 @@ def test_a_run_selects_the_highest_and_scores_of_an_older_version_are_made_again
     base = tmp_path / "run/seed-0/base"
     stored = Scores.load(tmp_path / "run/seed-0/egl++/stage-1/scores.npz")
     assert stored.selected_M.tolist() == np.argsort(-stored.score_N, kind="stable")[:16].tolist()
-    people = prepare(load_benchmark("synthetic", None, few.sizes).people, few.recipe.crop, tmp_path / "cache")
+    people = prepare(open_dataset("synthetic", None, sizes=few.sizes).train, few.recipe.crop, tmp_path / "cache")
     everyone = Scored.from_arrays(
         {k: v for k, v in load_npz(base / "scored.npz").items() if k not in ("made_of", "seconds")}
     )

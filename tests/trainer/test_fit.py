@@ -13,10 +13,11 @@ from click.testing import CliRunner
 from alpose.runtime.errors import ConfigError
 from alpose.trainer import checkpoint
 from alpose.trainer.cli import main
+from alpose.trainer.data.catalog import held_out
 from alpose.trainer.data.coco import read_coco
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import Machine
-from alpose.trainer.fit import FitConfig, fit, held_out_mask
+from alpose.trainer.fit import FitConfig, fit
 
 from .own_data import write_coco_folder
 
@@ -41,7 +42,7 @@ def fitted(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
 def test_a_new_model_keeps_who_is_held_out_apart(folders: tuple[Path, Path], fitted: Path) -> None:
     model = checkpoint.load(fitted)
     everyone = read_coco(folders[0])
-    held_N = held_out_mask(everyone, 0.25)
+    held_N = held_out(everyone, 0.25)
 
     assert set(model.facts["labelled_ids"]) == {id_ for id_, held in zip(everyone.ids, held_N, strict=True) if not held}
     assert list(model.heads) == ["epck"]
@@ -81,7 +82,7 @@ def test_a_folder_that_is_named_another_way_is_not_taken_twice(
 
 
 def test_data_that_is_nowhere_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--data 'nowhere' is neither"):
+    with pytest.raises(ConfigError, match="'nowhere' is neither"):
         fit(FitConfig(data=("nowhere",)), tmp_path / "on", MACHINE, data_root=None, cache=tmp_path)
 
 
@@ -116,8 +117,8 @@ def test_an_existing_checkpoint_is_not_overwritten(folders: tuple[Path, Path], f
 
 def test_the_split_follows_the_image_and_stays_when_the_folder_grows() -> None:
     people = read_people(seed=0, count=200)
-    small_N = held_out_mask(people.subset(np.arange(100)), 0.25)
-    large_N = held_out_mask(people, 0.25)
+    small_N = held_out(people.subset(np.arange(100)), 0.25)
+    large_N = held_out(people, 0.25)
 
     assert np.array_equal(large_N[:100], small_N)
     assert 0.15 < large_N.mean() < 0.35

@@ -19,7 +19,7 @@ import torch
 
 from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.trainer.benchmark import run_benchmark
-from alpose.trainer.data.benchmarks import Sizes
+from alpose.trainer.data.catalog import Sizes
 from alpose.trainer.device import Machine
 from alpose.trainer.ray_executor import run_on_ray
 from alpose.trainer.results import Results

@@ -14,7 +14,7 @@ from torch import nn
 
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import new_head
-from alpose.trainer.data.benchmarks import Sizes
+from alpose.trainer.data.catalog import Sizes
 from alpose.trainer.device import machine
 from alpose.trainer.models.heads import HeadName, LossHead
 from alpose.trainer.run import RunConfig

@@ -17,32 +17,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import read_json
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton, flip_pairs_by_name
 
-from .records import Floats, ImageFiles, PoseData, joint_boxes
-from .safe_paths import inside
+from .records import Person, PoseData, from_people, inside, log_left_out
 
-logger = logging.getLogger("alpose")
-
-
-@dataclass(frozen=True, slots=True)
-class _Person:
-    """One annotation on the way into :class:`PoseData`; the box is NaN where the file has none."""
-
-    id: str
-    image_id: Any
-    joints_J2: Floats
-    v_J: npt.NDArray[np.float32]
-    box_4: Floats
+log = logging.getLogger("alpose")
 
 
 def read_coco(folder_or_json: Path, split: str | None = None) -> PoseData:
@@ -69,20 +55,18 @@ def read_coco(folder_or_json: Path, split: str | None = None) -> PoseData:
     category, skeleton = _category(value["categories"], json_path)
     name = root.resolve().name or "coco"
     files = _files(value["images"], root, json_path)
-    people: list[_Person] = []
+    people: list[Person] = []
     left_out: Counter[str] = Counter()
     for annotation in value["annotations"]:
         reason = _left_out(annotation, category, json_path)
-        if reason is not None:
-            left_out[reason] += 1
-            continue
-        person = _person(annotation, files, len(skeleton), name, json_path)
-        if (person.v_J > 0).any():
+        person = None if reason else _person(annotation, files, len(skeleton), name, json_path)
+        if person and person.labelled_J.any():
             people.append(person)
         else:
-            left_out["people without labelled joints"] += 1
-    _log(json_path, len(people), left_out)
-    return _pose_data(name, skeleton, people, files, root, json_path)
+            left_out[reason or "people without labelled joints"] += 1
+    log_left_out(json_path, len(people), left_out)
+    folder = _image_folder(list(dict.fromkeys(person.image for person in people)), root, json_path)
+    return from_people(name, skeleton, people, lambda file: folder / file, json_path)
 
 
 def annotation_files(folder_or_json: Path, split: str | None = None) -> tuple[Path, ...]:
@@ -102,7 +86,7 @@ def annotation_files(folder_or_json: Path, split: str | None = None) -> tuple[Pa
         )
     found = [path for path in everything if path.name.startswith("person_keypoints")] or everything
     if split is not None:
-        exact = [path for path in found if _suffix(path) == split]
+        exact = [path for path in found if split in (path.stem, _suffix(path))]
         found = exact or [path for path in found if split in path.stem]
     if not found:
         names = ", ".join(path.name for path in everything)
@@ -189,7 +173,7 @@ def _left_out(annotation: Any, category: Any, source: Path) -> str | None:
     return None
 
 
-def _person(annotation: dict[str, Any], files: dict[Any, str], joints: int, name: str, source: Path) -> _Person:
+def _person(annotation: dict[str, Any], files: dict[Any, str], joints: int, name: str, source: Path) -> Person:
     """One annotation, checked."""
     where = f"{source}: annotation {annotation.get('id')!r}"
     if annotation.get("id") is None or annotation.get("image_id") not in files:
@@ -212,57 +196,20 @@ def _person(annotation: dict[str, Any], files: dict[Any, str], joints: int, name
             raise DataError(f"{where}: bbox must be finite with sides of 0 or more, got {annotation['bbox']!r}")
         box_4[:] = x, y, x + width, y + height
     stem = PurePosixPath(files[annotation["image_id"]]).with_suffix("")
-    return _Person(
-        id=f"{name}/{stem}#{annotation['id']}",
-        image_id=annotation["image_id"],
-        joints_J2=keypoints_J3[:, :2],
-        v_J=keypoints_J3[:, 2],
-        box_4=box_4,
-    )
+    v_J = keypoints_J3[:, 2]
+    return Person(f"{name}/{stem}#{annotation['id']}", files[annotation["image_id"]], keypoints_J3[:, :2], v_J > 0,
+                  v_J == 2, box_4)  # fmt: skip
 
 
-def _pose_data(
-    name: str, skeleton: Skeleton, people: list[_Person], files: dict[Any, str], root: Path, source: Path
-) -> PoseData:
-    """People in rows, with the images that show at least one of them."""
-    count, joints = len(people), len(skeleton)
-    used = list(dict.fromkeys(person.image_id for person in people))
-    place = {image_id: row for row, image_id in enumerate(used)}
-    images = _images([files[image_id] for image_id in used], root, source)
-    joints_NJ2 = np.array([person.joints_J2 for person in people], dtype=np.float32).reshape(count, joints, 2)
-    v_NJ = np.array([person.v_J for person in people], dtype=np.float32).reshape(count, joints)
-    box_N4 = np.array([person.box_4 for person in people], dtype=np.float32).reshape(count, 4)
-    has_box_N = np.asarray(np.isfinite(box_N4).all(axis=1))
-    if not has_box_N.all():
-        logger.warning("%s: %d people without bbox get the box of their joints", source, int((~has_box_N).sum()))
-    return PoseData(
-        name=name,
-        skeleton=skeleton,
-        ids=tuple(person.id for person in people),
-        images=images,
-        image_N=np.array([place[person.image_id] for person in people], dtype=np.int64),
-        joints_NJ2=joints_NJ2,
-        labelled_NJ=v_NJ > 0,
-        visible_NJ=v_NJ == 2,
-        boxes_N4=np.where(has_box_N[:, None], box_N4, joint_boxes(joints_NJ2, v_NJ > 0)),
-    )
-
-
-def _images(names: list[str], root: Path, source: Path) -> ImageFiles:
-    """The images in whichever folder of the known layouts holds them; missing ones are counted in the log."""
+def _image_folder(names: list[str], root: Path, source: Path) -> Path:
+    """Return whichever folder of the known layouts holds the images."""
     suffix = _suffix(source)
     folders = [root / "images" / suffix, root / suffix, root / "images", root]
     present = [sum((folder / name).is_file() for name in names[:50]) for folder in folders]
-    folder = folders[int(np.argmax(present))]
     if names and not max(present):
         places = ", ".join(str(folder) for folder in dict.fromkeys(folders))
         raise DataNotFoundError(f"{source}: no image is there, the first is {names[0]}; looked in {places}")
-    paths = tuple(folder / name for name in names)
-    missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
-    if missing:
-        logger.warning("%s: %d of %d images are missing from %s, the first is %s",
-                       source, len(missing), len(names), folder, missing[0])  # fmt: skip
-    return ImageFiles(paths)
+    return folders[int(np.argmax(present))]
 
 
 def _root(json_path: Path) -> Path:
@@ -274,10 +221,3 @@ def _root(json_path: Path) -> Path:
 def _suffix(json_path: Path) -> str:
     """``val2017`` of ``person_keypoints_val2017.json``; what official image folders are called."""
     return json_path.stem.rpartition("_")[2]
-
-
-def _log(source: Path, kept: int, left_out: Counter[str]) -> None:
-    """One line that counts what was left out, if anything was."""
-    if left_out:
-        parts = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        logger.warning("%s: kept %d people, left out %s", source, kept, parts)

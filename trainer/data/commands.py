@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
+from alpose.runtime.io import json_text
+
 from ..cli_options import OneLineErrors
-from .sources import SOURCES, Dataset, Fetchable, data_root_of
+from .catalog import DatasetName, data_root_of
+from .download import SOURCES, Fetchable
 
 
 class _NameOrFolder(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -52,7 +54,7 @@ def data() -> None:
 @click.option("--only", multiple=True, metavar="ARCHIVE", help="Take only this archive, such as val2017.zip.")
 def fetch(dataset: Fetchable, data_root: Path | None, mirror: str | None, only: tuple[str, ...]) -> None:
     """Download a dataset, check it and unpack it into DATA/NAME."""
-    from .fetch import fetch as fetch_dataset
+    from .download import fetch as fetch_dataset
 
     names: tuple[Fetchable, ...] = ("lsp", "lspet") if dataset == "lsp" and not only else (dataset,)
     root = data_root_of(data_root)
@@ -63,7 +65,9 @@ def fetch(dataset: Fetchable, data_root: Path | None, mirror: str | None, only: 
 
 
 @data.command()
-@click.option("--dataset", type=_NameOrFolder(get_args(Dataset)), required=True, help="lsp stands for LSP and LSPET.")
+@click.option(
+    "--dataset", type=_NameOrFolder(get_args(DatasetName)), required=True, help="lsp stands for LSP and LSPET."
+)
 @_data_root
 @_split
 @_as_json
@@ -72,25 +76,26 @@ def verify(dataset: Any, data_root: Path | None, split: str | None, as_json: boo
     from .verify import verify as verify_dataset
 
     report = verify_dataset(dataset, data_root, split)
-    click.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()))
+    click.echo(json_text(report) if as_json else "\n".join(report.lines()))
     if not report.ok:
         raise click.exceptions.Exit(1)
 
 
 @data.command()
-@click.option("--dataset", type=_NameOrFolder((*get_args(Dataset), "synthetic")), required=True)
+@click.option("--dataset", type=_NameOrFolder((*get_args(DatasetName), "synthetic")), required=True)
 @_data_root
 @_split
 @click.option("--draw", type=click.Path(dir_okay=False, path_type=Path), metavar="PNG", help="Write a sheet of crops.")
 @_as_json
 def info(dataset: Any, data_root: Path | None, split: str | None, draw: Path | None, as_json: bool) -> None:
     """Print what a dataset holds; with --draw also show it."""
-    from .info import describe, read_named, save_sheets
+    from .catalog import read_parts
+    from .info import describe, save_sheets
 
-    parts = read_named(dataset, data_root, split)
+    parts = read_parts(dataset, data_root, split)
     infos = [describe(part) for part in parts]
     if as_json:
-        click.echo(json.dumps([info.to_json() for info in infos], indent=1))
+        click.echo(json_text(infos))
     else:
         click.echo("\n\n".join("\n".join(info.lines()) for info in infos))
     if draw is not None:

@@ -13,9 +13,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from alpose.runtime.crop import Crop, cut, square_crop
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import read_json, remove_abandoned, replacing, write_json
+from alpose.runtime.skeleton import Skeleton
 
 from ..progress import progress
 from .records import Bools, Floats, ImageError, PoseData
@@ -144,6 +145,31 @@ def prepare(data: PoseData, config: CropConfig, cache: Path, workers: int | None
     scale_N = np.array([crop.scale for crop in crop_N], dtype=np.float32)
     reasons = tuple(f"{name}: {reason}" for name, reason in left_out.items())
     return Crops(kept, config, pixels_NSS3, rows_N, scale_N, joints_NJ2, reasons)
+
+
+def unseen_crops(people: PoseData, skeleton: Skeleton, crop: CropConfig, cache: Path, seen: Collection[str]) -> Crops:
+    """Crops of the people that trained nothing, as a device would see them.
+
+    Args:
+        people: labelled.
+        skeleton: of the model; another one is an error.
+        crop: of the model.
+        cache: for the crops.
+        seen: ids that the model was trained or its epoch chosen on: left out, and counted in the log.
+    """
+    if people.skeleton != skeleton:
+        raise DataError(
+            f"the model has the {len(skeleton)} joints of {skeleton.name!r}, {people.name} has the "
+            f"{len(people.skeleton)} of {people.skeleton.name!r}: calibrate with people of the model's own skeleton"
+        )
+    crops = prepare(people, replace(crop, context=0.0), cache)
+    unseen_N = np.array([id_ not in seen for id_ in crops.data.ids], dtype=np.bool_)
+    if not unseen_N.any():
+        raise DataError(f"all {len(crops)} people of {people.name} trained this model: calibrate with others")
+    if not unseen_N.all():
+        log.warning("%s: %d of %d people trained this model and are left out of its calibration", people.name,
+                    int((~unseen_N).sum()), len(unseen_N))  # fmt: skip
+    return crops.subset(np.flatnonzero(unseen_N))
 
 
 def _key(data: PoseData, config: CropConfig) -> str:

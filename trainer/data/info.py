@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -21,22 +21,13 @@ from alpose.runtime.errors import DataError
 from alpose.runtime.io import write_atomically
 from alpose.runtime.skeleton import Skeleton
 
-from .coco import annotation_files, read_coco
-from .lsp import read_lsp, read_lspet
-from .mpii import read_mpii
 from .records import Bools, Floats, ImageError, PoseData
-from .sources import Dataset, find
-from .synthetic import read_people
-
-Named: TypeAlias = Dataset | Literal["synthetic"]
-"""Datasets that can be read by name."""
 
 Pixels = npt.NDArray[np.uint8]
 
 RIGHT, LEFT, MIDDLE = (255, 112, 67), (66, 165, 245), (255, 238, 88)
 """RGB of the person's right, left and middle."""
 
-SYNTHETIC_PEOPLE = 1000
 MARGIN = 1.25
 logger = logging.getLogger("alpose")
 
@@ -62,10 +53,6 @@ class Info:
     with_head: int | None
     """People with a head size; None for datasets without."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
     def lines(self) -> list[str]:
         """The same for people."""
         smallest, low, median, high, largest = self.box_side
@@ -85,26 +72,6 @@ class Info:
         for joint, labelled, occluded in zip(self.joints, self.labelled, self.occluded, strict=True):
             lines.append(f"  {joint:<{width}}  {labelled:8.1%}  {occluded:8.1%}")
         return lines
-
-
-def read_named(dataset: Named | Path, data_root: Path | None, split: str | None = None) -> tuple[PoseData, ...]:
-    """A dataset by name, or a COCO keypoints folder by path; ``synthetic`` is two sets, its easy and hard
-    domain.
-
-    Args:
-        dataset: a name, or a folder or annotation file in COCO form.
-        data_root: where datasets lie; None looks at $ALPOSE_DATA.
-        split: which annotation files of a COCO folder; None for all.
-    """
-    if isinstance(dataset, Path):
-        return tuple(read_coco(path) for path in annotation_files(dataset, split))
-    if dataset == "synthetic":
-        return tuple(read_people(seed=0, count=SYNTHETIC_PEOPLE, domain=domain) for domain in ("easy", "hard"))
-    folder = find(dataset, data_root)
-    if dataset == "coco":
-        return tuple(read_coco(path) for path in annotation_files(folder, split))
-    readers = {"lsp": read_lsp, "lspet": read_lspet, "mpii": read_mpii}
-    return (readers[dataset](folder),)
 
 
 def describe(data: PoseData) -> Info:

@@ -13,7 +13,6 @@ Shapes: N people, J = 14 joints.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,12 +23,10 @@ import scipy.io
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.skeleton import LSP
 
-from .records import Floats, ImageFiles, PoseData, joint_boxes
+from .records import Floats, ImageFiles, PoseData, image_files, joint_boxes, log_left_out
 
 AxisOrder: TypeAlias = Literal["3,14,N", "14,3,N"]
 """How the axes of ``joints`` lie: value, joint, person or joint, value, person."""
-
-logger = logging.getLogger("alpose")
 
 
 def read_lsp(root: Path) -> PoseData:
@@ -93,10 +90,8 @@ def read_lspet(root: Path) -> PoseData:
         boxes_N4=joint_boxes(joints_NJ2, labelled_NJ),
     )
     some_N = labelled_NJ.any(axis=1)
-    if some_N.all():
-        return data
-    logger.warning("lspet: left out %d of %d people without a labelled joint", int((~some_N).sum()), count)
-    return data.subset(np.flatnonzero(some_N))
+    log_left_out("lspet", int(some_N.sum()), {"people without a labelled joint": int((~some_N).sum())})
+    return data if some_N.all() else data.subset(np.flatnonzero(some_N))
 
 
 def read_joints(path: Path) -> tuple[Floats, npt.NDArray[np.bool_], AxisOrder]:
@@ -150,15 +145,8 @@ def read_mat(path: Path, variable: str) -> Any:
 
 
 def _images(root: Path, name: str, count: int, digits: int) -> ImageFiles:
-    """Paths of ``images/im0001.jpg`` onwards; missing ones are counted in the log and fail when they are
-    read."""
+    """Return ``images/im0001.jpg`` onwards."""
     folder = root / "images"
     if not folder.is_dir():
         raise DataNotFoundError(f"{folder} does not exist: place the {name} images there, im{1:0{digits}d}.jpg onwards")
-    present = {path.name for path in folder.iterdir()}
-    files = [f"im{row:0{digits}d}.jpg" for row in range(1, count + 1)]
-    missing = [file for file in files if file not in present]
-    if missing:
-        logger.warning("%s: %d of %d images are missing from %s, the first is %s",
-                       name, len(missing), count, folder, missing[0])  # fmt: skip
-    return ImageFiles(tuple(folder / file for file in files))
+    return image_files([folder / f"im{row:0{digits}d}.jpg" for row in range(1, count + 1)], name)

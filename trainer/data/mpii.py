@@ -16,7 +16,6 @@ Shapes: N people, J = 16 joints, V people of Newell's validation list.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,8 +30,7 @@ from alpose.runtime.io import read_json
 from alpose.runtime.skeleton import MPII
 
 from .lsp import read_mat
-from .records import Floats, ImageFiles, PoseData, join, joint_boxes
-from .safe_paths import inside
+from .records import Floats, ImageFiles, Person, PoseData, from_people, inside, join, log_left_out
 
 Split: TypeAlias = Literal["train", "valid"]
 """The parts of Newell's split, and the files of the JSON form."""
@@ -45,8 +43,6 @@ HEAD_BIAS = 0.6
 """PCKh's head size is this times the diagonal of the head box (evalMPII, ``SC_BIAS``)."""
 HEADS_PER_PERSON = 8.0
 """MPII's scale takes a person to be eight head sizes tall: exact for all 2,958 people of Newell's list."""
-
-logger = logging.getLogger("alpose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +64,6 @@ class NewellPeople:
     def ids(self) -> tuple[str, ...]:
         """Ids as :func:`read_mpii_mat` gives them."""
         return tuple(_id(name, row) for name, row in zip(self.images, self.person_V.tolist(), strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class _Person:
-    """One person on the way into :class:`PoseData`, counted from 0; NaN where the file holds nothing."""
-
-    id: str
-    image: str
-    joints_J2: Floats
-    labelled_J: npt.NDArray[np.bool_]
-    visible_J: npt.NDArray[np.bool_]
-    centre: tuple[float, float]
-    scale: float
-    head: float
 
 
 def read_mpii(root: Path, split: Split | None = None) -> PoseData:
@@ -129,7 +111,7 @@ def read_mpii_mat(root: Path) -> PoseData:
             f"{path}: RELEASE.annolist holds {len(annolist)} images and RELEASE.img_train {len(train)}; expected "
             "as many of each. Restore the file from the official archive"
         )
-    people: list[_Person] = []
+    people: list[Person] = []
     skipped = 0
     for row, (anno, in_train) in enumerate(zip(annolist, train.tolist(), strict=True)):
         if not in_train:
@@ -141,7 +123,9 @@ def read_mpii_mat(root: Path) -> PoseData:
         found = [_person_from_rect(name, k, rect) for k, rect in enumerate(rects)]
         skipped += found.count(None)
         people += [person for person in found if person is not None]
-    _log(path, {"images of the test set": int((train == 0).sum()), "people without joints": skipped})
+    log_left_out(
+        path, len(people), {"images of the test set": int((train == 0).sum()), "people without joints": skipped}
+    )
     return _pose_data(root, people, path)
 
 
@@ -169,7 +153,7 @@ def _read_json_file(root: Path, path: Path) -> PoseData:
     entries = read_json(path)
     if not isinstance(entries, list):
         raise DataError(f"{path} must hold a list of people, found {type(entries).__name__}")
-    people: list[_Person] = []
+    people: list[Person] = []
     per_image: dict[str, int] = {}
     skipped = 0
     for row, entry in enumerate(entries):
@@ -187,10 +171,10 @@ def _read_json_file(root: Path, path: Path) -> PoseData:
                 f"16 joints_vis): {error!r}"
             ) from error
         place = per_image[name] = per_image.get(name, -1) + 1
-        scale = scale if scale > 0 else np.nan
-        head = 200 * scale / (HEADS_PER_PERSON * HEAD_BIAS)
-        people.append(_Person(_id(name, place), name, joints_J2, labelled_J, labelled_J, (x, y), scale, head))
-    _log(path, {"people without joints": skipped})
+        head = 200 * scale / (HEADS_PER_PERSON * HEAD_BIAS) if scale > 0 else np.nan
+        box_4 = _square(x, y, scale)
+        people.append(Person(_id(name, place), name, joints_J2, labelled_J, labelled_J, box_4, head))
+    log_left_out(path, len(people), {"people without joints": skipped})
     return _pose_data(root, people, path)
 
 
@@ -242,7 +226,7 @@ def newell_split(data: PoseData, valid_images: Collection[str]) -> tuple[PoseDat
     )
 
 
-def _person_from_rect(name: str, place: int, rect: Any) -> _Person | None:
+def _person_from_rect(name: str, place: int, rect: Any) -> Person | None:
     """One ``annorect``; None when it has no joints."""
     joints_J2 = np.full((len(MPII), 2), -1, dtype=np.float32)
     labelled_J = np.zeros(len(MPII), dtype=np.bool_)
@@ -259,62 +243,25 @@ def _person_from_rect(name: str, place: int, rect: Any) -> _Person | None:
     if not labelled_J.any():
         return None
     objpos = getattr(rect, "objpos", None)
-    centre = (_number(objpos, "x") - 1, _number(objpos, "y") - 1)
+    box_4 = _square(_number(objpos, "x") - 1, _number(objpos, "y") - 1, _number(rect, "scale"))
     head = float(np.hypot(_number(rect, "x2") - _number(rect, "x1"), _number(rect, "y2") - _number(rect, "y1")))
-    scale = _number(rect, "scale")
-    return _Person(
-        id=_id(name, place),
-        image=name,
-        joints_J2=joints_J2,
-        labelled_J=labelled_J,
-        visible_J=visible_J,
-        centre=centre,
-        scale=scale if scale > 0 else np.nan,
-        head=head if head > 0 else np.nan,
-    )
+    return Person(_id(name, place), name, joints_J2, labelled_J, visible_J, box_4, head if head > 0 else np.nan)
 
 
-def _pose_data(root: Path, people: list[_Person], source: Path) -> PoseData:
-    """People in rows; several people share an image."""
+def _pose_data(root: Path, people: list[Person], source: Path) -> PoseData:
+    """Put those with a labelled joint in rows."""
     folder = root / "images"
-    names = list(dict.fromkeys(person.image for person in people))
-    place = {name: row for row, name in enumerate(names)}
-    paths = tuple(inside(folder, name, source) for name in names)
     if not folder.is_dir():
         raise DataNotFoundError(f"{folder} does not exist: place the MPII images there")
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        logger.warning("mpii: %d of %d images are missing from %s, the first is %s",
-                       len(missing), len(paths), folder, missing[0])  # fmt: skip
-    count = len(people)
-    joints_NJ2 = np.array([person.joints_J2 for person in people], dtype=np.float32).reshape(count, len(MPII), 2)
-    labelled_NJ = np.array([person.labelled_J for person in people], dtype=np.bool_).reshape(count, len(MPII))
-    some_N = labelled_NJ.any(axis=1)
-    square_N4 = np.array([_square(person) for person in people], dtype=np.float32).reshape(count, 4)
-    has_square_N = np.asarray(np.isfinite(square_N4).all(axis=1))
-    _log(source, {"people without a labelled joint": int((~some_N).sum())})
-    if not (has_square_N | ~some_N).all():
-        logger.warning("%s: %d people without objpos or scale get the box of their joints",
-                       source, int((~has_square_N & some_N).sum()))  # fmt: skip
-    data = PoseData(
-        name="mpii",
-        skeleton=MPII,
-        ids=tuple(person.id for person in people),
-        images=ImageFiles(paths),
-        image_N=np.array([place[person.image] for person in people], dtype=np.int64),
-        joints_NJ2=joints_NJ2,
-        labelled_NJ=labelled_NJ,
-        visible_NJ=np.array([person.visible_J for person in people], dtype=np.bool_).reshape(count, len(MPII)),
-        boxes_N4=np.where(has_square_N[:, None], square_N4, joint_boxes(joints_NJ2, labelled_NJ)),
-        head_N=np.array([person.head for person in people], dtype=np.float32),
-    )
-    return data if some_N.all() else data.subset(np.flatnonzero(some_N))
+    kept = [person for person in people if person.labelled_J.any()]
+    log_left_out(source, len(kept), {"people without a labelled joint": len(people) - len(kept)})
+    return from_people("mpii", MPII, kept, lambda name: inside(folder, name, source), source, heads=True)
 
 
-def _square(person: _Person) -> tuple[float, float, float, float]:
-    """The box from ``objpos`` and ``scale``; NaN where either is missing."""
-    (x, y), half = person.centre, 100 * person.scale
-    y += 15 * person.scale
+def _square(x: float, y: float, scale: float) -> tuple[float, float, float, float]:
+    """Return the box from ``objpos``, counted from 0, and ``scale``; NaN where either is missing."""
+    half = 100 * scale if scale > 0 else np.nan
+    y += 15 * scale
     return x - half, y - half, x + half, y + half
 
 
@@ -349,10 +296,3 @@ def _first(root: Path, places: tuple[str, ...], what: str) -> Path:
         if (root / place).is_file():
             return root / place
     raise DataNotFoundError(f"mpii: {what} is not in {root}: looked for {', '.join(places)}")
-
-
-def _log(source: Path, left_out: dict[str, int]) -> None:
-    """One line that counts what was left out, if anything was."""
-    parts = [f"{count} {what}" for what, count in left_out.items() if count]
-    if parts:
-        logger.warning("%s: left out %s", source, ", ".join(parts))

@@ -9,9 +9,10 @@ Joints that are not labelled keep whatever position the file holds: only the mas
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
 import cv2
@@ -23,6 +24,8 @@ from alpose.runtime.skeleton import Skeleton
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+
+log = logging.getLogger("alpose")
 
 
 class ImageError(DataError):
@@ -211,3 +214,99 @@ def joint_boxes(joints_NJ2: Floats, labelled_NJ: Bools) -> Floats:
     boxes_N4 = np.concatenate([low_N2, high_N2], axis=1)
     boxes_N4[~labelled_NJ.any(axis=1)] = np.nan
     return boxes_N4.astype(np.float32)
+
+
+# --- What readers share
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One person on the way into :class:`PoseData`; NaN where the file holds nothing."""
+
+    id: str
+    image: str
+    """File name as the labels give it."""
+    joints_J2: Floats
+    labelled_J: Bools
+    visible_J: Bools
+    box_4: Sequence[float] | Floats
+    head: float = np.nan
+
+
+def from_people(
+    name: str, skeleton: Skeleton, people: Sequence[Person], place: Callable[[str], Path], source: Path,
+    *, heads: bool = False,
+) -> PoseData:  # fmt: skip
+    """Put people in rows, with the images that show at least one of them; a person without a box gets that of its joints.
+
+    Args:
+        name: of the dataset.
+        skeleton: of everybody.
+        people: in order.
+        place: where the file of an image name lies.
+        source: the file of labels, for the log.
+        heads: whether people of this dataset have head sizes.
+    """
+    count, J = len(people), len(skeleton)
+    names = list(dict.fromkeys(person.image for person in people))
+    row_of = {image: row for row, image in enumerate(names)}
+    joints_NJ2 = np.array([person.joints_J2 for person in people], dtype=np.float32).reshape(count, J, 2)
+    labelled_NJ = np.array([person.labelled_J for person in people], dtype=np.bool_).reshape(count, J)
+    boxes_N4 = np.array([person.box_4 for person in people], dtype=np.float32).reshape(count, 4)
+    boxed_N = np.asarray(np.isfinite(boxes_N4).all(axis=1))
+    if not boxed_N.all():
+        log.warning("%s: %d people without a box get the box of their joints", source, int((~boxed_N).sum()))
+    return PoseData(
+        name=name,
+        skeleton=skeleton,
+        ids=tuple(person.id for person in people),
+        images=image_files([place(image) for image in names], source),
+        image_N=np.array([row_of[person.image] for person in people], dtype=np.int64),
+        joints_NJ2=joints_NJ2,
+        labelled_NJ=labelled_NJ,
+        visible_NJ=np.array([person.visible_J for person in people], dtype=np.bool_).reshape(count, J),
+        boxes_N4=np.where(boxed_N[:, None], boxes_N4, joint_boxes(joints_NJ2, labelled_NJ)),
+        head_N=np.array([person.head for person in people], dtype=np.float32) if heads else None,
+    )
+
+
+def image_files(paths: Sequence[Path], source: Path | str) -> ImageFiles:
+    """Return images on disk; missing ones are counted in the log, and fail when they are read."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        log.warning("%s: %d of %d images are missing, the first is %s", source, len(missing), len(paths), missing[0])
+    return ImageFiles(tuple(paths))
+
+
+def log_left_out(source: Path | str, kept: int, left_out: Mapping[str, int]) -> None:
+    """Count in one line who was left out, by reason, if anybody was."""
+    parts = [f"{count} {what}" for what, count in sorted(left_out.items()) if count]
+    if parts:
+        log.warning("%s: kept %d people, left out %s", source, kept, ", ".join(parts))
+
+
+def inside(folder: Path, name: str, source: Path) -> Path:
+    """Return ``folder / name``; a name from an archive, a JSON or a MATLAB file that would leave the folder is refused.
+
+    Args:
+        folder: where the name belongs.
+        name: what ``source`` holds.
+        source: the file that the name came from, for the message.
+    """
+    windows = PureWindowsPath(name)
+    if not name or "\0" in name or windows.drive or windows.root or ".." in windows.parts:
+        raise DataError(
+            f"{source}: the name {name!r} leaves the folder {folder}; it must be relative, without '..'. "
+            "Nothing was read or written there"
+        )
+    return folder / PurePosixPath(name)
+
+
+def hashes(names: Sequence[str], purpose: str) -> npt.NDArray[np.uint32]:
+    """Return one number per name, the same in every process: what splits people without storing who went where.
+
+    ``hashes(...) < share * 2**32`` holds out a share. Each purpose has numbers of its own, so that splits for different
+    purposes are independent. Give people of one photograph its name, and they lie on the same side.
+    """
+    found = {name: hashlib.sha256(f"{purpose}/{name}".encode()).digest()[:4] for name in dict.fromkeys(names)}
+    return np.array([int.from_bytes(found[name], "little") for name in names], dtype=np.uint32)

@@ -22,14 +22,12 @@ import numpy.typing as npt
 from alpose.runtime.errors import AlposeError
 
 from ..progress import progress
+from .catalog import READERS, DatasetName, Reader, find, reader_of
 from .coco import annotation_files, read_coco, stated_sizes
+from .download import SOURCES, file_sha256, images_sha256
 from .lsp import AxisOrder, not_positions, read_joints
 from .mpii import MAT_PLACES, NEWELL_PLACES, newell_valid_people, read_mpii
 from .records import ImageFiles, PoseData
-from .sources import SOURCES, Dataset, file_sha256, find, images_sha256
-
-Verifiable: TypeAlias = Dataset
-"""Datasets that can be verified by name; ``lsp`` stands for LSP and LSPET, as the benchmark needs both."""
 
 LspName: TypeAlias = Literal["lsp", "lspet"]
 
@@ -121,25 +119,28 @@ class VerifyReport:
         return [*lines, self.summary]
 
 
-def verify(dataset: Verifiable | Path, data_root: Path | None = None, split: str | None = None) -> VerifyReport:
-    """Check a dataset by name below a data root, or a COCO keypoints folder by its path.
+def verify(dataset: DatasetName | Path, data_root: Path | None = None, split: str | None = None) -> VerifyReport:
+    """Check a dataset by name below a data root, or a folder by its path.
 
     A dataset that is not there at all is a :class:`DataNotFoundError`; anything wrong with one that is there is in
     the report.
 
     Args:
-        dataset: a name, or a folder or annotation file in COCO form.
+        dataset: a name, or a folder or file; ``lsp`` stands for LSP and LSPET, as the benchmark needs both.
         data_root: where datasets lie; None looks at $ALPOSE_DATA.
         split: in COCO form, which annotation files; None for all.
     """
-    if isinstance(dataset, Path) or dataset == "coco":
-        folder = dataset if isinstance(dataset, Path) else find(dataset, data_root)
+    if dataset in ("lsp", "lspet"):
+        names: tuple[LspName, ...] = ("lsp", "lspet") if dataset == "lsp" else ("lspet",)
+        return VerifyReport(str(dataset), tuple(verify_lsp(name, find(name, data_root)) for name in names))
+    folder = dataset if isinstance(dataset, Path) else find(dataset, data_root)
+    reader = reader_of(folder) if isinstance(dataset, Path) else READERS[dataset]
+    if reader.name == "mpii":
+        return VerifyReport(str(dataset), (verify_mpii(folder),))
+    if reader.name == "coco":
         return VerifyReport(str(dataset), tuple(verify_coco(path) for path in annotation_files(folder, split)))
-    if dataset == "mpii":
-        return VerifyReport(dataset, (verify_mpii(find("mpii", data_root)),))
-    names: tuple[LspName, ...] = ("lsp", "lspet") if dataset == "lsp" else ("lspet",)
-    folders = [find(name, data_root) for name in names]
-    return VerifyReport(dataset, tuple(verify_lsp(n, folder) for n, folder in zip(names, folders, strict=True)))
+    parts = (split,) if split else reader.parts(folder) or (None,)
+    return VerifyReport(str(dataset), tuple(verify_part(reader, folder, part) for part in parts))
 
 
 def verify_lsp(name: LspName, folder: Path) -> FolderReport:
@@ -222,10 +223,12 @@ def verify_coco(json_path: Path) -> FolderReport:
         facts.append(("joints", f"{len(data.skeleton)} ({data.skeleton.name})"))
         return []
 
-    def sizes() -> dict[str, tuple[int, int]]:
-        return stated_sizes(json_path)
+    return _verify_any("coco", json_path, lambda: read_coco(json_path), extra, facts, lambda: stated_sizes(json_path))
 
-    return _verify_any("coco", json_path, lambda: read_coco(json_path), extra, facts, sizes)
+
+def verify_part(reader: Reader, folder: Path, part: str | None) -> FolderReport:
+    """Check a part of any other kind of dataset folder."""
+    return _verify_any(reader.name, folder, lambda: reader.read(folder, part), lambda _: [], [])
 
 
 def _verify_any(

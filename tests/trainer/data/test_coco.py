@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -14,48 +12,11 @@ from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.skeleton import COCO, LSP
 from alpose.trainer.data.coco import annotation_files, read_coco, skeleton_of
 
-JOINTS = ("nose", "left_hand", "right_hand")
-
-
-def dataset(**changes: Any) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "images": [
-            {"id": 7, "file_name": "a.jpg", "width": 40, "height": 30},
-            {"id": 8, "file_name": "more/b.jpg", "width": 40, "height": 30},
-        ],
-        "categories": [
-            {"id": 1, "name": "car"},
-            {"id": 2, "name": "crane", "keypoints": list(JOINTS), "skeleton": [[1, 2], [1, 3]]},
-        ],
-        "annotations": [person(1, 7), person(2, 8), person(3, 7)],
-    }
-    return value | changes
-
-
-def person(id_: int, image_id: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "id": id_,
-        "image_id": image_id,
-        "category_id": 2,
-        "bbox": [1, 2, 10, 20],
-        "iscrowd": 0,
-        "num_keypoints": 2,
-        "keypoints": [5, 6, 2, 7, 8, 1, 0, 0, 0],
-    } | changes
-
-
-def write(root: Path, value: Any, name: str = "mine", images: str = "images") -> Path:
-    (root / "annotations").mkdir(parents=True, exist_ok=True)
-    (root / "annotations" / f"{name}.json").write_text(json.dumps(value))
-    for file in ("a.jpg", "more/b.jpg"):
-        path = root / images / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.zeros((30, 40, 3), dtype=np.uint8))
-    return root
+from .folders import JOINTS, coco_document, coco_person, write_coco
 
 
 def test_folder_with_its_own_skeleton(tmp_path: Path) -> None:
-    data = read_coco(write(tmp_path / "cranes", dataset()))
+    data = read_coco(write_coco(tmp_path / "cranes", coco_document()))
     assert data.name == "cranes"
     assert data.ids == ("cranes/a#1", "cranes/more/b#2", "cranes/a#3")
     assert data.image_N.tolist() == [0, 1, 0], "people of one image share it"
@@ -71,18 +32,18 @@ def test_folder_with_its_own_skeleton(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_counted_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     people = [
-        person(1, 7),
-        person(2, 7, iscrowd=1),
-        person(3, 7, num_keypoints=0),
-        person(4, 7, keypoints=[0] * 9, num_keypoints=None),
-        person(5, 7, category_id=1),
-        person(6, 7, bbox=None),
+        coco_person(1, 7),
+        coco_person(2, 7, iscrowd=1),
+        coco_person(3, 7, num_keypoints=0),
+        coco_person(4, 7, keypoints=[0] * 9, num_keypoints=None),
+        coco_person(5, 7, category_id=1),
+        coco_person(6, 7, bbox=None),
     ]
     with caplog.at_level(logging.WARNING, "alpose"):
-        data = read_coco(write(tmp_path, dataset(annotations=people)))
+        data = read_coco(write_coco(tmp_path, coco_document(annotations=people)))
     assert [id_.rpartition("#")[2] for id_ in data.ids] == ["1", "6"]
     assert "1 annotations of other categories, 1 crowds, 2 people without labelled joints" in caplog.text
-    assert "1 people without bbox" in caplog.text
+    assert "1 people without a box" in caplog.text
     np.testing.assert_allclose(data.boxes_N4[1], (5, 6, 7, 8))
 
 
@@ -93,15 +54,15 @@ def test_names_of_a_built_in_skeleton_give_that_skeleton(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["../x.jpg", "/etc/hostname", "more/../../x.jpg", "..\\x.jpg", "C:x.jpg", ""])
 def test_file_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
-    value = dataset(images=[{"id": 7, "file_name": name}, {"id": 8, "file_name": "more/b.jpg"}])
+    value = coco_document(images=[{"id": 7, "file_name": name}, {"id": 8, "file_name": "more/b.jpg"}])
     with pytest.raises(DataError, match="leaves the folder"):
-        read_coco(write(tmp_path, value))
+        read_coco(write_coco(tmp_path, value))
 
 
 def test_official_layout_with_splits(tmp_path: Path) -> None:
-    write(tmp_path, dataset(), "person_keypoints_train2017", "train2017")
-    write(tmp_path, dataset(annotations=[person(9, 7)]), "person_keypoints_val2017", "images/val2017")
-    write(tmp_path, {}, "captions_val2017", "val2017")
+    write_coco(tmp_path, coco_document(), "person_keypoints_train2017", "train2017")
+    write_coco(tmp_path, coco_document(annotations=[coco_person(9, 7)]), "person_keypoints_val2017", "images/val2017")
+    write_coco(tmp_path, {}, "captions_val2017", "val2017")
     assert len(read_coco(tmp_path, "train2017")) == 3
     assert len(read_coco(tmp_path, "val")) == 1
     assert read_coco(tmp_path, "val").image(0).shape == (30, 40, 3)
@@ -119,7 +80,7 @@ def test_official_layout_with_splits(tmp_path: Path) -> None:
 def test_missing_images_are_counted_and_none_at_all_is_an_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = write(tmp_path, dataset())
+    root = write_coco(tmp_path, coco_document())
     (root / "images" / "a.jpg").unlink()
     with caplog.at_level(logging.WARNING, "alpose"):
         read_coco(root)
@@ -132,13 +93,13 @@ def test_missing_images_are_counted_and_none_at_all_is_an_error(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": [person(1, 99)]}, "annotation 1 needs an id, and an image_id"),
-        ({"annotations": [person(1, 7, keypoints=[1, 2, 2])]}, "keypoints must be 3 times"),
-        ({"annotations": [person(1, 7, keypoints=[1, 2, 3] * 3)]}, "v 0, 1 or 2"),
-        ({"annotations": [person(1, 7, keypoints=[None, 2, 2] * 3)]}, "annotation 1: keypoints"),
-        ({"annotations": [person(1, 7, bbox=[1, 2, -3, 4])]}, "sides of 0 or more"),
-        ({"annotations": [person(1, 7, bbox=[1, 2, 3])]}, "bbox must be x, y, width, height"),
-        ({"annotations": [person(1, 7), person(1, 7)]}, "ids are not unique"),
+        ({"annotations": [coco_person(1, 99)]}, "annotation 1 needs an id, and an image_id"),
+        ({"annotations": [coco_person(1, 7, keypoints=[1, 2, 2])]}, "keypoints must be 3 times"),
+        ({"annotations": [coco_person(1, 7, keypoints=[1, 2, 3] * 3)]}, "v 0, 1 or 2"),
+        ({"annotations": [coco_person(1, 7, keypoints=[None, 2, 2] * 3)]}, "annotation 1: keypoints"),
+        ({"annotations": [coco_person(1, 7, bbox=[1, 2, -3, 4])]}, "sides of 0 or more"),
+        ({"annotations": [coco_person(1, 7, bbox=[1, 2, 3])]}, "bbox must be x, y, width, height"),
+        ({"annotations": [coco_person(1, 7), coco_person(1, 7)]}, "ids are not unique"),
         ({"images": [{"id": 7, "file_name": "a.jpg"}] * 2}, "given twice"),
         ({"images": [{"file_name": "a.jpg"}]}, r"images\[0\] needs id"),
         ({"categories": []}, "expected one category with keypoints, found 0"),
@@ -149,13 +110,13 @@ def test_missing_images_are_counted_and_none_at_all_is_an_error(
 )
 def test_damage_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_coco(write(tmp_path, dataset(**changes)))
+        read_coco(write_coco(tmp_path, coco_document(**changes)))
 
 
 def test_no_folder_and_no_json(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match="not a COCO keypoints folder"):
         read_coco(tmp_path)
-    root = write(tmp_path, dataset())
+    root = write_coco(tmp_path, coco_document())
     (root / "annotations" / "mine.json").write_text('{"images": [')
     with pytest.raises(DataError, match=r"mine\.json is not readable as JSON"):
         read_coco(root)

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
+from alpose.trainer.data.catalog import Sizes
 from alpose.trainer.data.commands import data
 from alpose.trainer.data.info import LEFT, RIGHT, contact_sheet, describe, draw_pose, side_of
 from alpose.trainer.data.records import ImageFiles, PoseData
@@ -71,7 +72,7 @@ def test_info_as_json(tmp_path: Path) -> None:
 
 
 def test_info_of_the_synthetic_people_shows_both_domains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alpose.trainer.data.info.SYNTHETIC_PEOPLE", 6)
+    monkeypatch.setattr("alpose.trainer.data.catalog.Sizes", lambda: Sizes(initial=6))
     result = run("info", "--dataset", "synthetic", "--draw", str(tmp_path / "sheet.png"), "--json")
     assert result.exit_code == 0, result.output
     assert [value["people"] for value in json.loads(result.stdout)] == [6, 6]

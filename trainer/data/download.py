@@ -1,30 +1,135 @@
-"""Getting a dataset: download its archives, check what they hold, and put it into the data root.
+"""How datasets are published, and how they get into a data root: download, check, unpack, move into place.
 
-What is there is left alone, what broke off is continued, and what is not the dataset never gets there.
+What is there is left alone, what broke off is continued, and what is not the dataset never gets there. Archives may be
+anybody's: plain files only, and none beside the folder that they belong to.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import logging
 import os
+import shutil
+import stat
+import tarfile
 import tempfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import IO, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from alpose.runtime.errors import AlposeError, ConfigError, DataError
 
 from ..progress import bar
-from .archives import unpack
-from .sources import CHUNK_BYTES, Source, archive_path, hash_mismatches, how_to_place
+from .records import inside
+
+Fetchable: TypeAlias = Literal["lsp", "lspet", "hr-lspet", "mpii", "coco"]
+"""Datasets that can be downloaded. hr-lspet (LSPET in its original resolution) has no reader."""
+
+CHUNK_BYTES = 1 << 20
 
 logger = logging.getLogger("alpose")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How one dataset is published and what it looks like once it is in place."""
+
+    name: Fetchable
+    archives: tuple[str, ...]
+    """Addresses of zip and tar.gz files."""
+    tree: tuple[str, ...]
+    """What lies in the dataset folder, one line each, for people."""
+    top: str
+    """A path that must be in the dataset folder; archives with one more folder around it are unwrapped."""
+    joints_sha256: str | None = None
+    """sha256 of ``joints.mat``."""
+    images_sha256: str | None = None
+    """sha256 of what ``sha256sum *.jpg`` prints in ``images/``."""
+
+
+SOURCES: dict[Fetchable, Source] = {
+    "lsp": Source(
+        name="lsp",
+        archives=("http://sam.johnson.io/research/lsp_dataset.zip",),
+        tree=("joints.mat", "images/im0001.jpg ... im2000.jpg"),
+        top="joints.mat",
+        joints_sha256="ddcfcbe904106bfbf26561c8d11720ca62a11c7a861548064b3bae84cb396b2a",
+        images_sha256="bffeb951d2f19456aca3aff580daadb4a759ff139ca2c4aa9076dd996b762ff3",
+    ),
+    "lspet": Source(
+        name="lspet",
+        archives=("http://sam.johnson.io/research/lspet_dataset.zip",),
+        tree=("joints.mat", "images/im00001.jpg ... im10000.jpg"),
+        top="joints.mat",
+        joints_sha256="cc66465117888d9f43aac78c15c4548e37df5022640a193f2002fd084cba13ef",
+        images_sha256="3533771070b7e44d26ba0296810607c461d0d7125727a6276082b321457f96af",
+    ),
+    "hr-lspet": Source(
+        name="hr-lspet",
+        archives=("https://datasets.d2.mpi-inf.mpg.de/hr-lspet/hr-lspet.zip",),
+        tree=("joints.mat", "im00001.png ..."),
+        top="",
+    ),
+    "mpii": Source(
+        name="mpii",
+        archives=(
+            "https://datasets.d2.mpi-inf.mpg.de/andriluka14cvpr/mpii_human_pose_v1.tar.gz",
+            "https://datasets.d2.mpi-inf.mpg.de/andriluka14cvpr/mpii_human_pose_v1_u12_2.zip",
+        ),
+        tree=(
+            "images/015601864.jpg ... (about 25,000 images)",
+            "mpii_human_pose_v1_u12_2/mpii_human_pose_v1_u12_1.mat",
+            "annot/newell_valid.h5 (only for the train/valid split: Newell's valid.h5)",
+        ),
+        top="",
+    ),
+    "coco": Source(
+        name="coco",
+        archives=(
+            "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+            "http://images.cocodataset.org/zips/val2017.zip",
+            "http://images.cocodataset.org/zips/train2017.zip",
+        ),
+        tree=(
+            "annotations/person_keypoints_train2017.json",
+            "annotations/person_keypoints_val2017.json",
+            "train2017/ (118,287 images)",
+            "val2017/ (5,000 images)",
+        ),
+        top="",
+    ),
+}
+
+
+def how_to_place(source: Source, data_root: Path) -> str:
+    """What to place where by hand, and the command that checks it."""
+    folder = data_root / source.name
+    tree = "\n".join(f"    {folder}/{line}" for line in source.tree)
+    archives = "\n".join(f"    {archive_path(data_root, url)}" for url in source.archives)
+    check = f"alpose-train data verify --dataset {source.name} --data-root {data_root}"
+    return (
+        f"Place the files so that they lie like this:\n{tree}\n"
+        f"or place the archives, as published, here:\n{archives}\n"
+        f"and run: alpose-train data fetch --dataset {source.name} --data-root {data_root}"
+        + ("" if source.name == "hr-lspet" else f"\nThen check them with: {check}")
+    )
+
+
+def archive_path(data_root: Path, url: str) -> Path:
+    """Where an archive lies until it is unpacked, downloaded or placed by hand."""
+    return data_root / ".downloads" / PurePosixPath(urlsplit(url).path).name
+
+
+# --- a dataset
 
 
 class DownloadError(AlposeError, OSError):
@@ -199,3 +304,110 @@ def _continue(url: str, part: Path, timeout_s: float) -> None:
                 shown.update(len(chunk))
     if total is not None and part.stat().st_size != total:
         raise OSError(f"the connection ended after {part.stat().st_size:,} of {total:,} bytes")
+
+
+# --- an archive
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Extract a zip or tar.gz.
+
+    Members that would leave the folder, links and devices are refused; damage is a :class:`DataError`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if zipfile.is_zipfile(archive):
+            _unpack_zip(archive, folder)
+        elif tarfile.is_tarfile(archive):
+            _unpack_tar(archive, folder)
+        else:
+            with open(archive, "rb") as file:
+                start = file.read(60)
+            raise DataError(f"{archive} is neither a zip nor a tar archive; it begins with {start!r}")
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise DataError(f"{archive} is damaged: {error}") from error
+
+
+def _unpack_zip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        members = [member for member in opened.infolist() if not member.is_dir()]
+        for member in members:
+            inside(folder, member.filename, archive)
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise DataError(f"{archive}: the member {member.filename!r} is a link; only plain files are unpacked")
+        _check_room(sum(member.file_size for member in members), folder, archive)
+        for member in bar(members, desc=f"unpacking {archive.name}", unit="file"):
+            with opened.open(member) as file:
+                _write(file, inside(folder, member.filename, archive))
+
+
+def _unpack_tar(archive: Path, folder: Path) -> None:
+    size = 0
+    with tarfile.open(archive, "r|*") as opened:
+        for member in bar(opened, desc=f"unpacking {archive.name}", unit="file"):
+            target = inside(folder, member.name, archive)
+            if member.isdir():
+                continue
+            if not member.isfile():
+                raise DataError(f"{archive}: the member {member.name!r} is not a plain file; only those are unpacked")
+            size += member.size
+            _check_room(member.size, folder, archive)
+            file = opened.extractfile(member)
+            assert file is not None
+            with file:
+                _write(file, target)
+
+
+def _check_room(size: int, folder: Path, archive: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise OSError(f"{archive} unpacks to {size:,} bytes, and {folder} has {free:,} left")
+
+
+def _write(file: IO[bytes], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "wb") as out:
+        shutil.copyfileobj(file, out, CHUNK_BYTES)
+
+
+# --- hashes
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def images_sha256(folder: Path) -> str:
+    """sha256 of what ``sha256sum *.jpg`` prints in a folder, names sorted by their bytes."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.jpg"), key=lambda path: os.fsencode(path.name)):
+        digest.update(f"{file_sha256(path)}  {path.name}\n".encode())
+    return digest.hexdigest()
+
+
+def hash_mismatches(source: Source, folder: Path) -> tuple[str, ...]:
+    """What differs from the known hashes, one line each; empty when all is well or no hash is known."""
+    lines = []
+    for name, expected, hash_of in (
+        ("joints.mat", source.joints_sha256, file_sha256),
+        ("images", source.images_sha256, images_sha256),
+    ):
+        path = folder / name
+        if expected is None:
+            continue
+        found = hash_of(path) if path.exists() else "missing"
+        if found != expected:
+            lines.append(f"{name}: sha256 {found}, expected {expected}")
+    return tuple(lines)

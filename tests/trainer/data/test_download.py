@@ -15,10 +15,18 @@ from typing import cast
 import pytest
 
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
-from alpose.trainer.data.archives import unpack
-from alpose.trainer.data.fetch import DownloadError, download, fetch
-from alpose.trainer.data.safe_paths import inside
-from alpose.trainer.data.sources import SOURCES, Source, file_sha256, find, images_sha256
+from alpose.trainer.data.catalog import find
+from alpose.trainer.data.download import (
+    SOURCES,
+    DownloadError,
+    Source,
+    download,
+    fetch,
+    file_sha256,
+    images_sha256,
+    unpack,
+)
+from alpose.trainer.data.records import inside
 
 
 @dataclass
