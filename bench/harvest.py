@@ -26,10 +26,9 @@ from alpose.runtime.io import write_json
 from alpose.runtime.queue import Picture, Record
 from alpose.runtime.queue.record import encode
 from alpose.runtime.skeleton import LSP
-from alpose.tools.choosing import candidates_of
 from alpose.tools.inbox import Inbox
-from alpose.tools.inbox_schema import open_database
-from alpose.tools.select import select
+from alpose.tools.inbox_database import open_database
+from alpose.tools.select import candidates_of, select
 from alpose.trainer.device import machine
 
 from ._measure import RESULTS, Bench, load_average, machine_facts, spread, table

@@ -1,115 +1,253 @@
-"""What annotators get and what comes back, whichever tool stands between.
+"""A batch on its way to annotators: frames with a picture, in a folder that their tool can load.
 
-Coordinates are pixels of the image that the annotator sees; the centre of the first pixel is (0, 0), as in COCO.
-Visibility is COCO's: 0 not labelled, 1 labelled but hidden, 2 visible.
+::
+
+    OUT/
+      batch.json                       the batch
+      images/00001_ID.jpg              the order of names is the order of work
+      annotations/person_keypoints_NAME.json              coco
+      annotations.zip, labels.json, README.txt            cvat
+      tasks.json, interface.xml, README.txt               label-studio
+
+Where the bundles of a batch have different skeletons, each skeleton has such a folder of its own below OUT.
 
 Shapes: J joints.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import read_json, replacing, write_json
+from alpose.runtime.queue.record import PictureInfo
 from alpose.runtime.skeleton import Skeleton
+from alpose.runtime.triggers import Reason
 
-HIDDEN, OCCLUDED, VISIBLE = 0, 1, 2
+from .batch import Batch, Choice
+from .formats import format_named
+from .inbox import Inbox
+from .inbox_database import Entry
+from .labels import Handout, Item, Task
 
-_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+BATCH, IMAGES = "batch.json", "images"
+IMAGE_URL = "/data/local-files/?d=images/"
+"""How Label Studio names a file below its document root."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Task:
-    """One frame to annotate, with the model's pose as a start."""
-
-    id: str
-    """Of the record: 32 hex digits."""
-    rank: int
-    """From 1, most wanted first."""
-    width: int
-    height: int
-    keypoints_J2: npt.NDArray[np.float64]
-    scores_J: npt.NDArray[np.float64]
-    box_4: tuple[float, float, float, float]
-    """(x0, y0, x1, y1) around the person, in pixels of the image."""
-    failure_probability: float
-    reason: str
-    """Why it was kept and chosen, for people."""
-    device: str
-    suffix: str = ".jpg"
-
-    @property
-    def file_name(self) -> str:
-        """``0007_9f…c2.jpg``: tools show images by name, so the order of names is the order of work."""
-        return f"{self.rank:05d}_{self.id}{self.suffix}"
-
-    @property
-    def visibility_J(self) -> npt.NDArray[np.int64]:
-        """Visible where the predicted joint lies in the image, not labelled elsewhere."""
-        x_J, y_J = self.keypoints_J2[:, 0], self.keypoints_J2[:, 1]
-        inside_J = (x_J >= -0.5) & (y_J >= -0.5) & (x_J <= self.width - 0.5) & (y_J <= self.height - 0.5)
-        return np.where(inside_J & np.isfinite(self.keypoints_J2).all(axis=1), VISIBLE, HIDDEN)
-
-    @property
-    def summary(self) -> str:
-        """One line that the annotator sees beside the image."""
-        return f"expected to fail: {self.failure_probability:.0%} · {self.reason} · {self.device}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Answer:
-    """What an annotator said of one frame."""
-
-    id: str
-    keypoints_J2: npt.NDArray[np.float64]
-    """0 where not labelled."""
-    visibility_J: npt.NDArray[np.int64]
-    annotator: str | None = None
-    looked_at: bool = True
-    """False where the tool does not tell an accepted pose from one that nobody has opened."""
+KEYPOINTS_ONLY, DELETED, SEALED, ELSEWHERE = (
+    "only their keypoints were stored",
+    "deleted on the device before they were fetched",
+    "under seal",
+    "not fetched yet",
+)
+"""Why a frame has no picture that could be shown."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """A file that came back."""
+class Gathered:
+    """The frames of a batch: those that can be annotated, and why the others cannot."""
 
-    answers: tuple[Answer, ...]
-    problems: tuple[str, ...]
-    """What could not be used, each with its place and reason: nothing is dropped without being named."""
-    resolution_px: float
-    """Coordinates of this format are exact to this."""
+    items: Mapping[Skeleton, Sequence[Item]]
+    """In the batch's order. Bundles whose skeletons differ make groups of their own: a tool shows one skeleton."""
+    missing: Mapping[str, Sequence[str]]
+    """Ids by reason: :data:`KEYPOINTS_ONLY` and so on."""
 
-
-def id_in(name: str) -> str | None:
-    """The record's id in a file name, wherever a tool has put that file; None where there is not exactly one."""
-    found = _ID.findall(PurePosixPath(name.replace("\\", "/")).name)
-    return found[0] if len(found) == 1 else None
+    def __len__(self) -> int:
+        return sum(map(len, self.items.values()))
 
 
-def check_tasks(tasks: Sequence[Task], skeleton: Skeleton) -> None:
-    """Refuse what no annotation tool could show."""
-    for task in tasks:
-        if task.keypoints_J2.shape != (len(skeleton), 2) or task.scores_J.shape != (len(skeleton),):
-            raise DataError(
-                f"frame {task.id} has {len(task.keypoints_J2)} joints, skeleton {skeleton.name!r} has {len(skeleton)}: "
-                "frames of different skeletons go into different batches"
-            )
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written for annotators."""
+
+    folders: tuple[Path, ...]
+    """One a skeleton."""
+    frames: int
+    missing: Mapping[str, Sequence[str]]
+    """Ids without a picture that can be shown, by reason."""
 
 
-def order_of(names: Sequence[str], skeleton: Skeleton, where: str) -> list[int]:
-    """Places in ``names`` of the skeleton's joints; :class:`DataError` where they are not the same joints."""
-    if sorted(names) != sorted(skeleton.joints):
-        missing = sorted(set(skeleton.joints) - set(names))
-        more = sorted(set(names) - set(skeleton.joints))
-        raise DataError(
-            f"{where}: its joints are not those of skeleton {skeleton.name!r}"
-            + (f"; missing: {', '.join(missing)}" if missing else "")
-            + (f"; unknown: {', '.join(more)}" if more else "")
+def write_batch(
+    inbox: Inbox, batch: Batch, to: str, out: Path, *, image_url: str = IMAGE_URL, link: bool = False
+) -> Written:
+    """Write a batch for an annotation tool. Doing it again adds what has been fetched since.
+
+    Args:
+        inbox: where the pictures lie.
+        batch: what was chosen.
+        to: the name of a registered format.
+        out: a folder that does not exist, is empty, or holds this batch already; :class:`DataError` otherwise.
+        image_url: what stands before each file name in Label Studio's tasks.
+        link: hard-link the images in place of copying them, where the file system can.
+    """
+    format_ = format_named(to)
+    gathered = gather(inbox, batch)
+    if not gathered:
+        return Written((), 0, gathered.missing)
+    _claim(out, batch)
+    names = {bundle: facts.name for bundle, facts in inbox.bundles().items()}
+    folders = []
+    for number, (skeleton, items) in enumerate(gathered.items.items(), start=1):
+        folder = out / f"{number}-{_plain(skeleton.name)}" if len(gathered.items) > 1 else out
+        for item in items:
+            bring_file(item.image, folder / IMAGES / item.task.file_name, link=link)
+        bundles = dict.fromkeys(str(item.facts["bundle"]) for item in items)
+        model = ", ".join(f"{names.get(bundle, 'alpose')} {bundle[:8]}" for bundle in bundles)
+        tasks = [item.task for item in items]
+        format_.write(
+            Handout(tasks=tasks, skeleton=skeleton, name=batch.name, image_url=image_url, model=model), folder
         )
-    return [list(names).index(joint) for joint in skeleton.joints]
+        folders.append(folder)
+    return Written(tuple(folders), len(gathered), gathered.missing)
+
+
+def gather(inbox: Inbox, batch: Batch) -> Gathered:
+    """Every choice of a batch whose picture is here, and what stands in the way of the others."""
+    skeletons = Skeletons(inbox)
+    items: dict[Skeleton, list[Item]] = {}
+    missing: dict[str, list[str]] = {}
+    choices = sorted(batch.choices, key=lambda choice: choice.rank)
+    for choice, entry in zip(choices, inbox.entries(choice.id for choice in choices), strict=True):
+        item = item_of(inbox, entry, choice, batch.name)
+        if isinstance(item, str):
+            missing.setdefault(item, []).append(choice.id)
+        else:
+            items.setdefault(skeletons[entry.record.bundle], []).append(item)
+    return Gathered(items, missing)
+
+
+def advice(missing: Mapping[str, Sequence[str]], inbox: str, batch: str) -> list[str]:
+    """One line a reason: how many frames it keeps from the annotators, and what to do about it."""
+    do = {
+        KEYPOINTS_ONLY: "nothing can be done: their device stores no pictures (store=keypoints)",
+        DELETED: "nothing can be done",
+        SEALED: f"open them: alpose-harvest unseal {inbox}",
+        ELSEWHERE: f"fetch them: alpose-harvest pull SOURCE --into {inbox} --images {batch}",
+    }
+    return [f"{len(ids)} of the batch are left out, {why}; {do[why]}" for why, ids in missing.items()]
+
+
+def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") -> Item | str:
+    """A frame with everything that is known of it, or why it cannot be shown.
+
+    Args:
+        inbox: where its picture lies.
+        entry: the frame.
+        choice: how it was chosen; None for a frame that nobody chose, and that was annotated all the same.
+        batch: the name of the choice's batch.
+    """
+    picture = next((fact for fact in entry.pictures if fact.position == 0), None)
+    if picture is None:
+        return KEYPOINTS_ONLY
+    path = inbox.image(entry.record.id)
+    if path is None:
+        return SEALED if picture.sealed and entry.fetched else DELETED if entry.deleted else ELSEWHERE
+    record = entry.record
+    task = Task(
+        id=record.id,
+        rank=choice.rank if choice else 0,
+        width=picture.width,
+        height=picture.height,
+        keypoints_J2=to_image(record.keypoints_J2.astype(np.float64), picture),
+        scores_J=np.nan_to_num(record.scores_J.astype(np.float64), nan=0.0, posinf=1.0, neginf=0.0),
+        box_4=_box(record.box, picture),
+        failure_probability=record.failure_probability,
+        reason="; ".join([*(str(Reason(*reason)) for reason in record.reasons), *([choice.reason] if choice else [])]),
+        device=record.device,
+        suffix=path.suffix,
+    )
+    return Item(task=task, image=path, facts=_facts(entry, choice, batch))
+
+
+def to_image(points_N2: npt.NDArray[np.float64], picture: PictureInfo) -> npt.NDArray[np.float64]:
+    """Points of the frame in pixels of a picture that may be a part of it, or smaller: the inverse of what
+    :class:`~alpose.runtime.queue.record.Picture` says."""
+    return (points_N2 - np.array(picture.origin)) / picture.scale - 0.5
+
+
+class Skeletons(dict[str, Skeleton]):
+    """The skeleton of each bundle of an inbox, looked up once."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        super().__init__()
+        self._inbox = inbox
+
+    def __missing__(self, bundle: str) -> Skeleton:
+        skeleton = self._inbox.skeleton_of(bundle)
+        # Bundles that name the same joints in the same order are annotated together, whatever else they say.
+        self[bundle] = next((other for other in self.values() if other.joints == skeleton.joints), skeleton)
+        return self[bundle]
+
+
+def entries_known(inbox: Inbox, ids: Iterable[str]) -> dict[str, Entry]:
+    """Those of the ids that the inbox knows."""
+    return {entry.record.id: entry for entry in inbox.entries(id_ for id_ in ids if inbox.has(id_))}
+
+
+def bring_file(source: Path, target: Path, *, link: bool = False) -> None:
+    """Copy or hard-link a file, whole or not at all; one of the same size that is there already is left alone."""
+    if target.exists() and target.stat().st_size == source.stat().st_size:
+        return
+    with replacing(target) as temporary:
+        if link:
+            with suppress(OSError):  # another file system, or one without links
+                os.link(source, temporary)
+        if not temporary.exists():
+            shutil.copyfile(source, temporary)
+
+
+def _claim(out: Path, batch: Batch) -> None:
+    """Say in the folder what it is, so that nothing else is written over."""
+    if out.exists() and any(out.iterdir()):
+        mine = (out / BATCH).exists() and Batch.from_json(read_json(out / BATCH), str(out / BATCH)) == batch
+        if not mine:
+            raise DataError(f"{out} holds something else than batch {batch.name!r}: give another --out, or remove it")
+    write_json(out / BATCH, batch.to_json())
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)[:40]
+
+
+def _box(box: Sequence[float], picture: PictureInfo) -> tuple[float, float, float, float]:
+    """Around the person in pixels of the picture, and within it; the whole picture where the box says nothing."""
+    whole = (0.0, 0.0, picture.width - 1.0, picture.height - 1.0)
+    corners_22 = to_image(np.array(box, dtype=np.float64).reshape(2, 2), picture)
+    if not np.isfinite(corners_22).all():
+        return whole
+    (x0, y0), (x1, y1) = np.clip(corners_22, 0, whole[2:]).tolist()
+    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else whole
+
+
+def _facts(entry: Entry, choice: Choice | None, batch: str) -> dict[str, Any]:
+    """What a dataset keeps under ``alpose`` of an image: see :mod:`alpose.tools.field.labelled`."""
+    record = entry.record
+    copied = ("id", "device", "camera", "bundle", "captured_ns", "flagged")
+    return {
+        **{name: getattr(record, name) for name in copied},
+        "failure_probability": _number(record.failure_probability),
+        "predicted_loss": _number(record.predicted_loss),
+        "threshold": record.threshold,
+        "inclusion_probability": record.inclusion_probability,
+        "control_draw": record.control_draw,
+        "control_rate": entry.control_rate,
+        "stream": choice.stream if choice else "value",
+        "select_probability": choice.select_probability if choice else None,
+        "batch": batch,
+        "reasons": [[name, _number(value), _number(limit)] for name, value, limit in record.reasons],
+    }
+
+
+def _number(value: float) -> float | str:
+    """JSON has no NaN and no infinity, and a model can have both: they stand as words that ``float`` reads."""
+    return value if math.isfinite(value) else str(value)

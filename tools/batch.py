@@ -63,10 +63,10 @@ class Batch:
     def from_json(cls, value: Any, where: str = "batch") -> Batch:
         """Check parsed JSON; :class:`DataError` says what is wrong and where."""
         if not isinstance(value, dict) or value.get("kind") != KIND or value.get("schema") != SCHEMA:
-            raise DataError(f"{where} is no batch of alpose (schema {SCHEMA}): make it with alpose-harvest select")
+            raise DataError(f"{where} is not a batch of alpose (schema {SCHEMA}): make it with alpose-harvest select")
         try:
             if value["strategy"] not in STRATEGIES:
-                raise ValueError(f"strategy {value['strategy']!r} is none of {', '.join(STRATEGIES)}")
+                raise ValueError(f"strategy {value['strategy']!r} is not one of {', '.join(STRATEGIES)}")
             choices = tuple(_choice(choice) for choice in value["choices"])
             ids = {choice.id for choice in choices}
             if len(ids) != len(choices):
@@ -94,7 +94,7 @@ def _choice(value: Any) -> Choice:
     if not _ID.fullmatch(value["id"]):
         raise ValueError(f"id {str(value['id'])[:40]!r} is not 32 hex digits")
     if value["stream"] not in STREAMS:
-        raise ValueError(f"stream {value['stream']!r} is none of {', '.join(STREAMS)}")
+        raise ValueError(f"stream {value['stream']!r} is not one of {', '.join(STREAMS)}")
     probability = value["select_probability"]
     if probability is not None:
         probability = float(probability)

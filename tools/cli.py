@@ -1,9 +1,7 @@
-"""The ``alpose-harvest`` command. A command's module is loaded when it is called, and what it needs inside it."""
+"""The ``alpose-harvest`` command. What a command needs is loaded inside it, so that help is quick and needs no extra."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 from collections.abc import Mapping
 from typing import ClassVar
@@ -13,23 +11,15 @@ import click
 from alpose import __version__
 from alpose.runtime.command_line import LogHandler, OneLineErrors
 
+from .annotation_commands import export, gallery, import_, report, select
+from .pull_commands import pull, status, unseal
+
 log = logging.getLogger("alpose")
 
 
 class Harvest(OneLineErrors):
-    """Commands that are loaded when somebody calls them or asks for help."""
+    """The commands in the order of work."""
 
-    modules: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "pull": ("pull", "pull"),
-        "status": ("status", "status"),
-        "unseal": ("unseal", "unseal"),
-        "select": ("select", "select"),
-        "gallery": ("gallery", "gallery"),
-        "export": ("export", "export"),
-        "import": ("import_", "import_"),
-        "report": ("report", "report"),
-    }
-    """Module and attribute of each command, in the order of work."""
     packages: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("apsw", "aiohttp", "cv2", "fsspec", "jinja2", "matplotlib", "paramiko", "s3fs", "scipy", "tqdm"), "harvest"
     ) | {"nacl": "crypto", "PIL": "harvest"}
@@ -38,28 +28,7 @@ class Harvest(OneLineErrors):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of work."""
-        return list(self.modules)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one."""
-        if cmd_name not in self.modules:
-            return None
-        module, attribute = self.modules[cmd_name]
-        if importlib.util.find_spec(f"{__package__}.commands.{module}") is None:
-            return _absent(cmd_name)
-        command = getattr(importlib.import_module(f".commands.{module}", __package__), attribute, None)
-        return command if isinstance(command, click.Command) else _absent(cmd_name)
-
-
-def _absent(name: str) -> click.Command:
-    """A command that this installation does not have: an error when it is called, not for the others' help."""
-
-    @click.command(name, help="(not in this installation)", context_settings={"ignore_unknown_options": True})
-    @click.argument("anything", nargs=-1, type=click.UNPROCESSED)
-    def command(anything: tuple[str, ...]) -> None:
-        raise click.ClickException(f"this installation has no command {name}: update alpose")
-
-    return command
+        return list(self.commands)
 
 
 @click.group(
@@ -89,3 +58,7 @@ def main(verbose: bool) -> None:
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     if not log.handlers:
         log.addHandler(LogHandler())  # above the line of progress
+
+
+for command in (pull, status, unseal, select, gallery, export, import_, report):
+    main.add_command(command)

@@ -37,8 +37,8 @@ from alpose.trainer.pages.pose import Stroke, strokes
 
 from .batch import Batch, Choice
 from .inbox import Inbox
-from .inbox_records import Entry
-from .tables import utc
+from .inbox_database import Entry
+from .screen import utc
 
 Sort = Literal["value", "time"]
 SORTS: tuple[Sort, ...] = get_args(Sort)

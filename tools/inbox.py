@@ -3,12 +3,12 @@
 ::
 
     INBOX/
-      inbox.db                     manifests, where each came from and where it stands
+      inbox.db                     manifests, where each came from and how far it has come
       frames/9f/9f….jpg            the frame; 9f….-1.jpg and 9f….+1.jpg are its neighbours in a clip
       batches/NAME.json            what was chosen for annotation
 
-The files ``inbox_*.py`` beside this one hold its tables, its records, its pictures, and what it says of all records at
-once.
+A picture is named by the id of its record, which is 32 hex digits or is refused: no path that stands in a record is used.
+Beside a sealed picture, which ends in ``.sealed``, its image lies once it was opened.
 """
 
 from __future__ import annotations
@@ -17,26 +17,31 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from alpose.runtime.errors import DataError, DataNotFoundError
-from alpose.runtime.io import read_json, write_json
+from alpose.runtime.io import read_json, write_atomically, write_json
 from alpose.runtime.queue.ledger import BundleInfo, Tally
-from alpose.runtime.queue.record import Picture, PictureInfo, Record, decode
+from alpose.runtime.queue.record import Picture, PictureInfo, Record, decode, is_hex
 from alpose.runtime.skeleton import Skeleton
 
-from . import inbox_books
+from . import inbox_database
 from .batch import Batch, check_name
-from .inbox_columns import Columns, read_columns
-from .inbox_frames import Frames
-from .inbox_records import Added, Entry, Raw, take
-from .inbox_schema import open_database
+from .inbox_database import Added, Columns, Entry, Raw
 
 DATABASE, FRAMES, BATCHES = "inbox.db", "frames", "batches"
-
+SEALED = ".sealed"
+SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
 CHUNK = 5_000
 """Rows of one transaction."""
+WAITING = {
+    "fetched": "fetched = 0 AND pictures > 0 AND deleted = 0",
+    "acknowledged": "acknowledged = 0 AND deleted = 0 AND (fetched = 1 OR pictures = 0)",
+    "deleted": "asked = 0 AND deleted = 0 AND (fetched = 1 OR pictures = 0)",
+}
+"""Condition of the records for which a step is still to be done."""
 
 
 class Inbox:
@@ -51,10 +56,9 @@ class Inbox:
         self.folder = Path(folder)
         if not create and not (self.folder / DATABASE).exists():
             raise DataNotFoundError(
-                f"{self.folder} is no inbox: make one with alpose-harvest pull SOURCE --into {self.folder}"
+                f"{self.folder} is not an inbox: make one with alpose-harvest pull SOURCE --into {self.folder}"
             )
-        self._db = open_database(self.folder / DATABASE)
-        self._frames = Frames(self.folder / FRAMES)
+        self._db = inbox_database.open_database(self.folder / DATABASE)
 
     def __enter__(self) -> Inbox:
         return self
@@ -69,7 +73,7 @@ class Inbox:
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM record").fetchone()[0])
 
-    # What a pull brings
+    # --- What a pull brings
 
     def source(self, url: str, now: str) -> int:
         """The number of a source; ``url`` must be without secrets."""
@@ -79,25 +83,25 @@ class Inbox:
             return int(db.execute("SELECT number FROM source WHERE url = ?", (url,)).fetchone()[0])
 
     def add(self, source: int, raws: Iterable[Raw]) -> Added:
-        """Keep manifests; one that does not have its hash, or is no record, is counted and listed, and the rest goes on.
+        """Keep manifests; one that does not have its hash, or is not a record, is counted and listed, and the rest goes on.
 
         A known id keeps its first row: the same frame that comes by two ways is one frame. As long as its pictures are
         not here, it belongs to the source that had it last, and may still be evicted there: the bound on its control
         stream's rate follows. What is here stays, whatever its device gives up later, and so does its rate.
         """
         became = {"new": 0, "known": 0, "refused": 0}
-        for chunk in _chunks(raws):
+        remaining = iter(raws)
+        while chunk := list(islice(remaining, CHUNK)):
             with self._transaction() as db:
                 for raw in chunk:
-                    became[take(db, source, raw)] += 1
+                    became[inbox_database.take(db, source, raw)] += 1
         return Added(**became)
 
     def add_bundles(self, bundles: Iterable[BundleInfo]) -> None:
         """Keep what is needed to read a bundle's records."""
+        rows = [(bundle.sha256, bundle.name, json.dumps(dict(bundle.facts))) for bundle in bundles]
         with self._transaction() as db:
-            for bundle in bundles:
-                db.execute("INSERT OR IGNORE INTO bundle VALUES (?, ?, ?)",
-                           (bundle.sha256, bundle.name, json.dumps(dict(bundle.facts))))  # fmt: skip
+            db.executemany("INSERT OR IGNORE INTO bundle VALUES (?, ?, ?)", rows)
 
     def set_tallies(self, queue: int, tallies: Iterable[Tally]) -> None:
         """Replace a queue's counts hour by hour: a later pull knows an hour better, and old hours may be gone there.
@@ -105,120 +109,119 @@ class Inbox:
         ``queue`` is what tells one queue from another, wherever it lies: a copy adds nothing, and a new queue in the
         place of a damaged one adds to what that one had counted.
         """
+        rows = [(queue, one.hour_ns, one.device, one.camera, one.bundle, one.frames, one.flagged, one.control, one.kept)
+                for one in tallies]  # fmt: skip
         with self._transaction() as db:
-            for one in tallies:
-                db.execute("INSERT OR REPLACE INTO tally VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                           (queue, one.hour_ns, one.device, one.camera, one.bundle, one.frames, one.flagged, one.control,
-                            one.kept))  # fmt: skip
+            db.executemany("INSERT OR REPLACE INTO tally VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def set_counters(self, source: int, counters: Mapping[tuple[str, str], int]) -> None:
         """Replace a source's counters."""
+        rows = [(source, name, reason, n) for (name, reason), n in counters.items()]
         with self._transaction() as db:
-            for (name, reason), n in counters.items():
-                db.execute("INSERT OR REPLACE INTO counter VALUES (?, ?, ?, ?)", (source, name, reason, n))
+            db.executemany("INSERT OR REPLACE INTO counter VALUES (?, ?, ?, ?)", rows)
 
     def store_pictures(self, id_: str, pictures: Sequence[Picture]) -> None:
-        """Put the pictures of a known record beside each other, synced, and only then say that they are here.
+        """Write the pictures of a known record, synced, and only then say that they are here.
 
         :class:`DataError` where one is not what the record's manifest lists.
         """
-        _, facts = self._decoded(id_)
-        wanted = {fact.position: fact.sha256 for fact in facts}
+        wanted = {fact.position: fact.sha256 for fact in self._decoded(id_)[1]}
         if {picture.position: picture.sha256 for picture in pictures} != wanted:
             raise DataError(f"record {id_}: these pictures are not the ones that its manifest lists")
         for picture in pictures:
-            self._frames.store(id_, picture)
+            path = self._stored_path(id_, picture)
+            if not (path.is_file() and path.read_bytes() == picture.data):
+                write_atomically(path, picture.data)
         with self._transaction() as db:
             db.execute("UPDATE record SET fetched = 1 WHERE id = ?", (id_,))
 
-    # What is asked of it
+    # --- How far records have come
 
     def waiting(self, source: int, what: str) -> list[str]:
         """Ids of a source that are still to be ``fetched``, ``acknowledged`` or ``deleted``; oldest first."""
-        clause = {
-            "fetched": "fetched = 0 AND pictures > 0 AND deleted = 0",
-            "acknowledged": "acknowledged = 0 AND deleted = 0 AND (fetched = 1 OR pictures = 0)",
-            "deleted": "asked = 0 AND deleted = 0 AND (fetched = 1 OR pictures = 0)",
-        }[what]
-        rows = self._db.execute(f"SELECT id FROM record WHERE source = ? AND {clause} ORDER BY row", (source,))
-        return [id_ for (id_,) in rows]
+        return self._ids(f"source = ? AND {WAITING[what]} ORDER BY row", source)
 
     def asked(self, source: int) -> list[str]:
         """Ids that the device was asked to delete."""
-        rows = self._db.execute("SELECT id FROM record WHERE source = ? AND asked = 1", (source,))
-        return [id_ for (id_,) in rows]
+        return self._ids("source = ? AND asked = 1", source)
 
     def gone(self, source: int, there: Collection[str]) -> int:
-        """Frames of a source that were not fetched and are not among those ``there``: no choice has to reckon with them."""
-        rows = self._db.execute(
-            "SELECT id FROM record WHERE source = ? AND fetched = 0 AND pictures > 0 AND deleted = 0", (source,)
-        )
-        return self.mark("deleted", [id_ for (id_,) in rows if id_ not in there])
+        """Mark the frames that were not fetched and are no longer ``there`` as deleted on their device; how many."""
+        return self.mark("deleted", [id_ for id_ in self.waiting(source, "fetched") if id_ not in there])
 
     def unask(self, ids: Iterable[str]) -> None:
         """The device still has these: it may be asked again."""
         with self._transaction() as db:
-            for id_ in ids:
-                db.execute("UPDATE record SET asked = 0, deleted = 0 WHERE id = ?", (id_,))
-
-    def sha256(self, id_: str) -> str:
-        """Of a record, as its device wrote it."""
-        row = self._db.execute("SELECT sha256 FROM record WHERE id = ?", (id_,)).fetchone()
-        if row is None:
-            raise DataNotFoundError(f"there is no record {id_} in {self.folder}: pull it first")
-        return str(row[0])
+            db.executemany("UPDATE record SET asked = 0, deleted = 0 WHERE id = ?", [(id_,) for id_ in ids])
 
     def lost(self, id_: str) -> None:
         """The pictures that were here are not any more: they have to be fetched again."""
         with self._transaction() as db:
             db.execute("UPDATE record SET fetched = 0 WHERE id = ?", (id_,))
 
+    def mark(self, column: str, ids: Iterable[str]) -> int:
+        """Say that records are now ``acknowledged``, ``asked`` to be deleted, ``deleted`` (on the device) or ``annotated``."""
+        if column not in ("acknowledged", "asked", "deleted", "annotated"):
+            raise ValueError(column)
+        with self._transaction() as db:
+            return sum(db.execute(f"UPDATE record SET {column} = 1 WHERE id = ? AND {column} = 0", (id_,)).rowcount
+                       for id_ in ids)  # fmt: skip
+
+    def sha256(self, id_: str) -> str:
+        """The hash of a record, as its device wrote it."""
+        return str(self._row(id_, "sha256")[0])
+
     def is_whole(self, id_: str) -> bool:
         """Whether every picture of a record lies here with the hash that its manifest lists; reads them all."""
-        _, facts = self._decoded(id_)
-        return all(self._frames.read(id_, fact) is not None for fact in facts)
+        return all(self.picture_bytes(id_, fact) is not None for fact in self._decoded(id_)[1])
+
+    def has(self, id_: str) -> bool:
+        """Whether a record is known."""
+        return self._db.execute("SELECT 1 FROM record WHERE id = ?", (id_,)).fetchone() is not None
 
     def entries(self, ids: Iterable[str]) -> list[Entry]:
-        """Records with where they stand, in the order asked; an unknown id is :class:`DataNotFoundError`."""
+        """Records with how far they have come, in the order asked; an unknown id is :class:`DataNotFoundError`."""
         found = []
         for id_ in ids:
-            row = self._db.execute(
-                "SELECT manifest, arrays, sha256, control_rate, url, fetched, acknowledged, deleted, batch, annotated "
-                "FROM record JOIN source ON number = source WHERE id = ?", (id_,)
-            ).fetchone()  # fmt: skip
-            if row is None:
-                raise DataNotFoundError(f"there is no record {id_} in {self.folder}: pull it first")
-            manifest, arrays, sha256, rate, url, fetched, acknowledged, deleted, batch, annotated = row
+            manifest, arrays, sha256, rate, number, fetched, acknowledged, deleted, batch, annotated = self._row(
+                id_, "manifest, arrays, sha256, control_rate, source, fetched, acknowledged, deleted, batch, annotated"
+            )
+            (url,) = self._db.execute("SELECT url FROM source WHERE number = ?", (number,)).fetchone()
             record, pictures = decode(manifest.encode(), arrays, sha256, control_rate=1.0 if rate is None else rate)
             found.append(
                 Entry(record, pictures, url, bool(fetched), bool(acknowledged), bool(deleted), batch, bool(annotated))
             )
         return found
 
-    def has(self, id_: str) -> bool:
-        """Whether a record is known."""
-        return self._db.execute("SELECT 1 FROM record WHERE id = ?", (id_,)).fetchone() is not None
+    # --- Pictures
 
     def image(self, id_: str, position: int = 0) -> Path | None:
         """The picture's file, if it is here and open; None where it is not fetched, sealed, or never was."""
-        return self._frames.image(id_, position)
+        paths = (self._path(id_, position, suffix) for suffix in SUFFIXES.values())
+        return next((path for path in paths if path.exists()), None)
 
     def sealed(self) -> list[str]:
         """Ids whose pictures are here, but under seal."""
-        rows = self._db.execute("SELECT id FROM record WHERE sealed = 1 AND fetched = 1 ORDER BY row")
-        return [id_ for (id_,) in rows if self.image(id_) is None]
+        return [id_ for id_ in self._ids("sealed = 1 AND fetched = 1 ORDER BY row") if self.image(id_) is None]
 
     def picture_bytes(self, id_: str, fact: PictureInfo) -> bytes | None:
         """A picture as the device stored it, hash-checked; None where it is not here."""
-        return self._frames.read(id_, fact)
+        try:
+            return fact.joined(self._stored_path(id_, fact).read_bytes()).data
+        except (OSError, DataError):
+            return None
 
     def store_unsealed(self, id_: str, fact: PictureInfo, image: bytes) -> Path:
         """Put an image beside the sealed box that it came in, which stays the proof of what was sent."""
-        return self._frames.store_unsealed(id_, fact, image)
+        path = self._path(id_, fact.position, SUFFIXES[fact.media_type])
+        write_atomically(path, image)
+        return path
+
+    # --- What a choice and a report look at
 
     def columns(self) -> Columns:
         """What a choice looks at, in the order of arrival."""
-        return read_columns(self._db)
+        return inbox_database.read_columns(self._db)
 
     def bundles(self) -> dict[str, BundleInfo]:
         """What is known of every bundle, by sha256."""
@@ -236,12 +239,12 @@ class Inbox:
             raise DataError(f"what a queue says of bundle {bundle[:12]}… holds no skeleton: {error}") from error
 
     def field_tallies(self) -> list[dict[str, Any]]:
-        """The monitors' counts by device and bundle, as a field report reads them; see :func:`inbox_books.field_tallies`."""
-        return inbox_books.field_tallies(self._db)
+        """The monitors' counts, as a field report reads them; see :func:`inbox_database.field_tallies`."""
+        return inbox_database.field_tallies(self._db)
 
     def status(self) -> list[dict[str, Any]]:
         """One row a device: how many records, and how far they have come."""
-        return inbox_books.status(self._db)
+        return inbox_database.status(self._db)
 
     def refused(self) -> list[tuple[str, str, str]]:
         """(source, id, problem) of every record that could not be taken."""
@@ -249,27 +252,17 @@ class Inbox:
             self._db.execute("SELECT url, id, problem FROM refused JOIN source ON number = source ORDER BY 1, 2")
         )
 
-    # What becomes of records
-
-    def mark(self, column: str, ids: Iterable[str]) -> int:
-        """Say that records are now ``acknowledged``, ``asked`` to be deleted, ``deleted`` (on the device) or ``annotated``."""
-        if column not in ("acknowledged", "asked", "deleted", "annotated"):
-            raise ValueError(column)
-        with self._transaction() as db:
-            return sum(db.execute(f"UPDATE record SET {column} = 1 WHERE id = ? AND {column} = 0", (id_,)).rowcount
-                       for id_ in ids)  # fmt: skip
+    # --- Batches
 
     def add_batch(self, batch: Batch, drawn: Iterable[str]) -> Path:
         """Write a batch, and remember who was chosen and who has had their draw. A name is used once."""
-        path = self.folder / BATCHES / f"{check_name(batch.name)}.json"
+        path = self._batch_path(batch.name)
         if path.exists():
             raise DataError(f"{path} exists already: give the batch another --name")
         # The file last: whoever sees it may rely on the rows.
         with self._transaction() as db:
-            for choice in batch.choices:
-                db.execute("UPDATE record SET batch = ? WHERE id = ?", (batch.name, choice.id))
-            for id_ in drawn:
-                db.execute("UPDATE record SET drawn = ? WHERE id = ?", (batch.name, id_))
+            db.executemany("UPDATE record SET batch = ? WHERE id = ?", [(batch.name, one.id) for one in batch.choices])
+            db.executemany("UPDATE record SET drawn = ? WHERE id = ?", [(batch.name, id_) for id_ in drawn])
             write_json(path, batch.to_json())
         return path
 
@@ -280,11 +273,13 @@ class Inbox:
 
     def batch(self, name: str) -> Batch:
         """One batch by its name."""
-        path = self.folder / BATCHES / f"{check_name(name)}.json"
+        path = self._batch_path(name)
         if not path.exists():
             there = ", ".join(sorted(other.stem for other in path.parent.glob("*.json"))) or "none yet"
             raise DataNotFoundError(f"{self.folder} has no batch {name!r}; it has: {there}")
         return Batch.from_json(read_json(path), str(path))
+
+    # --- Inside
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -296,19 +291,27 @@ class Inbox:
             raise
         self._db.execute("COMMIT")
 
-    def _decoded(self, id_: str) -> tuple[Record, tuple[PictureInfo, ...]]:
-        row = self._db.execute("SELECT manifest, arrays, sha256 FROM record WHERE id = ?", (id_,)).fetchone()
+    def _row(self, id_: str, columns: str) -> Any:
+        row = self._db.execute(f"SELECT {columns} FROM record WHERE id = ?", (id_,)).fetchone()
         if row is None:
             raise DataNotFoundError(f"there is no record {id_} in {self.folder}: pull it first")
-        return decode(row[0].encode(), row[1], row[2])
+        return row
 
+    def _ids(self, condition: str, *values: object) -> list[str]:
+        return [id_ for (id_,) in self._db.execute(f"SELECT id FROM record WHERE {condition}", values)]
 
-def _chunks(raws: Iterable[Raw]) -> Iterator[list[Raw]]:
-    chunk: list[Raw] = []
-    for raw in raws:
-        chunk.append(raw)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+    def _decoded(self, id_: str) -> tuple[Record, tuple[PictureInfo, ...]]:
+        manifest, arrays, sha256 = self._row(id_, "manifest, arrays, sha256")
+        return decode(manifest.encode(), arrays, sha256)
+
+    def _batch_path(self, name: str) -> Path:
+        return self.folder / BATCHES / f"{check_name(name)}.json"
+
+    def _stored_path(self, id_: str, fact: PictureInfo | Picture) -> Path:
+        return self._path(id_, fact.position, SUFFIXES[fact.media_type] + (SEALED if fact.sealed else ""))
+
+    def _path(self, id_: str, position: int, suffix: str) -> Path:
+        if not is_hex(id_, 32):
+            raise DataError(f"{id_[:40]!r} is not the id of a record: 32 hex digits")
+        place = f".{position:+d}" if position else ""
+        return self.folder / FRAMES / id_[-2:] / f"{id_}{place}{suffix}"

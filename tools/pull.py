@@ -1,24 +1,28 @@
-"""Bring records home: manifests first, then the pictures that are wanted, then say that they are here.
+"""Download records: manifests first, then the pictures that are wanted, then tell the device that they are here.
 
 Every step can be interrupted and is finished by doing it again. A frame is deleted on its device only after its pictures
-have been read again from the inbox's own files and held against their hashes.
+have been read again from the inbox's own files and compared with their hashes.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from alpose.runtime.command_line import size
 from alpose.runtime.errors import AlposeError, DataError
 from alpose.runtime.queue import Queue, acknowledgements
 from alpose.runtime.queue.acknowledgements import Acknowledgement
+from alpose.runtime.queue.record import decode
 
 from .inbox import Inbox
+from .inbox_database import Raw
 from .reader import ChangedError, open_reader
+from .screen import plain
 from .sources import LocalSource, Source, scrubbed
 
 log = logging.getLogger("alpose")
@@ -34,14 +38,30 @@ Report = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True)
-class Pulled:
-    """What one source gave; counts of this pull alone."""
+class _Counts:
+    """What was found at one source; counts of this run alone."""
 
     url: str
     how: str = ""
     new: int = 0
     known: int = 0
     refused: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def _line(self, counts: Sequence[str], moved_bytes: int, problem: str | None) -> str:
+        """For people: what became of the records, and how they were read."""
+        found = [f"{self.new:,} new", f"{self.known:,} known", f"{self.refused:,} refused", *counts]
+        moved = f"{size(moved_bytes)} moved " if moved_bytes else ""
+        return f"{plain(self.url)}: {', '.join(found)}; {moved}{self.how or 'not read'}{'; ENDED EARLY' if problem else ''}"
+
+
+@dataclass(slots=True)
+class Pulled(_Counts):
+    """What one source gave."""
+
     fetched: int = 0
     gone: int = 0
     """Not on the device any more, and their pictures are not here: evicted meanwhile."""
@@ -56,9 +76,37 @@ class Pulled:
     """Why it ended early; everything before that is kept."""
     notes: list[str] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+    def summary(self) -> str:
+        """One line for people."""
+        counts = [f"{self.fetched:,} fetched", f"{self.acknowledged:,} acknowledged", f"{self.deleted:,} deleted"]
+        waiting = self.asked_to_delete - self.deleted
+        counts += [f"{waiting:,} asked to delete"] if waiting > 0 else []
+        counts += [f"{count:,} {what}" for count, what in ((self.damaged, "damaged"), (self.gone, "gone")) if count]
+        return self._line(counts, self.moved_bytes, self.problem)
+
+
+@dataclass(slots=True)
+class Planned(_Counts):
+    """What a pull would find and do at one source."""
+
+    would_fetch: int = 0
+    would_fetch_bytes: int = 0
+    would_acknowledge: int = 0
+    would_delete: int = 0
+    """Of what is or would be here whole; what was acknowledged before is deleted too."""
+    moved_bytes: int = 0
+    problem: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What somebody should look at: a pull logs its problem itself."""
+        return [self.problem] if self.problem else []
+
+    def summary(self) -> str:
+        """One line for people."""
+        counts = [f"would fetch {self.would_fetch:,} ({size(self.would_fetch_bytes)})",
+                  f"acknowledge {self.would_acknowledge:,}", f"delete {self.would_delete:,}"]  # fmt: skip
+        return self._line(counts, self.moved_bytes, self.problem)
 
 
 def pull(
@@ -88,8 +136,7 @@ def pull(
         if acknowledge or delete:
             _answer(inbox, source, number, delete, done, report)
     except (AlposeError, OSError) as error:
-        said = str(error) if isinstance(error, AlposeError) else f"{type(error).__name__}: {error}"
-        done.problem = scrubbed(said)
+        done.problem = _words(error)
         # What is no queue will not be one the next time.
         again = isinstance(error, (OSError, ChangedError)) and not isinstance(error, FileNotFoundError)
         log.warning("%s: %s%s", source.url, done.problem,
@@ -212,3 +259,73 @@ def _apply(inbox: Inbox, source: LocalSource, ids: list[str], delete: bool, done
         )
     if delete:
         done.deleted += inbox.mark("deleted", [id_ for id_ in ids if id_ not in left])
+
+
+# --- A dry run
+
+
+def plan(
+    inbox: Inbox | None,
+    source: Source,
+    *,
+    images: Collection[str] | None = None,
+    acknowledge: bool = False,
+    delete: bool = False,
+) -> Planned:
+    """Look at one source and say what :func:`pull` with the same arguments would do. Only manifests are read; nothing is
+    written, here or on a device.
+
+    Args:
+        inbox: None where there is none yet.
+        source: where from.
+        images, acknowledge, delete: as of a pull.
+    """
+    planned = Planned(source.url)
+    try:
+        with open_reader(source) as reader:
+            planned.how = reader.how
+            try:
+                for raw in reader.raws():
+                    _plan_record(planned, inbox, raw, images)
+            finally:
+                planned.moved_bytes = reader.moved.bytes
+            reader.require_unchanged()
+    except (AlposeError, OSError) as error:
+        planned.problem = _words(error)
+    if not (acknowledge or delete):
+        planned.would_acknowledge = 0
+    if not delete:
+        planned.would_delete = 0
+    return planned
+
+
+def _plan_record(planned: Planned, inbox: Inbox | None, raw: Raw, images: Collection[str] | None) -> None:
+    try:
+        record, pictures = decode(raw.manifest, raw.arrays, raw.sha256)
+        if record.id != raw.id:
+            raise DataError("the row's id is not the manifest's")
+    except DataError:
+        planned.refused += 1
+        return
+    here = None
+    if inbox is not None and inbox.has(raw.id):
+        if inbox.sha256(raw.id) != raw.sha256:
+            planned.refused += 1
+            return
+        (here,) = inbox.entries([raw.id])
+        planned.known += 1
+        if here.fetched and here.source != planned.url:  # came by another way, which answers for it
+            return
+    else:
+        planned.new += 1
+    wanted = bool(pictures) and not (here and here.fetched) and (images is None or raw.id in images)
+    if wanted:
+        planned.would_fetch += 1
+        planned.would_fetch_bytes += sum(picture.size for picture in pictures)
+    if wanted or not pictures or (here and here.fetched):
+        planned.would_acknowledge += not (here and here.acknowledged)
+        planned.would_delete += 1
+
+
+def _words(error: Exception) -> str:
+    return scrubbed(str(error) if isinstance(error, AlposeError) else f"{type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ from alpose.runtime.queue.ledger import BundleInfo, Tally
 from alpose.runtime.queue.record import Picture, decode
 from alpose.runtime.queue.tables import PLACES
 
-from .inbox_records import Raw
+from .inbox_database import Raw
 from .remote import (
     MAX_WAL_BYTES,
     WAL_HEADER,

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alpose.tools.choosing import candidates_of
 from alpose.tools.inbox import Inbox
+from alpose.tools.select import candidates_of
 from bench.harvest import CONTROL_SHARE, write_inbox
 
 ROOT = Path(__file__).resolve().parents[2]

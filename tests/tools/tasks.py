@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from alpose.runtime.skeleton import Skeleton
-from alpose.tools.annotation import Task
+from alpose.tools.labels import Task
 
 WIDTH, HEIGHT = 641, 479
 

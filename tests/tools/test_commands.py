@@ -20,15 +20,15 @@ from alpose.runtime.queue import Picture, Queue
 from alpose.runtime.queue.record import PictureInfo, Record
 from alpose.runtime.skeleton import LSP, MPII, Skeleton
 from alpose.tools import sample
+from alpose.tools.annotation import gather, to_image
 from alpose.tools.batch import Batch
-from alpose.tools.cli import Harvest, main
+from alpose.tools.cli import main
 from alpose.tools.dataset import ANNOTATIONS
 from alpose.tools.field.labelled import read_labelled, read_tallies
-from alpose.tools.formats import coco
+from alpose.tools.formats.files import open_files
 from alpose.tools.inbox import Inbox
 from alpose.tools.pull import pull
 from alpose.tools.sources import LocalSource
-from alpose.tools.tasks import gather, to_image
 from alpose.trainer.data.coco import read_coco
 
 from .queues import make_record
@@ -183,8 +183,8 @@ def test_export_again_brings_what_came_since_and_spares_what_is_not_its_own(inbo
     assert value_of(call("export", inbox, "--to", "cvat", "--json"))["missing"] == {"not fetched yet": [first]}
     hidden.rename(path)
     assert value_of(call("export", inbox, "--to", "cvat", "--json"))["frames"] == BUDGET
-    ((_, content),) = coco.annotation_files(Path("week-1-cvat/annotations.zip"))
-    assert len(json.loads(content)["images"]) == len(list(Path("week-1-cvat/images").iterdir())) == BUDGET
+    ((packed,), _) = open_files(Path("week-1-cvat/annotations.zip"))
+    assert len(packed.value["images"]) == len(list(Path("week-1-cvat/images").iterdir())) == BUDGET
 
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("x")
@@ -307,8 +307,8 @@ def test_the_format_is_told_by_the_content(inbox: Path, batch: Batch) -> None:
     for number, task in enumerate(tasks[:4]):
         task["annotations"] = [{"id": number, "completed_by": 1, "result": task.pop("predictions")[0]["result"]}]
     Path("a.txt").write_text(json.dumps(tasks))
-    ((_, content),) = coco.annotation_files(Path("week-1-cvat/annotations.zip"))
-    Path("c.json").write_bytes(content)
+    ((packed,), _) = open_files(Path("week-1-cvat/annotations.zip"))
+    Path("c.json").write_bytes(packed.content)
     correct(Path("c.json"), {batch.choices[5].id: nudge(0, 3.0)}, Path("c.json"))
     with zipfile.ZipFile("b", "w") as zipped:
         zipped.write("c.json", "annotations/person_keypoints_default.json")
@@ -388,12 +388,5 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
             "assert not {'torch', 'scipy', 'cv2', 'matplotlib', 'fsspec'} & sys.modules.keys()")  # fmt: skip
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                          env=os.environ | {"COLUMNS": "100"})  # fmt: skip
-    for command in Harvest.modules:
+    for command in main.commands:
         assert f"  {command} " in run.stdout
-
-
-def test_a_command_that_is_not_there_fails_when_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Harvest, "modules", {**Harvest.modules, "dance": ("dance", "dance")})
-
-    assert "dance" in call("--help").output
-    assert "has no command dance" in call("dance", "--wild", fails=True).output

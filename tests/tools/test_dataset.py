@@ -13,11 +13,10 @@ import pytest
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import LSP, MPII
-from alpose.tools.annotation import HIDDEN, Answer, Task
 from alpose.tools.batch import Batch, Choice
-from alpose.tools.corrections import by_joint, compare, looked_at
-from alpose.tools.dataset import ANNOTATIONS, Item, annotated_ids, merge
+from alpose.tools.dataset import ANNOTATIONS, annotated_ids, merge
 from alpose.tools.field.labelled import read_labelled, read_tallies
+from alpose.tools.labels import HIDDEN, Answer, Correction, Item, Pose, Task, by_joint, compare, looked_at
 from alpose.trainer.data.coco import read_coco
 
 from .tasks import HEIGHT, WIDTH, make_task
@@ -36,8 +35,13 @@ def item(task: Task, folder: Path, **facts: Any) -> Item:
 
 def answer(task: Task, shift: float = 0.0) -> Answer:
     labelled_J = task.visibility_J > 0
-    return Answer(id=task.id, keypoints_J2=np.where(labelled_J[:, None], task.keypoints_J2 + shift, 0.0),
-                  visibility_J=task.visibility_J)  # fmt: skip
+    pose = Pose(joints=LSP.joints, keypoints_J2=np.where(labelled_J[:, None], task.keypoints_J2 + shift, 0.0),
+                visibility_J=task.visibility_J)  # fmt: skip
+    return Answer(id=task.id, people=(pose,), where="")
+
+
+def compared(task: Task, shift: float = 0.0, **changes: Any) -> Correction:
+    return compare(replace(answer(task, shift), **changes), task, LSP, 0.01)
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def tasks() -> list[Task]:
 
 def put(dataset: Path, folder: Path, tasks: list[Task], shift: float = 0.0, **options: Any) -> Any:
     items = {task.id: item(task, folder) for task in tasks}
-    corrections = [compare(task, answer(task, shift), 0.01) for task in tasks]
+    corrections = [compared(task, shift) for task in tasks]
     return merge(dataset, LSP, items, corrections, **options)
 
 
@@ -96,7 +100,7 @@ def test_an_import_that_is_cut_off_leaves_the_old_dataset(
     items = {task.id: item(task, tmp_path) for task in tasks}
     items[tasks[4].id] = replace(items[tasks[4].id], image=tmp_path / "gone.jpg")
     with pytest.raises(FileNotFoundError):
-        merge(dataset, LSP, items, [compare(task, answer(task), 0.01) for task in tasks])
+        merge(dataset, LSP, items, [compared(task) for task in tasks])
 
     assert len(read_coco(dataset)) == 2
     assert put(dataset, tmp_path, tasks).total == 6
@@ -122,7 +126,7 @@ def test_the_field_report_reads_what_an_import_writes(tasks: list[Task], tmp_pat
     tallies = [{"device": "car-17", "bundle": "b" * 64, "frames": 9000, "flagged": 40, "control": 9, "lost": 3}]
     dataset = tmp_path / "dataset"
     labelled = [tasks[0], *tasks[2:]]
-    corrections = [compare(task, answer(task, 3.0 * (task.rank == 3)), 0.01) for task in labelled]
+    corrections = [compared(task, 3.0 * (task.rank == 3)) for task in labelled]
     merge(dataset, LSP, items, corrections, batches=[batch], tallies=tallies, bundles={"b" * 64: "driver"})
 
     found = read_labelled(dataset)
@@ -137,35 +141,30 @@ def test_the_field_report_reads_what_an_import_writes(tasks: list[Task], tmp_pat
 
 def test_unchanged_poses_count_as_accepted_up_to_the_last_corrected_one(tasks: list[Task]) -> None:
     rank = {task.id: task.rank for task in tasks}
-    corrections = [
-        compare(task, replace(answer(task, 3.0 * (task.rank == 4)), looked_at=False), 0.01) for task in tasks
-    ]
+    corrections = [compared(task, 3.0 * (task.rank == 4), looked_at=False) for task in tasks]
 
     def split(unchanged: Any) -> tuple[list[int], list[int]]:
         seen, unopened = looked_at(corrections, rank, unchanged)
-        return [rank[one.answer.id] for one in seen], [rank[one.answer.id] for one in unopened]
+        return [rank[one.id] for one in seen], [rank[one.id] for one in unopened]
 
     assert split("auto") == ([1, 2, 3, 4], [5, 6])
     assert split("accept") == ([1, 2, 3, 4, 5, 6], [])
     assert split("skip") == ([4], [1, 2, 3, 5, 6])
     # A tool that tells makes the question go away.
-    sure = [replace(one, answer=replace(one.answer, looked_at=True)) for one in corrections]
+    sure = [replace(one, looked_at=True) for one in corrections]
     assert len(looked_at(sure, rank, "skip")[0]) == 6
 
 
 def test_correction_distances_are_reported_by_joint(tasks: list[Task]) -> None:
-    moved = answer(tasks[0])
-    moved.keypoints_J2[5] += (6.0, 8.0)
-    removed_J = tasks[1].visibility_J.copy()
+    poses = [answer(task).people[0] for task in tasks[:3]]
+    poses[0].keypoints_J2[5] += (6.0, 8.0)
+    removed_J = poses[1].visibility_J.copy()
     removed_J[5] = HIDDEN
-    corrections = [
-        compare(tasks[0], moved, 0.01),
-        compare(tasks[1], replace(answer(tasks[1]), visibility_J=removed_J), 0.01),
-        compare(tasks[2], answer(tasks[2]), 0.01),
-    ]
+    poses[1] = replace(poses[1], visibility_J=removed_J)
+    corrections = [compared(task, people=(pose,)) for task, pose in zip(tasks, poses, strict=False)]
     by_name = {one.joint: one for one in by_joint(corrections, LSP.joints)}
 
     assert (by_name["left_ankle"].labelled, by_name["left_ankle"].moved) == (2, 1)
     assert by_name["left_ankle"].median_px == pytest.approx(10.0)
     assert by_name["neck"].moved == 0
-    assert corrections[1].removed == 1
+    assert [one.status for one in corrections] == ["corrected", "corrected", "accepted"]

@@ -9,17 +9,16 @@ import pytest
 
 from alpose.runtime.queue import Picture, Queue
 from alpose.runtime.skeleton import LSP
-from alpose.tools.annotation import VISIBLE, Answer
+from alpose.tools.annotation import item_of
 from alpose.tools.batch import Batch
-from alpose.tools.choosing import choose
-from alpose.tools.corrections import compare
 from alpose.tools.dataset import merge
 from alpose.tools.field.labelled import read_labelled, read_tallies
 from alpose.tools.field.report import FieldReport, field_report
 from alpose.tools.inbox import Inbox
+from alpose.tools.labels import VISIBLE, Answer, Pose, compare
 from alpose.tools.pull import pull
+from alpose.tools.select import choose
 from alpose.tools.sources import LocalSource
-from alpose.tools.tasks import item_of
 
 from .queues import BUNDLE, make_record, quick_folder
 
@@ -76,11 +75,11 @@ class Car:
                 (entry,) = inbox.entries([choice.id])
                 item = item_of(inbox, entry, choice, batch.name)
                 assert not isinstance(item, str)
-                answer = Answer(
-                    id=choice.id, keypoints_J2=self.true[choice.id], visibility_J=np.full(len(LSP), VISIBLE)
-                )
+                pose = Pose(joints=LSP.joints, keypoints_J2=self.true[choice.id],
+                            visibility_J=np.full(len(LSP), VISIBLE))  # fmt: skip
+                answer = Answer(id=choice.id, people=(pose,), where="")
                 items[choice.id] = item
-                corrections.append(compare(item.task, answer, 0.01))
+                corrections.append(compare(answer, item.task, LSP, 0.01))
             merge(self.dataset, LSP, items, corrections, batches=[batch], tallies=inbox.field_tallies())
         return field_report(read_labelled(self.dataset), read_tallies(self.dataset))
 

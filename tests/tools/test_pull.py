@@ -22,11 +22,10 @@ from alpose.runtime import io
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.queue import Picture, Queue
 from alpose.runtime.skeleton import LSP
-from alpose.tools import inbox_frames
-from alpose.tools.choosing import choose
+from alpose.tools import inbox as inbox_module
 from alpose.tools.inbox import Inbox
-from alpose.tools.plan import plan
-from alpose.tools.pull import Pulled, pull
+from alpose.tools.pull import Pulled, plan, pull
+from alpose.tools.select import choose
 from alpose.tools.sources import LocalSource, find, without_secrets
 
 from .queues import BUNDLE, fill, make_record, quick_folder
@@ -157,7 +156,7 @@ def broken_at(patch: pytest.MonkeyPatch, write: int) -> None:
             raise Torn("the plug")
         return path
 
-    patch.setattr(inbox_frames, "write_atomically", write_atomically)
+    patch.setattr(inbox_module, "write_atomically", write_atomically)
 
 
 PULLER = """
@@ -351,7 +350,7 @@ def test_folders_and_patterns_find_queues_alone(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match="names no queue"):
         find((str(tmp_path / "nothing"),))
     (tmp_path / "other.db").write_bytes(b"SQLite format 3\0" + bytes(200))
-    with pytest.raises(DataNotFoundError, match="no inbox"):
+    with pytest.raises(DataNotFoundError, match="not an inbox"):
         Inbox(tmp_path / "nowhere")
     assert bring(tmp_path / "inbox", tmp_path / "other.db").problem is not None
 

@@ -21,11 +21,9 @@ from alpose.runtime.queue import Queue, images
 from alpose.runtime.queue.record import Picture
 from alpose.runtime.skeleton import LSP
 from alpose.tools.batch import Batch, Choice
-from alpose.tools.commands.pull import NOT_WHOLE, pull
-from alpose.tools.commands.screen import plain
-from alpose.tools.commands.status import status
-from alpose.tools.commands.unseal import unseal
 from alpose.tools.inbox import Inbox
+from alpose.tools.pull_commands import NOT_WHOLE, pull, status, unseal
+from alpose.tools.screen import plain
 
 from .queues import BUNDLE, fill, make_record
 

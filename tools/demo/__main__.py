@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -19,9 +20,8 @@ from alpose.runtime.io import read_json, write_atomically, write_json
 
 from ..dataset import IMAGES
 from ..inbox import Inbox
-from .annotator import correct
-from .devices import Stream, Watched, watch
 from .page import Outcome, render
+from .simulation import Stream, Watched, correct, watch, write_dataset
 
 FRAMES = 1200
 """Of each device's stream."""
@@ -95,7 +95,7 @@ def main(out: Path, frames: int, budget: int, epochs: int) -> None:
 
     inbox, batch, dataset = out / "inbox", out / "batch", out / "dataset"
     for folder in (inbox, batch, dataset):
-        _remove(folder)
+        _emptied(folder)
     queues = [out / f"{device}.db" for device in DEVICES]
     steps.run("alpose-harvest", "pull", *queues, "--into", inbox, "--acknowledge")
     steps.run(
@@ -110,12 +110,12 @@ def main(out: Path, frames: int, budget: int, epochs: int) -> None:
     field_report = json.loads(steps.run("alpose-harvest", "report", dataset, "--json", quiet=True))
 
     steps.run("alpose-train", "fit", "--data", dataset, "--from", base, "--epochs", epochs,
-              "--out", _fresh(out / "second"))  # fmt: skip
+              "--out", _emptied(out / "second"))  # fmt: skip
     steps.run("alpose-export", out / "second", "--calibration", dataset, "--previous", out / "first.alpose",
               "-o", out / "second.alpose", "--replace")  # fmt: skip
     at_random = random_dataset(out / "dataset-random", watched, _labelled(dataset))
     steps.run("alpose-train", "fit", "--data", at_random, "--from", base, "--epochs", epochs,
-              "--out", _fresh(out / "random"))  # fmt: skip
+              "--out", _emptied(out / "random"))  # fmt: skip
     steps.run("alpose-export", out / "random", "--calibration", at_random, "-o", out / "random.alpose", "--replace")
 
     outcome = _outcome(out, watched, field_report, dataset, frames)
@@ -128,16 +128,9 @@ def main(out: Path, frames: int, budget: int, epochs: int) -> None:
 
 def random_dataset(folder: Path, watched: dict[str, Watched], count: int) -> Path:
     """As many frames, picked by chance from everything that was seen, with the same truth."""
-    from alpose.trainer.data.records import PoseData
-
-    from .random_pick import write
-
-    _remove(folder)
     rng = np.random.default_rng(0)
-    everyone: list[tuple[PoseData, int]] = [
-        one.stream.person(number) for one in watched.values() for number in range(len(one.stream))
-    ]
-    return write(folder, [everyone[place] for place in rng.permutation(len(everyone))[:count]])
+    everyone = [one.stream.person(number) for one in watched.values() for number in range(len(one.stream))]
+    return write_dataset(_emptied(folder), [everyone[place] for place in rng.permutation(len(everyone))[:count]])
 
 
 def _outcome(out: Path, watched: dict[str, Watched], report: Any, dataset: Path, frames: int) -> Outcome:
@@ -176,16 +169,11 @@ def _labelled(dataset: Path) -> int:
     return sum(1 for _ in (dataset / IMAGES).iterdir())
 
 
-def _fresh(folder: Path) -> Path:
-    _remove(folder)
-    return folder
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
+def _emptied(folder: Path) -> Path:
+    """Without what an earlier run has left."""
     if folder.exists():
         shutil.rmtree(folder)
+    return folder
 
 
 def _forget(queue: Path) -> None:

@@ -1,8 +1,77 @@
-"""Annotation formats: tasks out, answers in."""
+"""Annotation formats: one file each, and the registry of all of them.
+
+A format writes a batch for its tool and reads what the tool gives back. It knows nothing of inboxes and datasets: sizes of
+pictures, the order of joints and who was meant are sorted out by :mod:`alpose.tools.dataset` for all formats alike.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Protocol
 
-FormatName = Literal["coco", "cvat", "label-studio"]
-FORMATS: tuple[FormatName, ...] = get_args(FormatName)
+from alpose.runtime.errors import ConfigError, DataError
+
+from ..labels import Answers, FindId, Handout
+from .coco import Coco
+from .cvat import Cvat
+from .files import LabelFile
+from .label_studio import LabelStudio
+
+
+class Format(Protocol):
+    """What an annotation tool takes and gives."""
+
+    name: str
+    """As ``alpose-harvest export --to`` calls it."""
+    returns: str
+    """What to call the file that comes back, in the instructions for people."""
+
+    def write(self, handout: Handout, folder: Path) -> None:
+        """Write tasks with the model's poses; the images lie in ``folder / "images"`` under their tasks' names."""
+        ...
+
+    def detect(self, file: LabelFile) -> bool:
+        """Whether a file that came back is of this format, by its content. At most one format says so."""
+        ...
+
+    def read(self, file: LabelFile, find_id: FindId) -> Answers:
+        """What annotators said. What cannot be used is named among the problems, and the rest goes on.
+
+        :class:`DataError` where the whole file cannot be relied on. ``find_id`` finds the record's id in a file name.
+        """
+        ...
+
+
+FORMATS: dict[str, Format] = {}
+"""Every annotation format, by name."""
+
+
+def register(format_: Format) -> None:
+    """Add a format; one with the same name is replaced."""
+    FORMATS[format_.name] = format_
+
+
+def format_named(name: str) -> Format:
+    """The format of that name; :class:`ConfigError` lists the known ones."""
+    if name not in FORMATS:
+        raise ConfigError(f"unknown annotation format {name!r}; known: {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def format_of(file: LabelFile) -> Format:
+    """The format that recognises a file; :class:`DataError` says what the file lacks where none does."""
+    for format_ in FORMATS.values():
+        if format_.detect(file):
+            return format_
+    if file.problem is not None:
+        raise DataError(file.problem)
+    if isinstance(file.value, list):
+        raise DataError(f"{file.name} is a list, and not of Label Studio's tasks: export as JSON, not as JSON-MIN; a COCO "
+                        "file needs its images and categories")  # fmt: skip
+    raise DataError(f"{file.name} is not in COCO form: it needs the lists images, annotations, categories")
+
+
+for known in (Coco(), Cvat(), LabelStudio()):
+    register(known)
+
+__all__ = ["FORMATS", "Format", "LabelFile", "format_named", "format_of", "register"]

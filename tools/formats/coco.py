@@ -7,36 +7,78 @@ Shapes: J joints.
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.io import parse_json
+from alpose.runtime.io import write_atomically
 from alpose.runtime.skeleton import Skeleton
 
-from ..annotation import HIDDEN, Answer, Answers, Task, check_tasks, id_in, order_of
+from ..labels import HIDDEN, Answer, Answers, FindId, Floats, Handout, Ints, Pose, Task
+from .files import LabelFile
 
-CATEGORY_ID = 1
+CATEGORY_ID, CATEGORY = 1, "person"
 DIGITS = 2
 """CVAT and others round to hundredths of a pixel; so do we, to know our own answers again."""
 RESOLUTION_PX = 10.0**-DIGITS
-MAX_BYTES = 1 << 30
-"""Of an annotation file, also inside an archive."""
+LISTS = ("images", "annotations", "categories")
+FARTHEST_PX = 1e6
+"""A joint beyond this is a damaged number, not a place."""
 
-Documents = tuple[tuple[str, Any], ...]
-"""(where it stands, parsed JSON) of each annotation file."""
+
+class Coco:
+    """COCO keypoints in one JSON file, or in an archive as CVAT exports it.
+
+    Whether somebody has looked at a pose that comes back as it went out cannot be known from this format.
+    """
+
+    name = "coco"
+    returns = "CORRECTED.json"
+
+    def write(self, handout: Handout, folder: Path) -> None:
+        """``annotations/person_keypoints_NAME.json``."""
+        content = json.dumps(document(handout.tasks, handout.skeleton)).encode()
+        write_atomically(folder / "annotations" / f"person_keypoints_{handout.name}.json", content)
+
+    def detect(self, file: LabelFile) -> bool:
+        """An object with the three lists of COCO."""
+        return isinstance(file.value, dict) and all(isinstance(file.value.get(key), list) for key in LISTS)
+
+    def read(self, file: LabelFile, find_id: FindId) -> Answers:
+        """One answer an image that carries an id; every person in it with joints."""
+        category_id, joints = _category(file)
+        found = _Found(file.name, joints)
+        images = _images(file, find_id, found.problems)
+        for place, annotation in enumerate(file.value["annotations"]):
+            found.add(annotation, f"{file.name}: annotations[{place}]", category_id, images)
+        answers: dict[str, Answer] = {}
+        for key, people in found.people.items():
+            id_, size = images[key]
+            if id_ in answers:
+                found.problems.append(f"{file.name}: {id_} is answered twice; the first answer is kept")
+            elif people:
+                where = f"{file.name} ({id_})"
+                answers[id_] = Answer(id=id_, people=tuple(people), where=where, size=size, looked_at=False)
+        found.problems += [
+            f"{file.name}: image {id_} has no pose: to say that nobody is there, keep the skeleton with all joints outside"
+            for key, (id_, _) in images.items() if key not in found.people
+        ]  # fmt: skip
+        ids = frozenset(id_ for id_, _ in images.values())
+        return Answers(answers=tuple(answers.values()), problems=tuple(found.problems), notes=found.notes(), ids=ids,
+                       resolution_px=RESOLUTION_PX, joints=joints)  # fmt: skip
+
+
+# --- Out
 
 
 def document(tasks: Sequence[Task], skeleton: Skeleton) -> dict[str, Any]:
     """The predictions as COCO annotations."""
-    check_tasks(tasks, skeleton)
     images = [
         {"id": place, "file_name": task.file_name, "width": task.width, "height": task.height}
         for place, task in enumerate(tasks, start=1)
@@ -54,7 +96,7 @@ def category(skeleton: Skeleton) -> dict[str, Any]:
     """The category of a skeleton, with its own joints; links count from 1."""
     return {
         "id": CATEGORY_ID,
-        "name": "person",
+        "name": CATEGORY,
         "supercategory": "",
         "keypoints": list(skeleton.joints),
         "skeleton": [[a + 1, b + 1] for a, b in skeleton.links],
@@ -69,165 +111,139 @@ def flat(keypoints_J2: Any, visibility_J: Any) -> list[float | int]:
     return values
 
 
-def read(path: Path, skeleton: Skeleton) -> Answers:
-    """Answers in a COCO file, or in an archive as CVAT exports it."""
-    return read_documents(documents(path), skeleton)
-
-
-def read_documents(found: Documents, skeleton: Skeleton) -> Answers:
-    """Answers in parsed files.
-
-    Whether somebody has looked at a pose that comes back as it went out cannot be known from this format.
-    """
-    answers: dict[str, Answer] = {}
-    problems: list[str] = []
-    for where, value in found:
-        _check(value, where)
-        _read_one(value, skeleton, where, answers, problems)
-    return Answers(tuple(answers.values()), tuple(problems), RESOLUTION_PX)
-
-
-def ids_of(found: Documents) -> frozenset[str]:
-    """Ids of the records whose images are listed."""
-    names = [str(image.get("file_name")) for where, value in found for image in _check(value, where)["images"]
-             if isinstance(image, dict)]  # fmt: skip
-    return frozenset(id_ for id_ in map(id_in, names) if id_ is not None)
-
-
-def joints_of(found: Documents) -> tuple[str, ...]:
-    """Names of the joints, in the file's order."""
-    return tuple(
-        str(joint) for where, value in found for joint in _with_joints(_check(value, where), where)["keypoints"]
-    )
-
-
-def _check(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(value.get(k), list) for k in _LISTS):
-        raise DataError(f"{where} is not in COCO form: it needs the lists {', '.join(_LISTS)}")
-    return value
-
-
-def _with_joints(value: dict[str, Any], where: str) -> dict[str, Any]:
-    found = [
-        c
-        for c in value["categories"]
-        if isinstance(c, dict) and isinstance(c.get("keypoints"), list) and c["keypoints"]
-    ]
-    if len(found) != 1:
-        raise DataError(f"{where}: expected one category with keypoints, found {len(found)}. From CVAT, export as "
-                        "COCO Keypoints 1.0")  # fmt: skip
-    return found[0]
-
-
-_LISTS = ("images", "annotations", "categories")
-
-
-def documents(path: Path) -> Documents:
-    """The parsed annotation files in a JSON file or an archive, each with its name for messages."""
-    found = []
-    for name, content in annotation_files(path):
-        where = f"{path.name}:{name}" if name else path.name
-        try:
-            found.append((where, parse_json(content)))
-        except DataError as error:
-            raise DataError(f"{where} is no annotation file: {error}") from error
-    return tuple(found)
-
-
-def annotation_files(path: Path) -> list[tuple[str, bytes]]:
-    """Name and content of the annotation files in a JSON file or an archive; nothing is unpacked to the disk."""
-    if not zipfile.is_zipfile(path):
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} is larger than {MAX_BYTES} bytes: it is no annotation file")
-        return [("", path.read_bytes())]
-    found = []
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if not entry.filename.lower().endswith(".json"):
-                continue
-            with archive.open(entry) as file:
-                content = file.read(MAX_BYTES + 1)
-            if len(content) > MAX_BYTES:
-                raise DataError(f"{path}: {entry.filename} is larger than {MAX_BYTES} bytes: it is no annotation file")
-            found.append((entry.filename, content))
-    keypoints = [one for one in found if "person_keypoints" in one[0]] or found
-    if not keypoints:
-        raise DataError(f"{path} holds no JSON file: export it as COCO Keypoints 1.0")
-    return keypoints
-
-
-def archive(value: dict[str, Any], name: str) -> bytes:
-    """A document as the archive that CVAT uploads: ``annotations/person_keypoints_NAME.json``."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as zipped:
-        # A fixed time, so that the same batch gives the same bytes.
-        entry = zipfile.ZipInfo(f"annotations/person_keypoints_{name}.json", (1980, 1, 1, 0, 0, 0))
-        entry.compress_type = zipfile.ZIP_DEFLATED
-        zipped.writestr(entry, json.dumps(value))
-    return buffer.getvalue()
-
-
 def _annotation(task: Task, place: int) -> dict[str, Any]:
     x0, y0, x1, y1 = task.box_4
-    keypoints = flat(task.keypoints_J2, task.visibility_J)
     return {
         "id": place,
         "image_id": place,
         "category_id": CATEGORY_ID,
-        "keypoints": keypoints,
+        "keypoints": flat(task.keypoints_J2, task.visibility_J),
         "num_keypoints": int((task.visibility_J != HIDDEN).sum()),
         "bbox": [round(x0, DIGITS), round(y0, DIGITS), round(x1 - x0, DIGITS), round(y1 - y0, DIGITS)],
         "area": round((x1 - x0) * (y1 - y0), DIGITS),
         "iscrowd": 0,
         "score": round(float(np.mean(task.scores_J)), 4),
-        "attributes": attributes(task),
-    }
+        # What CVAT shows beside the skeleton.
+        "attributes": {"failure_probability": f"{task.failure_probability:.2f}", "reason": task.reason,
+                       "device": task.device},
+    }  # fmt: skip
 
 
-def attributes(task: Task) -> dict[str, str]:
-    """What CVAT shows beside the skeleton."""
-    return {"failure_probability": f"{task.failure_probability:.2f}", "reason": task.reason, "device": task.device}
+# --- Back
 
 
-def _read_one(
-    value: dict[str, Any], skeleton: Skeleton, where: str, answers: dict[str, Answer], problems: list[str]
-) -> None:
-    order = order_of([str(name) for name in _with_joints(value, where)["keypoints"]], skeleton, where)
-    ids: dict[Any, str] = {}
-    for image in value["images"]:
+def _category(file: LabelFile) -> tuple[str | None, tuple[str, ...]]:
+    """Key and joints of the one category that has joints; where several have, of the one called as ours."""
+    found = [
+        one for one in file.value["categories"] if isinstance(one, dict) and isinstance(one.get("keypoints"), list)
+    ]
+    found = [one for one in found if one["keypoints"]]
+    if len(found) > 1:
+        found = [one for one in found if one.get("name") == CATEGORY] or found
+    if len(found) != 1:
+        raise DataError(f"{file.name}: expected one category with keypoints, found {len(found)}. From CVAT, export as "
+                        "COCO Keypoints 1.0")  # fmt: skip
+    return _key(found[0].get("id")), tuple(str(joint) for joint in found[0]["keypoints"])
+
+
+def _images(file: LabelFile, find_id: FindId, problems: list[str]) -> dict[str, tuple[str, tuple[float, float] | None]]:
+    """Record's id and stated size of each image, by its key. That a key names two files is an error: a pose could be stored
+    as that of another picture."""
+    names: dict[str, str] = {}
+    images = {}
+    for place, image in enumerate(file.value["images"]):
         name = str(image.get("file_name")) if isinstance(image, dict) else str(image)[:80]
-        id_ = id_in(name)
+        key = _key(image.get("id")) if isinstance(image, dict) else None
+        if key is not None and names.setdefault(key, name) != name:
+            raise DataError(
+                f"{file.name}: image id {image['id']!r} is given twice, to {names[key]} and to {name}: whose pose is whose cannot be "
+                "told. Export again, or number the images anew before files are put together"
+            )
+        id_ = find_id(name)
         if id_ is None:
-            problems.append(f"{where}: image {name!r} carries no id of a record")
+            problems.append(f"{file.name}: image {name!r} carries no id of a record")
+        elif key is None:
+            problems.append(f"{file.name}: images[{place}] ({name}) has no usable id")
         else:
-            ids[image.get("id")] = id_
-    people = Counter(a.get("image_id") for a in value["annotations"] if isinstance(a, dict))
-    for place, annotation in enumerate(value["annotations"]):
-        at = f"{where}: annotations[{place}]"
-        if not isinstance(annotation, dict) or annotation.get("image_id") not in ids:
-            problems.append(f"{at} belongs to no image with an id of a record")
-            continue
-        id_ = ids[annotation["image_id"]]
-        if people[annotation["image_id"]] > 1:
-            problems.append(f"{at} ({id_}): {people[annotation['image_id']]} people in this image: keep the one that "
-                            "the model was asked about")  # fmt: skip
-            continue
+            images[key] = (id_, _size(image))
+    return images
+
+
+@dataclass
+class _Found:
+    """People by image, and what was passed over, while a file is read."""
+
+    name: str
+    joints: tuple[str, ...]
+    people: dict[str, list[Pose]] = field(default_factory=dict)
+    """By image; an image all of whose people were refused has an empty list."""
+    problems: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def add(self, annotation: Any, where: str, category_id: str | None, images: dict[str, Any]) -> None:
+        """One annotation: a person, something else, or a problem."""
+        known = annotation if isinstance(annotation, dict) else {}
+        if category_id is not None and "category_id" in known and _key(known["category_id"]) != category_id:
+            self.left_out["annotations of other categories"] += 1
+            return
+        if str(known.get("iscrowd") or 0).lower() not in ("0", "false"):
+            self.left_out["crowds"] += 1
+            return
+        key = _key(known.get("image_id"))
+        if key is None or key not in images:
+            self.problems.append(f"{where} belongs to no image with an id of a record")
+            return
+        people = self.people.setdefault(key, [])
         try:
-            joints_J3 = np.asarray(annotation["keypoints"], dtype=np.float64).reshape(len(skeleton), 3)[order]
-            if not np.isfinite(joints_J3).all() or not np.isin(joints_J3[:, 2], (0, 1, 2)).all():
-                raise ValueError("a number is not finite, or v is not 0, 1 or 2")
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"{at} ({id_}): keypoints must be {len(skeleton)} times x, y, v ({error})")
-            continue
-        if id_ in answers:
-            problems.append(f"{at}: {id_} is answered twice; the first answer is kept")
-            continue
-        visibility_J = joints_J3[:, 2].astype(np.int64)
-        answers[id_] = Answer(
-            id=id_,
-            keypoints_J2=np.where(visibility_J[:, None] != HIDDEN, joints_J3[:, :2], 0.0),
-            visibility_J=visibility_J,
-            looked_at=False,
-        )
-    problems += [f"{where}: image {id_} has no pose: to say that nobody is there, keep the skeleton with all joints outside"
-                 for image_id, id_ in ids.items() if not people[image_id]]  # fmt: skip
+            keypoints_J2, visibility_J = _joints(known.get("keypoints"), len(self.joints))
+        except (TypeError, ValueError, OverflowError) as error:
+            self.problems.append(
+                f"{where} ({images[key][0]}): keypoints must be {len(self.joints)} times x, y, v ({error})"
+            )
+            return
+        unplaced_J = (visibility_J != HIDDEN) & ~keypoints_J2.any(axis=1)
+        if unplaced_J.any():
+            names = ", ".join(self.joints[joint] for joint in np.flatnonzero(unplaced_J))
+            self.problems.append(f"{where} ({images[key][0]}): {names} at 0, 0 is taken for not labelled")
+            visibility_J[unplaced_J] = HIDDEN
+        if any(np.array_equal(keypoints_J2, one.keypoints_J2) for one in people):
+            self.left_out["poses that are there twice"] += 1
+            return
+        people.append(Pose(joints=self.joints, keypoints_J2=keypoints_J2, visibility_J=visibility_J))
+
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over without being a problem, counted."""
+        return tuple(f"{self.name}: {count} {what} left out" for what, count in self.left_out.items())
+
+
+def _joints(value: Any, count: int) -> tuple[Floats, Ints]:
+    """Positions and visibility; what is not labelled may be anything."""
+    if not isinstance(value, list):
+        raise TypeError(f"got {'nothing' if value is None else type(value).__name__}")
+    if len(value) != 3 * count:
+        raise ValueError(f"got {len(value)} numbers")
+    visibility_J = np.array([float(v) for v in value[2::3]])
+    if not np.isin(visibility_J, (0, 1, 2)).all():
+        raise ValueError("v is not 0, 1 or 2")
+    keypoints_J2 = np.zeros((count, 2))
+    for joint in np.flatnonzero(visibility_J):
+        keypoints_J2[joint] = float(value[3 * joint]), float(value[3 * joint + 1])
+    if not (np.abs(keypoints_J2) <= FARTHEST_PX).all():
+        raise ValueError(f"a number is not finite, or beyond {FARTHEST_PX:.0f}")
+    return keypoints_J2, visibility_J.astype(np.int64)
+
+
+def _size(image: dict[str, Any]) -> tuple[float, float] | None:
+    """The stated size; None where there is none, or where it is not one."""
+    try:
+        width, height = float(image["width"]), float(image["height"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (width, height) if 1 < width < FARTHEST_PX and 1 < height < FARTHEST_PX else None
+
+
+def _key(value: Any) -> str | None:
+    """An id as some tools write it as a number and others as text; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None

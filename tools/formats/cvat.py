@@ -8,9 +8,10 @@ Sources: CVAT's documentation of the format COCO Keypoints 1.0 and of the raw la
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
-from collections.abc import Sequence
+import zipfile
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -19,8 +20,9 @@ import numpy as np
 
 from alpose.runtime.skeleton import Skeleton
 
-from ..annotation import Task
-from . import coco
+from ..labels import Handout
+from .coco import Coco, document
+from .files import LabelFile
 
 FORMAT = "COCO Keypoints 1.0"
 SUBSET = "default"
@@ -34,6 +36,33 @@ _STANDING = {
     "left_knee": (59, 74), "right_knee": (41, 74), "left_ankle": (60, 94), "right_ankle": (40, 94),
 }  # fmt: skip
 """Where joints of known names stand in the constructor's drawing, in percent; seen from the front."""
+
+
+class Cvat(Coco):
+    """CVAT takes a folder of its own; what it exports is COCO keypoints in an archive."""
+
+    name = "cvat"
+    returns = "EXPORTED.zip"
+
+    def write(self, handout: Handout, folder: Path) -> None:
+        """The archive with the poses, the labels, and what to do with them."""
+        (folder / ARCHIVE).write_bytes(_archive(document(handout.tasks, handout.skeleton)))
+        (folder / LABELS).write_text(json.dumps(labels(handout.skeleton), indent=2), encoding="utf-8")
+        (folder / README).write_text(readme(handout.name, len(handout.tasks)), encoding="utf-8")
+
+    def detect(self, file: LabelFile) -> bool:
+        """Never: what comes back is COCO's."""
+        return False
+
+
+def _archive(value: dict[str, Any]) -> bytes:
+    """A document as the archive that CVAT uploads; the same batch gives the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        entry = zipfile.ZipInfo(f"annotations/person_keypoints_{SUBSET}.json", (1980, 1, 1, 0, 0, 0))
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        zipped.writestr(entry, json.dumps(value))
+    return buffer.getvalue()
 
 
 def labels(skeleton: Skeleton) -> list[dict[str, Any]]:
@@ -66,18 +95,6 @@ def drawing(skeleton: Skeleton) -> str:
             f'data-type="element node" data-element-id="{joint}" data-node-id="{joint}" data-label-name={quoteattr(name)}></circle>'
         )
     return "".join(parts)
-
-
-def write(tasks: Sequence[Task], skeleton: Skeleton, out: Path, name: str) -> list[Path]:
-    """Everything but the images, which lie in ``OUT/images`` in order of priority."""
-    files = {
-        ARCHIVE: coco.archive(coco.document(tasks, skeleton), SUBSET),
-        LABELS: json.dumps(labels(skeleton), indent=2).encode(),
-        README: readme(name, len(tasks)).encode(),
-    }
-    for file, content in files.items():
-        (out / file).write_bytes(content)
-    return [out / file for file in files]
 
 
 def readme(name: str, count: int) -> str:

@@ -1,7 +1,8 @@
 """Label Studio: tasks with predictions, the labelling interface, and the JSON that comes back.
 
 A joint is a keypoint region named by its label; a hidden one carries the choice ``hidden``; one that nobody can know is
-deleted. The rectangle around the person is their parent, which Label Studio's own exports want.
+deleted. The rectangle around the person is their parent, which Label Studio's own exports want. Another person is another
+rectangle ``person`` with joints that have it as their parent, or that lie in it alone.
 
 Source: Label Studio's documentation of task format, predictions and tags.
 
@@ -14,6 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -24,19 +26,67 @@ from alpose.runtime.errors import DataError
 from alpose.runtime.queue.record import is_hex
 from alpose.runtime.skeleton import Skeleton
 
-from ..annotation import HIDDEN, OCCLUDED, VISIBLE, Answer, Answers, Task, check_tasks
-from .coco import Documents, documents
+from ..labels import HIDDEN, OCCLUDED, VISIBLE, Answer, Answers, FindId, Handout, Pose, Task
+from .files import LabelFile
 
 TASKS, CONFIG, README, IMAGES = "tasks.json", "interface.xml", "README.txt", "images"
 KEYPOINTS, BOX, HIDING, IMAGE = "joint", "person", "hidden", "image"
 """Names of the controls in the interface."""
+CATEGORY = "person"
 HIDDEN_CHOICE = "hidden"
 POINT_WIDTH = 0.6
 """Of a keypoint's mark, in percent of the image's width."""
 RESOLUTION_PX = 1e-6
 """Percentages travel as doubles."""
+FARTHEST = 1e4
+"""A joint beyond this many percent is a damaged number, not a place."""
 
 _LEFT, _RIGHT, _MIDDLE = "#2a7de1", "#ee7d22", "#16a34a"
+
+
+class LabelStudio:
+    """Label Studio's tasks with predictions, and its JSON export (not JSON-MIN). What nobody submitted is not an answer."""
+
+    name = "label-studio"
+    returns = "EXPORTED.json"
+
+    def write(self, handout: Handout, folder: Path) -> None:
+        """The tasks, the labelling interface, and what to do with them."""
+        files = {
+            TASKS: json.dumps(tasks_json(handout), indent=1),
+            CONFIG: interface(handout.skeleton),
+            README: readme(handout.name, len(handout.tasks), handout.image_url),
+        }
+        for name, content in files.items():
+            (folder / name).write_text(content, encoding="utf-8")
+
+    def detect(self, file: LabelFile) -> bool:
+        """A list of tasks."""
+        return isinstance(file.value, list) and any(isinstance(task, dict) and "data" in task for task in file.value)
+
+    def read(self, file: LabelFile, find_id: FindId) -> Answers:
+        """One answer a task that somebody submitted; the latest where there are several."""
+        answers: dict[str, Answer] = {}
+        problems: list[str] = []
+        ids = set()
+        for place, task in enumerate(file.value):
+            where = f"{file.name}: task {place}"
+            id_ = _id(task, find_id)
+            if id_ is None:
+                problems.append(f"{where} has no alpose_id in its data: it does not come from a batch")
+                continue
+            ids.add(id_)
+            answer = _answer(id_, task, f"{where} ({id_})", problems)
+            if answer is None:
+                continue
+            if id_ in answers:
+                problems.append(f"{where}: {id_} is answered twice; the first answer is kept")
+            answers.setdefault(id_, answer)
+        return Answers(answers=tuple(answers.values()), problems=tuple(problems), ids=frozenset(ids),
+                       resolution_px=RESOLUTION_PX)  # fmt: skip
+
+
+# --- Out
 
 
 def interface(skeleton: Skeleton) -> str:
@@ -67,47 +117,27 @@ def interface(skeleton: Skeleton) -> str:
 """
 
 
-def tasks_json(tasks: Sequence[Task], skeleton: Skeleton, image_url: str, model: str) -> list[dict[str, Any]]:
-    """The task list to import.
-
-    Args:
-        tasks: in order of priority.
-        skeleton: of all of them.
-        image_url: what stands before each file name.
-        model: name and version, shown with the predictions.
-    """
-    check_tasks(tasks, skeleton)
+def tasks_json(handout: Handout) -> list[dict[str, Any]]:
+    """The task list to import, in the order of priority."""
     return [
         {
             "data": {
-                "image": image_url + task.file_name,
+                "image": handout.image_url + task.file_name,
                 "alpose_id": task.id,
                 "alpose_rank": task.rank,
                 "alpose_summary": task.summary,
             },
             "predictions": [
                 {
-                    "model_version": model,
+                    "model_version": handout.model,
                     # Label Studio orders by ascending confidence.
                     "score": _confidence(task),
-                    "result": _result(task, skeleton),
+                    "result": _result(task, handout.skeleton),
                 }
             ],
         }
-        for task in tasks
+        for task in handout.tasks
     ]
-
-
-def write(tasks: Sequence[Task], skeleton: Skeleton, out: Path, name: str, image_url: str, model: str) -> list[Path]:
-    """Everything but the images, which lie in ``OUT/images``."""
-    files = {
-        TASKS: json.dumps(tasks_json(tasks, skeleton, image_url, model), indent=1),
-        CONFIG: interface(skeleton),
-        README: readme(name, len(tasks), image_url),
-    }
-    for file, content in files.items():
-        (out / file).write_text(content, encoding="utf-8")
-    return [out / file for file in files]
 
 
 def readme(name: str, count: int, image_url: str) -> str:
@@ -137,51 +167,6 @@ def readme(name: str, count: int, image_url: str) -> str:
 """
 
 
-def read(path: Path, skeleton: Skeleton) -> Answers:
-    """Answers in a JSON export (not JSON-MIN). Predictions that nobody submitted are no answers."""
-    return read_documents(documents(path), skeleton)
-
-
-def read_documents(found: Documents, skeleton: Skeleton) -> Answers:
-    """Answers in parsed files."""
-    answers: dict[str, Answer] = {}
-    problems: list[str] = []
-    for where, value in found:
-        for place, task in enumerate(_check(value, where)):
-            _read_task(task, skeleton, f"{where}: task {place}", answers, problems)
-    return Answers(tuple(answers.values()), tuple(problems), RESOLUTION_PX)
-
-
-def ids_of(found: Documents) -> frozenset[str]:
-    """Ids of the records that the tasks name."""
-    ids = {_id(task) for where, value in found for task in _check(value, where)}
-    return frozenset(id_ for id_ in ids if id_ is not None)
-
-
-def joints_of(found: Documents) -> tuple[str, ...]:
-    """Names of the joints that somebody has placed, in the order of their appearance."""
-    regions = [region for where, value in found for task in _check(value, where) if isinstance(task, dict)
-               for annotation in task.get("annotations") or () if isinstance(annotation, dict)
-               for region in annotation.get("result") or () if isinstance(region, dict)]  # fmt: skip
-    values = [region.get("value") for region in regions if region.get("type") == "keypointlabels"]
-    names = [value.get("keypointlabels") for value in values if isinstance(value, dict)]
-    return tuple(dict.fromkeys(str(name) for some in names if isinstance(some, list) for name in some))
-
-
-def _check(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise DataError(f"{where} is no export of Label Studio: it must be a list of tasks. Export as JSON")
-    if value and not any(isinstance(task, dict) and "data" in task for task in value):
-        raise DataError(f"{where} is a list, and not of Label Studio's tasks: export as JSON, not as JSON-MIN; a COCO file "
-                        "needs its images and categories")  # fmt: skip
-    return value
-
-
-def _id(task: Any) -> str | None:
-    id_ = task["data"].get("alpose_id") if isinstance(task, dict) and isinstance(task.get("data"), dict) else None
-    return id_ if is_hex(id_, 32) else None
-
-
 def _result(task: Task, skeleton: Skeleton) -> list[dict[str, Any]]:
     """Regions in percent of the image; a region's id follows from the record and the joint."""
     size = {"original_width": task.width, "original_height": task.height, "image_rotation": 0}
@@ -208,56 +193,181 @@ def _result(task: Task, skeleton: Skeleton) -> list[dict[str, Any]]:
     return regions
 
 
-def _read_task(task: Any, skeleton: Skeleton, where: str, answers: dict[str, Answer], problems: list[str]) -> None:
-    id_ = _id(task)
-    if id_ is None:
-        problems.append(f"{where} has no alpose_id in its data: it does not come from a batch")
-        return
-    submitted = [one for one in task.get("annotations") or [] if isinstance(one, dict)]
-    skipped = [one for one in submitted if one.get("was_cancelled")]
-    submitted = [one for one in submitted if not one.get("was_cancelled")]
-    if not submitted:
-        if skipped:
-            problems.append(f"{where} ({id_}) was skipped by its annotator")
-        return
-    if len(submitted) > 1:
-        submitted.sort(key=lambda one: str(one.get("updated_at") or one.get("created_at") or ""))
-        problems.append(f"{where} ({id_}) has {len(submitted)} annotations: the latest is taken")
-    try:
-        answer = _answer(id_, submitted[-1], skeleton)
-    except (DataError, KeyError, TypeError, ValueError) as error:
-        problems.append(f"{where} ({id_}): {error}")
-        return
-    if id_ in answers:
-        problems.append(f"{where}: {id_} is answered twice; the first answer is kept")
-        return
-    answers[id_] = answer
+# --- Back
 
 
-def _answer(id_: str, annotation: dict[str, Any], skeleton: Skeleton) -> Answer:
-    keypoints_J2 = np.zeros((len(skeleton), 2))
-    visibility_J = np.zeros(len(skeleton), dtype=np.int64)
-    hidden = {region.get("id") for region in annotation["result"]
-              if region.get("type") == "choices" and HIDDEN_CHOICE in region["value"].get("choices", ())}  # fmt: skip
-    for region in annotation["result"]:
-        if region.get("type") != "keypointlabels":
-            continue
-        (name,) = region["value"]["keypointlabels"]
-        if name not in skeleton.joints:
-            raise DataError(f"joint {name!r} is not one of skeleton {skeleton.name!r}")
-        joint = skeleton.index(name)
-        if visibility_J[joint]:
-            raise DataError(f"joint {name!r} is placed twice")
-        x, y = float(region["value"]["x"]), float(region["value"]["y"])
-        if not np.isfinite([x, y]).all():
-            raise DataError(f"joint {name!r} is at {x}, {y}")
-        keypoints_J2[joint] = _pixel(x, int(region["original_width"])), _pixel(y, int(region["original_height"]))
-        visibility_J[joint] = OCCLUDED if region.get("id") in hidden else VISIBLE
-    by = annotation.get("completed_by")
+def _id(task: Any, find_id: FindId) -> str | None:
+    """The record's id, from the field that we wrote or else from the name of the image."""
+    data = task.get("data") if isinstance(task, dict) else None
+    if not isinstance(data, dict):
+        return None
+    id_ = data.get("alpose_id")
+    return id_ if is_hex(id_, 32) else find_id(str(data.get("image") or ""))
+
+
+def _answer(id_: str, task: dict[str, Any], where: str, problems: list[str]) -> Answer | None:
+    """What was submitted last; None where nothing was, or where it cannot be used."""
+    found = task.get("annotations")
+    found = task.get("completions") if found is None else found  # before version 1.0
+    if not isinstance(found, (list, type(None))):
+        problems.append(f"{where}: annotations must be a list, got {type(found).__name__}")
+        return None
+    submitted = [one for one in found or () if isinstance(one, dict)]
+    open_ = [one for one in submitted if not one.get("was_cancelled")]
+    if not open_:
+        if submitted:
+            problems.append(f"{where} was skipped by its annotator")
+        return None
+    if len(open_) > 1:
+        open_.sort(key=lambda one: str(one.get("updated_at") or one.get("created_at") or ""))
+        problems.append(f"{where} has {len(open_)} annotations: the latest is taken")
+    latest = open_[-1]
+    by = latest.get("completed_by")
     by = by.get("email") or by.get("id") if isinstance(by, dict) else by
+    try:
+        people, size = _people(id_, latest.get("result"), where, problems)
+    except DataError as error:
+        problems.append(f"{where}: {error}")
+        return None
     return Answer(
-        id=id_, keypoints_J2=keypoints_J2, visibility_J=visibility_J, annotator=None if by is None else str(by)
+        id=id_, people=people, where=where, size=size, in_percent=True, annotator=None if by is None else str(by)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A joint that somebody placed, in percent of the picture."""
+
+    joint: str
+    x: float
+    y: float
+    visibility: int
+    parent: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """A rectangle around a person, in percent of the picture."""
+
+    id: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def holds(self, point: _Point) -> bool:
+        """Whether a point lies in it."""
+        return self.x0 <= point.x <= self.x1 and self.y0 <= point.y <= self.y1
+
+
+def _people(
+    id_: str, result: Any, where: str, problems: list[str]
+) -> tuple[tuple[Pose, ...], tuple[float, float] | None]:
+    """The people in the regions of an annotation, and the size that these state. An odd region is named, the rest goes on.
+
+    :class:`DataError` where nobody can tell whose joints these are.
+    """
+    if not isinstance(result, list):
+        raise DataError(
+            f"result must be a list of regions, got {'nothing' if result is None else type(result).__name__}"
+        )
+    regions = []
+    for place, region in enumerate(result):
+        if isinstance(region, dict):
+            regions.append((f"{where}: result[{place}]", region))
+        else:
+            problems.append(f"{where}: result[{place}] is {str(region)[:40]!r}, and not a region")
+    turned = next((region["image_rotation"] for _, region in regions if region.get("image_rotation")), None)
+    if turned is not None:
+        raise DataError(f"the picture was turned by {turned} while it was annotated: turn it back, and submit again")
+    hidden = {str(region.get("id")) for at, region in regions
+              if region.get("type") == "choices" and _is_hidden(at, region, problems)}  # fmt: skip
+    points, boxes, sizes, left_out = [], [], [], 0
+    for at, region in regions:
+        try:
+            if region.get("type") == "keypointlabels":
+                points.append(_point(region, hidden))
+                sizes.append(_size(region))
+            elif region.get("type") == "rectanglelabels":
+                boxes += _box(region)
+            elif region.get("type") == "keypoint":
+                raise ValueError("a point without the name of a joint")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            problems.append(f"{at} is left out: {error}")
+            left_out += 1
+    if left_out and not points:
+        raise DataError("no joint of it can be used")
+    return _by_person(id_, points, boxes, where, problems), next((size for size in sizes if size is not None), None)
+
+
+def _by_person(
+    id_: str, points: Sequence[_Point], boxes: Sequence[_Box], where: str, problems: list[str]
+) -> tuple[Pose, ...]:
+    """The points of each person: of each rectangle, and those that no other rectangle has belong to the model's person."""
+    asked = _region_id(id_, CATEGORY)
+    groups: dict[str, dict[str, _Point]] = {asked: {}}
+    for point in points:
+        owner = point.parent if point.parent in {box.id for box in boxes} else asked
+        if owner == asked and point.parent != asked and len(boxes) > 1:
+            around = [box.id for box in boxes if box.holds(point)]
+            if len(around) != 1:
+                problems.append(
+                    f"{where}: joint {point.joint!r} lies in {len(around)} rectangles, and belongs to none: left out"
+                )
+                continue
+            (owner,) = around
+        joints = groups.setdefault(owner, {})
+        if point.joint in joints:
+            raise DataError(f"joint {point.joint!r} is placed twice; draw a rectangle {CATEGORY!r} around each person")
+        joints[point.joint] = point
+    return tuple(
+        Pose(
+            joints=tuple(joints),
+            keypoints_J2=np.array([(point.x, point.y) for point in joints.values()], dtype=np.float64).reshape(-1, 2),
+            visibility_J=np.array([point.visibility for point in joints.values()], dtype=np.int64),
+        )
+        for owner, joints in groups.items() if joints or owner == asked
+    )  # fmt: skip
+
+
+def _is_hidden(at: str, region: dict[str, Any], problems: list[str]) -> bool:
+    value = region.get("value")
+    choices = value.get("choices") if isinstance(value, dict) else value
+    if not isinstance(choices, list):
+        problems.append(f"{at} is left out: its choices must be a list")
+        return False
+    return HIDDEN_CHOICE in choices
+
+
+def _point(region: dict[str, Any], hidden: set[str]) -> _Point:
+    value = region["value"]
+    names = value.get("keypointlabels")
+    if not isinstance(names, list) or len(names) != 1:
+        raise ValueError(f"a point must have the name of one joint in keypointlabels, got {names!r}")
+    x, y = value["x"], value["y"]
+    if not all(isinstance(number, (int, float)) and abs(number) <= FARTHEST for number in (x, y)):
+        raise ValueError(f"joint {names[0]!r} is at x {x!r}, y {y!r}")
+    visibility = OCCLUDED if str(region.get("id")) in hidden else VISIBLE
+    return _Point(str(names[0]), float(x), float(y), visibility, str(region.get("parentID")))
+
+
+def _box(region: dict[str, Any]) -> list[_Box]:
+    """A rectangle around a person; other rectangles are no business of ours."""
+    value = region["value"]
+    if CATEGORY not in (value.get("rectanglelabels") or ()):
+        return []
+    x, y, width, height = (float(value[name]) for name in ("x", "y", "width", "height"))
+    return [_Box(str(region.get("id")), x, y, x + width, y + height)]
+
+
+def _size(region: dict[str, Any]) -> tuple[float, float] | None:
+    """What the region says of its picture; None where that is not a size."""
+    width, height = region.get("original_width"), region.get("original_height")
+    sizes = [number for number in (width, height) if isinstance(number, (int, float)) and number > 1]
+    return (float(sizes[0]), float(sizes[1])) if len(sizes) == 2 else None
+
+
+# --- Both ways
 
 
 def _confidence(task: Task) -> float:
@@ -268,10 +378,6 @@ def _confidence(task: Task) -> float:
 def _percent(pixel: float, length: int) -> float:
     """From pixel centres to percent of the image's edge, where 0 is the left edge of the first pixel."""
     return 100 * (pixel + 0.5) / length
-
-
-def _pixel(percent: float, length: int) -> float:
-    return percent * length / 100 - 0.5
 
 
 def _region_id(record: str, name: str) -> str:

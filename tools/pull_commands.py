@@ -1,4 +1,4 @@
-"""``alpose-harvest pull``."""
+"""``alpose-harvest pull``, ``status`` and ``unseal``: frames on their way from devices into an inbox."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .unseal import KEY
-
 if TYPE_CHECKING:
-    from ..inbox import Inbox
-    from ..plan import Planned
-    from ..pull import Pulled
-    from ..sources import Source
+    from .inbox import Inbox
+    from .pull import Planned, Pulled
+    from .sources import Source
 
 NOT_WHOLE = 3
-"""Exit status."""
+"""Exit status of a pull that did not bring everything."""
+REFUSED_SHOWN = 10
+COUNTS = ("records", "flagged", "control", "fetched", "acknowledged", "deleted", "chosen", "annotated", "bundles")
+
+KEY = click.option(
+    "--key", envvar="ALPOSE_FLEET_KEY", show_envvar=True, metavar="PRIVATE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File of the fleet's private key, which opens sealed pictures; without it they stay sealed.",
+)  # fmt: skip
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+INBOX = click.argument("inbox", type=click.Path(path_type=Path, file_okay=False))
 
 
 @click.command(no_args_is_help=True)
@@ -40,7 +47,7 @@ NOT_WHOLE = 3
     "--dry-run", is_flag=True, help="Read manifests only, and say what would be done. Writes nothing anywhere."
 )
 @KEY
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.pass_context
 def pull(
     context: click.Context, sources: tuple[str, ...], folder: Path, images: str, acknowledge: bool, delete: bool,
@@ -49,7 +56,7 @@ def pull(
     """Bring what devices kept into an inbox.
 
     A SOURCE is a queue, a folder of queues, a pattern in quotes, or a URL of anything that fsspec opens: sftp, s3, http.
-    All manifests come first, then the pictures, each held against its hash. The monitor may go on writing meanwhile;
+    All manifests come first, then the pictures, each compared with its hash. The monitor may go on writing meanwhile;
     whatever interrupts this, the same command goes on, and done twice it changes nothing.
 
     \b
@@ -63,13 +70,13 @@ def pull(
     from alpose.runtime.bundle.keys import opener
     from alpose.runtime.errors import DataNotFoundError
 
-    from ..inbox import DATABASE, Inbox
-    from ..plan import plan
-    from ..pull import pull as bring
+    from .inbox import DATABASE, Inbox
+    from .pull import plan
+    from .pull import pull as bring
     from .screen import Progress, problem
 
     if key is not None:
-        opener(key)  # a wrong key is said before an hour of pulling
+        opener(key)  # a wrong key is reported before an hour of pulling
     found, unreachable = _found(sources)
     exists = (folder / DATABASE).exists()
     if not exists and images not in ("all", "none"):
@@ -80,13 +87,13 @@ def pull(
         inbox = opened.enter_context(Inbox(folder, create=True)) if exists or not dry_run else None
         wanted = _wanted(inbox, images)
         for source in found:
-            if dry_run:
+            if dry_run or inbox is None:
                 done.append(plan(inbox, source, images=wanted, acknowledge=acknowledge, delete=delete))
-            elif inbox is not None:
+            else:
                 with Progress(source.url) as progress:
                     done.append(bring(inbox, source, images=wanted, acknowledge=acknowledge, delete=delete,
                                       report=progress.step))  # fmt: skip
-            _say(done[-1], as_json)
+            _print_source(done[-1], as_json)
             result["sources"].append(done[-1].to_json())
         stuck = _unseal(inbox, key, result) if inbox is not None and not dry_run else 0
     for line in unreachable:
@@ -99,10 +106,10 @@ def pull(
 
 
 def _found(sources: tuple[str, ...]) -> tuple[list[Source], list[str]]:
-    """Queues, and what could not be reached: a car in a tunnel does not hold up the fleet. None at all is an error."""
+    """Queues, and what could not be reached: unreachable devices are skipped and listed. None at all is an error."""
     from alpose.runtime.errors import DataError, DataNotFoundError
 
-    from ..sources import find
+    from .sources import find
 
     found: dict[str, Source] = {}
     unreachable = []
@@ -126,21 +133,20 @@ def _wanted(inbox: Inbox | None, images: str) -> Collection[str] | None:
     return {choice.id for choice in inbox.batch(images).choices}
 
 
-def _say(one: Pulled | Planned, as_json: bool) -> None:
-    """The line of a source, and what somebody should look at. Why a pull ended early has been logged by itself."""
-    from ..plan import Planned
+def _print_source(one: Pulled | Planned, as_json: bool) -> None:
+    """The line of a source, and its problems. Why a pull ended early has been logged by the pull itself."""
     from .screen import problem
 
-    for line in [one.problem] if isinstance(one, Planned) and one.problem else getattr(one, "notes", []):
+    for line in one.notes:
         problem(line if one.url in line else f"{one.url}: {line}")
     if not as_json:
-        click.echo(said(one))
+        click.echo(one.summary())
 
 
 def _unseal(inbox: Inbox, key: Path | None, result: dict[str, Any]) -> int:
     """Open what is sealed, or count it. Returns how many frames did not open."""
-    from ..unseal import unseal
     from .screen import Progress, problem
+    from .unseal import unseal
 
     if key is None:
         sealed = len(inbox.sealed())
@@ -156,22 +162,71 @@ def _unseal(inbox: Inbox, key: Path | None, result: dict[str, Any]) -> int:
     return len(opened.problems)
 
 
-def said(one: Pulled | Planned) -> str:
-    """One line for a source."""
-    from alpose.runtime.command_line import size
+@click.command()
+@INBOX
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
+def status(inbox: Path, as_json: bool) -> None:
+    """How far the frames of each device have come, and which records were refused.
 
-    from ..plan import Planned
-    from .screen import plain
+    fetched: their pictures are here; acknowledged: the device was told; deleted: it has them no more; chosen: in a batch;
+    annotated: imported into a dataset.
+    """
+    from .inbox import Inbox
+    from .screen import plain, plural, table, utc
 
-    counts = [f"{one.new:,} new", f"{one.known:,} known", f"{one.refused:,} refused"]
-    if isinstance(one, Planned):
-        counts += [f"would fetch {one.would_fetch:,} ({size(one.would_fetch_bytes)})"]
-        counts += [f"acknowledge {one.would_acknowledge:,}", f"delete {one.would_delete:,}"]
+    with Inbox(inbox) as opened:
+        devices, refused, sealed, batches = opened.status(), opened.refused(), opened.sealed(), opened.batches()
+    if as_json:
+        value = {
+            "devices": devices,
+            "refused": [{"source": source, "id": id_, "problem": problem} for source, id_, problem in refused],
+            "sealed": len(sealed),
+            "batches": [{"name": batch.name, "created": batch.created, "frames": len(batch.choices)} for batch in batches],
+        }  # fmt: skip
+        click.echo(json.dumps(value, indent=2))
+        return
+    rows = [[plain(row["device"]), *(row[name] for name in COUNTS), utc(row["first_ns"])[:10], utc(row["last_ns"])[:10]]
+            for row in devices]  # fmt: skip
+    if len(devices) > 1:
+        rows.append(["all", *(sum(row[name] for row in devices) for name in COUNTS[:-1]), "", "", ""])
+    click.echo(table(("device", *COUNTS, "from", "to"), rows))
+    if sealed:
+        click.echo(f"\n{plural(len(sealed), 'frame')} under seal: alpose-harvest unseal {inbox} --key PRIVATE")
+    if batches:
+        click.echo("\nbatches: " + ", ".join(f"{batch.name} ({len(batch.choices):,})" for batch in batches))
+    if refused:
+        click.echo(f"\n{plural(len(refused), 'record')} refused:")
+        for source, id_, problem in refused[:REFUSED_SHOWN]:
+            click.echo(plain(f"  {id_[:32]} from {source}: {problem}"))
+        if len(refused) > REFUSED_SHOWN:
+            click.echo(f"  and {len(refused) - REFUSED_SHOWN:,} more: --json lists them all")
+
+
+@click.command()
+@INBOX
+@KEY
+@JSON
+@click.pass_context
+def unseal(context: click.Context, inbox: Path, key: Path | None, as_json: bool) -> None:
+    """Open the sealed pictures of INBOX with the fleet's private key.
+
+    The sealed boxes stay beside the opened pictures, as proof of what was sent.
+
+    Exit status: 0 all are open; 1 some do not open with this key, or an error; 2 wrong usage.
+    """
+    from .inbox import Inbox
+    from .screen import Progress, problem
+    from .unseal import unseal as open_all
+
+    if key is None:
+        raise click.UsageError("--key PRIVATE or ALPOSE_FLEET_KEY is needed: alpose-monitor queue keygen made the pair")
+    with Inbox(inbox) as opened, Progress(str(inbox)) as progress:
+        done = open_all(opened, key, lambda number, of: progress.step("opened", number, of))
+    for line in done.problems:
+        problem(line)
+    if as_json:
+        click.echo(json.dumps({"opened": done.opened, "problems": list(done.problems)}, indent=2))
     else:
-        counts += [f"{one.fetched:,} fetched", f"{one.acknowledged:,} acknowledged", f"{one.deleted:,} deleted"]
-        waiting = one.asked_to_delete - one.deleted
-        counts += [f"{waiting:,} asked to delete"] if waiting > 0 else []
-        counts += [f"{count:,} {what}" for count, what in ((one.damaged, "damaged"), (one.gone, "gone")) if count]
-    moved = f"{size(one.moved_bytes)} moved " if one.moved_bytes else ""
-    early = "; ENDED EARLY" if one.problem else ""
-    return f"{plain(one.url)}: {', '.join(counts)}; {moved}{one.how or 'not read'}{early}"
+        click.echo(f"{done.opened:,} frames opened, {len(done.problems):,} stay sealed")
+    if done.problems:
+        context.exit(1)

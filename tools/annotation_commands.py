@@ -1,0 +1,315 @@
+"""``alpose-harvest select``, ``gallery``, ``export``, ``import`` and ``report``: from an inbox to labelled data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .pull_commands import INBOX, JSON
+
+if TYPE_CHECKING:
+    from .annotation import Written
+    from .dataset import Imported
+    from .select import Chosen
+
+CHOICES_SHOWN = 10
+"""Choices that are printed with their reasons; all of them stand in the batch's file."""
+
+
+@click.command()
+@INBOX
+@click.option("--budget", required=True, type=int, help="Frames that annotators can do.")
+@click.option(
+    "--strategy",
+    default="value",
+    show_default=True,
+    type=click.Choice(["value", "top", "coreset", "random"]),
+    help="value: hard, unlike each other, fair to the devices; top: hardest; coreset: most unlike; random: by chance.",
+)
+@click.option("--control", type=int, help="How many of the budget go to the control stream. [default: a fifth]")
+@click.option(
+    "--min-distance",
+    default=0.05,
+    show_default=True,
+    type=float,
+    help="Distance under which two frames are near-duplicates, as a share of what two frames are usually apart.",
+)
+@click.option("--name", help="Of the batch. [default: date and time]")
+@click.option("--seed", type=click.IntRange(0), help="Makes the draw of the control stream repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of tables.")
+def select(
+    inbox: Path, budget: int, strategy: Any, control: int | None, min_distance: float, name: str | None,
+    seed: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Choose what to annotate next, out of everything in INBOX: one batch across all devices.
+
+    Writes INBOX/batches/NAME.json, most wanted first, with the reason of every choice. A part of the budget goes to the
+    control stream, whose frames are drawn by chance: alpose-harvest report rests on them.
+
+    \b
+    alpose-harvest select inbox/ --budget 500
+    alpose-harvest select inbox/ --budget 500 --control 0 --strategy top --name hardest
+    """
+    from .inbox import Inbox
+    from .select import choose
+
+    with Inbox(inbox) as opened:
+        chosen = choose(opened, budget, strategy=strategy, control=control, min_distance=min_distance, name=name,
+                        seed=seed)  # fmt: skip
+    click.echo(json.dumps(chosen.to_json(), indent=2) if as_json else _chosen_text(chosen, inbox))
+
+
+def _chosen_text(chosen: Chosen, inbox: Path) -> str:
+    from .screen import plural, table
+
+    batch = chosen.batch
+    lines = [table(("device", "records", "open", "by value", "control stream"), chosen.devices)]
+    if chosen.triggers:
+        kept = ", ".join(f"{name} {number:,}" for name, number in chosen.triggers)
+        lines.append(f"\nkept on their devices for: {kept}")
+    if batch.choices:
+        shown = [(choice.id, choice.reason) for choice in batch.choices[:CHOICES_SHOWN]]
+        lines.append("\n" + table(("most wanted", "why"), shown, right=False))
+    if len(batch.choices) > CHOICES_SHOWN:
+        lines.append(f"… and {len(batch.choices) - CHOICES_SHOWN:,} more, each with its reason, in {chosen.path}")
+    lines.append("")
+    lines += [f"left out: {number:,} {reason}" for reason, number in batch.counted.items() if reason != "not chosen"]
+    if batch.counted.get("not chosen"):
+        lines.append(f"not chosen, and open for the next batch: {batch.counted['not chosen']:,}")
+    if len(batch.choices) < batch.budget:
+        lines.append(f"the budget was {batch.budget:,}: there was no more to choose")
+    lines.append(f"batch {batch.name}: {plural(len(batch.choices), 'frame')}, {chosen.path}")
+    if chosen.waiting:
+        lines.append(f"next, {plural(chosen.waiting, 'picture')} to fetch: "
+                     f"alpose-harvest pull SOURCE --into {inbox} --images {batch.name}")  # fmt: skip
+    if chosen.sealed:
+        lines.append(f"next, {plural(chosen.sealed, 'picture')} to open: alpose-harvest unseal {inbox}")
+    if batch.choices and not chosen.waiting and not chosen.sealed:
+        lines.append(f"next: alpose-harvest export {inbox} --to coco|cvat|label-studio --batch {batch.name}")
+    return "\n".join(lines)
+
+
+@click.command()
+@INBOX
+@click.option("--batch", "name", help="Only what this batch of select has chosen.")
+@click.option("--limit", default=2000, show_default=True, type=click.IntRange(1), help="Frames on the page.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The page. [default: INBOX/gallery.html]")
+@click.option(
+    "--sort",
+    default="value",
+    show_default=True,
+    type=click.Choice(["value", "time"]),
+    help="Most valuable or newest first; beyond --limit the others are left out.",
+)
+def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: Any) -> None:
+    """One offline HTML page with the frames of INBOX and the poses that the model saw.
+
+    Filters by device, reason, bundle and state, a search by id, and a large view with the arrow keys. The page carries
+    its thumbnails and shows whole pictures from INBOX where it finds them.
+    """
+    from alpose.runtime.command_line import size
+    from alpose.runtime.io import write_atomically
+
+    from .gallery import gather, render
+    from .inbox import Inbox
+    from .screen import Progress, plural
+
+    with Inbox(inbox) as opened, Progress(str(inbox)) as progress:
+        batch = opened.batch(name) if name is not None else None
+        found = gather(opened, batch=batch, limit=limit, sort=sort,
+                       report=lambda done, of: progress.step("frames", done, of))  # fmt: skip
+    path = out or inbox / "gallery.html"
+    page = render(found, inbox=inbox, page=path).encode()
+    write_atomically(path, page)
+    counts = ", ".join(f"{count:,} {state}" for state, count in found.pictures.most_common() if state != "picture")
+    left_out = f" of {found.of:,}" if found.of > len(found.cards) else ""
+    click.echo(f"{plural(len(found.cards), 'frame')}{left_out}{f'; {counts}' if counts else ''}")
+    click.echo(f"page: {path} ({size(len(page))})")
+
+
+@click.command()
+@INBOX
+@click.option("--to", required=True, type=click.Choice(["coco", "cvat", "label-studio"]), help="The annotation tool.")
+@click.option("--batch", help="Of select. [default: the newest]")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder. [default: BATCH-FORMAT]")
+@click.option(
+    "--image-url",
+    default="/data/local-files/?d=images/",
+    show_default=True,
+    help="What stands before each file name in Label Studio's tasks: where its browser finds the images.",
+)
+@click.option("--link", is_flag=True, help="Hard-link the images in place of copying them.")
+@JSON
+def export(
+    inbox: Path, to: str, batch: str | None, out: Path | None, image_url: str, link: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Write a batch of INBOX for annotators: images in order of priority, with the model's poses to start from.
+
+    What the model expects of itself, and why each frame was kept and chosen, stands where the annotator sees it.
+
+    \b
+    alpose-harvest export inbox/ --to cvat
+    alpose-harvest export inbox/ --to label-studio --batch week-1 --out work/week-1
+    """
+    from alpose.runtime.errors import DataNotFoundError
+
+    from .annotation import advice, write_batch
+    from .inbox import Inbox
+
+    with Inbox(inbox) as opened:
+        if batch is None and not opened.batches():
+            raise DataNotFoundError(f"{inbox} has no batch: alpose-harvest select {inbox} --budget 500")
+        chosen = opened.batches()[-1] if batch is None else opened.batch(batch)
+        folder = out or Path(f"{chosen.name}-{to}")
+        done = write_batch(opened, chosen, to, folder, image_url=image_url, link=link)
+    if as_json:
+        click.echo(json.dumps({"batch": chosen.name, "to": to, "folders": [str(one) for one in done.folders],
+                               "frames": done.frames, "missing": dict(done.missing)}, indent=2))  # fmt: skip
+    for line in advice(done.missing, str(inbox), chosen.name):
+        click.echo(line, err=True)
+    if not done.frames:
+        raise DataNotFoundError(f"no frame of batch {chosen.name} can be annotated yet: nothing was written")
+    if not as_json:
+        click.echo(_written_text(to, chosen.name, done, inbox))
+
+
+def _written_text(to: str, name: str, done: Written, inbox: Path) -> str:
+    from .screen import plural
+
+    lines = [f"{plural(done.frames, 'frame')} of batch {name}, most wanted first: {', '.join(map(str, done.folders))}"]
+    if len(done.folders) > 1:
+        lines.append("one folder a skeleton: annotate and import each by itself")
+    if to == "coco":
+        lines.append(
+            "next: correct the poses in any tool that reads and writes COCO keypoints and keeps file names, then"
+        )
+    else:
+        lines.append(f"next: {done.folders[0] / 'README.txt'} says how to load and to export it; then")
+    came = {"coco": "CORRECTED.json", "cvat": "EXPORTED.zip", "label-studio": "EXPORTED.json"}[to]
+    lines.append(f"alpose-harvest import {came} --inbox {inbox} --into dataset/")
+    return "\n".join(lines)
+
+
+@click.command("import")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE..."
+)
+@click.option("--into", required=True, type=click.Path(path_type=Path, file_okay=False), help="The dataset.")
+@click.option(
+    "--inbox",
+    default=Path("inbox"),
+    show_default=True,
+    envvar="ALPOSE_INBOX",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the batch was chosen. [env: ALPOSE_INBOX]",
+)
+@click.option(
+    "--unchanged",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "accept", "skip"]),
+    help="Poses that come back from CVAT or as COCO just as they went out: auto takes those before the last corrected one, "
+    "in the order of work, for accepted and the rest for not looked at.",
+)
+@click.option(
+    "--on-conflict",
+    default="keep",
+    show_default=True,
+    type=click.Choice(["keep", "replace"]),
+    help="When the dataset has another answer for a frame: which one stays. Both are written down.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a summary.")
+def import_(files: tuple[Path, ...], into: Path, inbox: Path, unchanged: Any, on_conflict: Any, as_json: bool) -> None:
+    """Bring what annotators did into a COCO keypoints dataset, from COCO files, CVAT archives and Label Studio's JSON.
+
+    The format is told by the content. A part of a batch is enough, and the same file twice changes nothing. What cannot
+    be used is named; answers to frames that the inbox does not know are kept in DATASET/field/unknown/.
+
+    \b
+    alpose-harvest import exported.zip --into dataset/
+    alpose-harvest import tasks-a.json tasks-b.json --into dataset/ --inbox fleet/inbox
+    """
+    from alpose.runtime.errors import DataNotFoundError
+
+    from .dataset import import_labels
+    from .inbox import Inbox
+
+    with Inbox(inbox) as opened:
+        done = import_labels(opened, files, into, unchanged=unchanged, on_conflict=on_conflict)
+    if as_json:
+        value = {**asdict(done), "unknown_path": str(done.unknown_path) if done.unknown_path else None}
+        click.echo(json.dumps(value, indent=2))
+    else:
+        click.echo(_imported_text(done, into))
+    if done.merged is None and done.unknown:
+        raise DataNotFoundError(
+            f"none of these frames is in {inbox}: is that the inbox that the batch was chosen from?"
+        )
+
+
+def _imported_text(done: Imported, dataset: Path) -> str:
+    from .screen import listed, plural, table
+
+    lines = []
+    if any(one.labelled for one in done.joints):
+        rows = [(one.joint, one.labelled, one.moved, _px(one.median_px), _px(one.largest_px)) for one in done.joints]
+        lines += [table(("joint", "labelled", "moved", "median px", "largest px"), rows), ""]
+    lines += listed([f"problem: {one}" for one in done.problems])
+    if done.unknown:
+        lines += listed([f"not in the inbox, or without a picture there: {one}" for one in done.unknown])
+        lines.append(f"their answers are kept in {done.unknown_path}")
+    if done.unopened:
+        lines.append(f"{plural(len(done.unopened), 'pose')} came back as they went out, after the last corrected one: taken "
+                     "for not looked at; --unchanged accept takes them too")  # fmt: skip
+    lines.append(f"{plural(done.corrected, 'pose')} corrected, {done.accepted:,} accepted as they were")
+    if done.merged is None:
+        lines.append(f"nothing was put into {dataset}")
+        return "\n".join(lines)
+    merged = done.merged
+    if merged.conflicts:
+        which = "the new answers" if merged.replaced else "the old ones"
+        lines += listed([f"another answer was there: {one}" for one in merged.conflicts])
+        lines.append(f"{which} stand; both are in {dataset / 'field' / 'conflicts'}")
+    lines.append(f"{dataset}: {merged.added:,} added, {merged.unchanged:,} there already, {merged.replaced:,} replaced; "
+                 f"{plural(merged.total, 'frame')} in all")  # fmt: skip
+    lines.append(f"next: alpose-harvest report {dataset}, or alpose-train fit --data {dataset} --from MODEL --out NEW")
+    return "\n".join(lines)
+
+
+def _px(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+@click.command()
+@click.argument("dataset", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page. [default: DATASET/field/report.html]"
+)
+@click.option(
+    "--level", default=0.95, show_default=True, type=click.FloatRange(0.5, 0.9999), help="Confidence of every interval."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON in place of a table.")
+def report(dataset: Path, out: Path | None, level: float, as_json: bool) -> None:
+    """What the labelled frames of DATASET say about all frames of the fleet.
+
+    PCK in the field, recall and precision of the monitor, for the fleet, each device and each bundle: unbiased, with
+    intervals, from the probability with which each frame was kept. Says what to change in the trigger.
+    """
+    from alpose.runtime.io import write_atomically
+
+    from .field.labelled import bundle_names, read_labelled, read_tallies
+    from .field.page import render, text
+    from .field.report import field_report
+
+    found = field_report(read_labelled(dataset), read_tallies(dataset), level=level)
+    page = render(found, dataset=dataset.resolve().name, bundles=bundle_names(dataset))
+    path = write_atomically(out or dataset / "field" / "report.html", page.encode())
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        click.echo(text(found))
+        click.echo(f"\npage: {path}")

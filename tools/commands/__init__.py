@@ -1,1 +1,0 @@
-"""The commands of ``alpose-harvest``, one module each; loaded when they are called."""

@@ -1,0 +1,114 @@
+"""The files that come back from annotators: JSON, in archives or by itself, in whatever encoding a tool has written it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from alpose.runtime.errors import DataError
+
+MAX_BYTES = 1 << 30
+"""Of a file with labels, also inside an archive."""
+APPLE_DOUBLE = b"\x00\x05\x16\x07"
+"""How the files ``._NAME`` begin, in which macOS keeps what other file systems have no place for."""
+PACKED = {
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR", b"PK\x03\x04": "ZIP",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+}  # fmt: skip
+"""First bytes of archives, by what made them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """A file with labels."""
+
+    name: str
+    """For messages: ``came.json``, or ``came.zip:annotations/labels.json``."""
+    content: bytes = field(repr=False)
+    value: Any = field(repr=False)
+    """Its JSON value; None where it is not JSON, and then ``problem`` says why."""
+    problem: str | None = None
+
+
+def open_files(path: Path) -> tuple[list[LabelFile], list[str]]:
+    """The label files in a file or an archive, and what in it cannot be read; nothing is unpacked to the disk.
+
+    :class:`DataError` where nothing can be read at all.
+    """
+    if zipfile.is_zipfile(path):
+        return _of_archive(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(f"{path} is larger than {MAX_BYTES} bytes: it is not a file with labels")
+    content = path.read_bytes()
+    kind = next((kind for start, kind in PACKED.items() if content.startswith(start)), None)
+    if kind == "ZIP":
+        raise DataError(f"{path.name} is a ZIP archive that was cut off or damaged: copy or export it again")
+    if kind is not None:
+        raise DataError(f"{path.name} is packed with {kind}: unpack it, and import the JSON or a ZIP archive")
+    if content.startswith(APPLE_DOUBLE):
+        raise DataError(
+            f"{path.name} is what macOS keeps beside a file, not the file itself: import the one without ._"
+        )
+    return [_parsed(path.name, content)], []
+
+
+def _of_archive(path: Path) -> tuple[list[LabelFile], list[str]]:
+    """The COCO keypoints files of an archive, or where none is named so, all of its JSON."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if _is_label_file(entry.filename)]
+            entries = [entry for entry in entries if "person_keypoints" in entry.filename] or entries
+            if not entries:
+                raise DataError(f"{path.name} holds no JSON file: export it as COCO Keypoints 1.0")
+            files, problems = [], []
+            for entry in entries:
+                name = f"{path.name}:{entry.filename}"
+                try:
+                    files.append(_parsed(name, _read(archive, entry)))
+                except DataError as error:
+                    problems.append(f"{name} {error}")
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path.name} is a damaged archive ({error}): copy or export it again") from error
+    if not files:
+        raise DataError("; ".join(problems))
+    return files, problems
+
+
+def _is_label_file(name: str) -> bool:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return not hidden and name.lower().endswith(".json")
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.flag_bits & 1:
+        raise DataError("is encrypted: unpack the archive with its password, and import the JSON")
+    try:
+        with archive.open(entry) as file:
+            content = file.read(MAX_BYTES + 1)
+    except NotImplementedError as error:
+        raise DataError(f"is compressed in an unusual way ({error}): pack it again as a plain ZIP archive") from error
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise DataError(f"is damaged ({error}): copy or export the archive again") from error
+    except Exception as error:  # lzma has an error of its own
+        raise DataError(f"cannot be unpacked ({type(error).__name__}: {error})") from error
+    if len(content) > MAX_BYTES:
+        raise DataError(f"is larger than {MAX_BYTES} bytes: it is not a file with labels")
+    return content
+
+
+def _parsed(name: str, content: bytes) -> LabelFile:
+    """Parse what tools write: UTF-8 with or without a byte-order mark, UTF-16, and numbers that JSON does not have.
+
+    A letter that is not UTF-8 becomes a replacement character: ids and numbers are ASCII, and a name is for people.
+    """
+    try:
+        encoding = json.detect_encoding(content)
+        text = content.decode(encoding, errors="replace" if encoding.startswith("utf-8") else "strict")
+        return LabelFile(name, content, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        return LabelFile(name, content, None, f"{name} is not a file with labels: not readable as JSON: {error}")
