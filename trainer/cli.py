@@ -220,8 +220,8 @@ def fit(
     alpose-train fit --data dataset/ --from models/first --out models/second
     alpose-export models/second --calibration dataset/ --previous first.alpose -o second.alpose
     """
-    from .fit import FitConfig
-    from .fit import fit as run_fit
+    from .fitting import FitConfig
+    from .fitting import fit as run_fit
 
     config = FitConfig(
         data=data_, start=start, preset=preset_name, heads=names_in(heads) if heads else None,  # type: ignore[arg-type]

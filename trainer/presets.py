@@ -1,15 +1,18 @@
-"""Presets of the benchmark: functions that return a whole, frozen configuration.
+"""Presets: functions that return a whole, frozen configuration of net, training and experiment.
 
-A variant is a ``dataclasses.replace`` of one of these.
+A variant is a ``dataclasses.replace`` of one of these, or a TOML file of what differs (:func:`read_recipe`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from alpose.runtime.errors import ConfigError
+from alpose.runtime.errors import AlposeError, ConfigError
+from alpose.runtime.io import from_json, to_json
 
 from .checkpoint import TargetConfig
 from .data.augment import AugmentConfig
@@ -19,6 +22,11 @@ from .models.hourglass import HourglassConfig
 from .models.hrnet import HRNetConfig
 from .models.nets import NetConfig
 from .training import HeadTraining, PoseTraining
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # the same library, before it became part of Python
+    import tomli as tomllib
 
 PresetName = Literal["smoke", "demo", "laptop", "paper"]
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
@@ -150,6 +158,32 @@ def preset(name: PresetName) -> Preset:
     if name not in _BY_NAME:
         raise ConfigError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     return _BY_NAME[name]()
+
+
+def read_recipe(path: Path, base: Recipe) -> Recipe:
+    """Read a recipe of one's own: a TOML file of the values that differ from those of ``base``.
+
+    Its tables are the fields of :class:`Recipe`: ``[pose]``, ``[pose.augment]``, ``[retrain]``, ``[heads]``, ``[crop]``,
+    ``[target]``, ``[net]``. What ``[pose]`` says is also true of training on from a checkpoint, unless ``[retrain]``
+    says otherwise.
+
+    Raises:
+        ConfigError: the file is not TOML, or a value in it is not one that the recipe takes.
+    """
+    try:
+        own = tomllib.loads(path.read_text(encoding="utf-8"))
+        merged = _merged(to_json(base), own)
+        merged["retrain"] = _merged(_merged(to_json(base.retrain), own.get("pose", {})), own.get("retrain", {}))
+        return from_json(Recipe, merged, "recipe")
+    except (OSError, ValueError, AlposeError) as error:
+        raise ConfigError(f"--recipe {path}: {error}") from error
+
+
+def _merged(base: Any, own: Any) -> Any:
+    """The values of ``base`` with those of ``own`` in their place, table by table."""
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return own
+    return {**base, **{name: _merged(base.get(name), value) for name, value in own.items()}}
 
 
 def with_net(chosen: Preset, name: NetName | None) -> Preset:

@@ -17,7 +17,7 @@ from alpose.trainer.data.catalog import held_out
 from alpose.trainer.data.coco import read_coco
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import Machine
-from alpose.trainer.fit import FitConfig, fit
+from alpose.trainer.fitting import FitConfig, fit
 
 from .own_data import write_coco_folder
 
