@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,11 @@ def test_arguments_that_mean_nothing_are_refused_by_name(name: str) -> None:
     for wrong in ("text", math.nan, -1.0, True, None):
         with pytest.raises((ConfigError, TypeError), match=rf"{name}|argument"):
             TRIGGERS[name](wrong)  # type: ignore[call-arg]
+
+
+def test_the_page_on_triggers_has_all_of_them() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "triggers.md").read_text()
+    assert [name for name in TRIGGERS if f"| `{name}(" not in page] == []
 
 
 def test_one_name_is_one_trigger() -> None:
