@@ -56,7 +56,6 @@ class Locator(Protocol):
 
     def locate(self, width: int, height: int) -> Place:
         """Where to look on the next frame, of this size in pixels."""
-        ...
 
     def update(
         self, keypoints_J2: npt.NDArray[np.floating], scores_J: npt.NDArray[np.floating], place: Place,
@@ -67,7 +66,6 @@ class Locator(Protocol):
         Returns:
             Whether a person is there whose pose can be right or wrong. False for a search that found nobody.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,44 +193,25 @@ class Tracker:
         width: int, height: int,
     ) -> bool:  # fmt: skip
         """Follow, find or lose the person. Frames on which a followed person is missed count as theirs."""
-        self.state = follow(self.state, keypoints_J2, scores_J / self.typical, place, width, height, self.config)
+        state, config, confidence_J = self.state, self.config, scores_J / self.typical
+        confidence = pose_confidence(confidence_J)
+        seen_4 = (
+            pose_box(keypoints_J2, confidence_J, config.joint, width, height) if confidence >= config.keep else None
+        )
+        if place.source == "box":  # believed whatever the pose, and so is the person in it
+            self.state = TrackState(seen_4 or _scaled(place.box_4, 1.0, width, height))
+        elif place.source != "track":
+            found = seen_4 and confidence >= config.find
+            self.state = TrackState(seen_4) if found else replace(state, looked=state.looked + 1)
+        else:
+            missed, box_4 = state.missed + 1, state.box_4
+            if seen_4 is not None:
+                missed = state.missed + config.doubt if confidence < config.find else 0.0
+                # From where was looked, not from the box before it was widened: a view that works is kept.
+                shrink = config.shrink * float((confidence_J >= config.joint).mean()) ** 2
+                box_4 = _moved(place.box_4, seen_4, config.grow, shrink)
+            self.state = TrackState(box_4, missed) if missed < config.patience else TrackState()
         return place.source != "search" or self.state.box_4 is not None
-
-
-def follow(
-    state: TrackState,
-    keypoints_J2: npt.NDArray[np.floating],
-    confidence_J: npt.NDArray[np.floating],
-    place: Place,
-    width: int,
-    height: int,
-    config: TrackConfig,
-) -> TrackState:
-    """The next state of a :class:`Tracker`.
-
-    Args:
-        state: before the frame.
-        keypoints_J2: joints in frame pixels.
-        confidence_J: their scores over what is typical.
-        place: where was looked. A box of the app is believed whatever the pose, and so is the person in it.
-        width, height: of the frame.
-        config: limits.
-    """
-    confidence = pose_confidence(confidence_J)
-    seen_4 = pose_box(keypoints_J2, confidence_J, config.joint, width, height) if confidence >= config.keep else None
-    if place.source == "box":
-        return TrackState(seen_4 or _scaled(place.box_4, 1.0, width, height))
-    if place.source != "track":
-        found = seen_4 and confidence >= config.find
-        return TrackState(seen_4) if found else replace(state, looked=state.looked + 1)
-    if seen_4 is None:
-        missed, box_4 = state.missed + 1, state.box_4
-    else:
-        missed = state.missed + config.doubt if confidence < config.find else 0.0
-        # From where was looked, not from the box before it was widened: a view that works is kept.
-        shrink = config.shrink * float((confidence_J >= config.joint).mean()) ** 2
-        box_4 = _moved(place.box_4, seen_4, config.grow, shrink)
-    return TrackState(box_4, missed) if missed < config.patience else TrackState()
 
 
 def pose_confidence(scores_J: npt.NDArray[np.floating]) -> float:

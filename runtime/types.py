@@ -64,11 +64,9 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """For people, as it appears in reports: ``onnxruntime cpu``, ``tensorrt fp16``."""
-        ...
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
         """Compute the outputs for N ≥ 1 RGB crops of the bundle's size; the arrays belong to the caller."""
-        ...
 
 
 def output_shapes(frames: int, joints: int, dimensions: int) -> dict[str, tuple[int, ...]]:

@@ -79,62 +79,26 @@ class Capture(Protocol):
     @property
     def fps(self) -> float | None:
         """As announced; None where nothing sensible is."""
-        ...
 
     @property
     def frame_count(self) -> int | None:
         """As announced, which for some containers is an estimate."""
-        ...
 
     @property
     def duration_s(self) -> float | None:
         """As announced."""
-        ...
 
     def advance(self) -> bool:
         """Go to the next frame without decoding it; False where none could be had."""
-        ...
 
     def decode(self) -> Frame | None:
         """The present frame, BGR; None where it is damaged."""
-        ...
 
     def time_s(self) -> float | None:
         """The place of the present frame on the stream's clock."""
-        ...
 
     def close(self) -> None:
         """Give the device or file back."""
-        ...
-
-
-class Source(Protocol):
-    """Frames with their times."""
-
-    counts: SourceCounts
-
-    @property
-    def name(self) -> str:
-        """For people; without a password that an address may carry."""
-        ...
-
-    @property
-    def live(self) -> bool:
-        """A camera: it does not wait, and its clock is ours."""
-        ...
-
-    @property
-    def fps(self) -> float | None:
-        """None where a camera does not say."""
-        ...
-
-    def frames(self) -> Iterator[TimedFrame | None]:
-        """Frame after frame; None where nothing came within :data:`WAIT_S`."""
-        ...
-
-    def close(self) -> None:
-        """Give the device or file back."""
-        ...
 
 
 class Recorded:
@@ -314,6 +278,9 @@ class Live:
             self.counts.reconnects += 1
             log.warning("%s is back", self.name)
             return
+
+
+Source = Recorded | Live
 
 
 class Pictures:

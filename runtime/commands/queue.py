@@ -316,37 +316,23 @@ SHORT_ID = 16
 """Digits of an id in a table: its time, and enough of its random part. Commands take any beginning that is unique."""
 
 
+FACTS = ("id", "captured", "captured_ns", "device", "camera", "bundle", "frame", "box", "place", "failure_probability",
+         "predicted_loss", "flagged", "reasons", "threshold", "inclusion_probability", "control_draw", "novelty", "jump",
+         "limbs", "episode", "store", "state", "frame_bytes", "frame_sha256", "sha256", "keypoints", "scores")  # fmt: skip
+"""Everything about a record but its embedding, in the order in which it is printed."""
+
+
 def facts_of(record: Record) -> dict[str, Any]:
-    """Everything about a record but its embedding, as JSON values."""
-    return {
-        "id": record.id,
+    """The :data:`FACTS` of a record as JSON values."""
+    known = {
         "captured": _time(record.captured_ns),
-        "captured_ns": record.captured_ns,
-        "device": record.device,
-        "camera": record.camera,
-        "bundle": record.bundle,
         "frame": [record.frame_width, record.frame_height],
         "box": [float(value) for value in record.box],
-        "place": record.place,
-        "failure_probability": _number(record.failure_probability),
-        "predicted_loss": _number(record.predicted_loss),
-        "flagged": record.flagged,
         "reasons": [[name, _number(value), _number(limit)] for name, value, limit in record.reasons],
-        "threshold": _number(record.threshold),
-        "inclusion_probability": _number(record.inclusion_probability),
-        "control_draw": _number(record.control_draw),
-        "novelty": _number(record.novelty),
-        "jump": _number(record.jump),
-        "limbs": _number(record.limbs),
-        "episode": record.episode,
-        "store": record.store,
-        "state": record.state,
-        "frame_bytes": record.frame_bytes,
-        "frame_sha256": record.frame_sha256,
-        "sha256": record.sha256,
         "keypoints": [[round(float(x), 2), round(float(y), 2)] for x, y in record.keypoints_J2],
         "scores": [round(float(score), 4) for score in record.scores_J],
     }
+    return {name: known[name] if name in known else _number(getattr(record, name)) for name in FACTS}
 
 
 def put_s(record: Record) -> float:
@@ -394,8 +380,9 @@ def counters_of(counters: Mapping[tuple[str, str], int]) -> dict[str, int]:
     return {f"{name}{{{reason}}}" if reason else name: count for (name, reason), count in sorted(counters.items())}
 
 
-def _number(value: float | None) -> float | None:
-    return None if value is None or value != value else float(value)  # nan is no JSON
+def _number(value: Any) -> Any:
+    """None for NaN, which JSON does not have, and a plain number for numpy's."""
+    return (None if value != value else float(value)) if isinstance(value, float) else value
 
 
 def _time(ns: int) -> str:

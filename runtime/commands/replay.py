@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 
 from .. import scorelog
 from ..bundle.manifest import CalibrationFacts
@@ -82,7 +81,6 @@ class Replay:
         return self.expected_caught / self.kept if self.kept else math.nan
 
     def __str__(self) -> str:
-        """The table for people."""
         return table([self])
 
 
@@ -117,18 +115,25 @@ def replay(
     frames = kept_then = replaced = unknown_distance = 0
     hours = failures = 0.0
     for boot in _boots(decoded):
-        rows = _Rows.of(boot)
-        hours += float(np.minimum(np.diff(rows.time_s_N), PAUSE_S).sum()) / 3600.0
-        failures += float(np.nansum(rows.failure_probability_N, dtype=np.float64))
-        kept_then += int(rows.kept_N.sum())
-        unknown_distance += int(np.isnan(rows.distance_N).sum())
+        rows = list(_rows(boot))
+        hours += float(np.minimum(np.diff([seen.time_s for seen, _ in rows]), PAUSE_S).sum()) / 3600.0
+        probability_N = np.array([seen.failure_probability for seen, _ in rows], dtype=np.float32)
+        failures += float(np.nansum(probability_N, dtype=np.float64))
         for seen, was_kept in rows:
+            kept_then += was_kept
+            unknown_distance += math.isnan(seen.distance)
             decision = policy.decide(seen)
             if decision.keep:
                 policy.on_stored(True)
                 _replace(kept, decision)
                 replaced += len(decision.supersedes) + len(decision.demotes)
-                kept[frames] = _Kept.of(seen, decision, was_kept)
+                kept[frames] = _Kept(
+                    flagged=decision.flagged,
+                    control=decision.control_draw is not None,
+                    failure_probability=seen.failure_probability,
+                    then=was_kept,
+                    reasons=frozenset(reason.trigger for reason in decision.reasons),
+                )
             frames += 1
     by_reason = Counter(name for one in kept.values() for name in one.reasons)
     caught = float(np.nansum([one.failure_probability for one in kept.values()], dtype=np.float64))
@@ -160,16 +165,6 @@ class _Kept:
     then: bool
     """The policy of the time kept it too."""
     reasons: frozenset[str]
-
-    @classmethod
-    def of(cls, seen: Observation, decision: Decision, then: bool) -> _Kept:
-        return cls(
-            flagged=decision.flagged,
-            control=decision.control_draw is not None,
-            failure_probability=seen.failure_probability,
-            then=then,
-            reasons=frozenset(reason.trigger for reason in decision.reasons),
-        )
 
 
 def _replace(kept: dict[int, _Kept], decision: Decision) -> None:
@@ -208,58 +203,23 @@ def _number(value: float, form: str) -> str:
     return "unknown" if math.isnan(value) else format(value, form)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """Frames of all streams of one boot, in order of time."""
-
-    time_s_N: npt.NDArray[np.float64]
-    failure_probability_N: npt.NDArray[np.float32]
-    predicted_loss_N: npt.NDArray[np.float32]
-    jump_N: npt.NDArray[np.float32]
-    limbs_N: npt.NDArray[np.float32]
-    distance_N: npt.NDArray[np.float32]
-    kept_N: npt.NDArray[np.bool_]
-    streams: list[str]
-
-    @classmethod
-    def of(cls, chunks: list[scorelog.Chunk]) -> _Rows:
-        time_s_N = np.concatenate([chunk.start_monotonic_ns / 1e9 + chunk.seconds_N for chunk in chunks])
-        order_N = np.argsort(time_s_N, kind="stable")
-        names = [chunk.stream for chunk in chunks for _ in range(len(chunk))]
-
-        def joined(name: str) -> npt.NDArray[np.float32]:
-            return np.concatenate([getattr(chunk, name) for chunk in chunks])[order_N]
-
-        return cls(
-            time_s_N=time_s_N[order_N],
-            failure_probability_N=joined("failure_probability_N"),
-            predicted_loss_N=joined("predicted_loss_N"),
-            jump_N=joined("jump_N"),
-            limbs_N=joined("limbs_N"),
-            distance_N=joined("distance_N"),
-            kept_N=np.concatenate([chunk.flagged_N | chunk.control_N for chunk in chunks])[order_N],
-            streams=[names[i] for i in order_N],
+def _rows(chunks: list[scorelog.Chunk]) -> Iterator[tuple[Observation, bool]]:
+    """What was seen in the streams of one boot, in order of time, and whether it was kept."""
+    time_s_N = np.concatenate([chunk.start_monotonic_ns / 1e9 + chunk.seconds_N for chunk in chunks])
+    order_N = np.argsort(time_s_N, kind="stable")
+    names = [chunk.stream for chunk in chunks for _ in range(len(chunk))]
+    kept_N = np.concatenate([chunk.flagged_N | chunk.control_N for chunk in chunks])
+    columns = {
+        name: np.concatenate([getattr(chunk, f"{name}_N") for chunk in chunks])[order_N].tolist()
+        for name in ("failure_probability", "predicted_loss", "jump", "limbs", "distance")
+    }
+    nothing_D = np.empty(0, dtype=np.float32)
+    for row, place in enumerate(order_N.tolist()):
+        values = {name: column[row] for name, column in columns.items()}
+        yield (
+            Observation(time_s=float(time_s_N[place]), embedding_D=nothing_D, stream=names[place], **values),
+            bool(kept_N[place]),
         )
-
-    def __iter__(self) -> Iterator[tuple[Observation, bool]]:
-        nothing_D = np.empty(0, dtype=np.float32)
-        columns = zip(self.time_s_N.tolist(), self.failure_probability_N.tolist(), self.predicted_loss_N.tolist(),
-                      self.jump_N.tolist(), self.limbs_N.tolist(), self.distance_N.tolist(), self.kept_N.tolist(),
-                      self.streams, strict=True)  # fmt: skip
-        for time_s, probability, loss, jump, limbs, distance, kept, stream in columns:
-            yield (
-                Observation(
-                    time_s=time_s,
-                    failure_probability=probability,
-                    predicted_loss=loss,
-                    embedding_D=nothing_D,
-                    jump=jump,
-                    limbs=limbs,
-                    stream=stream,
-                    distance=distance,
-                ),
-                kept,
-            )
 
 
 def _boots(chunks: list[scorelog.Chunk]) -> list[list[scorelog.Chunk]]:

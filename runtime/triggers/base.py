@@ -325,7 +325,7 @@ class AllOf(_Join):
 
     def activate(self, setting: Setting) -> ActiveTrigger:
         """All conditions at work."""
-        return ActiveAllOf([part.activate(setting) for part in self.parts])
+        return _ActiveAllOf([part.activate(setting) for part in self.parts])
 
     def __str__(self) -> str:
         return " & ".join(f"({part})" if isinstance(part, AnyOf) else str(part) for part in self.parts)
@@ -385,7 +385,7 @@ class ActiveAnyOf(_ActiveJoin):
         return tuple(chain.from_iterable(part.replaces for part in self._parts if part.fires))
 
 
-class ActiveAllOf(_ActiveJoin):
+class _ActiveAllOf(_ActiveJoin):
     """Conditions at work: Π p."""
 
     __slots__ = ()

@@ -72,7 +72,7 @@ class Episodes(Trigger):
                 LOG.warning(
                     "%s keeps at most %.0f frames an hour of one stream, so %s in it needs several streams to be spent; "
                     "raise best, or lower longest_s", self, most, found)  # fmt: skip
-        return ActiveEpisodes(self, self.trigger.activate(setting))
+        return _ActiveEpisodes(self, self.trigger.activate(setting))
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ class _Episode:
     """In order of time."""
 
 
-class ActiveEpisodes(ActiveTrigger):
+class _ActiveEpisodes(ActiveTrigger):
     """The episodes now open, one per stream."""
 
     __slots__ = ("_begun", "_inner", "_limit", "_now", "_open", "_rival", "_score", "_sequence", "_time_s", "_trigger")
@@ -110,7 +110,6 @@ class ActiveEpisodes(ActiveTrigger):
         self._time_s = self._score = 0.0
 
     def evaluate(self, observation: Observation) -> None:
-        """Find the episode, and whether the frame is among its best."""
         inner = self._inner
         inner.evaluate(observation)
         self._sequence += 1
@@ -130,7 +129,6 @@ class ActiveEpisodes(ActiveTrigger):
             self._now.last_s = observation.time_s
 
     def reasons(self) -> tuple[Reason, ...]:
-        """Of what it wraps, and what the frame would have had to surpass."""
         held_back = self._inner.fires and not self.fires
         return self._inner.reasons() + ((Reason("episode", self._score, self._limit),) if held_back else ())
 
@@ -145,12 +143,10 @@ class ActiveEpisodes(ActiveTrigger):
 
     @property
     def threshold(self) -> float | None:
-        """Of what it wraps."""
         return self._inner.threshold
 
     @property
     def episode(self) -> int | None:
-        """Of the finding just judged."""
         return None if self._now is None else self._now.number
 
     @property

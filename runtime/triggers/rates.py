@@ -109,7 +109,7 @@ class Budget(Trigger):
 
     def activate(self, setting: Setting) -> ActiveTrigger:
         """Open an account and a histogram."""
-        return ActiveBudget(self.per_hour, setting)
+        return _ActiveBudget(self.per_hour, setting)
 
 
 class Scores:
@@ -160,7 +160,7 @@ class Scores:
         self._total, self._tail = math.fsum(self._mass), math.fsum(self._mass[self.bin + 1 :])
 
 
-class ActiveBudget(ActiveTrigger):
+class _ActiveBudget(ActiveTrigger):
     """A budget at work: the account and the histogram."""
 
     __slots__ = ("_account", "_cap", "_draws", "_flagged", "_kept", "_pace", "_per_s", "_score", "_scores")
@@ -177,7 +177,6 @@ class ActiveBudget(ActiveTrigger):
         self._score = math.nan
 
     def evaluate(self, observation: Observation) -> None:
-        """Earn, find the threshold, compare, count the score."""
         passed_s = self._pace.step(observation.time_s)
         self._earn(passed_s)
         score = self._score = observation.failure_probability
@@ -199,14 +198,12 @@ class ActiveBudget(ActiveTrigger):
         self._flagged += self.fires
 
     def reasons(self) -> tuple[Reason, ...]:
-        """Score and threshold, or what is left in an account that cannot pay."""
         if self._account < 1.0:
             return (Reason("budget spent", self._account, 1.0),)
         # At a tie that the draw decided against, the limit is the next bin.
         return (Reason("budget", self._score, (self._scores.bin + (not self.fires)) / BINS),)
 
     def on_stored(self, kept: bool, replaced: int, kept_elsewhere: bool) -> None:
-        """Pay, and be paid back for what is replaced."""
         if kept:
             self._account = min(self._account - 1.0 + replaced, self._cap)
             self._kept = max(self._kept + 1.0 - replaced, _LEAST_KEPT)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import ClassVar
 
 from ..errors import ConfigError, DataError
 from .base import (
@@ -37,7 +38,7 @@ class Threshold(Trigger):
 
     def activate(self, setting: Setting) -> ActiveTrigger:
         """Compare with ``p``."""
-        return ActiveLimit("threshold", "failure_probability", self.p)
+        return _ActiveLimit("threshold", "failure_probability", self.p)
 
 
 @register
@@ -63,43 +64,41 @@ class Catch(Trigger):
             limit = setting.calibration.threshold(self.share)
         except DataError as error:
             raise ConfigError(f"{self}: {error}; {advice}") from error
-        return ActiveLimit("catch", "failure_probability", limit)
+        return _ActiveLimit("catch", "failure_probability", limit)
+
+
+@dataclass(frozen=True)
+class _SignalLimit(Trigger):
+    limit: float
+    signal: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        require_positive(self, limit=self.limit)
+
+    def activate(self, setting: Setting) -> ActiveTrigger:
+        return _ActiveLimit(self.signal, self.signal, self.limit)
 
 
 @register
 @dataclass(frozen=True)
-class Jump(Trigger):
-    """Flag where joints moved at least this far between two frames, in sides of the person's box.
+class Jump(_SignalLimit):
+    """Flag where joints moved at least ``limit`` between two frames, in sides of the person's box.
 
     See :class:`alpose.runtime.signals.Jumps`. A frame after a gap has no jump and is not flagged.
     """
 
-    limit: float
-
-    def __post_init__(self) -> None:
-        require_positive(self, limit=self.limit)
-
-    def activate(self, setting: Setting) -> ActiveTrigger:
-        """Compare with ``limit``."""
-        return ActiveLimit("jump", "jump", self.limit)
+    signal = "jump"
 
 
 @register
 @dataclass(frozen=True)
-class Limbs(Trigger):
-    """Flag where a limb is at least this many standard deviations longer or shorter than this device has seen.
+class Limbs(_SignalLimit):
+    """Flag where a limb is at least ``limit`` standard deviations longer or shorter than this device has seen.
 
     See :class:`alpose.runtime.signals.Limbs`. Nothing is flagged until enough confident frames were seen.
     """
 
-    limit: float
-
-    def __post_init__(self) -> None:
-        require_positive(self, limit=self.limit)
-
-    def activate(self, setting: Setting) -> ActiveTrigger:
-        """Compare with ``limit``."""
-        return ActiveLimit("limbs", "limbs", self.limit)
+    signal = "limbs"
 
 
 @register
@@ -114,7 +113,7 @@ class Cooldown(Trigger):
 
     def activate(self, setting: Setting) -> ActiveTrigger:
         """Start a clock for each stream."""
-        return ActiveCooldown(self.seconds)
+        return _ActiveCooldown(self.seconds)
 
 
 @register
@@ -136,10 +135,10 @@ class Novel(Trigger):
 
     def activate(self, setting: Setting) -> ActiveTrigger:
         """Compare with the policy's memory."""
-        return ActiveNovel(self.min_distance, setting)
+        return _ActiveNovel(self.min_distance, setting)
 
 
-class ActiveLimit(ActiveTrigger):
+class _ActiveLimit(ActiveTrigger):
     """``value >= limit``; NaN never is."""
 
     __slots__ = ("_limit", "_name", "_number", "_value")
@@ -151,21 +150,18 @@ class ActiveLimit(ActiveTrigger):
         self._value = math.nan
 
     def evaluate(self, observation: Observation) -> None:
-        """Compare."""
         self._value = self._number(observation)
         self.set_certain(self._value >= self._limit)
 
     def reasons(self) -> tuple[Reason, ...]:
-        """The comparison."""
         return (Reason(self._name, self._value, self._limit),)
 
     @property
     def threshold(self) -> float | None:
-        """The limit where it is one on the failure probability."""
         return self._limit if self._name in ("threshold", "catch") else None
 
 
-class ActiveCooldown(ActiveTrigger):
+class _ActiveCooldown(ActiveTrigger):
     """The time since the last frame that was kept."""
 
     __slots__ = ("_kept_s", "_limit_s", "_now_s", "_since_s", "_stream")
@@ -177,7 +173,6 @@ class ActiveCooldown(ActiveTrigger):
         self._stream, self._now_s, self._since_s = "", 0.0, math.inf
 
     def evaluate(self, observation: Observation) -> None:
-        """Look at the clock; where it was set back, nothing is held back."""
         self._stream, self._now_s = observation.stream, observation.time_s
         since_s = observation.time_s - self._kept_s.get(observation.stream, -math.inf)
         self._since_s = since_s if since_s >= 0 else math.inf
@@ -185,11 +180,9 @@ class ActiveCooldown(ActiveTrigger):
         self.triggered = False
 
     def reasons(self) -> tuple[Reason, ...]:
-        """Seconds since, seconds asked for."""
         return (Reason("cooldown", self._since_s, self._limit_s),)
 
     def on_stored(self, kept: bool, replaced: int, kept_elsewhere: bool) -> None:
-        """Start the clock."""
         if not kept:
             return
         if len(self._kept_s) >= MANY_STREAMS:
@@ -197,7 +190,7 @@ class ActiveCooldown(ActiveTrigger):
         self._kept_s[self._stream] = self._now_s
 
 
-class ActiveNovel(ActiveTrigger):
+class _ActiveNovel(ActiveTrigger):
     """The distance to what was kept. The policy measures it once for all its parts, and fills the memory."""
 
     __slots__ = ("_distance", "_limit", "_memory")
@@ -208,12 +201,10 @@ class ActiveNovel(ActiveTrigger):
         self._distance = 1.0
 
     def evaluate(self, observation: Observation) -> None:
-        """Compare; what has no known distance is new."""
         distance = self._memory.now
         self._distance = 1.0 if math.isnan(distance) else distance
         self.set_certain(math.isnan(distance) or distance >= self._limit)
         self.triggered = False
 
     def reasons(self) -> tuple[Reason, ...]:
-        """Distance, distance asked for."""
         return (Reason("novel", self._distance, self._limit),)

@@ -216,29 +216,6 @@ def test_control_per_hour_follows_the_frame_rate(fps: float) -> None:
     assert sum(decision.keep for decision in decisions) == pytest.approx(sum(rates), abs=3 * math.sqrt(sum(rates)))
 
 
-NOISY = [seen(i / 10, p, jump=j, embedding_D=turned(a)) for i, (p, j, a) in enumerate(zip(
-    np.round(np.random.default_rng(5).beta(0.5, 2, 3000), 2).tolist(), np.random.default_rng(6).exponential(0.5, 3000).tolist(),
-    np.random.default_rng(7).uniform(0, 360, 3000).tolist(), strict=True))]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "policy",
-    [
-        Budget(2000),
-        Episodes(Budget(500), gap_s=0.5) | Jump(2),
-        Budget(2000) & Novel(0.001),
-        Budget(2000) & Cooldown(0.5) | Threshold(0.9) & Novel(0.01),
-    ],
-    ids=str,
-)
-def test_control_draws_change_nothing_that_is_flagged(policy: Trigger) -> None:
-    never, often = (watch(policy | Control(rate), NOISY) for rate in (0.0, 0.5))
-
-    assert any(decision.flagged for decision in never)
-    assert [decision.flagged for decision in never] == [decision.flagged for decision in often]
-    assert [decision.threshold for decision in never] == [decision.threshold for decision in often]
-
-
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from([0.1, 0.4, 0.5, 0.7, 0.9]), max_size=60))
 def test_branches_do_not_know_of_each_other(scores: list[float]) -> None:
@@ -289,18 +266,3 @@ def test_joins_are_flat_and_compare() -> None:
 def test_a_policy_that_means_nothing_is_refused(make: Any) -> None:
     with pytest.raises(ConfigError):
         make()
-
-
-def test_a_decision_that_nobody_settles_counts_as_not_kept() -> None:
-    decider = Policy(Threshold(0.5) & Cooldown(5), setting())
-
-    assert decider.decide(seen(0, 0.9)).keep
-    assert decider.decide(seen(1, 0.9)).keep
-
-
-def test_a_frame_kept_by_hand_leaves_the_policy_as_it_was() -> None:
-    decider = Policy(Threshold(0.5) & Cooldown(5), setting())
-
-    assert not decider.decide(seen(0, 0.1)).keep
-    decider.on_stored(True)
-    assert decider.decide(seen(1, 0.9)).keep
