@@ -21,9 +21,9 @@ from alpose.trainer.cli import DEFAULT_METHODS
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops, prepare
 from alpose.trainer.data.synthetic import read_people
-from alpose.trainer.detection import head_of
 from alpose.trainer.device import Machine, evaluating
 from alpose.trainer.heatmaps import draw, to_cells
+from alpose.trainer.methods.catalog import heads_for
 from alpose.trainer.models.hourglass import STRIDE, HourglassConfig, StackedHourglass
 from alpose.trainer.objectives import heatmap_mse
 from alpose.trainer.presets import NetSize, Recipe, preset
@@ -208,8 +208,8 @@ def _model(recipe: Recipe, material: Material, machine: Machine) -> PoseModel:
 def _scoring_model(recipe: Recipe, material: Material, machine: Machine) -> PoseModel:
     """With the heads that the default methods of ``alpose-train cycles`` want."""
     model = _model(recipe, material, machine)
-    names: list[Any] = [head_of(name) for name in DEFAULT_METHODS.split(",")]  # type: ignore[arg-type]
-    return model.with_heads({name: new_head(model, name, seed=0) for name in names if name}).to(machine.device)
+    names = heads_for(DEFAULT_METHODS.split(","))
+    return model.with_heads({name: new_head(model, name, seed=0) for name in names}).to(machine.device)
 
 
 def _size(recipe: Recipe, material: Material) -> HourglassConfig:

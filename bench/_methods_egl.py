@@ -22,9 +22,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from alpose.trainer.affinities import Neighbours, neighbours
-from alpose.trainer.egl import squared_gradients
 from alpose.trainer.heatmaps import draw
+from alpose.trainer.methods.egl import squared_gradients
+from alpose.trainer.methods.neighbour_weights import Neighbours, by_affinity
 from alpose.trainer.models.hourglass import STRIDE, HourglassConfig, StackedHourglass
 
 from ._measure import Task
@@ -59,7 +59,7 @@ def affinities(sizes: Sizes, reference: ReferenceMethods | None) -> Work:
     theirs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def ours() -> None:
-        found[OURS] = neighbours(pool_ND, labelled_LD, perplexity=perplexity, count=count)
+        found[OURS] = by_affinity(pool_ND, labelled_LD, perplexity=perplexity, count=count)
 
     def official() -> None:
         assert reference is not None

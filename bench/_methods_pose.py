@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from alpose.runtime.skeleton import LSP
-from alpose.trainer.auxiliary import APART, Over, find_peaks, skeleton_likelihood
 from alpose.trainer.data.augment import AugmentConfig, augment, to_input
 from alpose.trainer.data.catalog import find
 from alpose.trainer.data.crops import CropConfig, prepare
@@ -32,6 +31,7 @@ from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import Machine
 from alpose.trainer.feed import Feed
 from alpose.trainer.heatmaps import draw, to_cells
+from alpose.trainer.methods.gaussian_heads import APART, Over, find_peaks, skeleton_likelihood
 from alpose.trainer.models.auxiliary import tree_of
 from alpose.trainer.models.hourglass import STRIDE
 

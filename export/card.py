@@ -17,10 +17,10 @@ from matplotlib.ticker import MaxNLocator
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import Skeleton
+from alpose.trainer.methods.catalog import METHODS, Look
 from alpose.trainer.pages import figures, pose
 from alpose.trainer.pages import formatting as fmt
 from alpose.trainer.pages.kit import Cell, Column, Page, Palette, Row, Table, cells
-from alpose.trainer.report.methods import LOOKS, Look
 
 from .calibration import EVIDENCE
 from .quality import HISTOGRAM_BINS, CalibrationReport, ReliabilityBin
@@ -33,10 +33,10 @@ NEEDED = ("name", "created", "alpose", "skeleton", "crop", "precision", "head", 
 
 BUNDLE, ORACLE, RANDOM, FAILED, FINE = "this bundle", "oracle", "random", "failed", "fine"
 PALETTE = Palette({
-    BUNDLE: LOOKS["ll++"],
-    ORACLE: LOOKS["oracle-loss"],
-    RANDOM: LOOKS["random"],
-    FAILED: LOOKS["ll++conv"],
+    BUNDLE: METHODS["ll++"].look,
+    ORACLE: METHODS["oracle-loss"].look,
+    RANDOM: METHODS["random"].look,
+    FAILED: METHODS["ll++conv"].look,
     FINE: Look("#2a8cc4", "#6cc3f2"),
 })  # fmt: skip
 """What is drawn in which colour."""

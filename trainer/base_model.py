@@ -17,21 +17,17 @@ from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import read_json, write_atomically
 
 from . import checkpoint
-from .auxiliary import new_auxiliary, train_auxiliary
 from .checkpoint import PoseModel
 from .data.crops import Crops
-from .detection import forms_of, judge_scored, neighbours
-from .head_training import train_all_heads
-from .models.auxiliary import AUXILIARY, AuxiliaryHead, AuxiliaryName
-from .models.heads import EPCK, HEADS, HeadName, LossHead
+from .methods.catalog import head_named, heads_of, maps_for
+from .methods.selection import judge_scored, neighbour_pck
+from .models.auxiliary import AuxiliaryHead
+from .models.heads import LossHead
 from .results import load_npz, save_npz
-from .resume import discard
 from .run import Run
 from .scoring import COLUMNS, PREFIXES, Scored, score
-from .training import PoseTraining, train_pose
-
-AnyHead = HeadName | AuxiliaryName
-"""A head that a method may want to be trained on the frozen pose net."""
+from .training import PoseTraining, train_heads, train_pose
+from .training_state import discard
 
 SCORED = "scored.npz"
 
@@ -42,7 +38,7 @@ class BaseModel:
     It is trained, or taken over from another run, when it is first wanted.
     """
 
-    def __init__(self, run: Run, seed: int, heads: Sequence[AnyHead], bases: Path | None = None) -> None:
+    def __init__(self, run: Run, seed: int, heads: Sequence[str], bases: Path | None = None) -> None:
         self._run, self._seed, self._heads = run, seed, tuple(heads)
         self._folder = run.folder / f"seed-{seed}" / "base"
         self._model: PoseModel | None = None
@@ -62,7 +58,7 @@ class BaseModel:
     def scored(self) -> tuple[Scored, float]:
         """Everyone's scores under the model, and the seconds that they took; one pass serves all methods."""
         path, machine, options = self._folder / SCORED, self._run.machine, self._run.config.scores
-        model, forms = self.model(), forms_of(self._run.config.methods)
+        model, forms = self.model(), maps_for(self._run.config.methods)
         made_of = " ".join(filter(None, [
             read_json(self._folder / checkpoint.FACTS)["sha256"], self._run.people_sha256, options.of_a_pass()
         ]))  # fmt: skip
@@ -135,12 +131,12 @@ def new_model(run: Run, seed: int) -> PoseModel:
 
 def train(
     run: Run, model: PoseModel, labelled: Crops, config: PoseTraining, *, seed: int, state: Path, what: str,
-    heads: Sequence[AnyHead] = (),
+    heads: Sequence[str] = (),
 ) -> PoseModel:  # fmt: skip
     """Train the pose net, with heads beside it when the recipe says ``joint``; its provenance goes into its facts."""
     recipe = run.config.recipe
-    beside = [name for name in heads if name in HEADS and name not in EPCK] if recipe.heads.how == "joint" else []
-    joint: dict[HeadName, LossHead] = {name: checkpoint.new_head(model, name, seed) for name in beside}
+    beside = _able_to_learn_beside(heads) if recipe.heads.how == "joint" else []
+    joint = {name: checkpoint.new_head(model, name, seed) for name in beside}
     started = time.perf_counter()
     history = train_pose(model, labelled, config, run.machine, seed=seed, state=state, heads=joint,
                          head_config=recipe.heads, what=what)  # fmt: skip
@@ -160,7 +156,12 @@ def train(
     )
 
 
-def missing_heads(run: Run, model: PoseModel, names: Sequence[AnyHead]) -> list[AnyHead]:
+def _able_to_learn_beside(names: Sequence[str]) -> list[str]:
+    """Those loss heads that learn by an objective, and so can learn in the steps of the pose net."""
+    return [name for name in names if head_named(name).group == "loss" and head_named(name).loss is not None]
+
+
+def missing_heads(run: Run, model: PoseModel, names: Sequence[str]) -> list[str]:
     """Those heads that a model lacks; a committee of another size, in a model that was taken over, does not count."""
     members = run.config.scores.members
     has = {*model.heads, *(name for name, head in model.auxiliary.items()
@@ -169,39 +170,39 @@ def missing_heads(run: Run, model: PoseModel, names: Sequence[AnyHead]) -> list[
 
 
 def add_heads(
-    run: Run, model: PoseModel, names: Sequence[AnyHead], labelled: Crops, seed: int, what: str,
+    run: Run, model: PoseModel, names: Sequence[str], labelled: Crops, seed: int, what: str,
     warm: PoseModel | None = None,
 ) -> PoseModel:  # fmt: skip
     """Train heads, loss heads and auxiliary ones, on the frozen pose net, fresh or from those of ``warm``."""
     recipe, members = run.config.recipe, run.config.scores.members
     had = warm.heads if warm else {}
-    heads: dict[HeadName, LossHead] = {
+    heads: dict[str, LossHead] = {
         name: copy.deepcopy(had[name]) if name in had else checkpoint.new_head(model, name, seed)
-        for name in names if name in HEADS
+        for name in names if head_named(name).group == "loss"
     }  # fmt: skip
-    if recipe.heads.how == "joint" and any(name not in EPCK for name in heads):
+    if recipe.heads.how == "joint" and _able_to_learn_beside(names):
         raise ConfigError(f"{what}: heads that are trained beside the pose net cannot be added to it later: name all "
                           "methods at once, in a new --out")  # fmt: skip
     if heads:
         started = time.perf_counter()
-        losses = train_all_heads(model, heads, labelled, recipe.heads, run.machine, seed=seed,
-                                 validation=recipe.pose.validation, what=what)  # fmt: skip
+        losses = train_heads(model, heads, labelled, recipe.heads, run.machine, seed=seed,
+                             validation=recipe.pose.validation, what=what)  # fmt: skip
         model = _note_losses(model.with_heads(heads), "head_losses", losses, started)
     had_auxiliary = warm.auxiliary if warm else {}
-    auxiliary: dict[AuxiliaryName, AuxiliaryHead] = {
+    auxiliary: dict[str, AuxiliaryHead] = {
         name: copy.deepcopy(had_auxiliary[name]) if name in had_auxiliary
-        else new_auxiliary(model, name, seed, members=members)
-        for name in AUXILIARY if name in names
+        else checkpoint.new_auxiliary(model, name, seed, members=members)
+        for name in heads_of("auxiliary") if name in names
     }  # fmt: skip
     if auxiliary:
         started = time.perf_counter()
-        losses = train_auxiliary(model, auxiliary, labelled, recipe.heads, run.machine, seed=seed,
-                                 validation=recipe.pose.validation, what=what.replace("loss head", "auxiliary head"))  # fmt: skip
+        losses = train_heads(model, auxiliary, labelled, recipe.heads, run.machine, seed=seed,
+                             validation=recipe.pose.validation, what=what.replace("loss head", "auxiliary head"))  # fmt: skip
         model = _note_losses(model.with_auxiliary(auxiliary), "auxiliary_losses", losses, started)
     return model
 
 
-def _note_losses(model: PoseModel, fact: str, losses: Mapping[Any, Sequence[float]], started: float) -> PoseModel:
+def _note_losses(model: PoseModel, fact: str, losses: Mapping[str, Sequence[float]], started: float) -> PoseModel:
     rounded = {name: [round(loss, 6) for loss in of_head] for name, of_head in losses.items()}
     seconds = model.facts["head_seconds"] + time.perf_counter() - started
     return with_facts(model, **{"head_seconds": seconds, fact: {**model.facts.get(fact, {}), **rounded}})
@@ -214,7 +215,7 @@ def tested(run: Run, model: PoseModel) -> PoseModel:
         return model
     scored = score(model, run.test, run.machine, what="test")
     return with_facts(model, tested=how, test_pck=judge_scored(run.test.data, scored, run.profile).pck(),
-                      test_pck_neighbours=neighbours(run.test.data, scored, run.profile, None))  # fmt: skip
+                      test_pck_neighbours=neighbour_pck(run.test.data, scored, run.profile, None))  # fmt: skip
 
 
 def with_facts(model: PoseModel, **facts: Any) -> PoseModel:

@@ -26,20 +26,18 @@ import numpy.typing as npt
 from alpose.runtime.io import from_json, read_json, write_json
 
 from . import checkpoint
-from .base_model import AnyHead, BaseModel, add_heads, missing_heads, new_model, tested, train
+from .base_model import BaseModel, add_heads, missing_heads, new_model, tested, train
 from .checkpoint import PoseModel
-from .committee import net_disagreement, train_members
 from .data.crops import Crops
-from .detection import Selection, forms_of, judge_scored, measure, neighbours, part_of, select
 from .device import DeviceContext
-from .egl import EGL, expected_gradient
-from .lookalikes import lookalikes
+from .methods.catalog import METHODS, heads_for, maps_for, resolve
+from .methods.nearest_neighbours import nearest_neighbours
+from .methods.selection import Pool, PoolImages, Selection, judge_scored, measure, neighbour_pck, select
 from .metrics import neighbour_thresholds
 from .results import Gallery, Results, Row, Scores, stage_folder
-from .resume import discard
 from .run import Run, RunConfig, claim, open_run
-from .samplers import METHODS, Method
 from .scoring import Scored, score
+from .training_state import discard
 
 log = logging.getLogger("alpose")
 
@@ -101,8 +99,7 @@ def run_benchmark(
 
 def _base(run: Run, seed: int, bases: Path | None = None) -> BaseModel:
     """The base model of a seed, with the heads that any method of the run ranks by: they are trained together."""
-    heads: list[AnyHead] = [head for head in map(part_of, run.config.methods) if head]
-    return BaseModel(run, seed, heads, bases)
+    return BaseModel(run, seed, heads_for(run.config.methods), bases)
 
 
 def _prepare_base(run: Run, seed: int, bases: Path | None) -> list[Row]:
@@ -111,7 +108,7 @@ def _prepare_base(run: Run, seed: int, bases: Path | None) -> list[Row]:
     return []
 
 
-def _all_stages(run: Run, seed: int, method: Method) -> list[Row]:
+def _all_stages(run: Run, seed: int, method: str) -> list[Row]:
     """A task of a cluster: all stages of one method of one seed, whose base model is there."""
     return list(_stages(run, seed, method, _base(run, seed)))
 
@@ -122,7 +119,7 @@ class _Stage:
 
     run: Run
     seed: int
-    method: Method
+    method: str
     number: int
 
     @property
@@ -139,7 +136,7 @@ class _Stage:
         self.run.machine.once(write_json, self.folder / "row.json", row)
 
 
-def _stages(run: Run, seed: int, method: Method, base: BaseModel) -> Iterator[Row]:
+def _stages(run: Run, seed: int, method: str, base: BaseModel) -> Iterator[Row]:
     """All stages of one method of one seed."""
     # Of every person, the stage in which it was labelled: 0 initially.
     labelled_at_N = np.where(run.initial(seed), 0, UNLABELLED)
@@ -196,7 +193,7 @@ def _stage(
 def _score(stage: _Stage, model: PoseModel) -> tuple[Scored, float]:
     started = time.perf_counter()
     scored = score(model, stage.run.people, stage.run.machine, what=f"scoring for {stage.method}, stage {stage.number}",
-                   options=stage.run.config.scores, forms=forms_of([stage.method]))  # fmt: skip
+                   options=stage.run.config.scores, forms=maps_for([stage.method]))  # fmt: skip
     return scored, time.perf_counter() - started
 
 
@@ -210,13 +207,19 @@ def _select(
     labelled = run.people.subset(labelled_rows)
     judged = judge_scored(crops.data, pool, run.profile)
     image_pck_N = judged.image_pck()
-    second, seconds = _second_pass(stage, model, crops, pool, labelled, scored.take(labelled_rows))
+    labelled_scored = scored.take(labelled_rows)
+    images = PoolImages(run, stage.seed, stage.number, model, crops, labelled)
+    if METHODS[method].prepare is not None:
+        resolve(METHODS[method].prepare)(images)
 
-    def choose(by: Method, k: int) -> Selection:
+    def choose(by: str, k: int) -> Selection:
         rng = np.random.default_rng([stage.seed, stage.number, *by.encode()])
-        return select(by, pool, scored.embedding_ND[labelled_rows], image_pck_N, k, rng, second)
+        whole = Pool(scored=pool, labelled=labelled_scored, image_pck_N=image_pck_N, rng=rng, images=images)
+        return select(by, whole, k)
 
+    started = time.perf_counter()
     selection = choose(method, run.config.budget)
+    seconds = time.perf_counter() - started if METHODS[method].reads_images else 0.0
     # The oracle cannot judge people whose PCK is undefined: there may be fewer than the budget.
     judgeable = int(np.isfinite(image_pck_N).sum())
     oracle = choose("oracle-pck", min(run.config.budget, judgeable)) if judgeable else selection
@@ -227,9 +230,10 @@ def _select(
         )
         _gallery(crops, pool, selection, image_pck_N).save(stage.folder / "gallery.npz")
         if (stage.seed, stage.number) == (0, 1):
-            lookalikes(method, crops, pool, labelled, scored.take(labelled_rows), selection,
-                       run.config.egl).save(stage.folder / "lookalikes.npz")  # fmt: skip
-    chosen = neighbours(crops.data, pool, run.profile, selection.rows_M)
+            nearest_neighbours(method, crops, pool, labelled, labelled_scored, selection, run.config.egl).save(
+                stage.folder / "lookalikes.npz"
+            )
+    chosen = neighbour_pck(crops.data, pool, run.profile, selection.rows_M)
     before = model.facts["test_pck_neighbours"]
     return Row(
         method=method, seed=stage.seed, stage=stage.number, labelled=len(labelled_rows), pool=len(pool_rows),
@@ -237,23 +241,6 @@ def _select(
         score_seconds=score_seconds + seconds, **asdict(detection),
         neighbours={t: {"base_test_pck": before.get(t), "test_pck": None, "selected_pck": chosen[t]} for t in chosen},
     )  # fmt: skip
-
-
-def _second_pass(
-    stage: _Stage, model: PoseModel, crops: Crops, pool: Scored, labelled: Crops, labelled_scores: Scored
-) -> tuple[dict[Method, npt.NDArray[np.float32]], float]:
-    """Scores of a method that looks at the pool once more, with the labelled people at hand; and their seconds."""
-    run, method = stage.run, stage.method
-    members = train_members(run, stage.seed, stage.number, labelled) if method == "ensemble-nets" else ()
-    started = time.perf_counter()
-    if method == "ensemble-nets":
-        score_N = net_disagreement(run, members, crops, pool)
-    elif method in EGL:
-        score_N = expected_gradient(model, crops, labelled, pool, labelled_scores, run.machine, run.config.egl,
-                                    method=method, what=f"{method} with {len(labelled)} labelled")  # fmt: skip
-    else:
-        return {}, 0.0
-    return {method: score_N}, time.perf_counter() - started
 
 
 def _gallery(crops: Crops, pool: Scored, selection: Selection, image_pck_N: npt.NDArray[np.float32]) -> Gallery:
@@ -270,7 +257,7 @@ def _retrain(stage: _Stage, enlarged_N: npt.NDArray[np.bool_], model: PoseModel)
     """A model on the enlarged set: from the one that selected (warm) or from fresh weights (cold)."""
     run, seed, recipe = stage.run, stage.seed, stage.run.config.recipe
     warm, what = run.config.start == "warm", f"{stage.method}, stage {stage.number} of seed {stage.seed}"
-    heads: list[AnyHead] = [head for head in [part_of(stage.method)] if head]
+    heads = heads_for([stage.method])
     labelled = run.people.subset(np.flatnonzero(enlarged_N))
     start = replace(copy.deepcopy(model), heads={}, auxiliary={}, facts={}) if warm else new_model(run, seed)
     trained = train(run, start, labelled, recipe.retrain if warm else recipe.pose, seed=seed, what=what, heads=heads,
@@ -284,7 +271,7 @@ def _retrain(stage: _Stage, enlarged_N: npt.NDArray[np.bool_], model: PoseModel)
 def _collect(run: Run) -> Results:
     """Gather every row that this folder holds, those of earlier calls too, and write ``results.json``."""
     rows = [_read_row(path) for path in run.folder.glob("seed-*/*/stage-*/row.json")]
-    order = {str(method): place for place, method in enumerate(METHODS)}
+    order = {method: place for place, method in enumerate(METHODS)}
     rows.sort(key=lambda row: (row.seed, order[row.method], row.stage))
     asked = run.config
     config = asked.to_json() | {

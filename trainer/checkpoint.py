@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from alpose.runtime.io import read_json, write_atomically, write_json
 from alpose.runtime.skeleton import Skeleton
 
 from .data.crops import CropConfig
-from .models.auxiliary import AuxiliaryConfig, AuxiliaryHead, AuxiliaryName, build_auxiliary
-from .models.heads import EPCK, Evidence, HeadConfig, HeadName, LossHead, build_head
+from .methods.catalog import head_named
+from .models.auxiliary import AuxiliaryConfig, AuxiliaryHead, build_auxiliary, tree_of
+from .models.heads import HeadConfig, HeadName, LossHead, build_head
 from .models.hourglass import STRIDE
 from .models.nets import NetConfig, PoseNet, build_net, channels_of, net_from_json, net_to_json
 
@@ -55,7 +57,7 @@ class PoseModel:
     target: TargetConfig
     facts: Mapping[str, Any]
     """Provenance in plain JSON values: data, config, metrics."""
-    auxiliary: Mapping[AuxiliaryName, AuxiliaryHead] = field(default_factory=dict)
+    auxiliary: Mapping[str, AuxiliaryHead] = field(default_factory=dict)
     """Heads of the samplers that need more than heatmaps and losses; most models have none."""
 
     @property
@@ -67,7 +69,7 @@ class PoseModel:
         """The same pose net with these heads besides its own."""
         return replace(self, heads={**self.heads, **heads})
 
-    def with_auxiliary(self, heads: Mapping[AuxiliaryName, AuxiliaryHead]) -> PoseModel:
+    def with_auxiliary(self, heads: Mapping[str, AuxiliaryHead]) -> PoseModel:
         """The same pose net with these auxiliary heads besides its own."""
         return replace(self, auxiliary={**self.auxiliary, **heads})
 
@@ -89,20 +91,34 @@ def new_model(config: NetConfig, skeleton: Skeleton, crop: CropConfig, target: T
 
 def new_head(model: PoseModel, name: HeadName, seed: int) -> LossHead:
     """A head with fresh weights that fits a model's features; the weights depend on ``seed`` and ``name`` alone."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(digest[:7], "little"))
+    with _seeded(f"{seed}/{name}"):
         return build_head(head_config(model, name))
 
 
-def head_config(model: PoseModel, name: HeadName) -> HeadConfig:
-    """The config of a head that fits a model."""
+def new_auxiliary(model: PoseModel, name: str, seed: int, *, members: int = 5) -> AuxiliaryHead:
+    """An auxiliary head with fresh weights that fits a model; they depend on ``seed``, ``name`` and ``members`` alone."""
     net = model.pose.config
-    config = HeadConfig(name=name, channels=channels_of(net), sizes=net.sizes(model.size))
-    if name not in EPCK:
-        return config
-    evidence: Evidence = "peaks" if name == "epck-slim" else "maps+features"
-    return replace(config, joints=len(model.skeleton), peak=model.target.peak, evidence=evidence)
+    config = AuxiliaryConfig(
+        name=name, widths=net.widths, sizes=net.sizes(model.size), joints=len(model.skeleton),
+        links=tree_of(model.skeleton), peak=model.target.peak, members=members,
+    )  # fmt: skip
+    with _seeded(f"{seed}/auxiliary {name}"):
+        return build_auxiliary(config)
+
+
+@contextmanager
+def _seeded(purpose: str) -> Iterator[None]:
+    """Torch's generator seeded by a hash inside, and as it was after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:7], "little"))
+        yield
+
+
+def head_config(model: PoseModel, name: HeadName) -> HeadConfig:
+    """The config of a head that fits a model: its features and, for heads that read them, its heatmaps."""
+    net, head = model.pose.config, head_named(name)
+    config = HeadConfig(name=name, channels=channels_of(net), sizes=net.sizes(model.size), **head.options)
+    return replace(config, joints=len(model.skeleton), peak=model.target.peak) if head.reads_maps else config
 
 
 def save(model: PoseModel, folder: Path) -> Path:
@@ -168,7 +184,7 @@ def load(path: Path, device: torch.device | None = None) -> PoseModel:
         for name, value in facts["heads"].items():
             heads[name] = build_head(_head_config(value))
             heads[name].load_state_dict(_part(weights, f"head.{name}."))
-        auxiliary: dict[AuxiliaryName, AuxiliaryHead] = {}
+        auxiliary: dict[str, AuxiliaryHead] = {}
         for name, value in facts.get("auxiliary", {}).items():
             auxiliary[name] = build_auxiliary(AuxiliaryConfig.from_json(value))
             auxiliary[name].load_state_dict(_part(weights, f"auxiliary.{name}."))

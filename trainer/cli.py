@@ -28,15 +28,13 @@ from .cli_options import (
     run_options,
 )
 from .data.commands import data
+from .methods.catalog import DETECTORS, METHODS
 
 log = logging.getLogger("alpose")
 
-DEFAULT_METHODS = "random,coreset,entropy,multipeak,epck,ll,ll++,ll++conv,oracle-loss,oracle-pck"
-MORE_METHODS = (
-    "egl++", "egl++-lle", "vl4pose", "aleatoric", "ensemble", "ensemble-nets", "multipeak-2021", "multipeak-2022",
-    "vl4pose-official", "aleatoric-official", "epck-slim", "ll-gap",
-)  # fmt: skip
-"""Those that are not run unless asked for; the samplers' own list would bring torch in."""
+DEFAULT_METHODS = ",".join(name for name, method in METHODS.items() if method.default)
+MORE_METHODS = tuple(name for name, method in METHODS.items() if not method.default)
+"""Those that are not run unless asked for."""
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -102,9 +100,7 @@ def cycles(
     torchrun --nproc-per-node 8 -m alpose.trainer cycles --dataset lsp --preset paper --out runs/paper
     """
     from .benchmark import run_benchmark
-    from .egl import EglConfig
     from .metrics import Failure
-    from .options import ScoreOptions
     from .pages.cycles import write_report
     from .presets import preset, with_net
     from .run import RunConfig
@@ -171,7 +167,6 @@ def detect(
     alpose-train detect --dataset synthetic --preset smoke --seeds 2
     alpose-train detect --dataset lsp --data-root DATA --preset laptop --seeds 3
     """
-    from .detect.detectors import NAMES
     from .detect.evaluation import evaluate
     from .detect.experiment import DetectConfig, run_detect
     from .epck import EpckTraining
@@ -182,7 +177,7 @@ def detect(
     base = RunConfig.from_preset(preset_name, dataset, methods=("random",), seeds=seeds, budget=1, select_only=True,
                                  failure=Failure(failure, failure_limit))  # fmt: skip
     folder = folder or default_out(dataset, "detect-")
-    names = names_in(detectors) if detectors else NAMES
+    names = names_in(detectors) if detectors else tuple(DETECTORS)
     config = DetectConfig(base=base, epck=EpckTraining(), detectors=names)
     run_detect(config, folder, place.machine(), data_root=place.data_root, cache=place.cache, bases=bases)
     click.echo("\n".join(finding(evaluate(folder))))
@@ -224,7 +219,7 @@ def fit(
     from .fitting import fit as run_fit
 
     config = FitConfig(
-        data=data_, start=start, preset=preset_name, heads=names_in(heads) if heads else None,  # type: ignore[arg-type]
+        data=data_, start=start, preset=preset_name, heads=names_in(heads) if heads else None,
         epochs=epochs, hold_out=hold_out, old_data=not without_old_data, seed=seed, net=net,
     )  # fmt: skip
     machine = place.machine()

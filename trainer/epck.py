@@ -1,4 +1,4 @@
-"""Training of expected-PCK heads: one pass over damaged views reads the evidence, the head then learns on numbers.
+"""Training of expected-PCK heads: one pass over damaged views collects the evidence, the head then learns from numbers.
 
 The pose net is frozen and its evidence is some hundred numbers per joint, so that the views are drawn once, and all
 epochs of a small head cost less than one pass of the pose net.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,14 +21,14 @@ from torch.nn import functional
 
 from alpose.runtime.errors import ConfigError, DataError
 
+from .augmented_views import augmented_views
 from .checkpoint import PoseModel
 from .data.augment import AugmentConfig
 from .data.crops import Crops
-from .device import Machine, evaluating
-from .glimpses import glimpses
+from .device import DeviceContext, evaluating
 from .models.expected_pck import CERTAIN, ExpectedPckHead
-from .resume import refuse_divergence
-from .training import validation_mask
+from .training import HeadTraining, run_epochs, validation_mask
+from .training_state import refuse_divergence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class EpckTraining:
         return max(1, min(self.views, self.most_views // max(people, 1)))
 
 
-class Lesson(NamedTuple):
+class HeadDataset(NamedTuple):
     """What heads learn from, or are judged on."""
 
     evidence: Mapping[str, Tensor]
@@ -69,25 +69,24 @@ class Lesson(NamedTuple):
     counts_NJ: Tensor
     """Joints that are labelled, in view, and of a person who can be measured."""
 
-    def take(self, rows_M: Tensor) -> Lesson:
+    def take(self, rows_M: Tensor) -> HeadDataset:
         """These views, in this order."""
         evidence = {name: value[rows_M] for name, value in self.evidence.items()}
-        return Lesson(evidence, self.distance_NJ[rows_M], self.counts_NJ[rows_M])
+        return HeadDataset(evidence, self.distance_NJ[rows_M], self.counts_NJ[rows_M])
 
 
-def join(lessons: Sequence[Lesson]) -> Lesson:
-    """One lesson after the other."""
-    evidence = {name: torch.cat([each.evidence[name] for each in lessons]) for name in lessons[0].evidence}
-    return Lesson(evidence, torch.cat([each.distance_NJ for each in lessons]),
-                  torch.cat([each.counts_NJ for each in lessons]))  # fmt: skip
+def join(parts: Sequence[HeadDataset]) -> HeadDataset:
+    """One dataset after the other."""
+    evidence = {name: torch.cat([each.evidence[name] for each in parts]) for name in parts[0].evidence}
+    return HeadDataset(evidence, *(torch.cat(column) for column in zip(*(part[1:] for part in parts), strict=True)))
 
 
 def train_epck(
     model: PoseModel,
     heads: Mapping[str, ExpectedPckHead],
     crops: Crops,
-    config: EpckTraining,
-    machine: Machine,
+    config: HeadTraining | EpckTraining,
+    machine: DeviceContext,
     *,
     seed: int,
     validation: float,
@@ -95,64 +94,72 @@ def train_epck(
 ) -> dict[str, list[float]]:
     """Train heads in place on a frozen pose net, which does not change by a bit; one pass over the views feeds them all.
 
-    The people that validated the pose net are left out. Returns each head's mean loss per epoch.
+    The people that validated the pose net are left out. ``config`` of the other heads stands for the default. Returns
+    each head's mean loss per epoch.
     """
+    how = config if isinstance(config, EpckTraining) else EpckTraining()
+    what = what.replace("loss head", "expected-PCK head")
     learners = crops.subset(np.flatnonzero(~validation_mask(crops.data.ids, validation, seed)))
-    lesson = see(model, heads, learners, machine, views=config.views_for(len(learners)), seed=seed, what=what)
-    return learn(heads, lesson, config, machine, seed=seed)
+    dataset = collect(model, heads, learners, machine, views=how.views_for(len(learners)), seed=seed, what=what)
+    return fit(heads, dataset, how, machine, seed=seed)
 
 
-def see(
+def collect(
     model: PoseModel,
     heads: Mapping[str, ExpectedPckHead],
     crops: Crops,
-    machine: Machine,
+    machine: DeviceContext,
     *,
     views: int,
     seed: int,
     augment_by: AugmentConfig | None = None,
     what: str = "evidence",
-) -> Lesson:
-    """The evidence of every head for views of people, as :func:`alpose.trainer.glimpses.glimpses` takes them."""
+) -> HeadDataset:
+    """The evidence of every head on views of people, see :func:`alpose.trainer.augmented_views.augmented_views`."""
     for head in heads.values():
         head.to(machine.device)
-    seen = []
+    parts = []
     with evaluating(*heads.values()):
-        for glimpse in glimpses(model, crops, machine, views=views, seed=seed, augment_by=augment_by, what=what):
-            evidence = {name: head.evidence(glimpse.features).cpu() for name, head in heads.items()}
-            seen.append(Lesson(evidence, glimpse.distance_BJ.cpu(), glimpse.counts_BJ.cpu()))
-    return join(seen)
+        for view in augmented_views(model, crops, machine, views=views, seed=seed, augment_by=augment_by, what=what):
+            evidence = {name: head.evidence(view.features).cpu() for name, head in heads.items()}
+            parts.append(HeadDataset(evidence, view.distance_BJ.cpu(), view.counts_BJ.cpu()))
+    return join(parts)
 
 
-def learn(
-    heads: Mapping[str, ExpectedPckHead], lesson: Lesson, config: EpckTraining, machine: Machine, *, seed: int,
+def fit(
+    heads: Mapping[str, ExpectedPckHead], dataset: HeadDataset, config: EpckTraining, machine: DeviceContext, *, seed: int,
     target_NJ: Tensor | None = None,
 ) -> dict[str, list[float]]:  # fmt: skip
-    """Train heads in place on a lesson; they end in eval mode.
+    """Train heads in place; they end in eval mode.
 
     Args:
-        heads: fresh or trained; their standardisation is taken from the lesson.
-        lesson: what was seen.
+        heads: fresh or trained; their standardisation is taken from the dataset.
+        dataset: evidence and truth.
         config: how.
         machine: where.
         seed: decides order and dropout.
         target_NJ: probabilities in [0, 1] in place of those that follow from the distances.
     """
-    counts_NJ = lesson.counts_NJ
+    counts_NJ = dataset.counts_NJ
     if not counts_NJ.any():
         raise DataError("expected-PCK heads learn from labelled joints of people who can be measured (PCK has no "
                         "length for the others): there is none")  # fmt: skip
-    target_NJ = soft_right(lesson.distance_NJ, config.softness) if target_NJ is None else target_NJ
+    target_NJ = soft_right(dataset.distance_NJ, config.softness) if target_NJ is None else target_NJ
     target_NJ = target_NJ.masked_fill(~counts_NJ, 0.0)
     rows_N = torch.nonzero(counts_NJ.any(dim=1))[:, 0]
     history: dict[str, list[float]] = {}
     with torch.random.fork_rng(devices=[]):
         for name, head in heads.items():
-            torch.manual_seed(_hash(seed, f"learn {name}"))
-            history[name] = _learn(head.to(machine.device), lesson.evidence[name][rows_N].to(machine.device),
-                                   target_NJ[rows_N].to(machine.device), counts_NJ[rows_N].to(machine.device),
-                                   config)  # fmt: skip
-            _agree(head, machine)
+            digest = hashlib.sha256(f"{seed}/epck/learn {name}".encode()).digest()
+            torch.manual_seed(int.from_bytes(digest[:7], "little"))
+            evidence_NJD, own_target_NJ, own_counts_NJ = (
+                part[rows_N].to(machine.device) for part in (dataset.evidence[name], target_NJ, counts_NJ)
+            )
+            history[name] = _fit(head.to(machine.device), evidence_NJD, own_target_NJ, own_counts_NJ, config)
+            # Every process learned the same; the first settles what rounding left of differences.
+            if machine.world > 1:
+                for value in (*head.parameters(), *head.buffers()):
+                    torch.distributed.broadcast(value.data, 0)
     return history
 
 
@@ -161,7 +168,7 @@ def soft_right(distance_NJ: Tensor, softness: float) -> Tensor:
     return torch.sigmoid((1 - distance_NJ) / softness)
 
 
-def _learn(
+def _fit(
     head: ExpectedPckHead, evidence_NJD: Tensor, target_NJ: Tensor, counts_NJ: Tensor, config: EpckTraining
 ) -> list[float]:
     head.standardise(evidence_NJD)
@@ -170,36 +177,30 @@ def _learn(
     steps = len(evidence_NJD) // size
     optimiser = torch.optim.AdamW(head.parameters(), config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=config.epochs * steps + 1)
-    losses = []
-    for epoch in range(config.epochs):
-        order_N = torch.randperm(len(evidence_NJD)).to(evidence_NJD.device)
-        total = 0.0
-        for index_B in order_N[: steps * size].split(size):
-            counts_BJ = counts_NJ[index_B].float()
-            loss_BJ = functional.binary_cross_entropy_with_logits(
-                head.logits(evidence_NJD[index_B]), target_NJ[index_B], reduction="none"
-            )
-            loss = (loss_BJ * counts_BJ).sum() / counts_BJ.sum().clamp_min(1.0)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += float(loss.detach())
-        losses.append(total / steps)
-        refuse_divergence(epoch, {head.config.name: losses[-1]})
+    losses: list[float] = []
+
+    def batches(_: int) -> Iterator[Tensor]:
+        yield from torch.randperm(len(evidence_NJD)).to(evidence_NJD.device)[: steps * size].split(size)
+
+    def step(index_B: Tensor) -> dict[str, Tensor]:
+        counts_BJ = counts_NJ[index_B].float()
+        loss_BJ = functional.binary_cross_entropy_with_logits(
+            head.logits(evidence_NJD[index_B]), target_NJ[index_B], reduction="none"
+        )
+        loss = (loss_BJ * counts_BJ).sum() / counts_BJ.sum().clamp_min(1.0)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        return {head.config.name: loss.double()}
+
+    def end_epoch(epoch: int, mean: dict[str, float]) -> None:
+        losses.extend(mean.values())
+        refuse_divergence(epoch, mean)
+
+    run_epochs(range(config.epochs), batches, step, end_epoch)
     untaught_J = ~counts_NJ.any(dim=0)
     if untaught_J.any():
         head.leave_out(untaught_J, float(target_NJ[counts_NJ].mean().clamp(CERTAIN, 1 - CERTAIN)))
     head.eval()
     return losses
-
-
-def _agree(head: ExpectedPckHead, machine: Machine) -> None:
-    """Every process learned the same; what rounding left of differences is settled by the first."""
-    if machine.world > 1:
-        for value in (*head.parameters(), *head.buffers()):
-            torch.distributed.broadcast(value.data, 0)
-
-
-def _hash(seed: int, purpose: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/epck/{purpose}".encode()).digest()[:7], "little")

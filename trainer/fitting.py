@@ -24,15 +24,15 @@ from .checkpoint import PoseModel
 from .data.catalog import open_dataset
 from .data.crops import CropConfig, Crops, prepare
 from .data.records import PoseData, join
-from .detection import judge_scored
 from .device import Machine, environment
-from .head_training import train_all_heads
+from .methods.catalog import heads_of
+from .methods.selection import judge_scored
 from .metrics import Failure, auroc, profile_of
-from .models.heads import HEADS, HeadName, LossHead
+from .models.heads import HeadName, LossHead
 from .presets import NetName, Preset, PresetName, preset, with_net, with_net_of
-from .resume import discard
 from .scoring import score
-from .training import train_pose
+from .training import train_heads, train_pose
+from .training_state import discard
 
 log = logging.getLogger("alpose")
 
@@ -65,9 +65,9 @@ class FitConfig:
     def __post_init__(self) -> None:
         if not self.data:
             raise ConfigError("--data: name at least one COCO keypoints folder")
-        unknown = [name for name in self.heads or () if name not in HEADS]
+        unknown = [name for name in self.heads or () if name not in heads_of("loss")]
         if unknown:
-            raise ConfigError(f"--heads: {', '.join(unknown)} unknown; known: {', '.join(HEADS)}")
+            raise ConfigError(f"--heads: {', '.join(unknown)} unknown; known: {', '.join(heads_of('loss'))}")
         if not 0 < self.hold_out < 0.9:
             raise ConfigError(f"--hold-out is a share of the images in (0, 0.9), got {self.hold_out}")
         if self.net and self.start:
@@ -274,8 +274,8 @@ def _train(
         name: copy.deepcopy(warm[name]) if name in warm else checkpoint.new_head(model, name, config.seed)
         for name in names
     }
-    train_all_heads(model, heads, train, replace(recipe.heads, how="frozen"), machine, seed=config.seed,
-                    validation=how.validation)  # fmt: skip
+    train_heads(model, heads, train, replace(recipe.heads, how="frozen"), machine, seed=config.seed,
+                validation=how.validation)  # fmt: skip
     return model.with_heads(heads)
 
 

@@ -161,6 +161,27 @@ def multipeak_entropy(
     return entropy_Q.unflatten(0, heatmaps_BJHW.shape[:2]).sum(dim=1)
 
 
+def multipeak_form(
+    heatmaps_BJHW: Tensor, form: MultipeakForm, *, temperature: float = 1.0, exclude_border: bool | None = None
+) -> Tensor:
+    """Multi-peak entropy (B,) in a form of :data:`MULTIPEAK_FORMS`, whose distances are for 64 cells."""
+    rule = MULTIPEAK_FORMS[form].copy()
+    rule["min_distance"] = max(1, round(rule["min_distance"] * heatmaps_BJHW.shape[-1] / 64))
+    if exclude_border is not None:
+        rule["exclude_border"] = exclude_border
+    return multipeak_entropy(heatmaps_BJHW, temperature=temperature, **rule)
+
+
+def multipeak_2021(heatmaps_BJHW: Tensor) -> Tensor:
+    """The method ``multipeak-2021``."""
+    return multipeak_form(heatmaps_BJHW, "official-2021")
+
+
+def multipeak_2022(heatmaps_BJHW: Tensor) -> Tensor:
+    """The method ``multipeak-2022``."""
+    return multipeak_form(heatmaps_BJHW, "official-2022")
+
+
 def _peak_entropy(maps_QHW: Tensor, temperature: float, rule: PeakRule) -> Tensor:
     """Entropy over the peaks of each map (Q,)."""
     above_Q = maps_QHW.amin(dim=(1, 2))

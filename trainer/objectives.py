@@ -5,11 +5,15 @@ Shapes: B batch, S stacks, J joints, H W heatmap, P pairs of images.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from .models.heads import LossHead
+    from .training import HeadBatch
 
 Pairing = Literal["disjoint", "all"]
 PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
@@ -73,6 +77,18 @@ def pair_kl(predicted_B: Tensor, true_B: Tensor, *, pairing: Pairing = "disjoint
     gap_P = predicted_B[i_P] - predicted_B[j_P]
     entropy_P = -(torch.xlogy(p_P, p_P) + torch.xlogy(1 - p_P, 1 - p_P))
     return _mean(functional.softplus(gap_P) - p_P * gap_P - entropy_P, predicted_B)
+
+
+def margin_loss(head: LossHead, batch: HeadBatch) -> Tensor:
+    """Learning loss of a head on a batch; images whose joints all left the view have no true loss and are in no pair."""
+    seen_B, how = batch.counts_BJ.any(dim=1), batch.config
+    return margin_ranking(head(batch.features)[seen_B], batch.true_B[seen_B], margin=how.margin, pairing=how.pairing)
+
+
+def kl_loss(head: LossHead, batch: HeadBatch) -> Tensor:
+    """LearningLoss++ of a head on a batch, on the same images."""
+    seen_B = batch.counts_BJ.any(dim=1)
+    return pair_kl(head(batch.features)[seen_B], batch.true_B[seen_B], pairing=batch.config.pairing)
 
 
 def _mean(values_P: Tensor, like_B: Tensor) -> Tensor:

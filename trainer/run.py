@@ -19,12 +19,10 @@ from alpose.runtime.io import read_json, write_json
 from .data.catalog import Dataset, Sizes, open_dataset
 from .data.crops import Crops, prepare
 from .device import DeviceContext, environment
-from .egl import EGL, EglConfig, lends
+from .methods.catalog import METHODS, check_known, check_labelled, resolve
+from .methods.options import EglConfig, ScoreOptions
 from .metrics import Failure, Profile, ProfileName, judge, profile_of
-from .models.auxiliary import check_skeleton
-from .options import ScoreOptions
 from .presets import PresetName, Recipe, Start, preset
-from .samplers import Method, check_known, check_labelled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +32,7 @@ class RunConfig:
     dataset: str
     preset: PresetName
     recipe: Recipe
-    methods: tuple[Method, ...]
+    methods: tuple[str, ...]
     seeds: int
     stages: int
     budget: int
@@ -139,8 +137,6 @@ def open_run(config: RunConfig, folder: Path, data_root: Path | None, cache: Pat
         machine.wait()
     run = Run(config, folder, benchmark, people, test, profile_of(config.profile, people.data), machine,
               people.data.fingerprint(), test.data.fingerprint(), environment(machine))  # fmt: skip
-    for method in config.methods:
-        check_skeleton(method, people.data.skeleton)
     _refuse_impossible(run)
     return run
 
@@ -150,22 +146,24 @@ def _refuse_impossible(run: Run) -> None:
     config = run.config
     # The oracles choose among those whose truth is known.
     nobody = np.zeros((len(run.people), len(run.people.data.skeleton)), dtype=np.float32)
-    known_N: dict[Method, npt.NDArray[np.bool_]] = {
-        "oracle-loss": np.asarray(run.people.labelled_NJ.any(axis=1)),
-        "oracle-pck": np.isfinite(judge(run.people.data, nobody, nobody, run.profile).image_pck()),
+    known_N = {
+        "loss": np.asarray(run.people.labelled_NJ.any(axis=1)),
+        "pck": np.isfinite(judge(run.people.data, nobody, nobody, run.profile).image_pck()),
     }
     wanted = config.stages * config.budget
     for seed in range(config.seeds):
         labelled_N = run.initial(seed)
         check_labelled(config.methods, int(labelled_N.sum()))
-        for by_gradient in (name for name in EGL if name in config.methods):
-            config.egl.check(int((labelled_N & lends(run.people)).sum()), by_gradient)
+        for method in config.methods:
+            if METHODS[method].check is not None:
+                resolve(METHODS[method].check)(method, run, labelled_N)
         pool = int((~labelled_N).sum())
         if wanted > pool:
             raise ConfigError(f"{config.stages} stages of {config.budget} want {wanted} people, the pool has {pool}: "
                               "lower --budget or --stages")  # fmt: skip
         for method in config.methods:
-            able = int((known_N[method] & ~labelled_N).sum()) if method in known_N else pool
+            truth = METHODS[method].truth
+            able = int((known_N[truth] & ~labelled_N).sum()) if truth else pool
             if wanted > able:
                 raise ConfigError(
                     f"{method} chooses by labels: {config.stages} stages of {config.budget} want {wanted} people, of "

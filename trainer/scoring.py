@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,29 +18,24 @@ from torch import Tensor
 
 from alpose.runtime.errors import DataError
 
-from .auxiliary import auxiliary_score
 from .checkpoint import PoseModel
 from .data.crops import Crops
 from .data.records import Floats
 from .device import DeviceContext, evaluating
-from .heatmaps import MULTIPEAK_FORMS, MultipeakForm, draw, entropy, multipeak_entropy, to_cells
-from .models.auxiliary import AuxiliaryName
+from .heatmaps import draw, entropy, multipeak_form, to_cells
+from .methods.catalog import METHODS, head_named, resolve
+from .methods.options import ScoreOptions
+from .models.auxiliary import AuxiliaryHead
 from .models.heads import HeadName
-from .models.hourglass import STRIDE
+from .models.hourglass import STRIDE, Features
 from .objectives import true_loss
-from .options import ScoreOptions
 from .passes import Predicted, predict
 
 ENTROPY_TEMPERATURE = ScoreOptions().temperature
 """Divides maps whose training peak is 30 where no other is asked for; exported graphs know this one alone."""
 
-FormName = Literal["multipeak-2021", "multipeak-2022"]
-
 REFERENCE_PEAK = 30.0
 """What maps are scaled to before entropies and peaks are taken of them."""
-
-FORMS: Mapping[FormName, MultipeakForm] = {"multipeak-2021": "official-2021", "multipeak-2022": "official-2022"}
-"""Multi-peak entropy as the published code has it, by the name of the method; computed where such a method asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +57,10 @@ class Scored:
     coarsest_ND: Floats
     """Average of the features of the coarsest scale."""
     predicted_loss: Mapping[HeadName, Floats]
-    auxiliary: Mapping[AuxiliaryName, Floats] = field(default_factory=dict)
+    auxiliary: Mapping[str, Floats] = field(default_factory=dict)
     """Scores of the model's auxiliary heads; higher is chosen first."""
-    forms: Mapping[FormName, Floats] = field(default_factory=dict)
-    """Multi-peak entropy in those of its official forms that were asked for."""
+    forms: Mapping[str, Floats] = field(default_factory=dict)
+    """Scores of those methods that are computed from the heatmaps and were asked for."""
 
     def save_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """As named arrays for an npz file."""
@@ -97,7 +92,7 @@ COLUMNS = tuple(name for name in Scored.__slots__ if name not in PREFIXES)
 
 def score(
     model: PoseModel, crops: Crops, machine: DeviceContext, *, batch: int = 32, what: str = "scoring",
-    options: ScoreOptions | None = None, forms: Collection[FormName] = (),
+    options: ScoreOptions | None = None, forms: Collection[str] = (),
 ) -> Scored:  # fmt: skip
     """Run a model over people once.
 
@@ -108,7 +103,7 @@ def score(
         batch: people at a time.
         what: name in progress.
         options: of entropies, peaks and heads.
-        forms: official forms of multi-peak entropy to compute besides.
+        forms: methods whose scores are computed from the heatmaps (``Method.of_maps``), to compute besides.
     """
     options = options or ScoreOptions()
     with evaluating(*model.heads.values(), *model.auxiliary.values()):
@@ -125,7 +120,7 @@ def score(
     return scored
 
 
-def _reduce(model: PoseModel, seen: Predicted, options: ScoreOptions, forms: Collection[FormName]) -> dict[str, Tensor]:
+def _reduce(model: PoseModel, seen: Predicted, options: ScoreOptions, forms: Collection[str]) -> dict[str, Tensor]:
     """What remains of a batch: some numbers per person, by the names of the arrays of :class:`Scored`."""
     maps, features = reference_maps(model, seen), seen.features
     return {
@@ -133,13 +128,15 @@ def _reduce(model: PoseModel, seen: Predicted, options: ScoreOptions, forms: Col
         "peak_NJ": seen.peak_BJ,
         "true_loss_N": true_loss_of(model, seen, seen.labelled_BJ),
         "entropy_N": entropy(maps, options.temperature),
-        "multipeak_N": multipeak_score(maps, "whole-map", options),
+        "multipeak_N": multipeak_form(
+            maps, "whole-map", temperature=options.temperature, exclude_border=options.border == "dropped"
+        ),
         "embedding_ND": features.penultimate_BCHW.mean(dim=(2, 3)),
         "coarsest_ND": features.pyramid[-1].mean(dim=(2, 3)),
         **{f"head.{name}": head(features) for name, head in model.heads.items()},
-        **{f"auxiliary.{name}": auxiliary_score(head, features, maps, peaks=options.peaks)
+        **{f"auxiliary.{name}": auxiliary_score(head, features, maps, options)
            for name, head in model.auxiliary.items()},
-        **{f"form.{name}": multipeak_score(maps, FORMS[name]) for name in forms},
+        **{f"form.{name}": resolve(METHODS[name].of_maps)(maps) for name in forms},
     }  # fmt: skip
 
 
@@ -154,14 +151,12 @@ def true_loss_of(model: PoseModel, seen: Predicted, counts_BJ: Tensor) -> Tensor
     return true_loss(seen.heatmaps_BSJHW, target, counts_BJ)
 
 
-def multipeak_score(maps_BJHW: Tensor, form: MultipeakForm, options: ScoreOptions | None = None) -> Tensor:
-    """Multi-peak entropy (B,) in a form of :data:`MULTIPEAK_FORMS`, whose distances are for 64 cells."""
-    rule = MULTIPEAK_FORMS[form].copy()
-    rule["min_distance"] = max(1, round(rule["min_distance"] * maps_BJHW.shape[-1] / 64))
-    if options is None:
-        return multipeak_entropy(maps_BJHW, temperature=1.0, **rule)
-    rule["exclude_border"] = options.border == "dropped"
-    return multipeak_entropy(maps_BJHW, temperature=options.temperature, **rule)
+def auxiliary_score(
+    head: AuxiliaryHead, features: Features, maps_BJHW: Tensor, options: ScoreOptions | None = None
+) -> Tensor:
+    """What an auxiliary head says of people, (B,), from float32 features and maps of a training peak of 30."""
+    score_B: Tensor = resolve(head_named(head.config.name).score)(head, features, maps_BJHW, options or ScoreOptions())
+    return score_B
 
 
 def _refuse_nan(scored: Scored, crops: Crops) -> None:

@@ -21,7 +21,8 @@ from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import to_json
 
 from .base_model import SCORED
-from .models.heads import EPCK, HEADS, HeadName
+from .methods.catalog import KL_LOSS, MARGIN_LOSS, trained_with
+from .models.heads import HeadName
 from .pages.run_folder import RunInfo, lookup, run_info
 from .results import Results, Scores, load_npz, stage_folder
 from .theory import (
@@ -43,9 +44,9 @@ from .theory import (
     near_probability_closed,
 )
 
-PAIR_HEADS: tuple[HeadName, ...] = tuple(name for name in HEADS if name not in EPCK)
+PAIR_HEADS: tuple[HeadName, ...] = (*trained_with(MARGIN_LOSS), *trained_with(KL_LOSS))
 """Heads that learn from pairs of images; of the others the theory says nothing."""
-MARGIN_HEADS: tuple[HeadName, ...] = ("ll", "ll-gap")
+MARGIN_HEADS: tuple[HeadName, ...] = trained_with(MARGIN_LOSS)
 """Those that are trained with the margin; the rest are LearningLoss++."""
 
 NEAR = 0.1

@@ -1,4 +1,4 @@
-"""Training: a pose net on heatmaps, and loss heads on the features of a frozen one (or beside it).
+"""Training: a pose net on heatmaps, and heads of every kind on the features of a frozen one (or beside it).
 
 Everything random in an epoch follows from (seed, purpose, epoch), so a training that was killed and resumed at an
 epoch ends with the same weights as one that was not.
@@ -9,9 +9,8 @@ Shapes: B batch, S stacks, J joints, H W heatmap, N people.
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar, get_args
@@ -21,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Adam, AdamW, Optimizer
 
 from alpose.runtime.errors import ConfigError
 
@@ -28,20 +28,21 @@ from .checkpoint import PoseModel
 from .data.augment import AugmentConfig, augment, to_input
 from .data.crops import Crops
 from .data.degrade import degrade, views_of
-from .device import Machine, evaluating
+from .device import DeviceContext, evaluating
 from .feed import Feed
 from .heatmaps import draw, to_cells
-from .models.heads import HeadName, LossHead
-from .models.hourglass import STRIDE, PoseOutput
-from .objectives import PAIRINGS, Pairing, heatmap_mse, margin_ranking, pair_kl, true_loss
+from .methods.catalog import Lazy, head_named, resolve
+from .models.auxiliary import AuxiliaryHead
+from .models.heads import LossHead
+from .models.hourglass import STRIDE, Features, PoseOutput
+from .objectives import PAIRINGS, Pairing, heatmap_mse, true_loss
 from .progress import progress
-from .resume import Epoch, Keeper, Schedule, Stepper, identity, refuse_divergence
-
-log = logging.getLogger("alpose")
+from .training_state import Epoch, Schedule, Stepper, TrainingState, identity, refuse_divergence
 
 HeadsHow = Literal["frozen", "joint"]
-
-Name = TypeVar("Name", bound=str)
+AnyHead = LossHead | AuxiliaryHead
+H = TypeVar("H", bound=AnyHead)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +73,7 @@ class PoseTraining:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadTraining:
-    """How loss heads are trained."""
+    """How heads are trained."""
 
     how: HeadsHow = "frozen"
     """``frozen``: after the pose net, which stays in eval mode and does not change by a bit. ``joint``: in the same
@@ -94,6 +95,34 @@ class HeadTraining:
                 raise ConfigError(f"head training: {value!r} is not one of {known}")
 
 
+class Views(NamedTuple):
+    """What a pose net learns from in one step."""
+
+    images_B3SS: Tensor
+    target_BJHW: Tensor
+    counts_BJ: Tensor
+    """Joints that are labelled and in view."""
+    share: float
+    """Weighs the mean of this process by its share of the batch."""
+    ids: tuple[str, ...]
+
+
+class HeadBatch(NamedTuple):
+    """What heads learn from in one step: the pose net's output on views of some people, without gradients."""
+
+    features: Features
+    maps_BJHW: Tensor
+    """Heatmaps of the last stack."""
+    target_BJHW: Tensor
+    counts_BJ: Tensor
+    """Joints that are labelled and in view."""
+    true_B: Tensor
+    """The loss of each image."""
+    ids: tuple[str, ...]
+    config: HeadTraining
+    seed: int
+
+
 def validation_mask(ids: tuple[str, ...], share: float, seed: int) -> npt.NDArray[np.bool_]:
     """Which people validate: a hash of (seed, id) decides.
 
@@ -106,15 +135,33 @@ def validation_mask(ids: tuple[str, ...], share: float, seed: int) -> npt.NDArra
     return mask_N
 
 
+def run_epochs(
+    epochs: Iterable[int], batches: Callable[[int], Iterable[T]], step: Callable[[T], Mapping[str, Tensor]],
+    end_epoch: Callable[[int, dict[str, float]], None],
+) -> None:  # fmt: skip
+    """The training loop: a step for every batch of every epoch, then ``end_epoch`` with the mean of each named loss.
+
+    Losses are summed on the device: reading a number at every step would make a GPU wait.
+    """
+    for epoch in epochs:
+        sums: dict[str, Tensor] = {}
+        steps = 0
+        for batch in batches(epoch):
+            steps += 1
+            for name, loss in step(batch).items():
+                sums[name] = sums[name] + loss.detach() if name in sums else loss.detach()
+        end_epoch(epoch, {name: float(total) / steps for name, total in sums.items()})
+
+
 def train_pose(
     model: PoseModel,
     crops: Crops,
     config: PoseTraining,
-    machine: Machine,
+    machine: DeviceContext,
     *,
     seed: int,
     state: Path | None = None,
-    heads: Mapping[HeadName, LossHead] | None = None,
+    heads: Mapping[str, LossHead] | None = None,
     head_config: HeadTraining | None = None,
     best: bool = True,
     what: str = "pose net",
@@ -136,182 +183,166 @@ def train_pose(
     valid_N = validation_mask(crops.data.ids, config.validation, seed)
     feed = Feed.open(crops.subset(np.flatnonzero(~valid_N)), machine)
     valid = Feed.open(crops.subset(np.flatnonzero(valid_N)), machine)
-    joint = dict(heads or {})
-    head_how = head_config or HeadTraining(how="joint")
+    joint, head_how = dict(heads or {}), head_config or HeadTraining(how="joint")
     model.to(machine.device)
     batch = _batch_of(config.batch, len(feed), machine)
-    steps = len(feed) // batch
-    optimiser = torch.optim.AdamW(model.pose.parameters(), config.lr, weight_decay=config.weight_decay,
-                                  fused=True)  # fmt: skip
-    schedule = Stepper(config.schedule, config.lr, optimiser, epochs=config.epochs, steps=steps)
-    head_optimisers = {name: torch.optim.Adam(head.to(machine.device).parameters(), head_how.lr, fused=True)
+    optimiser = AdamW(model.pose.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
+    schedule = Stepper(config.schedule, config.lr, optimiser, epochs=config.epochs, steps=len(feed) // batch)
+    head_optimisers = {name: Adam(head.to(machine.device).parameters(), head_how.lr, fused=True)
                        for name, head in joint.items()}  # fmt: skip
     net: nn.Module = torch.compile(model.pose) if config.compile else model.pose  # type: ignore[assignment]
     if machine.world > 1:
         ids = [machine.device.index] if machine.device.type == "cuda" else None
         net = DistributedDataParallel(net, device_ids=ids)
-    keeper = Keeper(state, model.pose, optimiser, schedule, joint, head_optimisers, machine,
-                     identity=identity(model, joint, crops, config, head_how, seed))  # fmt: skip
+    kept = TrainingState(state, model.pose, optimiser, schedule, joint, head_optimisers, machine,
+                         identity=identity(model, joint, crops, config, head_how, seed))  # fmt: skip
+    first = kept.resume()
 
-    for epoch in progress(range(keeper.resume(), config.epochs), what, config.epochs, first=keeper.epoch):
-        model.pose.train()
-        generator = torch.Generator().manual_seed(_hash(seed, "augment", epoch))
-        sums: dict[str, Tensor] = {}
-        for index_B in _batches(len(feed), batch, seed, epoch):
-            images, target, counts, share = _views(model, feed, index_B, config.augment, generator, machine)
-            with machine.autocast():
-                output: PoseOutput = net(images)
-            loss_BS = heatmap_mse(output.heatmaps_BSJHW, target, counts)
-            optimiser.zero_grad(set_to_none=True)
-            (loss_BS.mean() * share).backward()
-            optimiser.step()
-            schedule.step()
-            _add(sums, {"train": loss_BS.mean() * share})
-            if joint:
-                true_B = true_loss(output.heatmaps_BSJHW, target, counts)
-                _add(sums, _head_step(joint, head_optimisers, output, true_B, counts.any(dim=1), head_how, machine))
+    def step(views: Views) -> Mapping[str, Tensor]:
+        with machine.autocast():
+            output: PoseOutput = net(views.images_B3SS)
+        loss = heatmap_mse(output.heatmaps_BSJHW, views.target_BJHW, views.counts_BJ).mean() * views.share
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if not joint:
+            return {"train": loss}
+        return {"train": loss} | _head_step(joint, head_optimisers, _head_batch(output, views, head_how, seed), machine)
+
+    def end_epoch(epoch: int, mean: dict[str, float]) -> None:
         _share_statistics(model.pose, machine)
-        mean = {"validation": _validation_loss(model, valid, machine)}
-        mean |= {name: float(total) / steps for name, total in sums.items()}
-        mean = _average(mean, machine)
+        mean = _average({"validation": validation_loss(model, valid, machine)} | mean, machine)
         loss = mean.pop("validation")
         schedule.epoch(loss)
-        keeper.end_epoch(Epoch(epoch, mean.pop("train"), loss, schedule.lr, mean))
+        kept.end_epoch(Epoch(epoch, mean.pop("train"), loss, schedule.lr, mean))
+
+    model.pose.train()
+    run_epochs(
+        progress(range(first, config.epochs), what, config.epochs, first=first),
+        lambda epoch: _views(model, feed, batch, config.augment, machine, seed, epoch, "augment"), step, end_epoch,
+    )  # fmt: skip
     if best:
-        keeper.restore_best()
-    return tuple(keeper.history)
+        kept.restore_best()
+    return tuple(kept.history)
 
 
 def train_heads(
     model: PoseModel,
-    heads: Mapping[HeadName, LossHead],
+    heads: Mapping[str, H],
     crops: Crops,
     config: HeadTraining,
-    machine: Machine,
+    machine: DeviceContext,
     *,
     seed: int,
     validation: float,
     damaged: bool = False,
     what: str = "loss heads",
 ) -> dict[str, list[float]]:
-    """Train heads in place on a frozen pose net in eval mode; one forward pass feeds them all.
+    """Train heads of any kind in place on a frozen pose net in eval mode, which does not change by a bit.
 
-    The pose net's weights and its batch-norm statistics do not change by a bit. The people that validated the pose
-    net are left out, and nothing is chosen by them. With ``damaged`` the views are those of
-    :mod:`alpose.trainer.data.degrade`, each batch with its own strength. Returns each head's mean loss per epoch.
+    The heads that learn by an objective share one pass over the views; those with a training procedure of their own
+    (``Head.train`` in the catalog) share that. The people that validated the pose net train no head.
+
+    Args:
+        model: the pose net.
+        heads: by name; they end in eval mode.
+        crops: all labelled people.
+        config: views, batches, rate and epochs of the heads that learn by an objective.
+        machine: where.
+        seed: decides order and views.
+        validation: share of the people that validated the pose net.
+        damaged: whether the views are those of :mod:`alpose.trainer.data.degrade`, each batch with its own strength.
+        what: name in progress and log.
+
+    Returns:
+        Each head's mean loss per epoch.
     """
-
-    def step(seen: Frozen, optimisers: Mapping[HeadName, torch.optim.Optimizer]) -> dict[str, Tensor]:
-        true_B = true_loss(seen.output.heatmaps_BSJHW, seen.target_BJHW, seen.counts_BJ)
-        return _head_step(heads, optimisers, seen.output, true_B, seen.counts_BJ.any(dim=1), config, machine)
-
-    return on_frozen(model, heads, step, crops, config, machine, seed=seed, validation=validation, damaged=damaged,
-                     what=what)  # fmt: skip
-
-
-class Frozen(NamedTuple):
-    """What one step sees of a frozen pose net, without gradients."""
-
-    output: PoseOutput
-    target_BJHW: Tensor
-    counts_BJ: Tensor
-    """Joints that are labelled and in view."""
-    ids: tuple[str, ...]
-
-
-def on_frozen(
-    model: PoseModel,
-    modules: Mapping[Name, nn.Module],
-    step: Callable[[Frozen, Mapping[Name, torch.optim.Optimizer]], Mapping[str, Tensor]],
-    crops: Crops,
-    config: HeadTraining,
-    machine: Machine,
-    *,
-    seed: int,
-    validation: float,
-    what: str,
-    damaged: bool = False,
-) -> dict[str, list[float]]:
-    """Train modules in place beside a frozen pose net in eval mode; one forward pass feeds them all.
-
-    ``step`` updates the modules, each by its own Adam, and returns their losses by name. The people that validated the
-    pose net are left out. Returns each module's mean loss per epoch; the modules end in eval mode.
-    """
-    feed = Feed.open(crops.subset(np.flatnonzero(~validation_mask(crops.data.ids, validation, seed))), machine)
-    model.to(machine.device)
-    optimisers = {name: torch.optim.Adam(module.to(machine.device).train().parameters(), config.lr, fused=True)
-                  for name, module in modules.items()}  # fmt: skip
-    batch = _batch_of(config.batch, len(feed), machine)
-    history: dict[str, list[float]] = {name: [] for name in modules}
-    for epoch in progress(range(config.epochs), what, config.epochs):
-        generator = torch.Generator().manual_seed(_hash(seed, "augment heads", epoch))
-        sums: dict[str, Tensor] = {}
-        for index_B in _batches(len(feed), batch, seed, epoch):
-            with evaluating(model.pose):
-                strength = float(torch.rand((), generator=generator)) if damaged else None
-                images, target, counts, _ = _views(
-                    model, feed, index_B, config.augment, generator, machine, strength=strength
-                )
-                with machine.autocast():
-                    output = model.pose(images)
-            ids = tuple(feed.crops.data.ids[row] for row in index_B[machine.rank :: machine.world])
-            _add(sums, step(Frozen(output, target, counts, ids), optimisers))
-        mean = _average({name: float(total) / (len(feed) // batch) for name, total in sums.items()}, machine)
-        refuse_divergence(epoch, mean)
-        for name in modules:
-            history[name].append(mean[name])
-    for module in modules.values():
-        module.eval()
-    return history
-
-
-def _head_step(
-    heads: Mapping[HeadName, LossHead],
-    optimisers: Mapping[HeadName, torch.optim.Optimizer],
-    output: PoseOutput,
-    true_B: Tensor,
-    seen_B: Tensor,
-    config: HeadTraining,
-    machine: Machine,
-) -> dict[str, Tensor]:
-    """One step of every head on its own objective; the features carry no gradient.
-
-    Images whose joints all left the view (``seen_B`` false) have no true loss: they are in no pair.
-    """
-    features = output.features.detached()
-    true_B = true_B.clone()[seen_B]
-    losses: dict[str, Tensor] = {}
+    groups: dict[Lazy | None, dict[str, H]] = {}
     for name, head in heads.items():
-        predicted_B = head(features)[seen_B]
-        if name in ("ll", "ll-gap"):
-            loss = margin_ranking(predicted_B, true_B, margin=config.margin, pairing=config.pairing)
-        else:
-            loss = pair_kl(predicted_B, true_B, pairing=config.pairing)
-        optimisers[name].zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(head, machine)
-        optimisers[name].step()
-        losses[name] = loss.detach()
+        groups.setdefault(head_named(name).train, {})[name] = head
+    losses: dict[str, list[float]] = {}
+    if None in groups:
+        losses |= _train_by_objective(model, groups.pop(None), crops, config, machine, seed, validation, damaged, what)
+    for own, group in groups.items():
+        losses |= resolve(own)(model, group, crops, config, machine, seed=seed, validation=validation, what=what)
     return losses
 
 
-def average_gradients(module: nn.Module, machine: Machine) -> None:
-    """The mean over processes, before the step."""
-    if machine.world > 1:
-        for parameter in module.parameters():
-            if parameter.grad is not None:
-                torch.distributed.all_reduce(parameter.grad)
-                parameter.grad /= machine.world
+def _train_by_objective(
+    model: PoseModel, heads: Mapping[str, H], crops: Crops, config: HeadTraining, machine: DeviceContext, seed: int,
+    validation: float, damaged: bool, what: str,
+) -> dict[str, list[float]]:  # fmt: skip
+    feed = Feed.open(crops.subset(np.flatnonzero(~validation_mask(crops.data.ids, validation, seed))), machine)
+    model.to(machine.device)
+    optimisers = {name: Adam(head.to(machine.device).train().parameters(), config.lr, fused=True)
+                  for name, head in heads.items()}  # fmt: skip
+    batch = _batch_of(config.batch, len(feed), machine)
+    history: dict[str, list[float]] = {name: [] for name in heads}
+
+    def batches(epoch: int) -> Iterator[HeadBatch]:
+        views_of_epoch = _views(model, feed, batch, config.augment, machine, seed, epoch, "augment heads", damaged)
+        while True:
+            with evaluating(model.pose):  # not while the heads learn: what inference mode makes has no gradient
+                views = next(views_of_epoch, None)
+                if views is None:
+                    return
+                with machine.autocast():
+                    output = model.pose(views.images_B3SS)
+            yield _head_batch(output, views, config, seed)
+
+    def end_epoch(epoch: int, mean: dict[str, float]) -> None:
+        mean = _average(mean, machine)
+        refuse_divergence(epoch, mean)
+        for name in heads:
+            history[name].append(mean[name])
+
+    run_epochs(
+        progress(range(config.epochs), what, config.epochs), batches,
+        lambda seen: _head_step(heads, optimisers, seen, machine), end_epoch,
+    )  # fmt: skip
+    for head in heads.values():
+        head.eval()
+    return history
 
 
-def _share_statistics(module: nn.Module, machine: Machine) -> None:
+def _head_batch(output: PoseOutput, views: Views, config: HeadTraining, seed: int) -> HeadBatch:
+    true_B = true_loss(output.heatmaps_BSJHW, views.target_BJHW, views.counts_BJ)
+    last_BJHW = output.heatmaps_BSJHW[:, -1].detach().float().clone()
+    return HeadBatch(output.features.detached(), last_BJHW, views.target_BJHW, views.counts_BJ, true_B.clone(),
+                     views.ids, config, seed)  # fmt: skip
+
+
+def _head_step(
+    heads: Mapping[str, H], optimisers: Mapping[str, Optimizer], batch: HeadBatch, machine: DeviceContext
+) -> dict[str, Tensor]:
+    """One step of every head on its own objective."""
+    losses: dict[str, Tensor] = {}
+    for name, head in heads.items():
+        objective = head_named(name).loss
+        if objective is None:
+            raise ConfigError(f"{name} cannot be trained beside the pose net: train it after, on the frozen net")
+        loss: Tensor = resolve(objective)(head, batch)
+        optimisers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        if machine.world > 1:
+            for parameter in head.parameters():
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad /= machine.world
+        optimisers[name].step()
+        losses[name] = loss
+    return losses
+
+
+def _share_statistics(module: nn.Module, machine: DeviceContext) -> None:
     """Every process saw other rows: without this their batch-norm statistics, and so their models, would differ."""
     if machine.world > 1:
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, 0)
 
 
-def _average(values: Mapping[str, float], machine: Machine) -> dict[str, float]:
+def _average(values: Mapping[str, float], machine: DeviceContext) -> dict[str, float]:
     """The mean over processes, so that all of them choose the same epoch and rate."""
     if machine.world == 1:
         return dict(values)
@@ -320,7 +351,7 @@ def _average(values: Mapping[str, float], machine: Machine) -> dict[str, float]:
     return dict(zip(values, (total / machine.world).tolist(), strict=True))
 
 
-def _batch_of(wanted: int, people: int, machine: Machine) -> int:
+def _batch_of(wanted: int, people: int, machine: DeviceContext) -> int:
     if not people:
         raise ConfigError("cannot train on 1 labelled person: label at least 2, one of them validates")
     batch = min(wanted, people)
@@ -330,63 +361,58 @@ def _batch_of(wanted: int, people: int, machine: Machine) -> int:
 
 
 def _views(
-    model: PoseModel,
-    feed: Feed,
-    index_B: npt.NDArray[np.integer],
-    config: AugmentConfig,
-    generator: torch.Generator,
-    machine: Machine,
-    strength: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Augmented images, their targets and which joints count; damaged by a strength in [0, 1] where there is one.
+    model: PoseModel, feed: Feed, batch: int, config: AugmentConfig, machine: DeviceContext, seed: int, epoch: int,
+    purpose: str, damaged: bool = False,
+) -> Iterator[Views]:  # fmt: skip
+    """All batches of an epoch as augmented images with their targets.
 
     Every process draws the random numbers of the whole batch and keeps its own rows, so that a job of many
-    processes sees the images of one. The last value weighs the process's mean by its share of the batch.
+    processes sees the images of one.
     """
-    whole = feed.batch(index_B)
-    images, joints_BJ2, counts_BJ = augment(
-        whole.pixels_BTT3, whole.joints_BJ2, whole.labelled_BJ, size_px=model.crop.size_px,
-        flip_order=model.skeleton.flip_order(), config=config if strength is None else views_of(strength),
-        generator=generator,
-    )  # fmt: skip
-    if strength is not None:
-        images = degrade(images, torch.full((len(images),), strength), generator)
+    generator = torch.Generator().manual_seed(_hash(seed, purpose, epoch))
     mine = slice(machine.rank, None, machine.world)
-    images, joints_BJ2, counts_BJ = images[mine], joints_BJ2[mine], counts_BJ[mine]
-    target = draw(to_cells(joints_BJ2, STRIDE), model.size, sigma=model.target.sigma, peak=model.target.peak)
-    share = len(images) * machine.world / len(index_B)
-    return images.contiguous(memory_format=torch.channels_last), target, counts_BJ, share
+    for index_B in batches_of(len(feed), batch, seed, epoch):
+        strength = float(torch.rand((), generator=generator)) if damaged else None
+        whole = feed.batch(index_B)
+        images, joints_BJ2, counts_BJ = augment(
+            whole.pixels_BTT3, whole.joints_BJ2, whole.labelled_BJ, size_px=model.crop.size_px,
+            flip_order=model.skeleton.flip_order(), config=config if strength is None else views_of(strength),
+            generator=generator,
+        )  # fmt: skip
+        if strength is not None:
+            images = degrade(images, torch.full((len(images),), strength), generator)
+        images = images[mine].contiguous(memory_format=torch.channels_last)
+        share = len(images) * machine.world / len(index_B)
+        ids = tuple(feed.crops.data.ids[row] for row in index_B[mine])
+        yield Views(images, _target(model, joints_BJ2[mine]), counts_BJ[mine], share, ids)
 
 
-def _batches(count: int, batch: int, seed: int, epoch: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Full batches in a new order; the rest of an epoch waits for the next."""
+def batches_of(count: int, batch: int, seed: int, epoch: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows of each full batch, in a new order every epoch; the rest of an epoch waits for the next."""
     order_N = np.random.default_rng(_hash(seed, "order", epoch)).permutation(count)
     for start in range(0, count - batch + 1, batch):
         yield order_N[start : start + batch]
 
 
-def _validation_loss(model: PoseModel, feed: Feed, machine: Machine) -> float:
+def validation_loss(model: PoseModel, feed: Feed, machine: DeviceContext) -> float:
+    """Mean loss over everybody, without augmentation and in eval mode."""
     total = 0.0
     with evaluating(model.pose):
         for index_B in np.array_split(np.arange(len(feed)), max(1, math.ceil(len(feed) / 32))):
             batch = feed.batch(index_B)
             with machine.autocast():
                 output = model.pose(to_input(feed.bare(batch.pixels_BTT3)))
-            target = draw(to_cells(batch.joints_BJ2, STRIDE), model.size, sigma=model.target.sigma,
-                          peak=model.target.peak)  # fmt: skip
-            total += float(true_loss(output.heatmaps_BSJHW, target, batch.labelled_BJ).sum())
+            total += float(true_loss(output.heatmaps_BSJHW, _target(model, batch.joints_BJ2), batch.labelled_BJ).sum())
     return total / len(feed)
+
+
+def _target(model: PoseModel, joints_BJ2: Tensor) -> Tensor:
+    return draw(to_cells(joints_BJ2, STRIDE), model.size, sigma=model.target.sigma, peak=model.target.peak)
 
 
 def _hash(seed: int, purpose: str, value: object) -> int:
     """A 63-bit number from all three, the same on every machine."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{value}".encode()).digest()[:8], "little") >> 1
-
-
-def _add(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> None:
-    """Sum on the device: reading a number at every step would make the GPU wait."""
-    for name, loss in losses.items():
-        sums[name] = sums[name] + loss.detach() if name in sums else loss.detach()
 
 
 def _check_positive(what: str, **values: float) -> None:

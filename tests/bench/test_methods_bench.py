@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from alpose.runtime.errors import ConfigError, DataNotFoundError
-from alpose.trainer.affinities import conditional, neighbours
+from alpose.trainer.methods.neighbour_weights import by_affinity, conditional
 from bench import methods
 from bench._methods import OURS, REFERENCE, TINY, Check, embeddings, pck_table, works
 from bench._methods_egl import _same_affinities, asked_perplexity, true_perplexity
@@ -105,7 +105,7 @@ class Keypoint_ParallelWrapper:
         assert vl4pose_config["num_peaks"] == 1
 
     def __getitem__(self, i):
-        from alpose.trainer.auxiliary import find_peaks
+        from alpose.trainer.methods.gaussian_heads import find_peaks
 
         maps = torch.from_numpy(self.hm[i])[None]
         at = find_peaks(maps, 1, min_distance=self.edge, exclude_border=True)[0][0, :, 0].numpy()
@@ -316,7 +316,7 @@ def test_what_it_computes_when_asked_for_a_perplexity() -> None:
 
 def test_affinities_that_collapsed_are_counted_and_others_that_differ_are_refused() -> None:
     labelled_LD = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    near = neighbours(labelled_LD[:5] + 0.1, labelled_LD, perplexity=6.0, count=4)
+    near = by_affinity(labelled_LD[:5] + 0.1, labelled_LD, perplexity=6.0, count=4)
     square_NL = torch.cdist((labelled_LD[:5] + 0.1).double(), labelled_LD.double()) ** 2
     q_NL = conditional(square_NL, 6.0)[0]
 

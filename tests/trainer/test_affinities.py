@@ -10,8 +10,8 @@ from scipy.special import logsumexp, softmax
 from torch import Tensor
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer import affinities
-from alpose.trainer.affinities import conditional, neighbours
+from alpose.trainer.methods import neighbour_weights
+from alpose.trainer.methods.neighbour_weights import by_affinity, conditional
 
 
 def points(count: int, seed: int, columns: int = 10) -> Tensor:
@@ -58,7 +58,7 @@ def test_people_far_from_everything_labelled_have_neighbours_too(away: float, co
     labelled = 0.1 * points(1000, 4, columns)
     pool = 0.1 * points(50, 5, columns)
     pool[:, 0] += away
-    near = neighbours(pool, labelled, perplexity=20.0, count=30)
+    near = by_affinity(pool, labelled, perplexity=20.0, count=30)
 
     assert near.unsolved == 0
     assert (near.mass_N > 0.6).all()  # uniform rows would hold 0.03
@@ -72,8 +72,8 @@ def test_neighbours_are_the_nearest_and_their_weights_fall(monkeypatch: pytest.M
     square = torch.cdist(pool, labelled) ** 2
     q_NL, _ = conditional(square, 12.0)
     for at_once in (1, 1000, 2**22):
-        monkeypatch.setattr(affinities, "AT_ONCE", at_once)
-        near = neighbours(pool.float(), labelled.float(), perplexity=12.0, count=15)
+        monkeypatch.setattr(neighbour_weights, "AT_ONCE", at_once)
+        near = by_affinity(pool.float(), labelled.float(), perplexity=12.0, count=15)
         assert near.row_NK.tolist() == square.argsort(dim=1)[:, :15].tolist()
         kept = q_NL.gather(1, near.row_NK)
         np.testing.assert_allclose(near.mass_N, kept.sum(dim=1), rtol=1e-4)
@@ -89,10 +89,10 @@ def test_units_do_not_matter() -> None:
 
 def test_where_too_many_are_equally_near_they_share_and_are_counted() -> None:
     labelled = torch.cat([torch.zeros(25, 2), 5 + points(75, 10, 2).float()])
-    near = neighbours(torch.zeros(2, 2), labelled, perplexity=20.0, count=25)
+    near = by_affinity(torch.zeros(2, 2), labelled, perplexity=20.0, count=25)
     assert near.unsolved == 2
     np.testing.assert_allclose(near.weight_NK, 1 / 25)
-    everyone = neighbours(torch.zeros(1, 2), torch.ones(40, 2), perplexity=20.0, count=30)
+    everyone = by_affinity(torch.zeros(1, 2), torch.ones(40, 2), perplexity=20.0, count=30)
     np.testing.assert_allclose(everyone.mass_N, 30 / 40)
 
 
@@ -100,14 +100,14 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(
         ConfigError, match="30 neighbours at perplexity 20 want at least 30 labelled people, there are 29"
     ):
-        neighbours(points(5, 0), points(29, 1), perplexity=20, count=30)
+        by_affinity(points(5, 0), points(29, 1), perplexity=20, count=30)
     with pytest.raises(ConfigError, match="at least 21 labelled people, there are 20"):
-        neighbours(points(5, 0), points(20, 1), perplexity=20, count=5)
+        by_affinity(points(5, 0), points(20, 1), perplexity=20, count=5)
     with pytest.raises(ConfigError, match="perplexity must be over 1"):
-        neighbours(points(5, 0), points(20, 1), perplexity=1, count=5)
+        by_affinity(points(5, 0), points(20, 1), perplexity=1, count=5)
     damaged = points(5, 0)
     damaged[3, 2] = torch.nan
     with pytest.raises(DataError, match=r"1 of 5 embeddings of the pool are not finite \(first at row 3\)"):
-        neighbours(damaged, points(40, 1), perplexity=20, count=30)
+        by_affinity(damaged, points(40, 1), perplexity=20, count=30)
     with pytest.raises(DataError, match="of the labelled set"):
-        neighbours(points(5, 0), torch.cat([damaged] * 8), perplexity=20, count=30)
+        by_affinity(points(5, 0), torch.cat([damaged] * 8), perplexity=20, count=30)

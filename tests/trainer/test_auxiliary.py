@@ -20,31 +20,23 @@ from alpose.runtime.errors import CheckpointError, ConfigError
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
 from alpose.trainer import checkpoint
 from alpose.trainer import run as run_module
-from alpose.trainer.auxiliary import (
-    aleatoric_loss,
-    bootstrap_weights,
-    committee_loss,
-    disagreement,
-    find_peaks,
-    link_loss,
-    new_auxiliary,
-    skeleton_likelihood,
-    train_auxiliary,
-)
 from alpose.trainer.benchmark import run_benchmark
-from alpose.trainer.checkpoint import PoseModel
+from alpose.trainer.checkpoint import PoseModel, new_auxiliary
 from alpose.trainer.data.catalog import Sizes, open_dataset
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import Machine
 from alpose.trainer.heatmaps import draw
-from alpose.trainer.models.auxiliary import AUXILIARY, AuxiliaryConfig, AuxiliaryName, tree_of
+from alpose.trainer.methods.catalog import heads_of
+from alpose.trainer.methods.committee import bootstrap_weights, committee_loss, disagreement
+from alpose.trainer.methods.gaussian_heads import aleatoric_loss, find_peaks, link_loss, skeleton_likelihood
+from alpose.trainer.models.auxiliary import AuxiliaryConfig, tree_of
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.presets import preset
 from alpose.trainer.run import RunConfig
-from alpose.trainer.samplers import Method
 from alpose.trainer.scoring import Scored, score
-from alpose.trainer.training import HeadsHow, HeadTraining
+from alpose.trainer.training import HeadsHow, HeadTraining, train_heads
 
+AUXILIARY = heads_of("auxiliary")
 MakeModel = Callable[..., PoseModel]
 MakeCrops = Callable[..., Crops]
 
@@ -327,9 +319,7 @@ def test_training_moves_every_head_and_nothing_of_the_pose_net(
     pose, heads = state(model.pose), {name: state(head) for name, head in model.auxiliary.items()}
     config = HeadTraining(epochs=2, batch=8, lr=1e-3)
 
-    history = train_auxiliary(
-        model, model.auxiliary, make_crops(20, unlabelled=0.3), config, cpu, seed=0, validation=0.1
-    )
+    history = train_heads(model, model.auxiliary, make_crops(20, unlabelled=0.3), config, cpu, seed=0, validation=0.1)
 
     assert equal(state(model.pose), pose)
     assert {name: len(losses) for name, losses in history.items()} == dict.fromkeys(AUXILIARY, 2)
@@ -342,9 +332,9 @@ def test_training_moves_every_head_and_nothing_of_the_pose_net(
 def test_heads_learn_the_same_alone_and_together(make_model: MakeModel, make_crops: MakeCrops, cpu: Machine) -> None:
     plain, crops, config = make_model(seed=3), make_crops(20), HeadTraining(epochs=1, batch=8)
     together = {name: new_auxiliary(plain, name, 0) for name in AUXILIARY}
-    train_auxiliary(plain, together, crops, config, cpu, seed=0, validation=0.1)
+    train_heads(plain, together, crops, config, cpu, seed=0, validation=0.1)
     alone = {"vl4pose": new_auxiliary(plain, "vl4pose", 0)}
-    train_auxiliary(plain, alone, crops, config, cpu, seed=0, validation=0.1)  # type: ignore[arg-type]
+    train_heads(plain, alone, crops, config, cpu, seed=0, validation=0.1)
 
     assert equal(state(alone["vl4pose"]), state(together["vl4pose"]))
 
@@ -356,7 +346,7 @@ def test_vl4pose_finds_the_lengths_of_links(make_model: MakeModel, make_crops: M
     head = new_auxiliary(plain, "vl4pose", 0)
     still = HeadTraining(epochs=40, batch=8, lr=4e-3, augment=replace(HeadTraining().augment, rotation_deg=0, scale=0,
                                                                      shift=0, flip=0))  # fmt: skip
-    train_auxiliary(plain, {"vl4pose": head}, crops, still, cpu, seed=0, validation=0.1)
+    train_heads(plain, {"vl4pose": head}, crops, still, cpu, seed=0, validation=0.1)
 
     said = head(plain.pose.eval()(rand(2, 3, 64, 64).float()).features)
     true = math.hypot(12, 32) / 4
@@ -415,7 +405,7 @@ def test_damaged_facts_of_auxiliary_heads_are_an_error(damage: Any, model: PoseM
 # --- In a benchmark
 
 
-def config(*methods: Method, how: HeadsHow) -> RunConfig:
+def config(*methods: str, how: HeadsHow) -> RunConfig:
     recipe = preset("smoke").recipe
     return RunConfig.from_preset("smoke", "synthetic", recipe=replace(recipe, heads=replace(recipe.heads, how=how)),
                                  methods=methods, stages=1, budget=8, sizes=Sizes(initial=32, pool=24, test=8))  # fmt: skip
@@ -448,7 +438,7 @@ def test_methods_added_later_leave_the_pose_net_and_the_rows_as_they_were(
 
 def test_mc_dropout_is_refused_with_its_reason() -> None:
     with pytest.raises(ConfigError, match=r"there is no mc-dropout: .* no net here has dropout"):
-        config("mc-dropout", how="frozen")  # type: ignore[arg-type]
+        config("mc-dropout", how="frozen")
 
 
 def test_vl4pose_without_links_is_refused_before_training(
@@ -468,7 +458,7 @@ def test_vl4pose_without_links_is_refused_by_name(make_model: MakeModel) -> None
     plain = make_model()
     linkless = replace(plain, skeleton=replace(plain.skeleton, links=()))
 
-    with pytest.raises(ConfigError, match="vl4pose judges the lengths of links, skeleton 'dots' has none"):
+    with pytest.raises(ConfigError, match="vl4pose judges the lengths of links, the skeleton has none"):
         new_auxiliary(linkless, "vl4pose", 0)
     assert new_auxiliary(linkless, "aleatoric", 0) is not None
 
@@ -481,7 +471,7 @@ def test_vl4pose_without_links_is_refused_by_name(make_model: MakeModel) -> None
         ({"links": ((0, 1), (2, 1))}, "no tree"),
         ({"links": ((1, 2), (0, 1))}, "no tree"),
         ({"links": ((0, 3),)}, "no tree"),
-        ({"links": ()}, "there are none"),
+        ({"links": ()}, "the skeleton has none"),
         ({"members": 1}, "disagree"),
         ({"peak": 0.0}, "peak"),
     ],
@@ -500,7 +490,7 @@ def test_an_impossible_head_is_an_error(changes: dict[str, Any], message: str) -
 
 
 @pytest.mark.parametrize("name", AUXILIARY)
-def test_fresh_weights_depend_on_the_seed_and_the_name(name: AuxiliaryName, make_model: MakeModel) -> None:
+def test_fresh_weights_depend_on_the_seed_and_the_name(name: str, make_model: MakeModel) -> None:
     model = make_model()
     first = state(new_auxiliary(model, name, 1))
     torch.rand(3)

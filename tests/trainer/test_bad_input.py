@@ -14,22 +14,22 @@ from click.testing import CliRunner
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.base_model import BaseModel
 from alpose.trainer.cli import DEFAULT_METHODS, MORE_METHODS, main
-from alpose.trainer.samplers import METHODS, check_known
+from alpose.trainer.methods.catalog import METHODS, check_known
 from alpose.trainer.scoring import Scored
 
 
 def test_unknown_methods_are_refused_with_those_that_may_have_been_meant() -> None:
-    check_known(METHODS)
+    check_known(tuple(METHODS))
     meant_by = {
         "lle": "egl++-lle", "Entropy": "entropy", "core-set": "coreset", "LL++": "ll++ or ll++conv",
         "oracle": "oracle-loss or oracle-pck",
     }  # fmt: skip
     for name, meant in meant_by.items():
         with pytest.raises(
-            ConfigError, match=re.escape(f"'{name}' is no method (did you mean {meant}?). Known: random")
+            ConfigError, match=re.escape(f"'{name}' is not a method (did you mean {meant}?). Known: random")
         ):
             check_known(["random", name])
-    with pytest.raises(ConfigError, match=r"'umap' is no method\. Known"):
+    with pytest.raises(ConfigError, match=r"'umap' is not a method\. Known"):
         check_known(["umap"])
     with pytest.raises(ConfigError, match=r"--methods names none"):
         check_known([])
@@ -53,7 +53,7 @@ def command(out: Path, cache: Path, *arguments: str) -> Any:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--methods", "mc-dropout"], "there is no mc-dropout: it asks a net again with other units dropped"),
+        (["--methods", "mc-dropout"], "there is no mc-dropout: it runs a net again with other units dropped"),
         (["--methods", "egl++", "--egl", "neighbours=40"], "egl++ needs at least 40 labelled people"),
         (["--methods", "egl++", "--egl", "perplexity=35"], "egl++ needs at least 36 labelled people"),
         (["--methods", "egl++-lle", "--egl", "neighbours=40"], "egl++-lle needs at least 40 labelled people"),

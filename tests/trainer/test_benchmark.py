@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer import checkpoint, samplers
+from alpose.trainer import checkpoint
 from alpose.trainer import run as run_module
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.device import Machine, machine
+from alpose.trainer.methods.catalog import METHODS
 from alpose.trainer.presets import preset
 from alpose.trainer.results import Results, Row, Scores, stage_folder
 from alpose.trainer.run import RunConfig
-from alpose.trainer.samplers import METHODS, Method
 
 TIMES = ("train_seconds", "score_seconds")
 
@@ -155,7 +155,7 @@ def test_a_pool_smaller_than_the_stages_want_is_refused_before_training(
 
 @pytest.mark.parametrize("method", ["oracle-loss", "oracle-pck"])
 def test_an_oracle_that_can_judge_too_few_is_refused_before_training(
-    method: Method, tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    method: str, tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but 20 of the pool of 64 lose their labels; a budget of 16 can be had once, not twice."""
     whole = open_dataset("synthetic", None, sizes=preset("smoke").sizes)
@@ -174,7 +174,7 @@ def test_an_oracle_that_can_judge_too_few_is_refused_before_training(
 def test_a_method_that_needs_more_labelled_is_refused_before_training(
     tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(samplers.FEWEST_LABELLED, "coreset", 1000)
+    monkeypatch.setitem(METHODS, "coreset", replace(METHODS["coreset"], fewest_labelled=1000))
 
     with pytest.raises(ConfigError, match=r"coreset needs at least 1000 labelled people.*raise --initial"):
         run_benchmark(config(methods=("random", "coreset")), tmp_path, cpu, data_root=None, cache=cache)
@@ -209,7 +209,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_rows(tmp_path: Path, ca
     """SIGKILL at growing delays until one attempt ends by itself, against a run that was left alone."""
     code = (
         "import sys, torch; torch.set_num_threads(1)\n"
-        "from alpose.trainer import resume; resume.SAVE_EVERY_S = 0.0\n"
+        "from alpose.trainer import training_state; training_state.SAVE_EVERY_S = 0.0\n"
         "from alpose.trainer.cli import main; main(sys.argv[1:])"
     )
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alpose.trainer import base_model, checkpoint, committee
+from alpose.trainer import base_model, checkpoint
 from alpose.trainer.benchmark import run_benchmark
-from alpose.trainer.committee import member_seed
 from alpose.trainer.data.catalog import Sizes
 from alpose.trainer.device import Machine
-from alpose.trainer.options import ScoreOptions
+from alpose.trainer.methods import committee
+from alpose.trainer.methods.committee import member_seed
+from alpose.trainer.methods.options import ScoreOptions
 from alpose.trainer.results import Results, Scores
 from alpose.trainer.run import RunConfig, open_run
 from alpose.trainer.scoring import score

@@ -9,12 +9,14 @@ import pytest
 from scipy import stats
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer.detection import Selection, forms_of, head_of, measure, part_of, select
+from alpose.trainer.methods.catalog import METHODS, heads_for, heads_of, maps_for
+from alpose.trainer.methods.coreset import k_centre
+from alpose.trainer.methods.selection import Pool, Selection, measure, select
 from alpose.trainer.metrics import Judged, auroc
-from alpose.trainer.models.auxiliary import AUXILIARY
-from alpose.trainer.models.heads import HEADS
-from alpose.trainer.samplers import METHODS, Method, k_centre
-from alpose.trainer.scoring import FORMS, Scored
+from alpose.trainer.scoring import Scored
+
+HEADS, AUXILIARY, FORMS = heads_of("loss"), heads_of("auxiliary"), maps_for(METHODS)
+IMAGES = [name for name, method in METHODS.items() if method.reads_images]
 
 
 def pool(count: int, seed: int = 0, **changes: Any) -> Scored:
@@ -33,24 +35,23 @@ def pool(count: int, seed: int = 0, **changes: Any) -> Scored:
     return Scored(**{**values, **changes})
 
 
-def choose(method: Method, scored: Scored, k: int = 5, pck: Any = None, seed: int = 0) -> Selection:
+def choose(method: str, scored: Scored, k: int = 5, pck: Any = None, seed: int = 0) -> Selection:
     count = len(scored.entropy_N)
     image_pck_N = np.linspace(0, 1, count, dtype=np.float32) if pck is None else np.array(pck, dtype=np.float32)
-    labelled_LD = pool(3, seed=9).embedding_ND
-    second = {method: scored.coarsest_ND[:, 0]}
-    return select(method, scored, labelled_LD, image_pck_N, k, np.random.default_rng(seed), second)
+    whole = Pool(scored=scored, labelled=pool(3, seed=9), image_pck_N=image_pck_N, rng=np.random.default_rng(seed))
+    return select(method, whole, k)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_picks_its_budget_and_scores_everyone(method: Method) -> None:
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in IMAGES])
+def test_every_method_picks_its_budget_and_scores_everyone(method: str) -> None:
     chosen = choose(method, pool(30))
 
     assert len(set(chosen.rows_M.tolist())) == 5
     assert chosen.score_N.shape == (30,)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "coreset"])
-def test_the_chosen_have_the_highest_scores(method: Method) -> None:
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("coreset", *IMAGES)])
+def test_the_chosen_have_the_highest_scores(method: str) -> None:
     chosen = choose(method, pool(30))
 
     assert chosen.rows_M.tolist() == np.argsort(-chosen.score_N, kind="stable")[:5].tolist()
@@ -60,7 +61,7 @@ def test_the_chosen_have_the_highest_scores(method: Method) -> None:
     ("method", "column"),
     [("entropy", "entropy_N"), ("multipeak", "multipeak_N"), ("oracle-loss", "true_loss_N")],
 )
-def test_a_method_ranks_by_its_own_column(method: Method, column: str) -> None:
+def test_a_method_ranks_by_its_own_column(method: str, column: str) -> None:
     scored = pool(30)
 
     np.testing.assert_array_equal(choose(method, scored).score_N, getattr(scored, column))
@@ -71,7 +72,7 @@ def test_a_head_ranks_by_its_prediction(name: Any) -> None:
     scored = pool(30)
 
     np.testing.assert_array_equal(choose(name, scored).score_N, scored.predicted_loss[name])
-    assert head_of(name) == name
+    assert heads_for([name]) == (name,)
 
 
 @pytest.mark.parametrize("name", AUXILIARY)
@@ -79,7 +80,7 @@ def test_an_auxiliary_head_ranks_by_its_score(name: Any) -> None:
     scored = pool(30)
 
     np.testing.assert_array_equal(choose(name, scored).score_N, scored.auxiliary[name])
-    assert (part_of(name), head_of(name)) == (name, None)
+    assert heads_for([name]) == (name,)
     with pytest.raises(ConfigError, match=rf"{name} ranks by its auxiliary head.*heads: none\)"):
         choose(name, pool(30, auxiliary={}))
 
@@ -89,19 +90,19 @@ def test_an_official_form_ranks_by_its_own_score_where_it_was_computed(name: Any
     scored = pool(30)
 
     np.testing.assert_array_equal(choose(name, scored).score_N, scored.forms[name])
-    assert forms_of(("random", name, "multipeak")) == (name,)
+    assert maps_for(("random", name, "multipeak")) == (name,)
     with pytest.raises(ConfigError, match=rf"{name} was not computed.*there are: none"):
         choose(name, pool(30, forms={}))
 
 
 @pytest.mark.parametrize("method", ["random", "coreset", "entropy", "multipeak", "oracle-loss", "oracle-pck"])
-def test_the_other_methods_need_no_head(method: Method) -> None:
-    assert head_of(method) is None
+def test_the_other_methods_need_no_head(method: str) -> None:
+    assert heads_for([method]) == ()
     assert len(choose(method, pool(30, predicted_loss={})).rows_M) == 5
 
 
 @pytest.mark.parametrize("method", ["entropy", "multipeak", "ll++conv"])
-def test_scores_that_prefer_nobody_select_nobody(method: Method) -> None:
+def test_scores_that_prefer_nobody_select_nobody(method: str) -> None:
     """The first rows of the pool would be taken otherwise, and a pool is often sorted."""
     flat_N = np.full(30, 1.25, dtype=np.float32)
     scored = pool(30, entropy_N=flat_N, multipeak_N=flat_N, predicted_loss={"ll++conv": flat_N})

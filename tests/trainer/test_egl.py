@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer import checkpoint, egl, lle
+from alpose.trainer import checkpoint
 from alpose.trainer import run as run_module
-from alpose.trainer.affinities import conditional
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.data.crops import Crops, prepare
 from alpose.trainer.device import Machine
-from alpose.trainer.egl import EglConfig, expected_gradient, squared_gradients
 from alpose.trainer.heatmaps import draw, to_cells
+from alpose.trainer.methods import egl
+from alpose.trainer.methods.egl import expected_gradient, squared_gradients
+from alpose.trainer.methods.neighbour_weights import by_reconstruction, conditional
+from alpose.trainer.methods.options import EglConfig, EmbeddingName, LabelSource
 from alpose.trainer.objectives import heatmap_mse
 from alpose.trainer.presets import preset
 from alpose.trainer.results import Scores, load_npz, save_npz
@@ -138,7 +140,7 @@ def test_many_images_at_once_as_on_a_gpu_give_the_same(model: PoseModel, rank: i
 @pytest.mark.parametrize("embedding", ["coarsest", "penultimate"])
 @pytest.mark.parametrize("source", ["truth", "predicted"])
 def test_a_pool_is_scored_as_its_definition_says(
-    embedding: egl.EmbeddingName, source: egl.LabelSource, model: PoseModel, pool: Crops, labelled: Crops, cpu: Machine,
+    embedding: EmbeddingName, source: LabelSource, model: PoseModel, pool: Crops, labelled: Crops, cpu: Machine,
     scored: tuple[Scored, Scored],
 ) -> None:  # fmt: skip
     config = replace(FEW, embedding=embedding, labels=source)
@@ -168,8 +170,8 @@ def test_by_locally_linear_embedding_labels_weigh_what_rebuilds_the_embedding(
 ) -> None:
     found_N = expected_gradient(model, pool, labelled, *scored, cpu, FEW, method="egl++-lle")
 
-    usable = np.flatnonzero(egl.lends(labelled))
-    near = lle.neighbours(
+    usable = np.flatnonzero(egl.can_be_neighbour(labelled))
+    near = by_reconstruction(
         *(torch.from_numpy(s) for s in (scored[0].coarsest_ND, scored[1].coarsest_ND[usable])), count=4
     )
     drawn = draw(to_cells(torch.from_numpy(labelled.joints_NJ2), 4), 16, sigma=1.75, peak=30.0)
@@ -213,8 +215,8 @@ def test_someone_without_a_joint_in_view_is_nobodys_neighbour(
     joints = labelled.joints_NJ2.copy()
     joints[[0, 5]] = -20.0
     out_of_view = replace(labelled, joints_NJ2=joints)
-    assert not egl.lends(out_of_view)[[0, 5]].any()
-    others = np.flatnonzero(egl.lends(out_of_view))
+    assert not egl.can_be_neighbour(out_of_view)[[0, 5]].any()
+    others = np.flatnonzero(egl.can_be_neighbour(out_of_view))
     found = expected_gradient(model, pool, out_of_view, *scored, cpu, FEW)
     without = expected_gradient(model, pool, labelled.subset(others), scored[0], scored[1].take(others), cpu, FEW)
     np.testing.assert_array_equal(found, without)

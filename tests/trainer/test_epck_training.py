@@ -17,7 +17,7 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.trainer.checkpoint import PoseModel, new_head
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import Machine
-from alpose.trainer.epck import EpckTraining, Lesson, join, learn, soft_right, train_epck
+from alpose.trainer.epck import EpckTraining, HeadDataset, fit, join, soft_right, train_epck
 from alpose.trainer.metrics import auroc
 from alpose.trainer.models.expected_pck import ExpectedPckHead
 from alpose.trainer.training import validation_mask
@@ -45,7 +45,7 @@ def heads_of(model: PoseModel, *names: Any) -> dict[str, ExpectedPckHead]:
     return heads
 
 
-def planted(heads: Mapping[str, ExpectedPckHead], people: int, seed: int) -> Lesson:
+def planted(heads: Mapping[str, ExpectedPckHead], people: int, seed: int) -> HeadDataset:
     """People whose joints are wrong where their peak is low; everything else is noise."""
     generator = torch.Generator().manual_seed(seed)
     person_N1 = torch.rand(people, 1, generator=generator)
@@ -54,7 +54,7 @@ def planted(heads: Mapping[str, ExpectedPckHead], people: int, seed: int) -> Les
     for name, head in heads.items():
         evidence[name] = torch.randn(people, JOINTS, head.depth, generator=generator)
         evidence[name][..., 0] = peak_NJ
-    return Lesson(evidence, torch.where(peak_NJ < 0.5, 3.0, 0.2), torch.ones(people, JOINTS, dtype=torch.bool))
+    return HeadDataset(evidence, torch.where(peak_NJ < 0.5, 3.0, 0.2), torch.ones(people, JOINTS, dtype=torch.bool))
 
 
 def weights(heads: Mapping[str, ExpectedPckHead]) -> dict[str, Tensor]:
@@ -67,7 +67,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def test_heads_learn_a_planted_relation(model: PoseModel, cpu: Machine) -> None:
     heads = heads_of(model)
-    losses = learn(heads, planted(heads, 1500, 1), EpckTraining(), cpu, seed=0)
+    losses = fit(heads, planted(heads, 1500, 1), EpckTraining(), cpu, seed=0)
 
     fresh = planted(heads, 500, 2)
     wrong_NJ = (fresh.distance_NJ > 1).numpy()
@@ -87,7 +87,7 @@ def test_heads_learn_a_planted_relation(model: PoseModel, cpu: Machine) -> None:
 def test_the_same_seed_gives_the_same_head_whoever_learns_beside_it(model: PoseModel, cpu: Machine) -> None:
     def learnt(*names: Any, seed: int = 0) -> dict[str, Tensor]:
         heads = heads_of(model, *names)
-        learn(heads, planted(heads_of(model), 64, 1), SHORT, cpu, seed=seed)
+        fit(heads, planted(heads_of(model), 64, 1), SHORT, cpu, seed=seed)
         return weights(heads)
 
     torch.manual_seed(11)
@@ -111,7 +111,7 @@ def test_what_does_not_count_teaches_nothing(model: PoseModel, cpu: Machine) -> 
         counts_NJ[5] = False
         lesson = lesson._replace(counts_NJ=counts_NJ, distance_NJ=lesson.distance_NJ.masked_fill(~counts_NJ, distance))
         target_NJ = None if target is None else torch.full((64, JOINTS), 0.4).masked_fill(~counts_NJ, target)
-        losses = learn(heads, lesson, SHORT, cpu, seed=0, target_NJ=target_NJ)
+        losses = fit(heads, lesson, SHORT, cpu, seed=0, target_NJ=target_NJ)
         assert all(math.isfinite(loss) for of_head in losses.values() for loss in of_head)
         return weights(heads)
 
@@ -123,7 +123,7 @@ def test_what_does_not_count_is_not_taken_for_wrong(model: PoseModel, cpu: Machi
     heads = heads_of(model, "epck-slim")
     lesson = planted(heads, 400, 1)
     counts_NJ = torch.rand(400, JOINTS, generator=torch.Generator().manual_seed(3)) < 0.4
-    learn(heads, lesson._replace(counts_NJ=counts_NJ), replace(SHORT, epochs=8, batch=32), cpu, seed=0)
+    fit(heads, lesson._replace(counts_NJ=counts_NJ), replace(SHORT, epochs=8, batch=32), cpu, seed=0)
 
     with torch.no_grad():
         right_NJ = torch.sigmoid(heads["epck-slim"].logits(lesson.evidence["epck-slim"]))
@@ -134,7 +134,7 @@ def test_a_joint_that_nobody_labelled_does_not_blur_the_others(model: PoseModel,
     heads = heads_of(model)
     lesson = planted(heads, 128, 1)
     lesson.counts_NJ[:, 2] = False
-    learn(heads, lesson, SHORT, cpu, seed=0)
+    fit(heads, lesson, SHORT, cpu, seed=0)
 
     for name, head in heads.items():
         with torch.no_grad():
@@ -147,7 +147,7 @@ def test_nobody_to_learn_from_is_an_error(model: PoseModel, make_crops: MakeCrop
     heads = heads_of(model)
     lesson = planted(heads, 8, 1)
     with pytest.raises(DataError, match=r"labelled joints of people who can be measured.*there is none"):
-        learn(heads, lesson._replace(counts_NJ=torch.zeros_like(lesson.counts_NJ)), SHORT, cpu, seed=0)
+        fit(heads, lesson._replace(counts_NJ=torch.zeros_like(lesson.counts_NJ)), SHORT, cpu, seed=0)
     with pytest.raises(DataError, match="expected-PCK heads: there is nobody to look at"):
         train_epck(model, heads, make_crops(1), SHORT, cpu, seed=0, validation=0.1)
 
@@ -157,13 +157,13 @@ def test_what_is_not_a_number_stops_the_training(model: PoseModel, cpu: Machine)
     lesson = planted(heads, 16, 1)
     lesson.evidence["epck"][3, 0, 0] = math.inf
     with pytest.raises(ConfigError, match=r"diverged in epoch 0.*epck"):
-        learn(heads, lesson, SHORT, cpu, seed=0)
+        fit(heads, lesson, SHORT, cpu, seed=0)
 
 
 @pytest.mark.parametrize("people", [1, 3, 500])
 def test_fewer_people_than_a_batch_also_teach(people: int, model: PoseModel, cpu: Machine) -> None:
     heads = heads_of(model)
-    learn(heads, planted(heads, people, 1), replace(SHORT, epochs=1, batch=128), cpu, seed=0)
+    fit(heads, planted(heads, people, 1), replace(SHORT, epochs=1, batch=128), cpu, seed=0)
 
     assert all(value.isfinite().all() for value in weights(heads).values())
 

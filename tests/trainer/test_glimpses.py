@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from alpose.trainer.augmented_views import augmented_views
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.augment import AugmentConfig, to_input
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import Machine
 from alpose.trainer.epck import EpckTraining, train_epck
-from alpose.trainer.glimpses import glimpses
 from alpose.trainer.heatmaps import decode, to_pixels
 from alpose.trainer.metrics import judge, profile_of
 from alpose.trainer.models.expected_pck import ExpectedPckHead
@@ -44,7 +44,7 @@ def crops(make_crops: MakeCrops) -> Crops:
 
 def seen(model: PoseModel, crops: Crops, cpu: Machine, *, views: int = 2, seed: int = 0, batch: int = 4,
          augment_by: AugmentConfig | None = None) -> list[Predicted]:  # fmt: skip
-    return list(glimpses(model, crops, cpu, views=views, seed=seed, batch=batch, augment_by=augment_by))
+    return list(augmented_views(model, crops, cpu, views=views, seed=seed, batch=batch, augment_by=augment_by))
 
 
 def test_everybody_as_they_are_is_judged_as_pck_judges(model: PoseModel, crops: Crops, cpu: Machine) -> None:
@@ -130,7 +130,7 @@ def test_views_that_are_asked_for_are_not_damaged(
     def refuse(*_: object) -> None:
         raise AssertionError("damaged")
 
-    monkeypatch.setattr("alpose.trainer.glimpses.degrade", refuse)
+    monkeypatch.setattr("alpose.trainer.augmented_views.degrade", refuse)
     assert seen(model, crops, cpu, augment_by=AugmentConfig())
     with pytest.raises(AssertionError, match="damaged"):
         seen(model, crops, cpu)
@@ -142,7 +142,7 @@ def test_the_net_looks_in_eval_mode_and_keeps_its_own(make_model: MakeModel, cro
     modes = []
     net.pose.train()
     net.pose.register_forward_hook(lambda module, *_: modes.append(module.training))
-    for _ in glimpses(net, crops, cpu, views=1, seed=0):
+    for _ in augmented_views(net, crops, cpu, views=1, seed=0):
         assert net.pose.training
 
     assert modes == [False]

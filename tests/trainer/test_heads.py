@@ -8,19 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer.models.heads import EPCK, HEADS, ConvHead, Ending, HeadConfig, HeadName, LossHead, build_head
+from alpose.trainer.methods.catalog import heads_of
+from alpose.trainer.models.heads import ConvHead, Ending, HeadConfig, HeadName, LossHead, build_head
 from alpose.trainer.models.hourglass import Features
 
 JOINTS = 3
 
-ALL = pytest.mark.parametrize("name", HEADS)
+ALL = pytest.mark.parametrize("name", heads_of("loss"))
 SIZES = [(64, 32, 16, 8, 4), (56, 28, 14, 7, 3), (48, 24, 12, 6, 3), (10, 3), (11, 4), (8, 5), (16, 8, 4, 2, 1), (6,)]
 
 
 def head(name: HeadName, sizes: tuple[int, ...] = (8, 4, 2), channels: int = 8, **changes: Any) -> LossHead:
     torch.manual_seed(0)
     maps = {"joints": JOINTS, "peak": 30.0, "evidence": "peaks" if name == "epck-slim" else "maps+features"}
-    changes = (maps if name in EPCK else {}) | changes
+    changes = (maps if name.startswith("epck") else {}) | changes
     return build_head(HeadConfig(name=name, channels=channels, sizes=sizes, **changes)).eval()
 
 

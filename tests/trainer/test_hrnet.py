@@ -24,8 +24,9 @@ from alpose.trainer.data.crops import CropConfig, Crops
 from alpose.trainer.device import Machine
 from alpose.trainer.epck import EpckTraining, train_epck
 from alpose.trainer.heatmaps import decode, to_pixels
+from alpose.trainer.methods.catalog import heads_of
 from alpose.trainer.models.expected_pck import ExpectedPckHead
-from alpose.trainer.models.heads import EPCK, HEADS, HeadConfig, build_head
+from alpose.trainer.models.heads import HeadConfig, build_head
 from alpose.trainer.models.hourglass import HourglassConfig
 from alpose.trainer.models.hrnet import Exchange, HRNet, HRNetConfig
 from alpose.trainer.presets import NETS, preset, with_net, with_net_of
@@ -54,7 +55,7 @@ def model(make_model: Callable[..., PoseModel]) -> PoseModel:
     """Every head on a tiny HRNet."""
     like = make_model()
     plain = new_model(config(), like.skeleton, CropConfig(size_px=64, context=0.25), like.target, seed=0)
-    return plain.with_heads({name: new_head(plain, name, 0) for name in HEADS})
+    return plain.with_heads({name: new_head(plain, name, 0) for name in heads_of("loss")})
 
 
 # --- The net
@@ -135,13 +136,13 @@ def test_a_head_wants_as_many_channels_as_scales() -> None:
 # --- What takes a pose net
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", heads_of("loss"))
 @pytest.mark.parametrize("size_px", [64, 100, 92])
 def test_every_head_reads_its_features(name: Any, size_px: int) -> None:
     """25 cells halve to 13 and 7, 23 to 12 and 6: no scale divides the one above it."""
     pose = net().eval()
     config = HeadConfig(name=name, channels=pose.config.widths, sizes=pose.config.sizes(size_px // 4))
-    if name in EPCK:
+    if name.startswith("epck"):
         config = replace(config, joints=3, peak=30.0, evidence="peaks" if name == "epck-slim" else "maps+features")
     head = build_head(config).eval()
     features = pose(images(2, 3, size_px, size_px)).features
@@ -158,15 +159,15 @@ def test_it_trains_and_scores_with_every_head(make_crops: MakeCrops, model: Pose
     history = train_pose(
         model, crops, PoseTraining(epochs=6, batch=8, lr=3e-3, schedule="constant"), cpu, seed=0, state=None
     )
-    pairs = {name: head for name, head in model.heads.items() if name not in EPCK}
+    pairs = {name: head for name, head in model.heads.items() if not name.startswith("epck")}
     epck = {name: head for name, head in model.heads.items() if isinstance(head, ExpectedPckHead)}
     losses = train_heads(model, pairs, crops, HeadTraining(epochs=1, batch=8), cpu, seed=0, validation=0.1)
     views = EpckTraining(views=1, epochs=1)
-    losses |= train_epck(model, epck, crops, views, cpu, seed=0, validation=0.1)  # type: ignore[arg-type]
+    losses |= train_epck(model, epck, crops, views, cpu, seed=0, validation=0.1)
     scored = score(model, crops, cpu)
 
     assert history[-1].train_loss < 0.9 * history[0].train_loss
-    assert set(losses) == set(scored.predicted_loss) == set(HEADS)
+    assert set(losses) == set(scored.predicted_loss) == set(heads_of("loss"))
     assert all(np.isfinite(loss_N).all() for loss_N in scored.predicted_loss.values())
     assert scored.embedding_ND.shape == (24, 8)
     assert np.isfinite(scored.true_loss_N).all()

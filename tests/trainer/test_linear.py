@@ -9,8 +9,14 @@ import numpy.typing as npt
 import pytest
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer import linear
-from alpose.trainer.linear import Ensemble, expected_gradient_length, expected_model_change, fit_ensemble, select
+from alpose.trainer.methods import linear
+from alpose.trainer.methods.linear import (
+    Ensemble,
+    expected_gradient_length,
+    expected_model_change,
+    fit_ensemble,
+    select,
+)
 
 Doubles = npt.NDArray[np.float64]
 

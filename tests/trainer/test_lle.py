@@ -13,8 +13,8 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer import lle
-from alpose.trainer.lle import neighbours, weights_of
+from alpose.trainer.methods import neighbour_weights
+from alpose.trainer.methods.neighbour_weights import by_reconstruction, weights_of
 
 
 def points(count: int, seed: int, columns: int) -> Any:
@@ -44,7 +44,7 @@ def test_with_either_sign_they_are_the_barycentre_weights_of_scikit_learn(column
     pool, labelled = points(80, 0, columns), points(200, 1, columns)
     row_NK, gram_NKK = grams(pool, labelled, count)
 
-    theirs = theirs_of(pool, labelled, row_NK, reg=lle.REGULARISATION)
+    theirs = theirs_of(pool, labelled, row_NK, reg=neighbour_weights.REGULARISATION)
 
     np.testing.assert_allclose(weights_of(gram_NKK, signed=True).numpy(), theirs, atol=1e-7)
     positive_N = (theirs >= 0).all(axis=1)
@@ -86,7 +86,7 @@ def test_inside_a_triangle_they_rebuild_the_point_and_outside_the_nearest_point_
     corners = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
     inside, beyond_an_edge, beyond_a_corner = torch.tensor([[1.0, 2.0], [2.0, -1.0], [9.0, 0.5]])
 
-    near = neighbours(torch.stack([inside, beyond_an_edge, beyond_a_corner]), corners, count=3)
+    near = by_reconstruction(torch.stack([inside, beyond_an_edge, beyond_a_corner]), corners, count=3)
 
     rebuilt = torch.einsum("nk,nkd->nd", near.weight_NK, corners.double()[near.row_NK])
     np.testing.assert_allclose(rebuilt, [[1, 2], [2, 0], [4, 0]], atol=0.02)  # the regularisation pulls inwards
@@ -99,8 +99,8 @@ def test_neighbours_are_the_nearest_and_the_heaviest_come_first(monkeypatch: pyt
     row_NK, gram_NKK = grams(pool, labelled, 12)
     expected = weights_of(gram_NKK).numpy()
     for at_once in (1, 3000, 2**20):
-        monkeypatch.setattr(lle, "AT_ONCE", at_once)
-        near = neighbours(torch.from_numpy(pool), torch.from_numpy(labelled), count=12)
+        monkeypatch.setattr(neighbour_weights, "AT_ONCE", at_once)
+        near = by_reconstruction(torch.from_numpy(pool), torch.from_numpy(labelled), count=12)
         assert [set(row) for row in near.row_NK.tolist()] == [set(row) for row in row_NK.tolist()]
         assert (near.weight_NK.diff(dim=1) <= 0).all()
         whole, theirs = np.zeros((2, 70, 150))
@@ -111,7 +111,7 @@ def test_neighbours_are_the_nearest_and_the_heaviest_come_first(monkeypatch: pyt
 
 
 def test_whoever_lies_on_all_neighbours_shares_alike_and_is_counted() -> None:
-    near = neighbours(torch.tensor([[1.0, 1.0], [5.0, 5.0]]), torch.ones(6, 2), count=4)
+    near = by_reconstruction(torch.tensor([[1.0, 1.0], [5.0, 5.0]]), torch.ones(6, 2), count=4)
 
     np.testing.assert_allclose(near.weight_NK, 1 / 4)
     assert near.unsolved == 1
@@ -120,7 +120,7 @@ def test_whoever_lies_on_all_neighbours_shares_alike_and_is_counted() -> None:
 def test_what_cannot_be_is_refused() -> None:
     pool, labelled = torch.from_numpy(points(5, 0, 3)), torch.from_numpy(points(9, 1, 3))
     with pytest.raises(ConfigError, match="10 neighbours want at least 10 labelled people, there are 9"):
-        neighbours(pool, labelled, count=10)
+        by_reconstruction(pool, labelled, count=10)
     pool[3, 2] = torch.nan
     with pytest.raises(DataError, match=r"1 of 5 embeddings of the pool are not finite \(first at row 3\)"):
-        neighbours(pool, labelled, count=4)
+        by_reconstruction(pool, labelled, count=4)

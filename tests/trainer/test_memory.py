@@ -10,7 +10,7 @@ import pytest
 
 SELECT = """
 import numpy as np, torch
-from alpose.trainer.samplers import k_centre
+from alpose.trainer.methods.coreset import k_centre
 
 def peak_mib():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024

@@ -10,18 +10,16 @@ import pytest
 import torch
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer.auxiliary import auxiliary_score, new_auxiliary
 from alpose.trainer.base_model import BaseModel
-from alpose.trainer.checkpoint import PoseModel, TargetConfig
+from alpose.trainer.checkpoint import PoseModel, TargetConfig, new_auxiliary
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import Machine
 from alpose.trainer.heatmaps import entropy, multipeak_entropy
-from alpose.trainer.models.auxiliary import MEMBERS
-from alpose.trainer.options import ScoreOptions
+from alpose.trainer.methods.options import ScoreOptions
 from alpose.trainer.results import load_npz
 from alpose.trainer.run import RunConfig, claim, open_run
-from alpose.trainer.scoring import Scored, score
+from alpose.trainer.scoring import Scored, auxiliary_score, score
 
 PEAK = 0.05
 
@@ -84,7 +82,7 @@ def test_options_change_the_scores_they_name_and_no_others(
 ) -> None:
     plain = score(model, crops, cpu).save_arrays()
     with torch.no_grad():
-        one_peak = auxiliary_score(model.auxiliary["vl4pose"], output.features, maps, peaks=1)
+        one_peak = auxiliary_score(model.auxiliary["vl4pose"], output.features, maps, ScoreOptions(peaks=1))
     expected = {
         "temperature=4": {"entropy_N": entropy(maps, 4.0), "multipeak_N": multipeak_entropy(maps, temperature=4.0, min_distance=1)},
         "border=dropped": {"multipeak_N": multipeak_entropy(maps, temperature=1.0, min_distance=1, exclude_border=True)},
@@ -135,13 +133,13 @@ def test_a_base_that_is_taken_over_gets_the_committee_and_the_scores_that_are_as
 
     first, plain, written = base("first")
     monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
-    assert first.auxiliary["ensemble"].config.members == MEMBERS
+    assert first.auxiliary["ensemble"].config.members == ScoreOptions().members
     assert base("first")[2] == written
 
     more, _, _ = base("more", "first", scores=ScoreOptions(members=3))
     assert more.auxiliary["ensemble"].config.members == 3
     warm, other, _ = base("warm", "first", scores=ScoreOptions(temperature=3.0))
-    assert warm.auxiliary["ensemble"].config.members == MEMBERS
+    assert warm.auxiliary["ensemble"].config.members == ScoreOptions().members
     assert not np.array_equal(other["entropy_N"], plain["entropy_N"])
     np.testing.assert_array_equal(other["auxiliary.ensemble"], plain["auxiliary.ensemble"])
 

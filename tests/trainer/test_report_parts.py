@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from alpose.trainer import metrics
 from alpose.trainer.cli import main
 from alpose.trainer.data.crops import Crops
-from alpose.trainer.detection import Selection
-from alpose.trainer.egl import EglConfig
-from alpose.trainer.lookalikes import SIDE_PX, _small, lookalikes
+from alpose.trainer.methods.nearest_neighbours import SIDE_PX, _small, nearest_neighbours
+from alpose.trainer.methods.options import EglConfig
+from alpose.trainer.methods.selection import Selection
 from alpose.trainer.pages import cycles_figures as curves
 from alpose.trainer.pages import cycles_tables as pairs
 from alpose.trainer.pages import map as tsne
@@ -29,7 +29,6 @@ from alpose.trainer.pages.people import neighbours
 from alpose.trainer.pages.published import BY_DATASET, published_tables
 from alpose.trainer.pages.run_folder import REPORT, THEORY, RunInfo, StageFiles, fill_gap, link_or_gap, run_info
 from alpose.trainer.results import Lookalikes, Results, Row, Scores, save_npz
-from alpose.trainer.samplers import Method
 from alpose.trainer.scoring import Scored
 from alpose.trainer.statistics import RESAMPLES, holm, mean_interval, paired_t_test
 
@@ -235,7 +234,7 @@ def scored(embedding_ND: np.ndarray, crops: Crops) -> Scored:
 
 @pytest.mark.parametrize("method", ["random", "ll", "egl++"])
 def test_lookalikes_are_the_nearest_labelled_people(
-    method: Method, make_crops: Callable[..., Crops], tmp_path: Path
+    method: str, make_crops: Callable[..., Crops], tmp_path: Path
 ) -> None:
     """Against brute force; the first picks, then the lowest scores but for random; egl++ weighs them."""
     pool, labelled = make_crops(30, seed=1), make_crops(25, seed=2)
@@ -243,7 +242,7 @@ def test_lookalikes_are_the_nearest_labelled_people(
     generator = np.random.default_rng(3)
     pool_ND, labelled_LD = generator.normal(size=(30, 5)), generator.normal(size=(25, 5))
     selection = Selection(np.arange(29, 9, -1), np.arange(30, dtype=np.float32))
-    found = lookalikes(method, pool, scored(pool_ND, pool), labelled, scored(labelled_LD, labelled), selection,
+    found = nearest_neighbours(method, pool, scored(pool_ND, pool), labelled, scored(labelled_LD, labelled), selection,
                        EglConfig(neighbours=10, perplexity=5))  # fmt: skip
     found.save(tmp_path / "lookalikes.npz")
     back = Lookalikes.load(tmp_path / "lookalikes.npz")

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer import coreset
-from alpose.trainer.samplers import Floats, at_random, k_centre, top
+from alpose.trainer.data.records import Floats
+from alpose.trainer.methods import coreset
+from alpose.trainer.methods.coreset import k_centre
+from alpose.trainer.methods.selection import top
 
 
 def points(count: int, dim: int, seed: int, scale: float = 1.0, offset: float = 0.0) -> Floats:
@@ -318,28 +320,10 @@ def test_a_score_that_is_not_a_number_selects_nothing() -> None:
         top(np.array([1, np.nan, 2], dtype=np.float32), 1)
 
 
-def test_random_is_without_replacement_and_follows_its_generator() -> None:
-    picks = at_random(20, 8, np.random.default_rng(5))
-
-    assert len(set(picks.tolist())) == 8
-    assert set(picks.tolist()) <= set(range(20))
-    np.testing.assert_array_equal(picks, at_random(20, 8, np.random.default_rng(5)))
-    assert picks.tolist() != at_random(20, 8, np.random.default_rng(6)).tolist()
-
-
-def test_random_is_uniform() -> None:
-    """5,000 draws of 2 of 5: each row is drawn 2,000 times, standard deviation sqrt(5000 · 0.4 · 0.6) = 35."""
-    rng = np.random.default_rng(0)
-    counts = np.bincount(np.concatenate([at_random(5, 2, rng) for _ in range(5000)]), minlength=5)
-
-    assert np.abs(counts - 2000).max() < 5 * 35
-
-
 @pytest.mark.parametrize("k", [0, -1, 6])
 def test_a_budget_that_the_pool_cannot_meet_is_an_error(k: int) -> None:
     for select in (
         lambda: top(np.arange(5, dtype=np.float32), k),
-        lambda: at_random(5, k, np.random.default_rng(0)),
         lambda: k_centre(points(5, 2, 0), points(1, 2, 1), k),
     ):
         with pytest.raises(ConfigError, match=f"cannot select {k} from a pool of 5"):

@@ -14,7 +14,7 @@ from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import Machine
 from alpose.trainer.heatmaps import decode, draw, entropy, multipeak_entropy, to_cells, to_pixels
-from alpose.trainer.models.heads import HEADS
+from alpose.trainer.methods.catalog import heads_of
 from alpose.trainer.objectives import true_loss
 from alpose.trainer.scoring import Scored, score
 from alpose.trainer.training import PoseTraining, train_pose
@@ -36,7 +36,7 @@ def model(make_model: MakeModel, make_crops: MakeCrops, cpu: Machine) -> PoseMod
     """Trained a little, so that people are told apart, and with every head."""
     made: PoseModel = make_model(stacks=2, depth=2)
     train_pose(made, make_crops(10), PoseTraining(epochs=8, batch=8, lr=2e-2, schedule="constant"), cpu, seed=0)
-    return made.with_heads({name: new_head(made, name, 0) for name in HEADS})
+    return made.with_heads({name: new_head(made, name, 0) for name in heads_of("loss")})
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_scores_survive_their_arrays_and_take_rows(scored: Scored) -> None:
         np.testing.assert_array_equal(back.save_arrays()[name], value)
         np.testing.assert_array_equal(taken.save_arrays()[name], value[[4, 0, 4]])
         assert value.dtype == np.float32
-    assert set(back.predicted_loss) == set(HEADS)
+    assert set(back.predicted_loss) == set(heads_of("loss"))
 
 
 @pytest.mark.parametrize("part", ["pose", "head"])

@@ -19,17 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from alpose.runtime.errors import CheckpointError, ConfigError
-from alpose.trainer import resume, training
+from alpose.trainer import training, training_state
 from alpose.trainer.checkpoint import PoseModel, load, new_head
 from alpose.trainer.data.augment import AugmentConfig, augment
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import Machine
-from alpose.trainer.models.heads import HEADS, HeadName, LossHead
+from alpose.trainer.methods.catalog import KL_LOSS, MARGIN_LOSS, trained_with
+from alpose.trainer.models.heads import LossHead
 from alpose.trainer.objectives import Pairing
 from alpose.trainer.results import Results
-from alpose.trainer.resume import Epoch, Schedule, discard
 from alpose.trainer.training import HeadTraining, PoseTraining, train_heads, train_pose, validation_mask
+from alpose.trainer.training_state import Epoch, Schedule, discard
 
+HEADS = (*trained_with(MARGIN_LOSS), *trained_with(KL_LOSS))
 MakeCrops = Callable[..., Crops]
 MakeModel = Callable[..., PoseModel]
 
@@ -50,7 +52,7 @@ def differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return any(not torch.equal(one[key], other[key]) for key in one)
 
 
-def some_heads(model: PoseModel, *names: HeadName, seed: int = 0) -> dict[HeadName, LossHead]:
+def some_heads(model: PoseModel, *names: str, seed: int = 0) -> dict[str, LossHead]:
     return {name: new_head(model, name, seed) for name in names}
 
 
@@ -169,7 +171,7 @@ def test_training_follows_its_seed_and_no_other_random_numbers(
 def test_an_epoch_shows_full_batches_of_different_people_in_an_order_of_its_own() -> None:
     orders = []
     for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
-        batches = list(training._batches(23, 5, seed, epoch))
+        batches = list(training.batches_of(23, 5, seed, epoch))
         assert [len(rows_B) for rows_B in batches] == [5] * 4
         orders.append(np.concatenate(batches).tolist())
         assert len(set(orders[-1])) == 20
@@ -177,7 +179,7 @@ def test_an_epoch_shows_full_batches_of_different_people_in_an_order_of_its_own(
     assert orders[0] == orders[3]
     assert orders[0] != orders[1] != orders[2] != orders[0]
     # Nobody is left out for good: three miss an epoch, another three the next.
-    assert len({row for epoch in range(8) for rows_B in training._batches(23, 5, 0, epoch) for row in rows_B}) == 23
+    assert len({row for epoch in range(8) for rows_B in training.batches_of(23, 5, 0, epoch) for row in rows_B}) == 23
 
 
 @pytest.mark.parametrize("what", ["pose", "heads"])
@@ -202,11 +204,11 @@ def test_every_step_of_every_epoch_sees_new_views(
     assert len({tuple(drawn.tolist()) for drawn in seen}) == 6
 
 
-def test_the_epoch_with_the_lowest_validation_loss_wins(
+def test_the_epoch_with_the_lowestvalidation_loss_wins(
     crops: Crops, make_model: MakeModel, cpu: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss: Iterator[float]
-    monkeypatch.setattr(training, "_validation_loss", lambda *_: next(loss))
+    monkeypatch.setattr(training, "validation_loss", lambda *_: next(loss))
     two, three = make_model(), make_model()
     loss = iter([3.0, 1.0])
     train_pose(two, crops, replace(SHORT, epochs=2), cpu, seed=0)
@@ -221,7 +223,7 @@ def test_the_rate_halves_on_a_plateau_of_nine_epochs(
     make_crops: MakeCrops, make_model: MakeModel, cpu: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first epoch sets the mark; eight more without a better one are borne, the ninth halves."""
-    monkeypatch.setattr(training, "_validation_loss", lambda *_: 1.0)
+    monkeypatch.setattr(training, "validation_loss", lambda *_: 1.0)
     config = PoseTraining(epochs=11, batch=4, lr=1e-3, schedule="plateau")
 
     history = train_pose(make_model(), make_crops(5), config, cpu, seed=0)
@@ -379,7 +381,7 @@ def test_joint_heads_do_not_touch_the_pose_net(crops: Crops, make_model: MakeMod
 
 @pytest.fixture
 def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(training_state, "SAVE_EVERY_S", -1.0)
 
 
 class Killed(BaseException):
@@ -388,7 +390,7 @@ class Killed(BaseException):
 
 def kill_in(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise in the middle of an epoch."""
-    real = training._batches
+    real = training.batches_of
 
     def batches(count: int, batch: int, seed: int, now: int) -> Iterator[Any]:
         for place, rows_B in enumerate(real(count, batch, seed, now)):
@@ -396,7 +398,7 @@ def kill_in(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
                 raise Killed
             yield rows_B
 
-    monkeypatch.setattr(training, "_batches", batches)
+    monkeypatch.setattr(training, "batches_of", batches)
 
 
 @pytest.mark.usefixtures("save_always")
@@ -411,7 +413,7 @@ def kill_in(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=str,
 )
 def test_a_training_that_was_killed_ends_with_the_same_bits(
-    schedule: Schedule, killed: tuple[int, ...], names: tuple[HeadName, ...],
+    schedule: Schedule, killed: tuple[int, ...], names: tuple[str, ...],
     crops: Crops, make_model: MakeModel, cpu: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     config = PoseTraining(epochs=4, batch=5, lr=2e-3, schedule=schedule)
@@ -458,7 +460,7 @@ def test_the_state_of_another_training_is_not_taken_up(
         data = replace(crops.data, labelled_NJ=labelled_NJ, visible_NJ=labelled_NJ)
         given = replace(crops, data=data)
 
-    def other() -> tuple[PoseModel, dict[HeadName, LossHead]]:
+    def other() -> tuple[PoseModel, dict[str, LossHead]]:
         model = make_model(seed=5 if what == "start" else 0, channels=16 if what == "net" else 8)
         if what == "target":
             model = replace(model, target=replace(model.target, sigma=1.0))

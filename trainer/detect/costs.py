@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .. import checkpoint
 from ..checkpoint import PoseModel
 from ..device import Machine, environment
-from .detectors import PAPERS, SHIPPED, SLIM, TINY
+from ..methods.catalog import SHIPPED, SLIM, TINY, detectors_of
 from .students import tiny_net
 
 log = logging.getLogger("alpose")
@@ -70,7 +70,11 @@ def measure_costs(model: PoseModel, names: Sequence[str], machine: Machine) -> d
         names: of the detectors; those without a head of their own, or a pass of their own, are left out.
         machine: named in what is returned.
     """
-    heads = {name: checkpoint.new_head(model, name, 0) for name in (*PAPERS, SHIPPED, SLIM) if name in names}  # type: ignore[arg-type]
+    heads = {
+        name: checkpoint.new_head(model, name, 0)
+        for name in (*detectors_of("paper", "loss"), SHIPPED, SLIM)
+        if name in names
+    }
     beside: dict[str, nn.Module] = {**heads}
     if TINY in names:
         beside[TINY] = tiny_net(model, 0).pose
@@ -109,7 +113,7 @@ def measure_costs(model: PoseModel, names: Sequence[str], machine: Machine) -> d
 
 def has_costs(names: Iterable[str]) -> set[str]:
     """Those detectors whose cost is counted or measured."""
-    return {*PAPERS, SHIPPED, SLIM, TINY, *PASSES} & set(names)
+    return {*detectors_of("paper", "loss"), SHIPPED, SLIM, TINY, *PASSES} & set(names)
 
 
 def _weights(module: nn.Module) -> int:

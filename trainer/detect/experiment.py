@@ -28,20 +28,20 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import read_json, write_json
 from alpose.runtime.skeleton import LSP
 
-from ..base_model import AnyHead, BaseModel
+from ..base_model import BaseModel
 from ..checkpoint import PoseModel
 from ..data.crops import Crops, prepare
 from ..data.synthetic import read_people
 from ..device import Machine, environment
 from ..epck import EpckTraining
+from ..methods.catalog import DETECTORS, detectors_of
 from ..metrics import Failure
 from ..run import Run, RunConfig, claim, open_run
 from ..training import validation_mask
 from .costs import has_costs, measure_costs
-from .detectors import AUXILIARY_NAMES, FUSED, NAMES, OF_OTHER_NETS, PAPERS, Cost, infos
 from .logistic import fit_logistic
 from .scoring import View, score_views
-from .stored import Catalogue, SetInfo, SetScores, set_file
+from .stored import Catalogue, Cost, SetInfo, SetScores, infos, set_file
 from .students import IN_DOMAIN, train_students
 
 log = logging.getLogger("alpose")
@@ -73,19 +73,19 @@ class DetectConfig:
     base: RunConfig
     """Dataset, recipe and seeds, as of a benchmark that stops after its first selection."""
     epck: EpckTraining
-    detectors: tuple[str, ...] = NAMES
+    detectors: tuple[str, ...] = tuple(DETECTORS)
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.detectors if name not in NAMES]
+        unknown = [name for name in self.detectors if name not in DETECTORS]
         if unknown:
-            raise ConfigError(f"--detectors: {', '.join(unknown)} unknown; known: {', '.join(NAMES)}")
+            raise ConfigError(f"--detectors: {', '.join(unknown)} unknown; known: {', '.join(DETECTORS)}")
         if not self.detectors or len(set(self.detectors)) != len(self.detectors):
             raise ConfigError(f"--detectors: name at least one, each once, got {', '.join(self.detectors) or 'none'}; "
-                              f"known: {', '.join(NAMES)}")  # fmt: skip
+                              f"known: {', '.join(DETECTORS)}")  # fmt: skip
 
     def scored(self) -> tuple[str, ...]:
         """Those detectors that so many seeds can have."""
-        return tuple(name for name in self.detectors if self.base.seeds > 1 or name not in OF_OTHER_NETS)
+        return tuple(name for name in self.detectors if self.base.seeds > 1 or not DETECTORS[name].other_nets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,8 @@ def run_detect(
     if left_out:
         log.warning("%s want another seed's net: left out, run with --seeds 2 or more", left_out)
     sets = _sets(run, cache)
-    heads: list[AnyHead] = [name for name in (*PAPERS, *AUXILIARY_NAMES) if name in names]  # type: ignore[misc]
+    papers = (*detectors_of("paper", "loss"), *detectors_of("paper", "auxiliary"))
+    heads = [name for name in papers if name in names]
     models = [BaseModel(run, seed, heads, bases).model() for seed in range(config.base.seeds)]
     for seed, model in enumerate(models):
         _one_seed(run, config, names, seed, model, [other for other in models if other is not model], sets)
@@ -152,7 +153,7 @@ def _claim_heads(config: DetectConfig, folder: Path) -> None:
                           "choose another --out")  # fmt: skip
     write_json(path, ours)
     nets, seeds = folder / NETS, config.base.seeds
-    if seeds > 1 and set(OF_OTHER_NETS) & set(config.detectors):
+    if seeds > 1 and any(DETECTORS[name].other_nets for name in config.detectors):
         if nets.exists() and read_json(nets) != {"seeds": seeds}:
             raise ConfigError(f"{folder} holds another run ({read_json(nets)}, now {seeds}: the committee of a seed is "
                               f"the net of every other): choose another --out, with --bases {folder} its base models "
@@ -228,8 +229,8 @@ def _one_seed(
         folds = "in-domain" in names and name == _test_name(run)
         seen = look(each.crops, name, keep=folds)
         scores = {detector: to_probability(seen) for detector, to_probability in probabilities.items()}
-        if folds and seen.lesson:
-            scores["in-domain"] = special.expit(students.test_folds(model, seen.lesson))
+        if folds and seen.evidence:
+            scores["in-domain"] = special.expit(students.test_folds(model, seen.evidence))
         elif "in-domain" in names and name == _pool_name(run):
             scores["in-domain"] = special.expit(seen.scores[IN_DOMAIN])
         if "true-loss" in names:
@@ -266,7 +267,7 @@ def _probabilities(seen: View, names: tuple[str, ...]) -> dict[str, Callable[[Vi
 
     found = {}
     for name in names:
-        parts = FUSED.get(name, (name,))
+        parts = DETECTORS[name].parts or (name,)
         if all(part in seen.scores for part in parts):
             found[name] = fitted(name, partial(_evidence, parts=parts))
     return found

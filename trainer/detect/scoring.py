@@ -14,17 +14,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..auxiliary import auxiliary_score
+from ..augmented_views import augmented_views
 from ..checkpoint import PoseModel
 from ..data.crops import Crops
 from ..device import Machine, evaluating
-from ..epck import Lesson, join
-from ..glimpses import glimpses
-from ..heatmaps import entropy
+from ..epck import HeadDataset, join
+from ..heatmaps import entropy, multipeak_form
+from ..methods.catalog import SHIPPED
 from ..metrics import Judged
 from ..passes import Predicted
-from ..scoring import multipeak_score, reference_maps, true_loss_of
-from .detectors import SHIPPED
+from ..scoring import auxiliary_score, reference_maps, true_loss_of
 from .students import Students, others_say, read_at_peaks
 
 
@@ -38,7 +37,7 @@ class View:
     true_loss_N: npt.NDArray[np.float32]
     scores: Mapping[str, npt.NDArray[np.float32]]
     """(N,) by detector; higher is worse, each on its own scale."""
-    lesson: Lesson | None
+    evidence: HeadDataset | None
     """Evidence of the shipped head and the truth, where it was asked for."""
 
     def image_pck(self) -> npt.NDArray[np.float32]:
@@ -65,10 +64,10 @@ def score_views(
         keep_evidence: whether the shipped head's evidence is kept, for the ceiling of a small set.
     """
     kept: list[dict[str, Tensor]] = []
-    lessons: list[Lesson] = []
+    evidence: list[HeadDataset] = []
     shipped = students.epck[SHIPPED]
     # Another seed for views than the one that trained: the same damage must not be seen twice.
-    for seen in glimpses(model, crops, machine, views=views, seed=seed + 1000, what=what):
+    for seen in augmented_views(model, crops, machine, views=views, seed=seed + 1000, what=what):
         with evaluating(
             model.pose, *model.heads.values(), *model.auxiliary.values(), *students.epck.values(),
             *students.loss.values(),
@@ -81,13 +80,13 @@ def score_views(
             )
             kept[-1] |= {f"score.{name}": value.float().cpu() for name, value in scores.items()}
             if keep_evidence:
-                evidence = {SHIPPED: shipped.evidence(seen.features).cpu()}
-                lessons.append(Lesson(evidence, seen.distance_BJ.cpu(), seen.counts_BJ.cpu()))
+                of_shipped = {SHIPPED: shipped.evidence(seen.features).cpu()}
+                evidence.append(HeadDataset(of_shipped, seen.distance_BJ.cpu(), seen.counts_BJ.cpu()))
     arrays: dict[str, npt.NDArray[Any]] = {name: torch.cat([part[name] for part in kept]).numpy() for name in kept[0]}
     loss_N = np.where(arrays["counts_NJ"].any(axis=1), arrays["true_loss_N"], np.nan).astype(np.float32)
     own = {name.removeprefix("score."): value for name, value in arrays.items() if name.startswith("score.")}
     return View(
-        arrays["rows_N"], arrays["right_NJ"], arrays["counts_NJ"], loss_N, own, join(lessons) if lessons else None
+        arrays["rows_N"], arrays["right_NJ"], arrays["counts_NJ"], loss_N, own, join(evidence) if evidence else None
     )
 
 
@@ -106,7 +105,7 @@ def _free(model: PoseModel, seen: Predicted) -> dict[str, Tensor]:
     return {
         "peak": 1 - seen.heatmaps_BSJHW[:, -1].float().flatten(2).amax(dim=2).mean(dim=1) / peak,
         "entropy": entropy(maps, 1.0),
-        "multipeak": multipeak_score(maps, "whole-map"),
+        "multipeak": multipeak_form(maps, "whole-map"),
         "stacks": 1 - read_at_peaks(seen, seen.features.heatmaps[0], peak).mean(dim=1),
     }
 

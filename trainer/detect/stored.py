@@ -24,12 +24,13 @@ import numpy.typing as npt
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import read_json, write_json
 
+from ..methods.catalog import DETECTORS, METHODS, DetectorKind
 from ..results import load_npz, save_npz
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 
-Kind = Literal["free", "paper", "candidate", "shipped", "slim", "costed", "ceiling", "oracle"]
+Kind = DetectorKind
 KINDS: dict[Kind, str] = {
     "shipped": "the detector that ships",
     "slim": "its slim form",
@@ -81,6 +82,24 @@ class DetectorInfo:
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value >= 0):
                 raise DataError(f"detector {self.name}: {name} is {value}; give a number from 0 up, or null")
+
+
+Cost = tuple[int, float | None, float | None]
+"""Parameters, milliseconds and share of the pose net's time; None where no clock could run."""
+
+
+def infos(names: tuple[str, ...], costs: Mapping[str, Cost]) -> tuple[DetectorInfo, ...]:
+    """Entries of the named detectors, with what those cost that were measured."""
+    found = []
+    for name in names:
+        detector = DETECTORS[name]
+        parameters, latency_ms, share = costs.get(name, (None, None, None))
+        found.append(DetectorInfo(
+            name=name, kind=detector.kind, what=detector.what or METHODS[name].look.meaning, parameters=parameters,
+            latency_ms=latency_ms, latency_share=share, probability=detector.kind not in ("oracle", "ceiling"),
+            ablates=detector.ablates if detector.ablates in names else None,
+        ))  # fmt: skip
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

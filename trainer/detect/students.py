@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
+from ..augmented_views import augmented_views
 from ..checkpoint import PoseModel
 from ..data.crops import Crops
 from ..device import Machine, evaluating
-from ..epck import EpckTraining, Lesson, join, learn, see, soft_right
-from ..glimpses import glimpses
+from ..epck import EpckTraining, HeadDataset, collect, fit, join, soft_right
+from ..methods.catalog import SHIPPED, SLIM, TINY
 from ..metrics import profile_of
 from ..models.expected_pck import SHARPNESS, ExpectedPckHead
 from ..models.heads import LossHead, build_head
@@ -27,7 +28,6 @@ from ..models.hourglass import HourglassConfig
 from ..passes import Predicted
 from ..presets import Recipe
 from ..training import train_heads, train_pose, validation_mask
-from .detectors import SHIPPED, SLIM, TINY
 
 IN_DOMAIN = "in-domain-pool"
 """The ceiling of the pool: a head trained on labels of its other half."""
@@ -58,14 +58,14 @@ class Students:
     machine: Machine
     seed: int
 
-    def test_folds(self, model: PoseModel, seen: Lesson) -> npt.NDArray[np.float32]:
+    def test_folds(self, model: PoseModel, seen: HeadDataset) -> npt.NDArray[np.float32]:
         """Logits (N,) of heads of which each was trained on four fifths of these people and judges the last fifth."""
         fold_N = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(seen.counts_NJ)) % FOLDS)
         score_N = torch.zeros(len(fold_N))
         many = replace(self.config, epochs=FOLD_EPOCHS, batch=64)
         for fold in range(FOLDS):
             head = _heads(model, (SHIPPED,), self.seed)
-            learn(head, seen.take(torch.nonzero(fold_N != fold)[:, 0]), many, self.machine, seed=self.seed + fold)
+            fit(head, seen.take(torch.nonzero(fold_N != fold)[:, 0]), many, self.machine, seed=self.seed + fold)
             rest_M = torch.nonzero(fold_N == fold)[:, 0]
             with evaluating(*head.values()):
                 evidence_MJD = seen.evidence[SHIPPED][rest_M].to(self.machine.device)
@@ -97,19 +97,19 @@ def train_students(
 
     def lesson_of(
         heads: Mapping[str, ExpectedPckHead], crops: Crops, count: int, what: str, mild: bool = False
-    ) -> Lesson:
-        return see(model, heads, crops, machine, views=count, seed=seed, what=f"{what}, seed {seed}",
+    ) -> HeadDataset:
+        return collect(model, heads, crops, machine, views=count, seed=seed, what=f"{what}, seed {seed}",
                    augment_by=recipe.heads.augment if mild else None)  # fmt: skip
 
     # One pass over the damaged views serves all that learn from them.
     first = _heads(model, tuple(name for name in (SHIPPED, SLIM, "epck-maps") if name in (SHIPPED, *names)), seed)
     lesson = lesson_of(first, learners, views, "damaged views")
-    learn(first, lesson, config, machine, seed=seed)
+    fit(first, lesson, config, machine, seed=seed)
     made |= first
 
-    def shipped(name: str, other: Lesson, target_NJ: Tensor | None = None) -> None:
+    def shipped(name: str, other: HeadDataset, target_NJ: Tensor | None = None) -> None:
         head = _heads(model, (SHIPPED,), seed)
-        learn(head, other, config, machine, seed=seed, target_NJ=target_NJ)
+        fit(head, other, config, machine, seed=seed, target_NJ=target_NJ)
         made[name] = head[SHIPPED]
 
     if "epck-mild" in names:
@@ -151,7 +151,7 @@ def tiny_net(model: PoseModel, seed: int) -> PoseModel:
 
 def _out_of_fold(
     model: PoseModel, heads: Mapping[str, ExpectedPckHead], learners: Crops, recipe: Recipe, machine: Machine, seed: int
-) -> Lesson:
+) -> HeadDataset:
     """What forks of the pose net make of people that they were not trained on any more.
 
     A net that was trained from scratch without them has other features, which the head could not read.
@@ -165,7 +165,7 @@ def _out_of_fold(
         own, strangers = (learners.subset(np.flatnonzero(mask_N)) for mask_N in (fold_N != fold, fold_N == fold))
         train_pose(fork, own, how, machine, seed=seed, best=False, what=f"fork {fold + 1} of {FORKS}, seed {seed}")
         for views, mild in ((0, None), (FORK_VIEWS, recipe.heads.augment)):
-            lessons.append(see(fork, heads, strangers, machine, views=views, seed=seed, augment_by=mild,
+            lessons.append(collect(fork, heads, strangers, machine, views=views, seed=seed, augment_by=mild,
                                what=f"strangers of fork {fold + 1}, seed {seed}"))  # fmt: skip
     return join(lessons)
 
@@ -189,17 +189,17 @@ def others_say(seen: Predicted, others: Sequence[PoseModel], machine: Machine) -
 def _asked(
     model: PoseModel, others: Sequence[PoseModel], heads: Mapping[str, ExpectedPckHead], pool: Crops, machine: Machine,
     seed: int,
-) -> tuple[Lesson, Tensor]:  # fmt: skip
+) -> tuple[HeadDataset, Tensor]:  # fmt: skip
     """A lesson on people without labels: their evidence, and how far other nets agree with each keypoint (N, J)."""
     lessons, said = [], []
     skip = list(profile_of("standard", pool.data).skip)
-    for seen in glimpses(model, pool, machine, views=0, seed=seed, what=f"asking the committee, seed {seed}"):
+    for seen in augmented_views(model, pool, machine, views=0, seed=seed, what=f"asking the committee, seed {seed}"):
         with evaluating(*heads.values()):
             evidence = {name: head.evidence(seen.features).cpu() for name, head in heads.items()}
         # No label is looked at, not even whether there is one.
         everything = torch.ones_like(seen.counts_BJ).cpu()
         everything[:, skip] = False
-        lessons.append(Lesson(evidence, torch.zeros(everything.shape), everything))
+        lessons.append(HeadDataset(evidence, torch.zeros(everything.shape), everything))
         said.append((others_say(seen, others, machine).mean(dim=0) * TEACHER_GAIN).clamp(0, 1).cpu())
     return join(lessons), torch.cat(said)
 

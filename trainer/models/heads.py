@@ -19,13 +19,11 @@ from torch.nn import functional
 
 from alpose.runtime.errors import ConfigError
 
+from ..methods.catalog import head_named, resolve
 from .hourglass import Features
 
-HeadName = Literal["epck", "epck-slim", "ll", "ll-gap", "ll++", "ll++conv"]
-HEADS: tuple[HeadName, ...] = get_args(HeadName)
-
-EPCK: tuple[HeadName, ...] = ("epck", "epck-slim")
-"""Heads that predict which joints are right; the others predict the loss, from pairs of images."""
+HeadName = str
+"""Of a loss head in the catalog of methods."""
 
 Ending = Literal["conv", "gap"]
 Evidence = Literal["peaks", "maps", "maps+features"]
@@ -52,8 +50,8 @@ class HeadConfig:
     evidence: Evidence = "maps+features"
 
     def __post_init__(self) -> None:
-        if self.name not in HEADS:
-            raise ConfigError(f"unknown loss head {self.name!r}; known: {', '.join(HEADS)}")
+        if head_named(self.name).group != "loss":
+            raise ConfigError(f"{self.name!r} is not a loss head, but an auxiliary one")
         if self.ending not in get_args(Ending):
             raise ConfigError(f"loss head ending {self.ending!r} is not one of {get_args(Ending)}")
         if self.evidence not in get_args(Evidence):
@@ -151,18 +149,9 @@ class ConvHead(LossHead):
 
 
 def build_head(config: HeadConfig) -> LossHead:
-    """The head that a config names."""
-    match config.name:
-        case "epck" | "epck-slim":
-            from .expected_pck import ExpectedPckHead  # which is a LossHead itself
-
-            return ExpectedPckHead(config)
-        case "ll":
-            return MultiScaleGapHead(config)
-        case "ll-gap" | "ll++":
-            return GapHead(config)
-        case "ll++conv":
-            return ConvHead(config)
+    """The head that a config names, with the weights that torch's generator gives."""
+    head: LossHead = resolve(head_named(config.name).module)(config)
+    return head
 
 
 def _downscale(channels_in: int, channels_out: int, fine: int, coarse: int) -> nn.Module:

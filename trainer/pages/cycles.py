@@ -12,7 +12,7 @@ from markupsafe import Markup
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import write_atomically
 
-from ..report.methods import RANDOM, in_order, is_scorer, looks
+from ..methods.catalog import RANDOM, in_order, is_scorer, looks
 from ..results import Results
 from ..statistics import LEVEL, is_defined, mean_sd
 from . import cycles_figures as figures

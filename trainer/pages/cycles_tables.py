@@ -11,7 +11,7 @@ from itertools import permutations, product
 from typing import Literal
 
 from .. import results
-from ..report.methods import ORACLES, RANDOM, is_scorer
+from ..methods.catalog import RANDOM, is_oracle, is_scorer
 from ..statistics import (
     LEVEL,
     MOST_SEEDS,
@@ -112,7 +112,7 @@ def spread_column(
     The best is bold. Oracles do not compete, nor do means over fewer seeds than others of the column have.
     """
     of = {method: mean_sd(info.over_seeds(method, stage, field)) for method in info.methods}
-    rivals = {method: summary for method, summary in of.items() if method not in ORACLES}
+    rivals = {method: summary for method, summary in of.items() if not is_oracle(method)}
     full = max((summary.count for summary in rivals.values()), default=0)
     best = best_of({m: s.mean for m, s in rivals.items() if s.count == full}, better, shown_alone(form))
     seeds = len(info.seeds)
@@ -129,7 +129,7 @@ def method_rows(info: RunInfo, columns: Iterable[dict[str, Cell]]) -> tuple[Row,
     """A row per method, oracles set apart."""
     columns = list(columns)
     return tuple(
-        Row(method, tuple(column[method] for column in columns), mark=method, reference=method in ORACLES)
+        Row(method, tuple(column[method] for column in columns), mark=method, reference=is_oracle(method))
         for method in info.methods
     )
 
@@ -205,7 +205,7 @@ def cost_table(info: RunInfo) -> Table:
     asked = len(info.seeds) * len(info.stages)
     rows = tuple(
         Row(method, cost_cells([row for key, row in info.rows.items() if key[0] == method], asked), mark=method,
-            reference=method in ORACLES)
+            reference=is_oracle(method))
         for method in info.methods
     )  # fmt: skip
     base = mean_sd(info.base_seconds).mean
@@ -262,7 +262,7 @@ def seed_note(info: RunInfo) -> tuple[str, ...]:
 
 def oracle_note(info: RunInfo) -> tuple[str, ...]:
     """What the oracles are."""
-    oracles = " and ".join(method for method in info.methods if method in ORACLES)
+    oracles = " and ".join(method for method in info.methods if is_oracle(method))
     return (f"{oracles}: select with the true labels, a ceiling and no competitor.",) if oracles else ()
 
 
@@ -302,7 +302,7 @@ def matrix(info: RunInfo, quantity: Quantity, stage: int, level: float) -> Table
     """Methods × methods, the best first; each pair has its cell in the row of the better."""
     better = quantity.better
     values = {
-        method: info.over_seeds(method, stage, quantity.field) for method in info.methods if method not in ORACLES
+        method: info.over_seeds(method, stage, quantity.field) for method in info.methods if not is_oracle(method)
     }
     means = {method: mean for method, of in values.items() if (mean := mean_sd(of).mean) is not None}
     if len(means) < 2:

@@ -18,8 +18,8 @@ from ..detect.comparing import Estimate
 from ..detect.measures import truth_of
 from ..detect.results import DetectResults, Reliability
 from ..detect.stored import KINDS, Bools, DetectorInfo, Floats, Kind, SetScores
+from ..methods.catalog import Look
 from ..metrics import risk_coverage
-from ..report.methods import Look
 from . import formatting as fmt
 from .cycles_figures import COVERAGES
 from .detect_tables import between, kinds_of, mean_auroc

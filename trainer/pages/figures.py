@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
-from ..report.methods import Look
+from ..methods.catalog import Look
 from .kit import Palette
 
 Floats = npt.NDArray[np.floating]

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..report.methods import RANDOM
+from ..methods.catalog import RANDOM
 from ..statistics import Summary, mean_sd
 from . import formatting as fmt
 from .cycles_tables import joined, method_rows

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import write_atomically
 
-from ..report.methods import in_order
+from ..methods.catalog import in_order
 from ..results import Gallery, Lookalikes, Results, Row, Scores, stage_folder
 from .formatting import plural
 

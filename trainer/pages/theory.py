@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 
 from alpose.runtime.io import write_atomically
 
-from ..models.heads import HEADS
-from ..report.methods import looks
+from ..methods.catalog import heads_of, looks
 from ..theory import PAPER_SHAPE, Floats, Gamma, alignment, expected_share, near_probability
 from ..theory_run import GAPS, NEARS, Findings, Study, near_share
 from . import formatting as fmt
@@ -24,7 +23,7 @@ from .figures import INK, MUTED, RULE, Plot, plot
 from .kit import Cell, Column, Page, Palette, Row, Table, cells
 from .run_folder import REPORT, THEORY, fill_gap, link_or_gap
 
-PALETTE = Palette(looks(HEADS))
+PALETTE = Palette(looks(heads_of("loss")))
 FIT, MARGIN, KL = "ll++", "ll", "ll++"
 """Whose colours the fit, Learning Loss and LearningLoss++ are drawn in, where no single head is meant."""
 BINS = 48

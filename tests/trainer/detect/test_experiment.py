@@ -22,13 +22,16 @@ from alpose.trainer.cli import main
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.detect import costs, experiment, students
 from alpose.trainer.detect.costs import has_costs
-from alpose.trainer.detect.detectors import NAMES, OF_OTHER_NETS, infos
 from alpose.trainer.detect.experiment import DetectConfig, _costs, _pool, _probabilities, run_detect
 from alpose.trainer.detect.scoring import View
-from alpose.trainer.detect.stored import Catalogue, SetScores
+from alpose.trainer.detect.stored import Catalogue, SetScores, infos
 from alpose.trainer.device import Machine, machine
 from alpose.trainer.epck import EpckTraining
+from alpose.trainer.methods.catalog import DETECTORS
 from alpose.trainer.run import RunConfig
+
+NAMES = tuple(DETECTORS)
+OF_OTHER_NETS = tuple(name for name, detector in DETECTORS.items() if detector.other_nets)
 
 SETS = ("synthetic-test", "synthetic-hard", "synthetic-choice")
 SHORT = EpckTraining(views=2, epochs=2)

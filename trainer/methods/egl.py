@@ -2,8 +2,8 @@
 
 Expected gradient length extended to pose (Shukla, "EGL++", 2021, Eq. 7 and Algorithm 1). The labels that a pool image
 might have are those of labelled people whose embeddings are near; its score is the mean of the squared gradient of the
-training loss over these labels, weighted by how probable each neighbour is: by the affinities of t-SNE (Eq. 8,
-:mod:`alpose.trainer.affinities`), or by the weights of locally linear embedding (:mod:`alpose.trainer.lle`).
+training loss over these labels, weighted by how probable each neighbour is: by the affinities of t-SNE (Eq. 8), or by
+the weights of locally linear embedding (:mod:`alpose.trainer.methods.neighbour_weights`).
 
 The gradient is taken over the weights and biases of convolutions and linear layers, in eval mode and in float32.
 
@@ -14,12 +14,10 @@ J joints, H W heatmap, P = S·J·H·W, D embedding.
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,29 +26,28 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.overrides import TorchFunctionMode
 
-from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.errors import DataError
 
-from . import affinities, lle
-from .affinities import Neighbours
-from .checkpoint import PoseModel
-from .data.augment import to_input
-from .data.crops import Crops
-from .data.records import Floats
-from .device import Machine, evaluating
-from .feed import Feed
-from .heatmaps import draw, to_cells
-from .models.hourglass import STRIDE
-from .options import read_options
-from .progress import progress
-from .scoring import Scored
+from ..checkpoint import PoseModel
+from ..data.augment import to_input
+from ..data.crops import Crops
+from ..data.records import Floats
+from ..device import DeviceContext, evaluating
+from ..feed import Feed
+from ..heatmaps import draw, to_cells
+from ..models.hourglass import STRIDE
+from ..progress import progress
+from ..scoring import Scored
+from .neighbour_weights import Neighbours, by_affinity, by_reconstruction
+from .options import EglConfig
+from .selection import Pool
+
+if TYPE_CHECKING:
+    from ..run import Run
 
 log = logging.getLogger("alpose")
 
 Rows = npt.NDArray[np.int64]
-EmbeddingName = Literal["coarsest", "penultimate"]
-LabelSource = Literal["truth", "predicted"]
-EglMethod = Literal["egl++", "egl++-lle"]
-EGL: tuple[EglMethod, ...] = get_args(EglMethod)
 
 ON_GPU = 2 * 256**2
 """Pixels of the images that a GPU works on together: at 256 channels some 0.4 GiB for each 256 x 256."""
@@ -58,59 +55,31 @@ SMALL = 20480
 """Values up to which torch keeps a single image from oneDNN."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EglConfig:
-    """What the paper leaves open, and where its official code does otherwise."""
-
-    embedding: EmbeddingName = "coarsest"
-    """Averaged features that neighbours are near in: of the coarsest scale (paper) or before the heatmaps (code)."""
-    labels: LabelSource = "truth"
-    """Heatmaps a neighbour lends: drawn from its labels (paper), or what the model predicts for it (code)."""
-    neighbours: int = 30
-    """K; the paper does not say, the code has 30."""
-    perplexity: float = 20.0
-    """Of ``egl++``; ``egl++-lle`` has none. The paper does not say; the code says 20 and, by its base of the logarithm,
-    computes 75.3."""
-    rank: int | None = 8
-    """Vector-Jacobian products per image: None for the exact sum, one for each neighbour. A net that knows nothing needs
-    fewer than a trained one; ``bench.methods`` measures what share of the exact sum they hold."""
-
-    def __post_init__(self) -> None:
-        for value, known in ((self.embedding, get_args(EmbeddingName)), (self.labels, get_args(LabelSource))):
-            if value not in known:
-                raise ConfigError(f"--egl: {value!r} is not {' or '.join(known)}")
-        if self.neighbours < 1:
-            raise ConfigError(f"--egl: neighbours must be at least 1, got {self.neighbours}")
-        if not 1 < self.perplexity < math.inf:
-            raise ConfigError(f"--egl: perplexity must be over 1, got {self.perplexity:g}")
-        if self.rank is not None and self.rank < 1:
-            raise ConfigError(f"--egl: rank must be at least 1, or exact, got {self.rank}")
-
-    @classmethod
-    def parse(cls, text: str) -> EglConfig:
-        """From the command line: such as ``labels=predicted,embedding=penultimate,neighbours=10,rank=exact``."""
-        known: dict[str, Callable[[str], Any]] = {
-            "embedding": str, "labels": str, "neighbours": int, "perplexity": float,
-            "rank": lambda value: None if value == "exact" else int(value),
-        }  # fmt: skip
-        wants = {"neighbours": "a whole number", "rank": "a whole number or exact"}
-        return cls(**read_options("--egl", text, known, wants))
-
-    def check(self, lenders: int, method: EglMethod = "egl++") -> None:
-        """Refuse fewer labelled people than a selection will want."""
-        wanted, how, less = self.neighbours, f"{self.neighbours} neighbours", "neighbours=10"
-        if method == "egl++":
-            wanted = max(wanted, math.floor(self.perplexity) + 1)
-            how, less = f"{how} at perplexity {self.perplexity:g}", f"{less},perplexity=5"
-        if lenders < wanted:
-            raise ConfigError(
-                f"{method} needs at least {wanted} labelled people with a joint in view for {how}, there are {lenders} "
-                f"at the start: raise --initial, ask for less with --egl {less}, or leave it out of --methods"
-            )
+def tsne_scores(pool: Pool) -> Floats:
+    """The method ``egl++``."""
+    return _method_scores(pool, "egl++")
 
 
-def lends(crops: Crops) -> npt.NDArray[np.bool_]:
-    """Who can be a neighbour (L,): someone with a label where the net can see it."""
+def lle_scores(pool: Pool) -> Floats:
+    """The method ``egl++-lle``."""
+    return _method_scores(pool, "egl++-lle")
+
+
+def _method_scores(pool: Pool, method: str) -> Floats:
+    images = pool.need_images(method)
+    return expected_gradient(
+        images.model, images.pool, images.labelled, pool.scored, pool.labelled, images.run.machine,
+        images.run.config.egl, method=method, what=f"{method} with {len(images.labelled)} labelled",
+    )  # fmt: skip
+
+
+def check(method: str, run: Run, labelled_N: npt.NDArray[np.bool_]) -> None:
+    """Refuse a benchmark with fewer initially labelled people than a selection needs neighbours."""
+    run.config.egl.check(int((labelled_N & can_be_neighbour(run.people)).sum()), method)
+
+
+def can_be_neighbour(crops: Crops) -> npt.NDArray[np.bool_]:
+    """People (L,) with a labelled joint where the net can see it."""
     return np.asarray(_counts(crops).any(axis=1))
 
 
@@ -121,8 +90,8 @@ def _counts(crops: Crops) -> npt.NDArray[np.bool_]:
 
 
 def expected_gradient(
-    model: PoseModel, pool: Crops, labelled: Crops, pool_scored: Scored, labelled_scored: Scored, machine: Machine,
-    config: EglConfig | None = None, *, method: EglMethod = "egl++", what: str = "egl++",
+    model: PoseModel, pool: Crops, labelled: Crops, pool_scored: Scored, labelled_scored: Scored, machine: DeviceContext,
+    config: EglConfig | None = None, *, method: str = "egl++", what: str = "egl++",
 ) -> Floats:  # fmt: skip
     """Score everybody of a pool (N,): the expected squared gradient norm (EGL++ paper, Eq. 7).
 
@@ -146,7 +115,7 @@ def expected_gradient(
     """
     config = config or EglConfig()
     device = machine.device
-    usable_M = np.flatnonzero(lends(labelled))
+    usable_M = np.flatnonzero(can_be_neighbour(labelled))
     if len(usable_M) < len(labelled):
         log.info("%s: %d labelled people have no labelled joint in view and are no neighbours", what,
                  len(labelled) - len(usable_M))  # fmt: skip
@@ -162,15 +131,15 @@ def expected_gradient(
     return score_N.astype(np.float32)
 
 
-def _neighbours(points_ND: Tensor, labelled_LD: Tensor, config: EglConfig, method: EglMethod, what: str) -> Neighbours:
+def _neighbours(points_ND: Tensor, labelled_LD: Tensor, config: EglConfig, method: str, what: str) -> Neighbours:
     """Whose labels everybody could have, and how probable each is; says in the log how they came out."""
     if method == "egl++-lle":
-        near = lle.neighbours(points_ND, labelled_LD, count=config.neighbours)
+        near = by_reconstruction(points_ND, labelled_LD, count=config.neighbours)
         log.info("%s: %.1f of the %d nearest have a weight on average; %d of %d lie on all of theirs", what,
                  float((near.weight_NK > 0).sum(dim=1).double().mean()), config.neighbours, near.unsolved,
                  len(near.mass_N))  # fmt: skip
         return near
-    near = affinities.neighbours(points_ND, labelled_LD, perplexity=config.perplexity, count=config.neighbours)
+    near = by_affinity(points_ND, labelled_LD, perplexity=config.perplexity, count=config.neighbours)
     log.info("%s: the %d nearest hold %.2f of the probability on average; no bandwidth for %d of %d", what,
              config.neighbours, float(near.mass_N.mean()), near.unsolved, len(near.mass_N))  # fmt: skip
     return near
@@ -272,17 +241,23 @@ def _ordered(value: Tensor) -> Tensor:
 
 
 def _scores(
-    model: PoseModel, pool: Crops, labelled: Crops, near: Neighbours, machine: Machine, config: EglConfig, what: str
+    model: PoseModel,
+    pool: Crops,
+    labelled: Crops,
+    near: Neighbours,
+    machine: DeviceContext,
+    config: EglConfig,
+    what: str,
 ) -> Iterator[Tensor]:
     """Scores in parts, in the order of the pool."""
-    feed, row_NK = _feed(pool, machine), near.row_NK.cpu().numpy()
+    feed, row_NK = Feed.open(pool, machine, resident=False), near.row_NK.cpu().numpy()
     at_once = max(1, ON_GPU // model.crop.size_px**2) if machine.device.type == "cuda" else 1
     blocks = np.array_split(np.arange(len(pool)), max(1, -(-len(pool) // at_once)))
-    with _lending(model, labelled, machine, config, what) as lend, _evaluating(model.pose):
+    with _neighbour_maps(model, labelled, machine, config, what) as maps_of, _evaluating(model.pose):
         for index_B in progress(blocks, f"{what}: gradients", len(blocks)):
             image_B3HW = to_input(feed.bare(feed.batch(index_B).pixels_BTT3))
             weight_BK = near.weight_NK[torch.from_numpy(index_B).to(machine.device)]
-            rows = (image_B3HW, *lend(row_NK[index_B]), weight_BK)
+            rows = (image_B3HW, *maps_of(row_NK[index_B]), weight_BK)
 
             def one(image_3HW: Tensor, target_KJHW: Tensor, counts_KJ: Tensor, weight_K: Tensor) -> Tensor:
                 return squared_gradients(model.pose, image_3HW, target_KJHW, counts_KJ, weight_K, config.rank)
@@ -291,14 +266,19 @@ def _scores(
             yield norms_BR.sum(dim=1).cpu()
 
 
-Lend = Callable[[Rows], tuple[Tensor, Tensor]]
+MapsOf = Callable[[Rows], tuple[Tensor, Tensor]]
 """From rows of the labelled set (B, K) to heatmaps (B, K, J, H, W) and which of them count (B, K, J)."""
 
 
 @contextmanager
-def _lending(model: PoseModel, labelled: Crops, machine: Machine, config: EglConfig, what: str) -> Iterator[Lend]:
-    """What neighbours lend, made for one batch at a time."""
-    feed, counts_LJ = _feed(labelled, machine), torch.from_numpy(_counts(labelled)).to(machine.device)
+def _neighbour_maps(
+    model: PoseModel, labelled: Crops, machine: DeviceContext, config: EglConfig, what: str
+) -> Iterator[MapsOf]:
+    """Heatmaps of neighbours, made for one batch at a time."""
+    feed, counts_LJ = (
+        Feed.open(labelled, machine, resident=False),
+        torch.from_numpy(_counts(labelled)).to(machine.device),
+    )
 
     def truth(row_BK: Rows) -> tuple[Tensor, Tensor]:
         where_BK = torch.from_numpy(row_BK).to(machine.device)
@@ -331,9 +311,3 @@ def _evaluating(pose: nn.Module) -> Iterator[None]:
     """Eval mode for gradients: what inference mode makes cannot be differentiated."""
     with evaluating(pose), torch.inference_mode(False), torch.no_grad():
         yield
-
-
-def _feed(crops: Crops, machine: Machine) -> Feed:
-    """People who are read once: not worth keeping on the device."""
-    return Feed(crops, machine, torch.from_numpy(crops.joints_NJ2).to(machine.device),
-                torch.from_numpy(crops.labelled_NJ).to(machine.device), None)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Options of single methods, as ``NAME=VALUE,…`` on the command line; and those of the scores that one pass makes."""
+"""Options of single methods, which the command line takes as ``NAME=VALUE,…``; without torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any, Literal, get_args
 
 from alpose.runtime.errors import ConfigError
 
-from .auxiliary import PEAKS
-from .models.auxiliary import MEMBERS
-
 Border = Literal["kept", "dropped"]
+EmbeddingName = Literal["coarsest", "penultimate"]
+LabelSource = Literal["truth", "predicted"]
 
 
 def read_options(
@@ -49,9 +48,9 @@ class ScoreOptions:
     """Of ``entropy`` and ``multipeak``: divides maps whose training peak is 30 before the softmax."""
     border: Border = "kept"
     """Of ``multipeak``: whether peaks within its distance of the edge count."""
-    peaks: int = PEAKS
-    """Of ``vl4pose``: candidates per joint."""
-    members: int = MEMBERS
+    peaks: int = 5
+    """Of ``vl4pose``: candidates per joint; its official form has one, as the published configuration."""
+    members: int = 5
     """Of ``ensemble`` its heads, of ``ensemble-nets`` its nets, the one that the stage starts from among them."""
 
     def __post_init__(self) -> None:
@@ -80,3 +79,54 @@ class ScoreOptions:
         own = {"temperature": self.temperature, "border": self.border, "peaks": self.peaks}
         default = ScoreOptions()
         return ",".join(f"{name}={value}" for name, value in own.items() if value != getattr(default, name))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EglConfig:
+    """What the paper leaves open, and where its official code does otherwise."""
+
+    embedding: EmbeddingName = "coarsest"
+    """Averaged features that neighbours are near in: of the coarsest scale (paper) or before the heatmaps (code)."""
+    labels: LabelSource = "truth"
+    """Heatmaps a neighbour lends: drawn from its labels (paper), or what the model predicts for it (code)."""
+    neighbours: int = 30
+    """K; the paper does not say, the code has 30."""
+    perplexity: float = 20.0
+    """Of ``egl++``; ``egl++-lle`` has none. The paper does not say; the code says 20 and, by its base of the logarithm,
+    computes 75.3."""
+    rank: int | None = 8
+    """Vector-Jacobian products per image: None for the exact sum, one for each neighbour. A net that knows nothing needs
+    fewer than a trained one; ``bench.methods`` measures what share of the exact sum they hold."""
+
+    def __post_init__(self) -> None:
+        for value, known in ((self.embedding, get_args(EmbeddingName)), (self.labels, get_args(LabelSource))):
+            if value not in known:
+                raise ConfigError(f"--egl: {value!r} is not {' or '.join(known)}")
+        if self.neighbours < 1:
+            raise ConfigError(f"--egl: neighbours must be at least 1, got {self.neighbours}")
+        if not 1 < self.perplexity < math.inf:
+            raise ConfigError(f"--egl: perplexity must be over 1, got {self.perplexity:g}")
+        if self.rank is not None and self.rank < 1:
+            raise ConfigError(f"--egl: rank must be at least 1, or exact, got {self.rank}")
+
+    @classmethod
+    def parse(cls, text: str) -> EglConfig:
+        """From the command line: such as ``labels=predicted,embedding=penultimate,neighbours=10,rank=exact``."""
+        known: dict[str, Callable[[str], Any]] = {
+            "embedding": str, "labels": str, "neighbours": int, "perplexity": float,
+            "rank": lambda value: None if value == "exact" else int(value),
+        }  # fmt: skip
+        wants = {"neighbours": "a whole number", "rank": "a whole number or exact"}
+        return cls(**read_options("--egl", text, known, wants))
+
+    def check(self, lenders: int, method: str = "egl++") -> None:
+        """Refuse fewer labelled people than a selection will want."""
+        wanted, how, less = self.neighbours, f"{self.neighbours} neighbours", "neighbours=10"
+        if method == "egl++":
+            wanted = max(wanted, math.floor(self.perplexity) + 1)
+            how, less = f"{how} at perplexity {self.perplexity:g}", f"{less},perplexity=5"
+        if lenders < wanted:
+            raise ConfigError(
+                f"{method} needs at least {wanted} labelled people with a joint in view for {how}, there are {lenders} "
+                f"at the start: raise --initial, ask for less with --egl {less}, or leave it out of --methods"
+            )

@@ -22,8 +22,8 @@ from alpose.runtime.io import replacing
 
 from .checkpoint import PoseModel
 from .data.crops import Crops
-from .device import Machine
-from .models.heads import HeadName, LossHead
+from .device import DeviceContext
+from .models.heads import LossHead
 
 log = logging.getLogger("alpose")
 
@@ -35,7 +35,7 @@ SAVE_EVERY_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one epoch had to say."""
+    """The losses of one epoch."""
 
     epoch: int
     train_loss: float
@@ -94,8 +94,8 @@ class Stepper:
             inner.load_state_dict(state)
 
 
-class Keeper:
-    """Remembers the best epoch, and saves and resumes a training between epochs."""
+class TrainingState:
+    """Keeps the best epoch of a training, and saves and resumes the training between epochs."""
 
     def __init__(
         self,
@@ -103,9 +103,9 @@ class Keeper:
         pose: nn.Module,
         optimiser: torch.optim.Optimizer,
         schedule: Stepper,
-        heads: Mapping[HeadName, LossHead],
-        head_optimisers: Mapping[HeadName, torch.optim.Optimizer],
-        machine: Machine,
+        heads: Mapping[str, LossHead],
+        head_optimisers: Mapping[str, torch.optim.Optimizer],
+        machine: DeviceContext,
         *,
         identity: str,
     ) -> None:
@@ -130,7 +130,7 @@ class Keeper:
                 f"{self._path} cannot be read, delete it to train from the start ({error})"
             ) from error
         if not isinstance(stored, dict) or "identity" not in stored:
-            raise CheckpointError(f"{self._path} is no state of a training, delete it to train from the start")
+            raise CheckpointError(f"{self._path} is not the state of a training, delete it to train from the start")
         if stored["identity"] != self._identity:
             log.warning("%s belongs to another training; starting from epoch 0", self._path)
             return 0
@@ -140,17 +140,17 @@ class Keeper:
         self.history = [Epoch(**value) for value in stored["history"]]
         return self.epoch
 
-    def end_epoch(self, said: Epoch) -> None:
+    def end_epoch(self, done: Epoch) -> None:
         """Note an epoch; raise when the training has diverged."""
         refuse_divergence(
-            said.epoch, {"pose net": said.train_loss, "validation": said.validation_loss, **said.head_loss}
+            done.epoch, {"pose net": done.train_loss, "validation": done.validation_loss, **done.head_loss}
         )
-        self.epoch = said.epoch + 1
-        self.history.append(said)
-        log.debug("epoch %d: train %.4f validation %.4f lr %.2e", said.epoch, said.train_loss,
-                  said.validation_loss, said.lr)  # fmt: skip
-        if said.validation_loss <= self._best_loss:
-            self._best_loss = said.validation_loss
+        self.epoch = done.epoch + 1
+        self.history.append(done)
+        log.debug("epoch %d: train %.4f validation %.4f lr %.2e", done.epoch, done.train_loss,
+                  done.validation_loss, done.lr)  # fmt: skip
+        if done.validation_loss <= self._best_loss:
+            self._best_loss = done.validation_loss
             self._best = {name: {k: v.detach().clone() for k, v in module.state_dict().items()}
                           for name, module in self._modules.items()}  # fmt: skip
         if self._path and self._machine.leads and time.monotonic() - self._saved_at > SAVE_EVERY_S:
@@ -178,10 +178,16 @@ def discard(state: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def identity(model: PoseModel, heads: Mapping[HeadName, LossHead], crops: Crops, *made_of: object) -> str:
+def identity(model: PoseModel, heads: Mapping[str, LossHead], crops: Crops, *options: object) -> str:
     """Everything that a training starts from: people and labels, options, and the weights themselves."""
-    options = (crops.data.fingerprint(), crops.config, model.target, {n: h.config for n, h in heads.items()}, made_of)
-    digest = hashlib.sha256(repr(options).encode())
+    everything = (
+        crops.data.fingerprint(),
+        crops.config,
+        model.target,
+        {n: h.config for n, h in heads.items()},
+        options,
+    )
+    digest = hashlib.sha256(repr(everything).encode())
     for module in (model.pose, *heads.values()):
         for name, value in module.state_dict().items():
             digest.update(f"{name} {tuple(value.shape)}".encode())

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import ConfigError, DataError
 
-from .samplers import refuse_constant, top
+from .selection import refuse_constant, top
 
 Criterion = Literal["egl-linear", "model-change"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)

@@ -1,9 +1,9 @@
-"""For some people of a pool, the labelled people nearest to them: what the EGL++ paper shows in its Fig. 3.
+"""For some people of a pool, the labelled people nearest to them, with pictures: the EGL++ paper's Fig. 3.
 
 Those are the first that a method selected, and those whose score is the lowest of all: the two ends of its ranking.
 
-Shapes: N people of the pool, L labelled people, D embedding, Q people looked at, K lookalikes of each, U distinct
-lookalikes, J joints, S crop side.
+Shapes: N people of the pool, L labelled people, D embedding, Q people looked at, K neighbours of each, U distinct
+neighbours, J joints, S crop side.
 """
 
 from __future__ import annotations
@@ -13,30 +13,31 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from . import affinities, lle
-from .data.crops import Crops
-from .data.records import Floats
-from .detection import Selection
-from .egl import EglConfig, embedding_of, lends
-from .results import Lookalikes
-from .samplers import Method
-from .scoring import Scored
+from ..data.crops import Crops
+from ..data.records import Floats
+from ..results import Lookalikes
+from ..scoring import Scored
+from .catalog import RANDOM
+from .egl import can_be_neighbour, embedding_of
+from .neighbour_weights import by_affinity, by_reconstruction
+from .options import EglConfig
+from .selection import Selection
 
 FIRST, LAST, NEAR = 6, 2, 5
-"""People who were selected first, people with the lowest scores, and lookalikes of each."""
+"""People who were selected first, people with the lowest scores, and neighbours of each."""
 SIDE_PX = 128
 """Largest side of a crop that is kept: 38 of them are 1.9 MB at most."""
 
 
-def lookalikes(
-    method: Method, crops: Crops, pool: Scored, labelled: Crops, labelled_scored: Scored, selection: Selection,
+def nearest_neighbours(
+    method: str, crops: Crops, pool: Scored, labelled: Crops, labelled_scored: Scored, selection: Selection,
     config: EglConfig,
 ) -> Lookalikes:  # fmt: skip
     """Pictures of some people and of their nearest labelled ones.
 
     Nearest is by the embedding that ``egl++`` is set to, for all methods alike; ``egl++`` itself orders and weighs
     neighbours by its own affinities (``egl++-lle`` by its weights). People without a labelled joint in view are
-    nobody's lookalikes.
+    nobody's neighbours.
 
     Args:
         method: who selected.
@@ -47,7 +48,7 @@ def lookalikes(
         selection: what was selected, and by which score.
         config: of ``egl++``.
     """
-    usable_M = np.flatnonzero(lends(labelled))
+    usable_M = np.flatnonzero(can_be_neighbour(labelled))
     first_M = selection.rows_M[:FIRST]
     rows_Q = np.concatenate([first_M, _last(method, selection, len(first_M))])
     row_QK, distance_QK, weight_QK = _near(
@@ -67,17 +68,17 @@ def lookalikes(
     )  # fmt: skip
 
 
-def _last(method: Method, selection: Selection, first: int) -> npt.NDArray[np.int64]:
+def _last(method: str, selection: Selection, first: int) -> npt.NDArray[np.int64]:
     """Rows with the lowest finite scores, the lowest first; none of what was selected, and none for chance."""
     score_N = selection.score_N.astype(np.float64)
     score_N[selection.rows_M] = np.inf
     score_N[~np.isfinite(score_N)] = np.inf
-    open_ = 0 if method == "random" else min(LAST, first, int(np.isfinite(score_N).sum()))
+    open_ = 0 if method == RANDOM else min(LAST, first, int(np.isfinite(score_N).sum()))
     return np.argsort(score_N, kind="stable")[:open_].astype(np.int64)
 
 
 def _near(
-    method: Method, point_QD: Floats, labelled_LD: Floats, config: EglConfig
+    method: str, point_QD: Floats, labelled_LD: Floats, config: EglConfig
 ) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
     """Rows of the labelled set, distances and weights, each (Q, K), the nearest (or heaviest) first."""
     # One person at a time: all differences at once are large where thousands are labelled.
@@ -86,9 +87,9 @@ def _near(
     row_QK = np.argsort(distance_QL, axis=1, kind="stable")[:, :NEAR]
     points, labelled = torch.from_numpy(point_QD), torch.from_numpy(labelled_LD)
     if method == "egl++":
-        own = affinities.neighbours(points, labelled, perplexity=config.perplexity, count=config.neighbours)
+        own = by_affinity(points, labelled, perplexity=config.perplexity, count=config.neighbours)
     elif method == "egl++-lle":
-        own = lle.neighbours(points, labelled, count=config.neighbours)
+        own = by_reconstruction(points, labelled, count=config.neighbours)
     else:
         own = None
     if own is not None:

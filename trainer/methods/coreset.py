@@ -1,4 +1,4 @@
-"""Greedy k-centre, exact, in bounded memory: what ``samplers.k_centre`` stands on.
+"""Coreset: greedy k-centre, exact, in bounded memory.
 
 The plain loop takes the point farthest from all centres, and then its distance to every other point: one pass over all
 embeddings per pick, which is memory bandwidth and nothing else. Here distances are brought up to date only where they
@@ -23,9 +23,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from alpose.runtime.errors import DataError
+
+from ..data.records import Floats
+from .selection import Pool, Rows, Selection, check_budget
+
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Rows = npt.NDArray[np.int64]
 
 WINDOW, MOST = 1024, 32_768
 """Rows in the window at first, and at most: 1 MB of 256 float32 lies in a core's cache."""
@@ -38,10 +42,63 @@ ROUNDING = 2.0**-24
 """Of float32, to nearest."""
 TINY = 2.0**-120
 """Above what products of numbers that float32 cannot hold any more may lose."""
+CHECKED = 16_384
+"""Rows that are looked through for NaN at once."""
+LARGEST = 1e15
+"""Squares of larger numbers, summed, come near the end of float32."""
+
+
+def choose(pool: Pool, k: int) -> Selection:
+    """The method ``coreset``."""
+    return Selection(*k_centre(pool.scored.embedding_ND, pool.labelled.embedding_ND, k))
+
+
+def k_centre(embeddings_ND: Floats | Tensor, labelled_LD: Floats | Tensor, k: int) -> tuple[Rows, Floats]:
+    """Greedy k-centre (Sener and Savarese 2018): again and again the point farthest from all centres.
+
+    The labelled set is the first set of centres. Euclidean, and a 2-approximation of the best cover.
+
+    Args:
+        embeddings_ND: the pool. Tensors are worked on where they are, arrays on the CPU; float32 is what is compared.
+        labelled_LD: of those labelled already; at least one.
+        k: how many.
+
+    Returns:
+        The rows picked, and every row's distance to the labelled set (N,), before any pick, rounded as float32 products
+        round it: to a thousandth of the pool's spread.
+    """
+    check_budget(k, len(embeddings_ND))
+    # Without a copy where it is float32 already.
+    points_ND, start_LD = (torch.as_tensor(part).detach().to(torch.float32) for part in (embeddings_ND, labelled_LD))
+    if not len(start_LD):
+        raise DataError("coreset needs at least one labelled embedding to start from")
+    if points_ND.ndim != 2 or start_LD.shape != (len(start_LD), points_ND.shape[1]):
+        raise DataError(
+            f"coreset compares vectors of one length: embeddings are {tuple(points_ND.shape)}, labelled ones "
+            f"{tuple(start_LD.shape)}"
+        )
+    _refuse_not_finite(points_ND, "the pool")
+    _refuse_not_finite(start_LD, "the labelled set")
+    return greedy_k_centre(points_ND, start_LD.to(points_ND.device), k)
+
+
+def _refuse_not_finite(points_ND: Tensor, what: str) -> None:
+    """Refuse NaN, which is farther or nearer than everything by the order of comparison, and squares that overflow."""
+    bad: list[int] = []
+    for number, block_MD in enumerate(points_ND.split(CHECKED)):
+        if not block_MD.abs().amax() < LARGEST:  # NaN is not less than anything
+            rows_M = (~(block_MD.abs() < LARGEST).all(dim=1)).nonzero()[:, 0]
+            bad += (number * CHECKED + rows_M).tolist()
+    if bad:
+        named = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
+        raise DataError(
+            f"coreset: {len(bad)} of {len(points_ND)} embeddings of {what} are not finite, or over {LARGEST:g} (rows "
+            f"{named}); nothing was selected: the model's weights or its input are damaged"
+        )
 
 
 def greedy_k_centre(points_ND: Tensor, start_LD: Tensor, k: int) -> tuple[Rows, npt.NDArray[np.float32]]:
-    """The point farthest from all centres, again and again; see :func:`alpose.trainer.samplers.k_centre`.
+    """The point farthest from all centres, again and again; see :func:`k_centre`.
 
     Args:
         points_ND: float32, finite, on any device; is not copied as a whole.

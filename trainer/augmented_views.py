@@ -1,4 +1,4 @@
-"""People as a frozen pose net sees them, view after view: what a detector learns from, and what it is judged on.
+"""Augmented views of people, and what a frozen pose net makes of them: what detectors learn from and are judged on.
 
 Shapes: B batch, J joints.
 """
@@ -20,7 +20,7 @@ from .feed import Batch
 from .passes import Predicted, View, predict
 
 
-def glimpses(
+def augmented_views(
     model: PoseModel,
     crops: Crops,
     machine: DeviceContext,
@@ -45,9 +45,10 @@ def glimpses(
         what: name in progress.
 
     Raises:
-        DataError: there is nobody.
+        DataError: there are no people.
     """
-    generator = torch.Generator().manual_seed(_hash(seed, "views"))
+    digest = hashlib.sha256(f"{seed}/epck/views".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
     def view(whole: Batch, unit_B: Tensor) -> View:
         return _view(model, whole, unit_B, augment_by, generator)
@@ -63,20 +64,16 @@ def _view(
     strength_B = torch.rand(len(unit_B), generator=generator)
     how = augment_by or views_of(float(torch.rand((), generator=generator)))
     joints = whole.joints_BJ2.shape[1]
-    # Two more points, a threshold apart, are moved like the joints: so much did the view zoom.
-    start_B2 = torch.zeros_like(whole.joints_BJ2[:, 0])
-    end_B2 = torch.stack([torch.nan_to_num(unit_B), torch.zeros_like(unit_B)], dim=1)
-    points = torch.cat([whole.joints_BJ2, start_B2[:, None], end_B2[:, None]], dim=1)
-    always_B2 = torch.ones_like(whole.labelled_BJ[:, :1]).expand(-1, 2)
+    # Two more points, a threshold apart, are moved like the joints: their distance tells how much the view zoomed.
+    ends_B22 = torch.zeros(len(unit_B), 2, 2, device=unit_B.device)
+    ends_B22[:, 1, 0] = torch.nan_to_num(unit_B)
     images, moved, counts = augment(
-        whole.pixels_BTT3, points, torch.cat([whole.labelled_BJ, always_B2], dim=1), size_px=model.crop.size_px,
-        flip_order=(*model.skeleton.flip_order(), joints, joints + 1), config=how, generator=generator,
+        whole.pixels_BTT3, torch.cat([whole.joints_BJ2, ends_B22], dim=1),
+        torch.cat([whole.labelled_BJ, whole.labelled_BJ.new_ones(len(unit_B), 2)], dim=1),
+        size_px=model.crop.size_px, flip_order=(*model.skeleton.flip_order(), joints, joints + 1), config=how,
+        generator=generator,
     )  # fmt: skip
     seen_unit_B = (moved[:, joints] - moved[:, joints + 1]).norm(dim=1)
     seen_unit_B = torch.where(unit_B.isfinite(), seen_unit_B, torch.nan)
     images = images if augment_by else degrade(images, strength_B, generator)
     return View(images, moved[:, :joints], counts[:, :joints], seen_unit_B)
-
-
-def _hash(seed: int, purpose: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/epck/{purpose}".encode()).digest()[:7], "little")

@@ -1,0 +1,393 @@
+"""The one list of selection methods, of the heads that they rank by, and of the failure detectors that are compared.
+
+The command line, the benchmark, ``detect``, the report pages, the export and the tests all read it. It imports no torch:
+code is named as ``module:function``, and imported when it is first used. To add a method, write one file and register
+one :class:`Method`; ``docs/extending.md`` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Literal
+
+from alpose.runtime.errors import ConfigError
+
+Lazy = str | Callable[..., Any]
+"""A function or class, or where to import it from as ``module:name``; modules of the trainer may begin with a dot."""
+
+HeadGroup = Literal["loss", "auxiliary"]
+Truth = Literal["loss", "pck"]
+DetectorKind = Literal["shipped", "slim", "free", "paper", "candidate", "costed", "ceiling", "oracle"]
+
+RANDOM = "random"
+
+
+def resolve(target: Lazy | None) -> Any:
+    """Import what a catalog entry names; ConfigError where the entry does not name anything."""
+    if target is None:
+        raise ConfigError("the catalog entry of this method or head does not say how to do that")
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    return getattr(import_module(f"alpose.trainer{module}" if module.startswith(".") else module), name)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How one method is drawn in all figures, and what it is in the tables.
+
+    Colours are Okabe and Ito's (2008), darkened for white paper and lightened for a dark screen; dash and marker tell the
+    lines apart without colour.
+    """
+
+    light: str
+    """Colour on white paper."""
+    dark: str
+    """Colour on a dark screen."""
+    dash: tuple[float, ...] = ()
+    """Lengths on and off in units of the line width; empty is a solid line."""
+    marker: str = "o"
+    """matplotlib's name."""
+    meaning: str = ""
+    """A few words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """A small network on the features of a frozen pose net, by whose output a method ranks people."""
+
+    module: Lazy
+    """A class that takes the head's config, a ``LossHead`` or an ``AuxiliaryHead``."""
+    loss: Lazy | None = None
+    """The training objective: (head, ``HeadBatch``) to a loss. None for a head with a training procedure of its own."""
+    train: Lazy | None = None
+    """That procedure, with the arguments and the result of :func:`alpose.trainer.training.train_heads`."""
+    score: Lazy | None = None
+    """Of an auxiliary head: (head, features, heatmaps, options) to scores (B,). A loss head's output is its score."""
+    group: HeadGroup = "loss"
+    reads_maps: bool = False
+    """Whether a loss head reads heatmaps besides features, so that its config needs their joints and peak."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of its config that differ from the default."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """A selection method: exactly one of ``score``, ``choose``, ``head`` and ``of_maps`` says how it ranks people."""
+
+    name: str
+    look: Look
+    score: Lazy | None = None
+    """From a ``Pool`` to one score for each of its people; the highest scores are chosen."""
+    choose: Lazy | None = None
+    """From a ``Pool`` and a number k to a ``Selection``, for methods that choose people jointly."""
+    head: Head | None = None
+    """The head of the same name, by which the method ranks."""
+    of_maps: Lazy | None = None
+    """From heatmaps (B, J, H, W) of a training peak of 30 to scores (B,), computed when the pool is scored."""
+    prepare: Lazy | None = None
+    """Called with ``PoolImages`` before a selection, untimed: what has to be trained first."""
+    check: Lazy | None = None
+    """Called with the name, the run and the mask of initially labelled people; refuses what cannot work."""
+    reads_images: bool = False
+    """Whether it looks at the pool's pictures again, so that its time counts as scoring time."""
+    fewest_labelled: int = 0
+    """People who must be labelled before it can select."""
+    truth: Truth | None = None
+    """For an oracle, the truth by which it selects: a ceiling, not a competitor."""
+    default: bool = False
+    """Whether a benchmark runs it unless told otherwise."""
+
+    def __post_init__(self) -> None:
+        ways = [way for way in ("score", "choose", "head", "of_maps") if getattr(self, way) is not None]
+        if len(ways) != 1:
+            raise ConfigError(f"method {self.name!r} must rank in exactly one way (score, choose, head or of_maps), "
+                              f"got {', '.join(ways) or 'none'}")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detector:
+    """A failure detector that ``alpose-train detect`` compares with the others."""
+
+    name: str
+    kind: DetectorKind
+    what: str = ""
+    """One sentence; by default what the method of this name means."""
+    ablates: str | None = None
+    """The detector of which this is a form with one thing changed."""
+    parts: tuple[str, ...] = ()
+    """Of a fusion, the detectors that it combines."""
+    other_nets: bool = False
+    """Whether it needs the base model of another seed."""
+
+
+METHODS: dict[str, Method] = {}
+DETECTORS: dict[str, Detector] = {}
+
+
+def register(method: Method) -> Method:
+    """Add a method to the catalog; its name must be new."""
+    if method.name in METHODS:
+        raise ConfigError(f"a method named {method.name!r} is registered already")
+    METHODS[method.name] = method
+    return method
+
+
+def heads_of(group: HeadGroup) -> tuple[str, ...]:
+    """Names of the heads of a group."""
+    return tuple(name for name, method in METHODS.items() if method.head and method.head.group == group)
+
+
+def head_named(name: str) -> Head:
+    """The head of a name; ConfigError where there is none."""
+    if name not in METHODS or METHODS[name].head is None:
+        raise ConfigError(f"unknown head {name!r}; known: {', '.join((*heads_of('loss'), *heads_of('auxiliary')))}")
+    head = METHODS[name].head
+    assert head is not None
+    return head
+
+
+def trained_with(loss: Lazy) -> tuple[str, ...]:
+    """Names of the heads that learn by this objective."""
+    return tuple(name for name, method in METHODS.items() if method.head and method.head.loss == loss)
+
+
+def heads_for(methods: Iterable[str]) -> tuple[str, ...]:
+    """The heads that these methods rank by."""
+    return tuple(name for name in methods if METHODS[name].head)
+
+
+def maps_for(methods: Iterable[str]) -> tuple[str, ...]:
+    """Those of these methods whose scores are computed from the heatmaps when a pool is scored."""
+    wanted = set(methods)
+    return tuple(name for name, method in METHODS.items() if method.of_maps and name in wanted)
+
+
+def is_oracle(method: str) -> bool:
+    """Whether a method selects with the true labels."""
+    return method in METHODS and METHODS[method].truth is not None
+
+
+def is_scorer(method: str) -> bool:
+    """Whether a method has to find failures by itself: neither random nor an oracle."""
+    return method != RANDOM and not is_oracle(method)
+
+
+def check_known(methods: Sequence[str]) -> None:
+    """Refuse names that are not methods, with those that may have been meant."""
+    if not methods:
+        raise ConfigError(f"--methods names none; known: {', '.join(METHODS)}")
+    unknown = [_unknown(name) for name in methods if name not in METHODS]
+    if unknown:
+        raise ConfigError(f"--methods: {'; '.join(unknown)}. Known: {', '.join(METHODS)}")
+
+
+def _unknown(name: str) -> str:
+    if name == "mc-dropout":
+        return "there is no mc-dropout: it runs a net again with other units dropped, and no net here has dropout"
+    near = [known for known in METHODS if name.lower() in known] or get_close_matches(name.lower(), METHODS, n=2)
+    return f"{name!r} is not a method" + (f" (did you mean {' or '.join(near[:2])}?)" if near and name else "")
+
+
+def check_labelled(methods: Sequence[str], labelled: int) -> None:
+    """Refuse methods that need more labelled people than there are at the start."""
+    for method in methods:
+        if labelled < METHODS[method].fewest_labelled:
+            raise ConfigError(
+                f"{method} needs at least {METHODS[method].fewest_labelled} labelled people, there are {labelled} at "
+                "the start: raise --initial, or leave it out of --methods"
+            )
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Distinct methods as the tables list them: known ones, then new ones as they came, then oracles."""
+    distinct = dict.fromkeys(names)
+    known = [name for name in METHODS if name in distinct and not is_oracle(name)]
+    new = [name for name in distinct if name not in METHODS]
+    return (*known, *new, *(name for name in METHODS if name in distinct and is_oracle(name)))
+
+
+SPARE_LOOKS = (
+    Look("#7a6a00", "#d6c84a", (3, 1), "<"),
+    Look("#8a1f3c", "#f07f99", (3, 1), ">"),
+    Look("#2f6f73", "#7fd0d4", (3, 1), "d"),
+    Look("#5a5aa8", "#a9a9f5", (3, 1), "*"),
+)
+"""For methods in result files that this catalog does not know."""
+
+
+def looks(methods: tuple[str, ...]) -> dict[str, Look]:
+    """A look for each method; unknown ones take the spare looks in turn."""
+    new = [name for name in methods if name not in METHODS]
+    spare = {name: SPARE_LOOKS[place % len(SPARE_LOOKS)] for place, name in enumerate(new)}
+    return {name: METHODS[name].look if name in METHODS else spare[name] for name in methods}
+
+
+# --- The methods
+
+MARGIN_LOSS, KL_LOSS = ".objectives:margin_loss", ".objectives:kl_loss"
+"""Objectives of the heads that learn from pairs: Learning Loss, and LearningLoss++."""
+
+_GAP = ".models.heads:GapHead"
+_EPCK: dict[str, Any] = {
+    "module": ".models.expected_pck:ExpectedPckHead",
+    "train": ".epck:train_epck",
+    "reads_maps": True,
+}
+_GAUSSIAN = ".methods.gaussian_heads"
+_ALEATORIC = Head(module=f"{_GAUSSIAN}:AleatoricHead", loss=f"{_GAUSSIAN}:aleatoric_objective", score=f"{_GAUSSIAN}:score",
+                  group="auxiliary")  # fmt: skip
+_VL4POSE = Head(module=f"{_GAUSSIAN}:LinkHead", loss=f"{_GAUSSIAN}:link_objective", score=f"{_GAUSSIAN}:score",
+                group="auxiliary")  # fmt: skip
+
+_METHODS = (
+    Method(
+        name=RANDOM, default=True, score=".methods.selection:random_scores",
+        look=Look("#737b86", "#98a3b3", (4, 2), "x", "drawn uniformly from the pool"),
+    ),
+    Method(
+        name="coreset", default=True, choose=".methods.coreset:choose", fewest_labelled=1,
+        look=Look("#b97a00", "#f0b23c", (), "s", "k-centre greedy: far from all that is labelled"),
+    ),
+    Method(
+        name="entropy", default=True, score=".methods.selection:entropy_scores",
+        look=Look("#2a8cc4", "#6cc3f2", (), "^", "entropy of the heatmaps"),
+    ),
+    Method(
+        name="multipeak", default=True, score=".methods.selection:multipeak_scores",
+        look=Look("#00835f", "#2cc699", (), "v", "entropy over the peaks of the heatmaps"),
+    ),
+    Method(
+        name="multipeak-2021", of_maps=".heatmaps:multipeak_2021",
+        look=Look("#00835f", "#2cc699", (2, 2), "v", "the same, by the code published with LearningLoss++"),
+    ),
+    Method(
+        name="multipeak-2022", of_maps=".heatmaps:multipeak_2022",
+        look=Look("#00835f", "#2cc699", (5, 1.5), "v", "the same, by the published code's last release"),
+    ),
+    Method(
+        name="epck", default=True, head=Head(**_EPCK),
+        look=Look("#b3261e", "#ff7b72", (), "H", "expected PCK: a head that says of each joint whether it is right"),
+    ),
+    Method(
+        name="epck-slim", head=Head(**_EPCK, options={"evidence": "peaks"}),
+        look=Look("#b3261e", "#ff7b72", (2, 2), "H", "the same, from the heights of the peaks alone"),
+    ),
+    Method(
+        name="ll", default=True, head=Head(module=".models.heads:MultiScaleGapHead", loss=MARGIN_LOSS),
+        look=Look("#b8478a", "#ee9bc9", (), "D", "Learning Loss: a head that ranks pairs, with a margin"),
+    ),
+    Method(
+        name="ll-gap", head=Head(module=_GAP, loss=MARGIN_LOSS),
+        look=Look("#6a45a8", "#b49cf0", (6, 1.5), "P", "Learning Loss on globally averaged features"),
+    ),
+    Method(
+        name="ll++", default=True, head=Head(module=_GAP, loss=KL_LOSS),
+        look=Look("#00569c", "#5aa4f5", (), "o", "LearningLoss++: a head with the KL objective"),
+    ),
+    Method(
+        name="ll++conv", default=True, head=Head(module=".models.heads:ConvHead", loss=KL_LOSS),
+        look=Look("#c44a00", "#ff8a4a", (), "h", "LearningLoss++ with the convolutional head"),
+    ),
+    Method(
+        name="egl++", score=".methods.egl:tsne_scores", check=".methods.egl:check", reads_images=True,
+        look=Look("#7a3b12", "#d99b6c", (), "p", "EGL++: expected gradient if the labels were a neighbour's"),
+    ),
+    Method(
+        name="egl++-lle", score=".methods.egl:lle_scores", check=".methods.egl:check", reads_images=True,
+        look=Look("#7a3b12", "#d99b6c", (2, 2), "p", "EGL++ with neighbours by locally linear embedding"),
+    ),
+    Method(
+        name="aleatoric", head=_ALEATORIC,
+        look=Look("#2f6f73", "#7fd0d4", (), "d", "a head that predicts how far off each joint is"),
+    ),
+    Method(
+        name="aleatoric-official", head=_ALEATORIC,
+        look=Look("#2f6f73", "#7fd0d4", (2, 2), "d", "the same, by the published code's formula"),
+    ),
+    Method(
+        name="vl4pose", head=_VL4POSE, check=".models.auxiliary:check_links",
+        look=Look("#8a1f3c", "#f07f99", (), ">", "VL4Pose: how unlikely the limbs' lengths are"),
+    ),
+    Method(
+        name="vl4pose-official", head=_VL4POSE, check=".models.auxiliary:check_links",
+        look=Look("#8a1f3c", "#f07f99", (2, 2), ">", "the same, by the published code's formula"),
+    ),
+    Method(
+        name="ensemble",
+        head=Head(module=".methods.committee:HeadCommittee", loss=".methods.committee:objective", group="auxiliary",
+                  score=".methods.committee:score"),
+        look=Look("#7a6a00", "#d6c84a", (), "*", "query by committee: heads that disagree about the heatmaps"),
+    ),
+    Method(
+        name="ensemble-nets", score=".methods.committee:net_scores", prepare=".methods.committee:train_members",
+        reads_images=True,
+        look=Look("#7a6a00", "#d6c84a", (2, 2), "*", "query by committee: whole nets of other seeds"),
+    ),
+    Method(
+        name="oracle-loss", default=True, score=".methods.selection:true_losses", truth="loss",
+        look=Look("#1c2430", "#eef2f7", (1, 1.5), "1", "picks by the true loss: needs labels"),
+    ),
+    Method(
+        name="oracle-pck", default=True, score=".methods.selection:true_pck", truth="pck",
+        look=Look("#1c2430", "#eef2f7", (5, 1.5, 1, 1.5), "2", "picks by the true PCK: needs labels"),
+    ),
+)  # fmt: skip
+for _method in _METHODS:
+    register(_method)
+
+# --- The detectors
+
+SHIPPED, SLIM, TINY = "epck", "epck-slim", "auditor-tiny"
+
+_DETECTORS = (
+    Detector(name="peak", kind="free", what="one minus the mean height of the last heatmaps' peaks"),
+    Detector(name="entropy", kind="free"),
+    Detector(name="multipeak", kind="free"),
+    Detector(name="stacks", kind="free", what="how little the first stack's maps hold where the last ones look"),
+    Detector(name="ll", kind="paper"),
+    Detector(name="ll++", kind="paper"),
+    Detector(name="ll++conv", kind="paper"),
+    Detector(name="aleatoric", kind="paper"),
+    Detector(name="vl4pose", kind="paper"),
+    Detector(name="ensemble", kind="paper"),
+    Detector(name="ll++conv-damaged", kind="candidate", ablates="ll++conv",
+             what="the convolutional head, trained on damaged views and all pairs of a batch"),
+    Detector(name=SHIPPED, kind="shipped"),
+    Detector(name=SLIM, kind="slim", ablates=SHIPPED),
+    Detector(name="epck-maps", kind="candidate", ablates=SHIPPED, what="without the features: heatmaps alone"),
+    Detector(name="epck-mild", kind="candidate", ablates=SHIPPED,
+             what="trained on the views of the papers' heads, without damage, in place of damaged ones"),
+    Detector(name="epck-image", kind="candidate", ablates=SHIPPED,
+             what="every joint taught by the image's share of right joints in place of its own truth"),
+    Detector(name="epck-unfitted", kind="candidate", ablates=SHIPPED,
+             what="trained also on the people who only validated the pose net"),
+    Detector(name="epck-out-of-fold", kind="candidate", ablates=SHIPPED,
+             what="trained also on people that copies of the pose net, trained on without them, have unlearnt"),
+    Detector(name="epck-distilled", kind="candidate", ablates=SHIPPED, other_nets=True,
+             what="trained also on unlabelled people of the pool, by what the committee makes of them"),
+    Detector(name=TINY, kind="candidate",
+             what="heatmaps of an hourglass of its own, one stack of 16 channels, read where the net looks"),
+    Detector(name="epck+auditor-tiny", kind="candidate", ablates=SHIPPED, parts=(SHIPPED, TINY),
+             what="monotone logistic fusion of the head and that small net"),
+    Detector(name="epck+free", kind="candidate", ablates=SHIPPED, parts=(SHIPPED, "peak", "entropy"),
+             what="monotone logistic fusion of the head, the peaks and the entropy"),
+    Detector(name="flip", kind="costed", what="heatmaps of the mirrored image read where the first ones look: a second pass"),
+    Detector(name="auditor", kind="costed", other_nets=True,
+             what="heatmaps of a second net of the same size, read where the first one looks"),
+    Detector(name="committee", kind="costed", other_nets=True, what="the same, of all other seeds' nets"),
+    Detector(name="epck+auditor", kind="costed", parts=(SHIPPED, "auditor"), other_nets=True,
+             what="monotone logistic fusion of the head and the second net"),
+    Detector(name="in-domain", kind="ceiling", what="the shipped head trained on labels of the very domain, other people"),
+    Detector(name="true-loss", kind="oracle", what="the true loss itself"),
+)  # fmt: skip
+DETECTORS |= {detector.name: detector for detector in _DETECTORS}
+
+
+def detectors_of(kind: DetectorKind, group: HeadGroup | None = None) -> tuple[str, ...]:
+    """Names of the detectors of a kind; with a group, those that are heads of it."""
+    names = [name for name, detector in DETECTORS.items() if detector.kind == kind]
+    return tuple(name for name in names if group is None or name in heads_of(group))
