@@ -75,9 +75,10 @@ class PoseModel:
 
     def to(self, device: torch.device) -> PoseModel:
         """Move the weights, convolutions in channels-last order."""
-        self.pose.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for head in (*self.heads.values(), *self.auxiliary.values()):
-            head.to(device)
+        with torch.inference_mode(False):  # weights that were moved in inference mode could never be trained again
+            self.pose.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for head in (*self.heads.values(), *self.auxiliary.values()):
+                head.to(device)
         return self
 
 

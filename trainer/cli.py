@@ -100,6 +100,7 @@ def cycles(
     torchrun --nproc-per-node 8 -m alpose.trainer cycles --dataset lsp --preset paper --out runs/paper
     """
     from .benchmark import run_benchmark
+    from .methods.options import EglConfig, ScoreOptions
     from .metrics import Failure
     from .pages.cycles import write_report
     from .presets import preset, with_net

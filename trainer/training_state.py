@@ -174,7 +174,7 @@ class TrainingState:
 
 def discard(state: Path) -> None:
     """Remove the state of a training whose checkpoint is safe."""
-    for path in (state, *state.parent.glob(f".{state.name}.*.tmp")):
+    for path in (state, *state.parent.glob(f".{state.name}.*tmp")):
         path.unlink(missing_ok=True)
 
 
