@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import re
 import threading
 import weakref
 from collections.abc import Sequence
@@ -37,8 +36,6 @@ from .triggers import Budget, Control, Episodes, Trigger, parse
 from .types import Engine, Verdict
 
 log = logging.getLogger("alpose.monitor")
-
-COUNTER_NAME = re.compile("[a-z][a-z0-9_]*")
 
 DEFAULT_TRIGGER: Trigger = Episodes(Budget(per_hour=20)) | Control(per_hour=2)
 """Of a Monitor with a queue: the most doubtful moments of an hour, the best frames of each, and two by chance."""
@@ -207,13 +204,7 @@ class Monitor:
         It stands in :meth:`stats` and in the metrics beside the monitor's counters. ``name`` as Prometheus writes it,
         without ``alpose_``; the values of labels are few and known beforehand. From any thread.
         """
-        wrong = [word for word in (name, *labels) if not COUNTER_NAME.fullmatch(word)]
-        if wrong or not name.endswith("_total") or n < 0:
-            raise ConfigError(
-                f"a counter counts upwards under a name such as broken_frames_total, got {name!r}, {n} and {labels}: small "
-                "letters, digits and _, and _total at the end"
-            )
-        self._parts.meters.counters.add(name, n, **labels)
+        self._parts.meters.counters.add_checked(name, n, labels)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Write all that was kept so far to the disk, now.

@@ -12,9 +12,11 @@ import itertools
 import logging
 import math
 import os
+import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from .drift import Direction
 from .errors import ConfigError, MissingExtraError
 from .logs import RateLimitedLog
-from .stats import Counters, LatencyInfo, Stats
+from .stats import COUNTERS, Counters, LatencyInfo, Stats, is_counter_name
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -36,25 +38,17 @@ LATENCY_BOUNDS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0
 SCORE_BINS = 16
 """Of the histogram of failure probabilities; our own 64 would be many series for little."""
 
-COUNTERS = {
-    "frames_total": "Frames by what was decided: flagged, control (kept by chance alone), passed.",
-    "source_faults_total": "Frames that the source lost before the monitor saw them, and cameras opened again, by what.",
-    "unoccupied_frames_total": "Frames that were searched and showed nobody; they are passed, or control.",
-    "dropped_frames_total": "Frames that should have been kept and were not, by reason.",
-    "dropped_pictures_total": "Pictures of kept frames that were not kept, by reason.",
-    "write_errors_total": "Attempts to write the queue that failed and were repeated, by reason.",
-    "evicted_total": "Records that the queue gave up, by reason.",
-    "internal_errors_total": "Errors that were caught so that the camera could go on, by place.",
-    "fallback_total": "Replacements of what was asked for by what was there.",
-    "clock_backwards_total": "Times that the wall clock was found behind the queue's own.",
-}
-"""Help of the counters that are known; any other is exported all the same."""
-
 ZEROS = {
     "frames_total": ("decision", ("flagged", "control", "passed")),
     "dropped_frames_total": ("reason", ("handover_full",)),
 }
 """Series that stand at 0 from the start, so that an increase over them finds the first event."""
+
+REQUEST_S = 5.0
+"""So long a client may take to send its request, and to take the answer."""
+
+MOST_CONNECTIONS = 8
+"""Clients that are answered at the same time; more are turned away at once, so that nobody can use up the memory."""
 
 METRICS_EVERY_S = 15.0
 """Between two metrics files; node_exporter is asked every 15 to 60 seconds."""
@@ -123,14 +117,13 @@ class Metrics:
 
 
 class MetricsServer:
-    """Answers ``GET /metrics`` on its own thread until it is closed."""
+    """Answers ``GET /metrics`` on its own threads until it is closed."""
 
-    def __init__(self, server: Any, thread: threading.Thread, host: str) -> None:
+    def __init__(self, server: ThreadingHTTPServer, host: str) -> None:
         self._server = server
-        self._thread = thread
-        self.host = host
-        self.port = int(server.server_port)
-        """The one asked for, or the one that the system chose for 0."""
+        self._thread = threading.Thread(target=server.serve_forever, name="alpose-metrics-server", daemon=True)
+        self._thread.start()
+        self.host, self.port = host, int(server.server_port)
 
     @property
     def url(self) -> str:
@@ -158,7 +151,7 @@ def serve(stats: Callable[[], Stats], port: int, host: str = "127.0.0.1") -> Met
     """Serve metrics over HTTP.
 
     Args:
-        stats: called once per scrape, on the server's thread: ``monitor.stats``.
+        stats: called once per scrape, on a thread of the server: ``monitor.stats``.
         port: 0 lets the system choose.
         host: address to listen on. There is neither a password nor encryption: anything but the loopback shows the
             metrics to whoever reaches the device.
@@ -169,12 +162,62 @@ def serve(stats: Callable[[], Stats], port: int, host: str = "127.0.0.1") -> Met
     """
     if not isinstance(port, int) or not 0 <= port <= 65535:
         raise ConfigError(f"a metrics port is a number from 0 to 65535, got {port!r}")
-    client = _prometheus()
+    client, registry = _prometheus(), _registry(stats)
+    places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_S
+        server_version = "alpose"
+
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] not in ("/", "/metrics"):
+                self.send_error(404)
+                return
+            content = client.generate_latest(registry)
+            self.send_response(200)
+            self.send_header("Content-Type", client.CONTENT_TYPE_LATEST)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Scrapes are not logged."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False  # a client that hangs must not hold up the end
+        allow_reuse_address = True
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            if not places.acquire(blocking=False):
+                self.shutdown_request(request)
+                return
+            super().process_request(request, client_address)
+
+        def process_request_thread(self, request: Any, client_address: Any) -> None:
+            # A deadline for the whole exchange: a client that sends a byte now and then would never time out otherwise.
+            timer = threading.Timer(2 * REQUEST_S, _cut_off, (request,))
+            timer.daemon = True
+            timer.start()
+            try:
+                super().process_request_thread(request, client_address)
+            finally:
+                timer.cancel()
+                places.release()
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that went away is nobody's concern."""
+
     try:
-        server, thread = client.start_http_server(port, addr=host, registry=_registry(stats))
+        return MetricsServer(Server((host, port), Handler), host)
     except OSError as error:
         raise ConfigError(f"metrics cannot be served on {host} port {port}: {_advice(error)}") from error
-    return MetricsServer(server, thread, host)
+
+
+def _cut_off(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
 
 
 def write_textfile(stats: Stats, path: str | Path) -> None:
@@ -220,93 +263,75 @@ def _registry(stats: Callable[[], Stats]) -> CollectorRegistry:
     from prometheus_client.registry import Collector
 
     class OfStats(Collector):
-        def collect(self) -> Iterable[Metric]:
-            families = _Families("")
+        def collect(self) -> list[Metric]:
+            camera, found = "", list[_Family]()
             try:
                 now = stats()
-                families = _Families(now.camera)
-                found = [*_frames(families, now), *_times(families, now), *_states(families, now)]
+                camera, found = now.camera, [*_counts(now), *_histograms(now), *_gauges(now)]
             except Exception as error:  # the camera and its app must not notice
                 _log.error("metrics", "the metrics could not be read: %r", error)
-                return [families.gauge("up", "Whether the monitor could be read.", 0.0)]
-            return [families.gauge("up", "Whether the monitor could be read.", 1.0), *found]
+            up = _gauge("up", "Whether the monitor could be read.", float(bool(found)))
+            return [_metric(family, camera) for family in (up, *found)]
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(OfStats())
     return registry
 
 
-class _Families:
-    """Makes metrics that carry the camera, where there is a name: two monitors on one device stay apart."""
-
-    def __init__(self, camera: str) -> None:
-        self._more = {"camera": camera} if camera else {}
-
-    def gauge(self, name: str, text: str, value: float | None) -> Metric:
-        """One value; none where it is not known."""
-        return self.gauges(name, text, [] if value is None else [({}, value)])
-
-    def gauges(self, name: str, text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> Metric:
-        """Several values, told apart by their labels."""
-        from prometheus_client.core import Metric
-
-        metric = Metric(PREFIX + name, text, "gauge")
-        for labels, value in samples:
-            if math.isfinite(value):
-                metric.add_sample(PREFIX + name, {**self._more, **labels}, value)
-        return metric
-
-    def info(self, name: str, text: str, labels: Mapping[str, str]) -> Metric:
-        """A constant 1 whose labels say it all."""
-        return self.gauges(f"{name}_info", text, [(labels, 1.0)])
-
-    def counter(self, name: str, text: str, samples: Iterable[tuple[Mapping[str, str], int]]) -> Metric:
-        """Counts, told apart by their labels."""
-        from prometheus_client.core import Metric
-
-        base = PREFIX + name.removesuffix("_total")
-        metric = Metric(base, text, "counter")
-        for labels, value in samples:
-            metric.add_sample(f"{base}_total", {**self._more, **labels}, value)
-        return metric
-
-    def histogram(self, name: str, text: str, upto: Iterable[tuple[float, int]], count: int, total: float) -> Metric:
-        """Cumulative counts at upper bounds."""
-        from prometheus_client.core import HistogramMetricFamily
-
-        buckets = [(repr(bound), float(n)) for bound, n in upto] + [("+Inf", float(count))]
-        family = HistogramMetricFamily(PREFIX + name, text, labels=list(self._more))
-        family.add_metric(list(self._more.values()), buckets=buckets, sum_value=total)
-        return family
+_Samples = list[tuple[str, Mapping[str, str], float]]
+"""Suffix of the name, labels, value."""
+_Family = tuple[str, str, str, _Samples]
+"""Name without ``alpose_``, type, help, samples."""
 
 
-def _frames(make: _Families, stats: Stats) -> Iterator[Metric]:
+def _metric(family: _Family, camera: str) -> Metric:
+    """One family; every sample carries the camera where there is a name, so that two monitors on a device stay apart."""
+    from prometheus_client.core import Metric
+
+    name, kind, text, samples = family
+    metric = Metric(PREFIX + name, text, kind)
+    for suffix, labels, value in samples:
+        if math.isfinite(value):
+            more = {"camera": camera} if camera else {}
+            metric.add_sample(PREFIX + name + suffix, {**more, **labels}, value)
+    return metric
+
+
+def _gauge(name: str, text: str, value: float | None, **labels: str) -> _Family:
+    """One value; no sample where it is not known."""
+    return name, "gauge", text, [] if value is None else [("", labels, float(value))]
+
+
+def _histogram(name: str, text: str, upto: list[tuple[float, int]], count: int, total: float) -> _Family:
+    """Cumulative counts at upper bounds."""
+    buckets: _Samples = [("_bucket", {"le": repr(bound)}, float(n)) for bound, n in upto]
+    return name, "histogram", text, [
+        *buckets, ("_bucket", {"le": "+Inf"}, float(count)), ("_count", {}, float(count)), ("_sum", {}, total)
+    ]  # fmt: skip
+
+
+def _counts(stats: Stats) -> Iterator[_Family]:
     by_name: dict[str, dict[tuple[tuple[str, str], ...], int]] = {}
     for name, (label, values) in ZEROS.items():
         by_name[name] = {((label, value),): 0 for value in values}
     for key, n in stats.counts.items():
-        by_name.setdefault(key.name, {})[key.labels] = n
+        if is_counter_name(key.name):  # a counter of a queue's file may have any name
+            by_name.setdefault(key.name, {})[key.labels] = n
+    by_name["refused_scores_total"] = {(): stats.scores.refused}
+    if stats.drift.testing:
+        by_name["drift_scores_total"] = {(): stats.drift.observed}
     for name, counts in by_name.items():
-        text = COUNTERS.get(name, "Counted by the monitor.")
-        yield make.counter(name, text, ((dict(labels), n) for labels, n in counts.items()))
+        samples: _Samples = [("_total", dict(labels), n) for labels, n in counts.items()]
+        _, text = COUNTERS.get(name, (None, "Counted by the app."))
+        yield name.removesuffix("_total"), "counter", text, samples
 
+
+def _histograms(stats: Stats) -> Iterator[_Family]:
     upto_B = list(itertools.accumulate(stats.scores.counts))
     each = len(upto_B) // SCORE_BINS
     bounds = [((k + 1) / SCORE_BINS, upto_B[(k + 1) * each - 1]) for k in range(SCORE_BINS)]
-    yield make.histogram(
-        "predicted_failure_ratio",
-        "Failure probability of every frame that somebody was on.",
-        bounds,
-        upto_B[-1],
-        stats.scores.sum,
-    )
-    refused = "Failure probabilities that were not finite."
-    yield make.counter("refused_scores_total", refused, [({}, stats.scores.refused)])
-    limit = stats.threshold
-    yield make.gauge("trigger_threshold", "Failure probability from which frames are flagged now.", limit)
-
-
-def _times(make: _Families, stats: Stats) -> Iterator[Metric]:
+    text = "Failure probability of every frame that somebody was on."
+    yield _histogram("predicted_failure_ratio", text, bounds, upto_B[-1], stats.scores.sum)
     parts: tuple[tuple[str, str, LatencyInfo], ...] = (
         ("crop", "Time to cut the person from the frame.", stats.crop),
         ("inference", "Time of the engine.", stats.inference),
@@ -315,38 +340,35 @@ def _times(make: _Families, stats: Stats) -> Iterator[Metric]:
     )
     for name, text, latency in parts:
         bounds = [(bound_s, latency.up_to(bound_s)) for bound_s in LATENCY_BOUNDS_S]
-        yield make.histogram(f"{name}_seconds", text, bounds, latency.count, latency.sum_s)
-    yield make.gauge("uptime_seconds", "Time since the monitor was started.", stats.uptime_s)
+        yield _histogram(f"{name}_seconds", text, bounds, latency.count, latency.sum_s)
 
 
-def _states(make: _Families, stats: Stats) -> Iterator[Metric]:
+def _gauges(stats: Stats) -> Iterator[_Family]:
     queue, drift, engine = stats.queue, stats.drift, stats.engine
+    yield _gauge("trigger_threshold", "Failure probability from which frames are flagged now.", stats.threshold)
+    yield _gauge("uptime_seconds", "Time since the monitor was started.", stats.uptime_s)
     if queue is not None:
-        yield make.gauge("queue_records", "Records in the queue.", queue.records)
-        yield make.gauge("queue_bytes", "Size of the queue.", queue.bytes)
-        yield make.gauge("queue_limit_bytes", "Largest size of the queue.", queue.max_bytes)
+        yield _gauge("queue_records", "Records in the queue.", queue.records)
+        yield _gauge("queue_bytes", "Size of the queue.", queue.bytes)
+        yield _gauge("queue_limit_bytes", "Largest size of the queue.", queue.max_bytes)
         oldest = "Capture time of the oldest record, Unix."
-        yield make.gauge("queue_oldest_timestamp_seconds", oldest, queue.oldest_s)
-        yield make.gauge("queue_waiting_frames", "Frames handed over and not yet on disk.", queue.waiting)
-        failing = "1 while the queue cannot be written."
-        yield make.gauge("queue_failing", failing, float(queue.last_error is not None))
-
-    yield make.gauge("drift_testing", "1 where the bundle has a calibration to compare with.", float(drift.testing))
+        yield _gauge("queue_oldest_timestamp_seconds", oldest, queue.oldest_s)
+        yield _gauge("queue_waiting_frames", "Frames handed over and not yet on disk.", queue.waiting)
+        yield _gauge("queue_failing", "1 while the queue cannot be written.", queue.last_error is not None)
+    yield _gauge("drift_testing", "1 where the bundle has a calibration to compare with.", drift.testing)
     if drift.testing:
-        alarms = [
-            ({"direction": direction.replace(" ", "_")}, float(drift.direction == direction))
+        alarms: _Samples = [
+            ("", {"direction": direction.replace(" ", "_")}, float(drift.direction == direction))
             for direction in get_args(Direction)
         ]
-        yield make.gauges("drift_alarm", "1 from the drift alarm on, by what has changed.", alarms)
+        yield "drift_alarm", "gauge", "1 from the drift alarm on, by what has changed.", alarms
         evidence = "Evidence against the stream being like the calibration set, as a power of ten."
-        yield make.gauge("drift_evidence_log10", evidence, drift.log10_evidence)
-        yield make.gauge("drift_limit_log10", "Evidence at which the alarm is raised.", drift.log10_limit)
-        yield make.counter("drift_scores_total", "Scores that entered the drift test.", [({}, drift.observed)])
-
+        yield _gauge("drift_evidence_log10", evidence, drift.log10_evidence)
+        yield _gauge("drift_limit_log10", "Evidence at which the alarm is raised.", drift.log10_limit)
     names = {"backend": engine.name, "provider": engine.provider, "asked": engine.asked}
-    yield make.info("engine", "The engine that answers.", names)
-    yield make.gauge("engine_fallback", "1 where it is not the one that was asked for.", float(engine.fallback))
+    yield _gauge("engine_info", "The engine that answers.", 1, **names)
+    yield _gauge("engine_fallback", "1 where it is not the one that was asked for.", engine.fallback)
     worst = "Largest deviation of a joint on the golden frames at start, in pixels of the crop."
-    yield make.gauge("selftest_max_error_pixels", worst, engine.golden_deviation.get("keypoints"))
-    yield make.info("bundle", "The bundle in use.", {"name": stats.bundle, "sha256": stats.bundle_sha256})
-    yield make.info("device", "The device.", {"device": stats.device})
+    yield _gauge("selftest_max_error_pixels", worst, engine.golden_deviation.get("keypoints"))
+    yield "bundle_info", "gauge", "The bundle in use.", [("", {"name": stats.bundle, "sha256": stats.bundle_sha256}, 1)]
+    yield _gauge("device_info", "The device.", 1, device=stats.device)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import queue as queues
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from ..stats import Count, Counters, QueueState
 from .images import PictureEncoder
 from .queue import Queue
 from .record import MAX_PICTURES, Candidate, FrameCopy
-from .writer import RETRY_S, ClipFrame, NewRecord, RecordingThreads
+from .writer import RETRY_S, ClipFrame, HandOver, NewRecord, RecordingThreads
 
 HANDOVER_BYTES = 128 << 20
 """Most pixels that wait to be encoded; a single frame is taken whatever its size."""
@@ -39,62 +38,6 @@ CLIP_TIMEOUT_S = 10.0
 """So long a record waits for the frames after it: a camera that stopped must not keep it from the disk."""
 
 log = logging.getLogger("alpose.monitor")
-
-
-class HandOver:
-    """A line between two threads that is bounded in items and in bytes; one thread at a time adds, one other takes.
-
-    The two share no lock. Python switches threads in the middle of anything, and a lock whose holder does not run makes
-    the other wait for milliseconds. So each side counts what it did, and the difference is what waits.
-
-    Args:
-        depth: most items.
-        most_bytes: of all items together; a single one is taken whatever its size.
-    """
-
-    def __init__(self, depth: int, most_bytes: int) -> None:
-        self._depth, self._most_bytes = depth, most_bytes
-        self._line: queues.SimpleQueue[tuple[NewRecord | ClipFrame, int] | None] = queues.SimpleQueue()
-        self._added = self._added_bytes = 0
-        self._taken = self._taken_bytes = 0
-
-    @property
-    def waiting(self) -> int:
-        """Items that were added and not taken."""
-        return self._added - self._taken
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes of the items that wait."""
-        return self._added_bytes - self._taken_bytes
-
-    def room(self, nbytes: int) -> bool:
-        """Whether an item of this size may be added."""
-        waiting = self.waiting
-        return waiting < self._depth and (not waiting or self.waiting_bytes + nbytes <= self._most_bytes)
-
-    def add(self, item: NewRecord | ClipFrame, nbytes: int) -> None:
-        """Add an item for which there is :meth:`room`."""
-        self._added += 1
-        self._added_bytes += nbytes
-        self._line.put((item, nbytes))
-
-    def wake(self) -> None:
-        """Let whoever waits in :meth:`take` return."""
-        self._line.put(None)
-
-    def take(self, timeout_s: float) -> NewRecord | ClipFrame | None:
-        """The next item, or None: none came within ``timeout_s``, or somebody called :meth:`wake`."""
-        try:
-            entry = self._line.get(timeout=timeout_s) if timeout_s > 0 else self._line.get_nowait()
-        except queues.Empty:
-            return None
-        if entry is None:
-            return None
-        item, nbytes = entry
-        self._taken += 1
-        self._taken_bytes += nbytes
-        return item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,20 +113,15 @@ class Recorder:
         # Changed on the cameras' threads, one at a time.
         self._producers = threading.Lock()
         self._handover = HandOver(depth, HANDOVER_BYTES)
-        self._submitted = self._dropped = 0
         self._frames: dict[str, int] = {}
         self._owed: dict[str, int] = {}
         self._closing = False
         self._threads = RecordingThreads(
             queue,
             self.encoder,
-            take=self._handover.take,
-            wake=self._handover.wake,
-            after=after,
+            self._handover,
             maintenance=maintenance,
             maintenance_every_s=maintenance_every_s,
-            submitted=lambda: self._submitted,
-            dropped=lambda: self._dropped,
             clip_timeout_s=clip_timeout_s,
             retry_s=retry_s,
             counters=self.counters,
@@ -205,7 +143,7 @@ class Recorder:
             reason = "internal"
         if reason is None:
             return True
-        self._dropped += 1
+        self._handover.dropped += 1
         self.counters.add("dropped_frames_total", reason=reason)
         return False
 
@@ -254,8 +192,10 @@ class Recorder:
         camera = candidate.record.camera
         if self._after:
             self._owed[camera] = self._after
-        self._handover.add(NewRecord(candidate, self._submitted, self._frames.get(camera, 0)), candidate.nbytes)
-        self._submitted += 1
+        self._handover.add(
+            NewRecord(candidate, self._handover.submitted, self._frames.get(camera, 0)), candidate.nbytes
+        )
+        self._handover.submitted += 1
         return None
 
     # Any thread.

@@ -16,6 +16,7 @@ Counters: ``dropped_frames_total{reason}``; ``dropped_pictures_total{reason}``, 
 from __future__ import annotations
 
 import logging
+import queue as queues
 import threading
 import time
 from collections import OrderedDict
@@ -82,6 +83,64 @@ class ClipFrame(NamedTuple):
     camera: str
     frame: int
     copy: FrameCopy
+
+
+class HandOver:
+    """A line between two threads that is bounded in items and in bytes; one thread at a time adds, one other takes.
+
+    The two share no lock. Python switches threads in the middle of anything, and a lock whose holder does not run makes
+    the other wait for milliseconds. So each side counts what it did, and the difference is what waits.
+
+    Args:
+        depth: most items.
+        most_bytes: of all items together; a single one is taken whatever its size.
+    """
+
+    def __init__(self, depth: int, most_bytes: int) -> None:
+        self._depth, self._most_bytes = depth, most_bytes
+        self.submitted = self.dropped = 0
+        """Frames for which there was room, and for which there was none, so far."""
+        self._line: queues.SimpleQueue[tuple[NewRecord | ClipFrame, int] | None] = queues.SimpleQueue()
+        self._added = self._added_bytes = 0
+        self._taken = self._taken_bytes = 0
+
+    @property
+    def waiting(self) -> int:
+        """Items that were added and not taken."""
+        return self._added - self._taken
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the items that wait."""
+        return self._added_bytes - self._taken_bytes
+
+    def room(self, nbytes: int) -> bool:
+        """Whether an item of this size may be added."""
+        waiting = self.waiting
+        return waiting < self._depth and (not waiting or self.waiting_bytes + nbytes <= self._most_bytes)
+
+    def add(self, item: NewRecord | ClipFrame, nbytes: int) -> None:
+        """Add an item for which there is :meth:`room`."""
+        self._added += 1
+        self._added_bytes += nbytes
+        self._line.put((item, nbytes))
+
+    def wake(self) -> None:
+        """Let whoever waits in :meth:`take` return."""
+        self._line.put(None)
+
+    def take(self, timeout_s: float) -> NewRecord | ClipFrame | None:
+        """The next item, or None: none came within ``timeout_s``, or somebody called :meth:`wake`."""
+        try:
+            entry = self._line.get(timeout=timeout_s) if timeout_s > 0 else self._line.get_nowait()
+        except queues.Empty:
+            return None
+        if entry is None:
+            return None
+        item, nbytes = entry
+        self._taken += 1
+        self._taken_bytes += nbytes
+        return item
 
 
 @dataclass(slots=True, eq=False)
@@ -382,45 +441,26 @@ def _remember(known: OrderedDict[int, str], key: int, id: str) -> str:
 
 
 class RecordingThreads:
-    """The two threads behind a hand-over, and what waits between them.
-
-    Args:
-        queue: where records are written; it stays its owner's.
-        encoder: makes pictures.
-        take: the next item of the hand-over, or None where none came within so many seconds.
-        wake: lets ``take`` return at once.
-        after: frames of a clip after the frame itself.
-        maintenance: called on the disk thread once per ``maintenance_every_s``, and once before it ends. A task that
-            raises is counted, and called again the next time: it must keep what it could not write.
-        submitted: how many frames were handed over so far.
-        dropped: how many frames the hand-over had no room for; logged here, for a log may write to the disk.
-        clip_timeout_s: so long a record waits for the frames after it.
-        retry_s: between two attempts to write, at first and at most.
-        monotonic: seconds.
-    """
+    """The two threads behind a hand-over, and what waits between them. The arguments are those of the recorder."""
 
     def __init__(
         self,
         queue: Queue,
         encoder: PictureEncoder,
+        handover: HandOver,
         *,
-        take: Callable[[float], NewRecord | ClipFrame | None],
-        wake: Callable[[], None],
-        after: int,
         maintenance: Sequence[Callable[[Queue], object]],
         maintenance_every_s: float,
-        submitted: Callable[[], int],
-        dropped: Callable[[], int],
         clip_timeout_s: float,
         retry_s: tuple[float, float],
         counters: Counters,
         monotonic: Callable[[], float],
     ) -> None:
-        self._take, self._wake, self._dropped, self._submitted = take, wake, dropped, submitted
-        self._counters, self._monotonic, self._log = counters, monotonic, RateLimitedLog(log)
+        self._handover, self._counters, self._monotonic = handover, counters, monotonic
+        self._log = RateLimitedLog(log)
         # Changed on the encoder's thread.
         self._clips = ClipAssembler(
-            encoder, after=after, timeout_s=clip_timeout_s, counters=counters, limited_log=self._log
+            encoder, after=queue.clip[1], timeout_s=clip_timeout_s, counters=counters, limited_log=self._log
         )
         self._begun = 0
         # Changed on the disk thread.
@@ -455,16 +495,16 @@ class RecordingThreads:
         """Frames that were submitted and are not on the disk yet, and the bytes of what is encoded of them."""
         assembled = [*self._clips.open, *self._clips.ready]
         encoded_bytes = sum(pending.nbytes for pending in assembled) + self._backlog_bytes
-        return self._submitted() - self._begun + len(assembled) + len(self._backlog), encoded_bytes
+        return self._handover.submitted - self._begun + len(assembled) + len(self._backlog), encoded_bytes
 
     def flush(self, timeout_s: float | None) -> bool:
         """Write all that was submitted now; see :meth:`Recorder.flush`."""
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
-            submitted, failures = self._submitted(), self.writer.failures
+            submitted, failures = self._handover.submitted, self.writer.failures
             self._hurry_below = max(self._hurry_below, submitted)
             self._waiters += 1
-            self._wake()
+            self._handover.wake()
             self._changed.notify_all()
             # The attempt that is under way may have begun before the last frame came: its failure says nothing.
             while self._settled_below < submitted and self._disk_thread.is_alive() and (
@@ -479,7 +519,7 @@ class RecordingThreads:
         with self._changed:
             self._ending = True
             self._changed.notify_all()
-        self._wake()
+        self._handover.wake()
         self._disk_thread.join(timeout_s)
         return not self._disk_thread.is_alive()
 
@@ -498,7 +538,7 @@ class RecordingThreads:
         """Encode what has come, after waiting for the first of it."""
         pause_s = self._encoder_pause_s()
         for _ in range(BATCH):
-            item = self._take(pause_s)
+            item = self._handover.take(pause_s)
             if item is None:
                 # All that was handed over before a flush has been taken: what a clip lacks now, it will not get.
                 self._clips.close_below(self._hurry_below)
@@ -580,7 +620,7 @@ class RecordingThreads:
                 self._stored_counts[reason] = n
 
     def _log_drops(self) -> None:
-        dropped = self._dropped()
+        dropped = self._handover.dropped
         if dropped > self._logged:
             new, self._logged = dropped - self._logged, dropped
             self._log.warning("dropped", "%d frames found no room on their way to the queue", new)

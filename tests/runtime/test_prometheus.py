@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import http.client
 import math
 import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from alpose.runtime import prometheus
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.runtime.prometheus import LATENCY_BOUNDS_S, MetricsServer, serve, write_textfile
-from alpose.runtime.stats import EngineState, Meters, QueueState, Stats
+from alpose.runtime.stats import OTHER_METRICS, Count, EngineState, Meters, QueueState, Stats
 
 parser: Any = pytest.importorskip("prometheus_client.parser")
 
@@ -32,15 +36,17 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def make(meters: Meters | None = None, **changes: Any) -> Stats:
-    given: dict[str, Any] = {
+    return (meters or used()).stats(**GIVEN | changes)
+
+
+GIVEN: dict[str, Any] = {
         "device": "car-17", "camera": "", "bundle": 'a "driver"\n', "bundle_sha256": "ab" * 32, "threshold": 0.42,
         "queue": QueueState(path="flagged.db", records=12, bytes=4096, max_bytes=1 << 20, oldest_s=1.7e9, waiting=2),
         "drift": DriftReport(testing=True, alarm=True, since_s=3.0, direction="fewer failures", log10_evidence=2.5,
                              observed=77),
         "engine": EngineState(name="onnxruntime cpu", provider="CPUExecutionProvider", asked="cpu",
                               golden_deviation={"keypoints": 0.25}),
-    }  # fmt: skip
-    return (meters or used()).stats(**given | changes)
+}  # fmt: skip
 
 
 def used() -> Meters:
@@ -270,3 +276,34 @@ def test_the_page_lists_every_metric_and_no_other(scraped: tuple[dict[str, Any],
     known = {"alpose_dropped_pictures_total", "alpose_write_errors_total", "alpose_evicted_total",
              "alpose_unoccupied_frames_total", "alpose_source_faults_total", "alpose_fallback_total", "alpose_clock_backwards_total", "alpose_internal_errors_total"}  # fmt: skip
     assert listed == (exported - optional) | known
+
+
+def test_the_names_that_an_app_may_not_take_are_those_of_the_page(scraped: tuple[dict[str, Any], Samples]) -> None:
+    others = {name.removeprefix("alpose_") for name, family in scraped[0].items() if family.type != "counter"}
+    assert others == OTHER_METRICS
+
+
+def test_a_client_that_hangs_is_cut_off_and_too_many_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus, "REQUEST_S", 0.2)
+    with serve(make, 0) as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(12)]
+        assert [client.recv(1) for client in idle] == [b""] * 12  # turned away, or cut off after the time
+        slow = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        slow.sendall(b"GET /metrics HTTP/1.1\r\n")
+        began = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() - began < 5:  # a byte now and then is no progress
+                slow.sendall(b"X")
+                time.sleep(0.05)
+        assert time.monotonic() - began < 5
+        scrape(server)
+        for client in (*idle, slow):
+            client.close()
+
+
+def test_counters_of_a_file_that_have_no_name_of_a_metric_are_left_out() -> None:
+    strange = {Count("a\nb"): 1, Count("Evil total"): 2, Count("fine_total", (("reason", 'a"\n'),)): 3}
+    with serve(lambda: used().stats(more_counts=strange, **GIVEN), 0) as server:
+        _, samples = parsed(scrape(server))
+    assert value(samples, "alpose_fine_total", reason='a"\n') == 3
+    assert not [name for name, _ in samples if "vil" in name or "\n" in name]

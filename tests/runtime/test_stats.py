@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alpose.runtime.drift import DriftReport
+from alpose.runtime.errors import ConfigError
 from alpose.runtime.logs import MOST_KEYS, RateLimitedLog
 from alpose.runtime.stats import (
     EDGES_NS,
@@ -309,3 +310,49 @@ def test_a_message_that_does_not_fit_its_values_stops_nothing(quiet: tuple[RateL
     limited, _, said = quiet
     limited.warning("bad", "100 % of %d", "x")
     assert said() == ["100 % of %d ('x',)"]
+
+
+# What an app counts.
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "labels", "says"),
+    [
+        ("Broken_total", 1, {}, "small letters"),
+        ("broken", 1, {}, "_total at the end"),
+        ("broken_total", -1, {}, "counts upwards"),
+        ("broken_total", 1.5, {}, "counts upwards"),
+        ("broken_total", 1, {"code": 5}, "must be texts"),
+        ("broken_total", 1, {"code": "a\nb"}, "must be texts"),
+        ("broken_total", 1, {"code": "x" * 200}, "must be texts"),
+        ("broken_total", 1, {"Code": "a"}, "must be words"),
+        ("broken_total", 1, {"camera": "a"}, "not camera or le"),
+        ("dropped_frames_total", 1, {"why": "lens cap"}, "labels ..reason"),
+        ("stored_total", 1, {"reason": "x"}, "labels .."),
+        ("crop_seconds_total", 1, {}, "another name"),
+    ],
+)
+def test_a_count_that_no_page_could_show_is_refused_and_leaves_nothing(
+    name: str, n: Any, labels: dict[str, Any], says: str
+) -> None:
+    counters = Counters()
+    with pytest.raises(ConfigError, match=says):
+        counters.add_checked(name, n, labels)
+    assert counters.snapshot() == {}
+
+
+def test_an_app_counts_under_the_same_labels_and_in_few_series() -> None:
+    counters = Counters()
+    counters.add_checked("source_faults_total", 2, {"what": "broken"})
+    counters.add_checked("app_total", 1, {"b": "x", "a": "y"})
+    counters.add_checked("app_total", 1, {"a": "y", "b": "x"})
+    with pytest.raises(ConfigError, match="labels"):
+        counters.add_checked("app_total", 1, {"a": "y"})
+    for number in range(998):
+        counters.add_checked("app_total", 1, {"a": str(number), "b": ""})
+    with pytest.raises(ConfigError, match="never ids"):
+        counters.add_checked("app_total", 1, {"a": "one more", "b": ""})
+    snapshot = counters.snapshot()
+    assert snapshot[Count("source_faults_total", (("what", "broken"),))] == 2
+    assert snapshot[Count("app_total", (("a", "y"), ("b", "x")))] == 2
+    assert len(snapshot) == 1000
