@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.heatmaps import entropy, to_pixels
+from alpose.trainer.models import PoseNet
 from alpose.trainer.models.hourglass import Features
-from alpose.trainer.models.nets import PoseNet
 from alpose.trainer.scoring import ENTROPY_TEMPERATURE, REFERENCE_PEAK
 
 from .calibration import Calibration

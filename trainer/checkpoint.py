@@ -24,10 +24,10 @@ from alpose.runtime.skeleton import Skeleton
 
 from .data.crops import CropConfig
 from .methods.catalog import head_named
+from .models import NetConfig, PoseNet, build_net, channels_of, net_from_json, net_to_json
 from .models.auxiliary import AuxiliaryConfig, AuxiliaryHead, build_auxiliary, tree_of
 from .models.heads import HeadConfig, HeadName, LossHead, build_head
 from .models.hourglass import STRIDE
-from .models.nets import NetConfig, PoseNet, build_net, channels_of, net_from_json, net_to_json
 
 SCHEMA = 1
 WEIGHTS, FACTS = "model.safetensors", "model.json"

@@ -18,9 +18,9 @@ from .checkpoint import TargetConfig
 from .data.augment import AugmentConfig
 from .data.catalog import Sizes
 from .data.crops import CropConfig
+from .models import NetConfig
 from .models.hourglass import HourglassConfig
 from .models.hrnet import HRNetConfig
-from .models.nets import NetConfig
 from .training import HeadTraining, PoseTraining
 
 if sys.version_info >= (3, 11):

@@ -8,7 +8,7 @@ one :class:`Method`; ``docs/extending.md`` shows it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Literal
@@ -55,7 +55,7 @@ class Look:
     """A few words."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """A small network on the features of a frozen pose net, by whose output a method ranks people."""
 
@@ -63,6 +63,7 @@ class Head:
     """A class that takes the head's config, a ``LossHead`` or an ``AuxiliaryHead``."""
     loss: Lazy | None = None
     """The training objective: (head, ``HeadBatch``) to a loss. None for a head with a training procedure of its own."""
+    _: KW_ONLY
     train: Lazy | None = None
     """That procedure, with the arguments and the result of :func:`alpose.trainer.training.train_heads`."""
     score: Lazy | None = None
@@ -74,12 +75,13 @@ class Head:
     """Fields of its config that differ from the default."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Method:
     """A selection method: exactly one of ``score``, ``choose``, ``head`` and ``of_maps`` says how it ranks people."""
 
     name: str
     look: Look
+    _: KW_ONLY
     score: Lazy | None = None
     """From a ``Pool`` to one score for each of its people; the highest scores are chosen."""
     choose: Lazy | None = None
@@ -108,7 +110,7 @@ class Method:
                               f"got {', '.join(ways) or 'none'}")  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Detector:
     """A failure detector that ``alpose-train detect`` compares with the others."""
 
@@ -116,6 +118,7 @@ class Detector:
     kind: DetectorKind
     what: str = ""
     """One sentence; by default what the method of this name means."""
+    _: KW_ONLY
     ablates: str | None = None
     """The detector of which this is a form with one thing changed."""
     parts: tuple[str, ...] = ()
@@ -231,160 +234,106 @@ def looks(methods: tuple[str, ...]) -> dict[str, Look]:
 MARGIN_LOSS, KL_LOSS = ".objectives:margin_loss", ".objectives:kl_loss"
 """Objectives of the heads that learn from pairs: Learning Loss, and LearningLoss++."""
 
-_GAP = ".models.heads:GapHead"
-_EPCK: dict[str, Any] = {
-    "module": ".models.expected_pck:ExpectedPckHead",
-    "train": ".epck:train_epck",
-    "reads_maps": True,
-}
-_GAUSSIAN = ".methods.gaussian_heads"
-_ALEATORIC = Head(module=f"{_GAUSSIAN}:AleatoricHead", loss=f"{_GAUSSIAN}:aleatoric_objective", score=f"{_GAUSSIAN}:score",
-                  group="auxiliary")  # fmt: skip
-_VL4POSE = Head(module=f"{_GAUSSIAN}:LinkHead", loss=f"{_GAUSSIAN}:link_objective", score=f"{_GAUSSIAN}:score",
-                group="auxiliary")  # fmt: skip
+_SELECTION, _EGL, _GAUSSIAN, _COMMITTEE = (
+    f".methods.{name}:" for name in ("selection", "egl", "gaussian_heads", "committee")
+)
+_CHECK_LINKS = ".models.auxiliary:check_links"
+_HEADS = ".models.heads:"
+_EPCK = Head(".models.expected_pck:ExpectedPckHead", train=".epck:train_epck", reads_maps=True)
+_ALEATORIC = Head(
+    f"{_GAUSSIAN}AleatoricHead", f"{_GAUSSIAN}aleatoric_objective", score=f"{_GAUSSIAN}score", group="auxiliary"
+)
+_VL4POSE = Head(f"{_GAUSSIAN}LinkHead", f"{_GAUSSIAN}link_objective", score=f"{_GAUSSIAN}score", group="auxiliary")
+_ENSEMBLE = Head(f"{_COMMITTEE}HeadCommittee", f"{_COMMITTEE}objective", score=f"{_COMMITTEE}score", group="auxiliary")
 
-_METHODS = (
-    Method(
-        name=RANDOM, default=True, score=".methods.selection:random_scores",
-        look=Look("#737b86", "#98a3b3", (4, 2), "x", "drawn uniformly from the pool"),
-    ),
-    Method(
-        name="coreset", default=True, choose=".methods.coreset:choose", fewest_labelled=1,
-        look=Look("#b97a00", "#f0b23c", (), "s", "k-centre greedy: far from all that is labelled"),
-    ),
-    Method(
-        name="entropy", default=True, score=".methods.selection:entropy_scores",
-        look=Look("#2a8cc4", "#6cc3f2", (), "^", "entropy of the heatmaps"),
-    ),
-    Method(
-        name="multipeak", default=True, score=".methods.selection:multipeak_scores",
-        look=Look("#00835f", "#2cc699", (), "v", "entropy over the peaks of the heatmaps"),
-    ),
-    Method(
-        name="multipeak-2021", of_maps=".heatmaps:multipeak_2021",
-        look=Look("#00835f", "#2cc699", (2, 2), "v", "the same, by the code published with LearningLoss++"),
-    ),
-    Method(
-        name="multipeak-2022", of_maps=".heatmaps:multipeak_2022",
-        look=Look("#00835f", "#2cc699", (5, 1.5), "v", "the same, by the published code's last release"),
-    ),
-    Method(
-        name="epck", default=True, head=Head(**_EPCK),
-        look=Look("#b3261e", "#ff7b72", (), "H", "expected PCK: a head that says of each joint whether it is right"),
-    ),
-    Method(
-        name="epck-slim", head=Head(**_EPCK, options={"evidence": "peaks"}),
-        look=Look("#b3261e", "#ff7b72", (2, 2), "H", "the same, from the heights of the peaks alone"),
-    ),
-    Method(
-        name="ll", default=True, head=Head(module=".models.heads:MultiScaleGapHead", loss=MARGIN_LOSS),
-        look=Look("#b8478a", "#ee9bc9", (), "D", "Learning Loss: a head that ranks pairs, with a margin"),
-    ),
-    Method(
-        name="ll-gap", head=Head(module=_GAP, loss=MARGIN_LOSS),
-        look=Look("#6a45a8", "#b49cf0", (6, 1.5), "P", "Learning Loss on globally averaged features"),
-    ),
-    Method(
-        name="ll++", default=True, head=Head(module=_GAP, loss=KL_LOSS),
-        look=Look("#00569c", "#5aa4f5", (), "o", "LearningLoss++: a head with the KL objective"),
-    ),
-    Method(
-        name="ll++conv", default=True, head=Head(module=".models.heads:ConvHead", loss=KL_LOSS),
-        look=Look("#c44a00", "#ff8a4a", (), "h", "LearningLoss++ with the convolutional head"),
-    ),
-    Method(
-        name="egl++", score=".methods.egl:tsne_scores", check=".methods.egl:check", reads_images=True,
-        look=Look("#7a3b12", "#d99b6c", (), "p", "EGL++: expected gradient if the labels were a neighbour's"),
-    ),
-    Method(
-        name="egl++-lle", score=".methods.egl:lle_scores", check=".methods.egl:check", reads_images=True,
-        look=Look("#7a3b12", "#d99b6c", (2, 2), "p", "EGL++ with neighbours by locally linear embedding"),
-    ),
-    Method(
-        name="aleatoric", head=_ALEATORIC,
-        look=Look("#2f6f73", "#7fd0d4", (), "d", "a head that predicts how far off each joint is"),
-    ),
-    Method(
-        name="aleatoric-official", head=_ALEATORIC,
-        look=Look("#2f6f73", "#7fd0d4", (2, 2), "d", "the same, by the published code's formula"),
-    ),
-    Method(
-        name="vl4pose", head=_VL4POSE, check=".models.auxiliary:check_links",
-        look=Look("#8a1f3c", "#f07f99", (), ">", "VL4Pose: how unlikely the limbs' lengths are"),
-    ),
-    Method(
-        name="vl4pose-official", head=_VL4POSE, check=".models.auxiliary:check_links",
-        look=Look("#8a1f3c", "#f07f99", (2, 2), ">", "the same, by the published code's formula"),
-    ),
-    Method(
-        name="ensemble",
-        head=Head(module=".methods.committee:HeadCommittee", loss=".methods.committee:objective", group="auxiliary",
-                  score=".methods.committee:score"),
-        look=Look("#7a6a00", "#d6c84a", (), "*", "query by committee: heads that disagree about the heatmaps"),
-    ),
-    Method(
-        name="ensemble-nets", score=".methods.committee:net_scores", prepare=".methods.committee:train_members",
-        reads_images=True,
-        look=Look("#7a6a00", "#d6c84a", (2, 2), "*", "query by committee: whole nets of other seeds"),
-    ),
-    Method(
-        name="oracle-loss", default=True, score=".methods.selection:true_losses", truth="loss",
-        look=Look("#1c2430", "#eef2f7", (1, 1.5), "1", "picks by the true loss: needs labels"),
-    ),
-    Method(
-        name="oracle-pck", default=True, score=".methods.selection:true_pck", truth="pck",
-        look=Look("#1c2430", "#eef2f7", (5, 1.5, 1, 1.5), "2", "picks by the true PCK: needs labels"),
-    ),
-)  # fmt: skip
-for _method in _METHODS:
+for _method in (
+    Method(RANDOM, Look("#737b86", "#98a3b3", (4, 2), "x", "drawn uniformly from the pool"),
+           score=f"{_SELECTION}random_scores", default=True),
+    Method("coreset", Look("#b97a00", "#f0b23c", (), "s", "k-centre greedy: far from all that is labelled"),
+           choose=".methods.coreset:choose", fewest_labelled=1, default=True),
+    Method("entropy", Look("#2a8cc4", "#6cc3f2", (), "^", "entropy of the heatmaps"),
+           score=f"{_SELECTION}entropy_scores", default=True),
+    Method("multipeak", Look("#00835f", "#2cc699", (), "v", "entropy over the peaks of the heatmaps"),
+           score=f"{_SELECTION}multipeak_scores", default=True),
+    Method("multipeak-2021", Look("#00835f", "#2cc699", (2, 2), "v", "the same, by the code published with LearningLoss++"),
+           of_maps=".heatmaps:multipeak_2021"),
+    Method("multipeak-2022", Look("#00835f", "#2cc699", (5, 1.5), "v", "the same, by the published code's last release"),
+           of_maps=".heatmaps:multipeak_2022"),
+    Method("epck", Look("#b3261e", "#ff7b72", (), "H", "expected PCK: a head that says of each joint whether it is right"),
+           head=_EPCK, default=True),
+    Method("epck-slim", Look("#b3261e", "#ff7b72", (2, 2), "H", "the same, from the heights of the peaks alone"),
+           head=replace(_EPCK, options={"evidence": "peaks"})),
+    Method("ll", Look("#b8478a", "#ee9bc9", (), "D", "Learning Loss: a head that ranks pairs, with a margin"),
+           head=Head(f"{_HEADS}MultiScaleGapHead", MARGIN_LOSS), default=True),
+    Method("ll-gap", Look("#6a45a8", "#b49cf0", (6, 1.5), "P", "Learning Loss on globally averaged features"),
+           head=Head(f"{_HEADS}GapHead", MARGIN_LOSS)),
+    Method("ll++", Look("#00569c", "#5aa4f5", (), "o", "LearningLoss++: a head with the KL objective"),
+           head=Head(f"{_HEADS}GapHead", KL_LOSS), default=True),
+    Method("ll++conv", Look("#c44a00", "#ff8a4a", (), "h", "LearningLoss++ with the convolutional head"),
+           head=Head(f"{_HEADS}ConvHead", KL_LOSS), default=True),
+    Method("egl++", Look("#7a3b12", "#d99b6c", (), "p", "EGL++: expected gradient if the labels were a neighbour's"),
+           score=f"{_EGL}tsne_scores", check=f"{_EGL}check", reads_images=True),
+    Method("egl++-lle", Look("#7a3b12", "#d99b6c", (2, 2), "p", "EGL++ with neighbours by locally linear embedding"),
+           score=f"{_EGL}lle_scores", check=f"{_EGL}check", reads_images=True),
+    Method("aleatoric", Look("#2f6f73", "#7fd0d4", (), "d", "a head that predicts how far off each joint is"), head=_ALEATORIC),
+    Method("aleatoric-official", Look("#2f6f73", "#7fd0d4", (2, 2), "d", "the same, by the published code's formula"),
+           head=_ALEATORIC),
+    Method("vl4pose", Look("#8a1f3c", "#f07f99", (), ">", "VL4Pose: how unlikely the limbs' lengths are"),
+           head=_VL4POSE, check=_CHECK_LINKS),
+    Method("vl4pose-official", Look("#8a1f3c", "#f07f99", (2, 2), ">", "the same, by the published code's formula"),
+           head=_VL4POSE, check=_CHECK_LINKS),
+    Method("ensemble", Look("#7a6a00", "#d6c84a", (), "*", "query by committee: heads that disagree about the heatmaps"),
+           head=_ENSEMBLE),
+    Method("ensemble-nets", Look("#7a6a00", "#d6c84a", (2, 2), "*", "query by committee: whole nets of other seeds"),
+           score=f"{_COMMITTEE}net_scores", prepare=f"{_COMMITTEE}train_members", reads_images=True),
+    Method("oracle-loss", Look("#1c2430", "#eef2f7", (1, 1.5), "1", "picks by the true loss: needs labels"),
+           score=f"{_SELECTION}true_losses", truth="loss", default=True),
+    Method("oracle-pck", Look("#1c2430", "#eef2f7", (5, 1.5, 1, 1.5), "2", "picks by the true PCK: needs labels"),
+           score=f"{_SELECTION}true_pck", truth="pck", default=True),
+):  # fmt: skip
     register(_method)
 
 # --- The detectors
 
 SHIPPED, SLIM, TINY = "epck", "epck-slim", "auditor-tiny"
 
-_DETECTORS = (
-    Detector(name="peak", kind="free", what="one minus the mean height of the last heatmaps' peaks"),
-    Detector(name="entropy", kind="free"),
-    Detector(name="multipeak", kind="free"),
-    Detector(name="stacks", kind="free", what="how little the first stack's maps hold where the last ones look"),
-    Detector(name="ll", kind="paper"),
-    Detector(name="ll++", kind="paper"),
-    Detector(name="ll++conv", kind="paper"),
-    Detector(name="aleatoric", kind="paper"),
-    Detector(name="vl4pose", kind="paper"),
-    Detector(name="ensemble", kind="paper"),
-    Detector(name="ll++conv-damaged", kind="candidate", ablates="ll++conv",
-             what="the convolutional head, trained on damaged views and all pairs of a batch"),
-    Detector(name=SHIPPED, kind="shipped"),
-    Detector(name=SLIM, kind="slim", ablates=SHIPPED),
-    Detector(name="epck-maps", kind="candidate", ablates=SHIPPED, what="without the features: heatmaps alone"),
-    Detector(name="epck-mild", kind="candidate", ablates=SHIPPED,
-             what="trained on the views of the papers' heads, without damage, in place of damaged ones"),
-    Detector(name="epck-image", kind="candidate", ablates=SHIPPED,
-             what="every joint taught by the image's share of right joints in place of its own truth"),
-    Detector(name="epck-unfitted", kind="candidate", ablates=SHIPPED,
-             what="trained also on the people who only validated the pose net"),
-    Detector(name="epck-out-of-fold", kind="candidate", ablates=SHIPPED,
-             what="trained also on people that copies of the pose net, trained on without them, have unlearnt"),
-    Detector(name="epck-distilled", kind="candidate", ablates=SHIPPED, other_nets=True,
-             what="trained also on unlabelled people of the pool, by what the committee makes of them"),
-    Detector(name=TINY, kind="candidate",
-             what="heatmaps of an hourglass of its own, one stack of 16 channels, read where the net looks"),
-    Detector(name="epck+auditor-tiny", kind="candidate", ablates=SHIPPED, parts=(SHIPPED, TINY),
-             what="monotone logistic fusion of the head and that small net"),
-    Detector(name="epck+free", kind="candidate", ablates=SHIPPED, parts=(SHIPPED, "peak", "entropy"),
-             what="monotone logistic fusion of the head, the peaks and the entropy"),
-    Detector(name="flip", kind="costed", what="heatmaps of the mirrored image read where the first ones look: a second pass"),
-    Detector(name="auditor", kind="costed", other_nets=True,
-             what="heatmaps of a second net of the same size, read where the first one looks"),
-    Detector(name="committee", kind="costed", other_nets=True, what="the same, of all other seeds' nets"),
-    Detector(name="epck+auditor", kind="costed", parts=(SHIPPED, "auditor"), other_nets=True,
-             what="monotone logistic fusion of the head and the second net"),
-    Detector(name="in-domain", kind="ceiling", what="the shipped head trained on labels of the very domain, other people"),
-    Detector(name="true-loss", kind="oracle", what="the true loss itself"),
-)  # fmt: skip
-DETECTORS |= {detector.name: detector for detector in _DETECTORS}
+DETECTORS |= {detector.name: detector for detector in (
+    Detector("peak", "free", "one minus the mean height of the last heatmaps' peaks"),
+    Detector("entropy", "free"),
+    Detector("multipeak", "free"),
+    Detector("stacks", "free", "how little the first stack's maps hold where the last ones look"),
+    Detector("ll", "paper"),
+    Detector("ll++", "paper"),
+    Detector("ll++conv", "paper"),
+    Detector("aleatoric", "paper"),
+    Detector("vl4pose", "paper"),
+    Detector("ensemble", "paper"),
+    Detector("ll++conv-damaged", "candidate", "the convolutional head, trained on damaged views and all pairs of a batch",
+             ablates="ll++conv"),
+    Detector(SHIPPED, "shipped"),
+    Detector(SLIM, "slim", ablates=SHIPPED),
+    Detector("epck-maps", "candidate", "without the features: heatmaps alone", ablates=SHIPPED),
+    Detector("epck-mild", "candidate", "trained on the views of the papers' heads in place of damaged ones", ablates=SHIPPED),
+    Detector("epck-image", "candidate", "every joint taught by the image's share of right joints in place of its own truth",
+             ablates=SHIPPED),
+    Detector("epck-unfitted", "candidate", "trained also on the people who only validated the pose net", ablates=SHIPPED),
+    Detector("epck-out-of-fold", "candidate", "trained also on what copies of the pose net, trained on without them, make of "
+             "people", ablates=SHIPPED),
+    Detector("epck-distilled", "candidate", "trained also on unlabelled people of the pool, by what the committee makes of "
+             "them", ablates=SHIPPED, other_nets=True),
+    Detector(TINY, "candidate", "heatmaps of an hourglass of its own, one stack of 16 channels, read where the net looks"),
+    Detector("epck+auditor-tiny", "candidate", "monotone logistic fusion of the head and that small net", ablates=SHIPPED,
+             parts=(SHIPPED, TINY)),
+    Detector("epck+free", "candidate", "monotone logistic fusion of the head, the peaks and the entropy", ablates=SHIPPED,
+             parts=(SHIPPED, "peak", "entropy")),
+    Detector("flip", "costed", "heatmaps of the mirrored image read where the first ones look: a second pass"),
+    Detector("auditor", "costed", "heatmaps of a second net of the same size, read where the first one looks", other_nets=True),
+    Detector("committee", "costed", "the same, of all other seeds' nets", other_nets=True),
+    Detector("epck+auditor", "costed", "monotone logistic fusion of the head and the second net", parts=(SHIPPED, "auditor"),
+             other_nets=True),
+    Detector("in-domain", "ceiling", "the shipped head trained on labels of the very domain, other people"),
+    Detector("true-loss", "oracle", "the true loss itself"),
+)}  # fmt: skip
 
 
 def detectors_of(kind: DetectorKind, group: HeadGroup | None = None) -> tuple[str, ...]:
