@@ -131,9 +131,20 @@ def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: A
     click.echo(f"page: {path} ({size(len(page))})")
 
 
+def _known_format(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The name of a registered format; the formats are loaded only here."""
+    from .formats import FORMATS
+
+    if value not in FORMATS:
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(FORMATS)}")
+    return value
+
+
 @click.command()
 @INBOX
-@click.option("--to", required=True, type=click.Choice(["coco", "cvat", "label-studio"]), help="The annotation tool.")
+@click.option(
+    "--to", required=True, metavar="coco|cvat|label-studio", callback=_known_format, help="The annotation tool."
+)
 @click.option("--batch", help="Of select. [default: the newest]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder. [default: BATCH-FORMAT]")
 @click.option(
@@ -178,19 +189,20 @@ def export(
 
 
 def _written_text(to: str, name: str, done: Written, inbox: Path) -> str:
+    from .formats import format_named
     from .screen import plural
 
     lines = [f"{plural(done.frames, 'frame')} of batch {name}, most wanted first: {', '.join(map(str, done.folders))}"]
     if len(done.folders) > 1:
         lines.append("one folder a skeleton: annotate and import each by itself")
-    if to == "coco":
+    readme = done.folders[0] / "README.txt"
+    if readme.exists():
+        lines.append(f"next: {readme} says how to load and to export it; then")
+    else:
         lines.append(
             "next: correct the poses in any tool that reads and writes COCO keypoints and keeps file names, then"
         )
-    else:
-        lines.append(f"next: {done.folders[0] / 'README.txt'} says how to load and to export it; then")
-    came = {"coco": "CORRECTED.json", "cvat": "EXPORTED.zip", "label-studio": "EXPORTED.json"}[to]
-    lines.append(f"alpose-harvest import {came} --inbox {inbox} --into dataset/")
+    lines.append(f"alpose-harvest import {format_named(to).returns} --inbox {inbox} --into dataset/")
     return "\n".join(lines)
 
 
@@ -292,20 +304,28 @@ def _px(value: float | None) -> str:
 @click.option(
     "--level", default=0.95, show_default=True, type=click.FloatRange(0.5, 0.9999), help="Confidence of every interval."
 )
+@click.option(
+    "--bundle",
+    "names",
+    multiple=True,
+    help="Name or sha256 of a bundle: only its frames. May be repeated; needed where bundles call different things a failure.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON in place of a table.")
-def report(dataset: Path, out: Path | None, level: float, as_json: bool) -> None:
+def report(dataset: Path, out: Path | None, level: float, names: tuple[str, ...], as_json: bool) -> None:
     """What the labelled frames of DATASET say about all frames of the fleet.
 
     PCK in the field, recall and precision of the monitor, for the fleet, each device and each bundle: unbiased, with
-    intervals, from the probability with which each frame was kept. Says what to change in the trigger.
+    intervals, from the probability with which each frame was kept. Says what to change in the trigger. A failure is what
+    the frames' bundles were calibrated for (alpose-export --failure).
     """
     from alpose.runtime.io import write_atomically
 
-    from .field.labelled import bundle_names, read_labelled, read_tallies
+    from .field.labelled import bundle_names, bundles_called, read_labelled, read_tallies
     from .field.page import render, text
     from .field.report import field_report
 
-    found = field_report(read_labelled(dataset), read_tallies(dataset), level=level)
+    bundles = bundles_called(dataset, names) if names else None
+    found = field_report(read_labelled(dataset, bundles), read_tallies(dataset, bundles), level=level)
     page = render(found, dataset=dataset.resolve().name, bundles=bundle_names(dataset))
     path = write_atomically(out or dataset / "field" / "report.html", page.encode())
     if as_json:

@@ -29,12 +29,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.io import read_json, write_atomically, write_json
+from alpose.runtime.io import read_json, to_json, write_atomically, write_json
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.data.coco import skeleton_of
 
 from .annotation import Skeletons, bring_file, entries_known, item_of
 from .batch import Batch, Choice
+from .field.labelled import Definition
 from .formats import format_of
 from .formats.coco import CATEGORY_ID, DIGITS, RESOLUTION_PX, category, flat
 from .formats.files import open_files
@@ -290,8 +291,10 @@ class _Import:
                 if row["bundle"] not in known or self.skeletons[row["bundle"]].joints == self.skeleton.joints]  # fmt: skip
 
     def failures(self) -> dict[str, Any]:
-        """What each bundle calls a failure, as its calibration says."""
-        return {}
+        """What each calibrated bundle calls a failure, as a field report reads it."""
+        found = {sha256: Definition.of_bundle(known.facts, f"bundle {known.name}")
+                 for sha256, known in self.inbox.bundles().items()}  # fmt: skip
+        return {sha256: to_json(definition) for sha256, definition in found.items() if definition is not None}
 
 
 def _in_pixels(answer: Answer, pose: Pose) -> Any:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +336,72 @@ def test_a_file_of_something_else_is_one_line(content: str, message: str, inbox:
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not Path("dataset").exists()
+
+
+# --- what a failure is
+
+
+def calibrated(inbox: Path, failure: Any, margin: float = 1.25) -> None:
+    """As if the bundle had been exported with ``--failure``."""
+    calibration = {"failure": failure, "profile": "standard"}
+    with closing(sqlite3.connect(inbox / "inbox.db")) as db, db:
+        facts = {"skeleton": LSP.to_json(), "crop": {"size_px": 64, "margin": margin}, "calibration": calibration}
+        db.execute("UPDATE bundle SET facts = ?", (json.dumps(facts),))
+
+
+@pytest.mark.parametrize(
+    ("failure", "shift", "fails"),
+    [
+        (None, 20.0, False),
+        ({"name": "image-pck", "limit": 1.0}, 300.0, True),
+        ({"name": "any-joint", "limit": None}, 5.0, False),
+        ({"name": "any-joint", "limit": None}, 300.0, True),
+        ({"name": "mean-error", "limit": 0.001}, 20.0, True),
+        ({"name": "mean-error", "limit": 0.9}, 20.0, False),
+    ],
+)
+def test_a_failure_is_what_the_bundle_was_calibrated_for(
+    failure: Any, shift: float, fails: bool, inbox: Path, batch: Batch
+) -> None:
+    """One joint of one frame is moved: half of the joints are right in any case."""
+    if failure is not None:
+        calibrated(inbox, failure)
+    call("export", inbox, "--to", "coco")
+    last = batch.choices[-1].id
+    came = correct(next(Path("week-1-coco/annotations").iterdir()), {last: nudge(0, shift)}, Path("came.json"))
+    call("import", came, "--into", "dataset", "--unchanged", "accept")
+
+    labelled = read_labelled(Path("dataset"))
+    assert labelled.failed_N[labelled.id_N == last].tolist() == [fails]
+    assert labelled.failed_N.sum() == fails
+    report = value_of(call("report", "dataset", "--json"))
+    assert report["failure"] == (failure or {"name": "image-pck", "limit": 0.5})
+    assert report["definition"] in call("report", "dataset").output
+    assert report["definition"] in Path("dataset/field/report.html").read_text()
+
+
+def test_bundles_that_call_different_things_a_failure_are_not_mixed(inbox: Path, batch: Batch) -> None:
+    call("export", inbox, "--to", "coco")
+    call("import", next(Path("week-1-coco/annotations").iterdir()), "--into", "dataset", "--unchanged", "accept")
+    path = Path("dataset") / ANNOTATIONS
+    document = json.loads(path.read_text())
+    other = "d" * 64
+    for image in document["images"][:3]:
+        image["alpose"]["bundle"] = other
+    path.write_text(json.dumps(document))
+    definitions = {sample.BUNDLE: {"failure": {"name": "any-joint", "limit": None}},
+                   other: {"failure": {"name": "mean-error", "limit": 0.2}, "crop_margin": 1.25}}  # fmt: skip
+    Path("dataset/field/failures.json").write_text(json.dumps(definitions))
+    Path("dataset/field/bundles.json").write_text(json.dumps({sample.BUNDLE: "first", other: "second"}))
+
+    refused = call("report", "dataset", fails=True).stderr
+    assert "first 5a3b1e00" in refused
+    assert "second dddd" in refused
+    assert "--bundle" in refused
+    second, first = (value_of(call("report", "dataset", "--bundle", name, "--json")) for name in ("second", "5a3b"))
+    assert [one["failure"]["name"] for one in (first, second)] == ["any-joint", "mean-error"]
+    assert 0 < second["fleet"]["labelled"] <= 3 < first["fleet"]["labelled"] <= BUDGET - 3
+    assert "it knows: first" in call("report", "dataset", "--bundle", "third", fails=True).stderr
 
 
 # --- several skeletons

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.errors import DataError
-from alpose.runtime.io import read_json
+from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.io import from_json, read_json
 from alpose.trainer.data.coco import find_annotations, read_coco
-from alpose.trainer.metrics import Failure, judge, profile_of
+from alpose.trainer.data.records import PoseData
+from alpose.trainer.metrics import AnyFloats, Failure, ProfileName, judge, mean_error, profile_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -45,6 +46,10 @@ class Labelled:
     chosen by its value, which is no probability."""
     dropped: Mapping[str, int]
     """Labelled frames that say nothing here, by reason."""
+    failure: Failure = field(default_factory=Failure)
+    """What ``failed_N`` follows."""
+    definition: str = ""
+    """The same for people."""
 
     def __len__(self) -> int:
         return len(self.id_N)
@@ -52,7 +57,7 @@ class Labelled:
     def where(self, mask_N: Bools) -> Labelled:
         """These frames alone."""
         arrays = {name: getattr(self, name)[mask_N] for name in self.__slots__ if name.endswith("_N")}
-        return Labelled(**arrays, dropped=self.dropped)
+        return replace(self, **arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +73,50 @@ class Tally:
     """Flagged frames that cannot be labelled: evicted, dropped, or replaced by another one of the same episode."""
 
 
-def read_labelled(dataset: Path) -> Labelled:
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a bundle calls a failure: the definition that its probabilities and thresholds were calibrated for."""
+
+    failure: Failure = field(default_factory=Failure)
+    profile: ProfileName = "standard"
+    crop_margin: float | None = None
+    """Side of the crop over the longer side of the person's box, where the failure is measured by it; else None."""
+
+    @classmethod
+    def of_bundle(cls, facts: Mapping[str, Any], where: str) -> Definition | None:
+        """From what a queue knows of a bundle; None for a bundle that was never calibrated."""
+        try:
+            calibration = facts.get("calibration")
+            if not calibration or "failure" not in calibration:
+                return None
+            failure = from_json(Failure, calibration["failure"], where)
+            margin = float(facts["crop"]["margin"]) if failure.name == "mean-error" else None
+            return cls(failure, calibration.get("profile", "standard"), margin)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{where}: its definition of a failure is damaged: {error}") from error
+
+    def words(self, people: PoseData) -> str:
+        """One sentence for people."""
+        return self.failure.words(profile_of(self.profile, people))
+
+    def failed(self, people: PoseData, distance_NJ: AnyFloats, score_NJ: AnyFloats) -> tuple[Bools, Bools]:
+        """Who failed, and of whom that can be said at all."""
+        judged = judge(people, distance_NJ, score_NJ, profile_of(self.profile, people))
+        side_N = (people.boxes_N4[:, 2:] - people.boxes_N4[:, :2]).max(axis=1, initial=0.0) * (self.crop_margin or 1.0)
+        error_N = mean_error(distance_NJ, people.labelled_NJ, np.where(side_N > 0, side_N, np.nan))
+        return self.failure.failed(judged.image_pck(), error_N)
+
+
+def read_labelled(dataset: Path, bundles: Collection[str] | None = None) -> Labelled:
     """Every frame of a harvested dataset that has both a prediction and a label.
 
-    The PCK is the standard profile's, as everywhere. Frames without a harvest's facts (people's own images) are left out
-    and counted.
+    The PCK is the standard profile's, as everywhere; a failure is what the frames' bundles call one. Frames without a
+    harvest's facts (people's own images) are left out and counted.
+
+    Args:
+        dataset: the folder.
+        bundles: sha256 of the bundles whose frames are read; None reads all. :class:`DataError` where they do not agree on
+            what a failure is.
     """
     json_path = find_annotations(dataset)
     value = read_json(json_path)
@@ -86,36 +130,62 @@ def read_labelled(dataset: Path) -> Labelled:
     dropped: Counter[str] = Counter()
     for annotation in value["annotations"]:
         facts = images[annotation["image_id"]].get("alpose")
-        drawn = (annotation.get("alpose") or {}).get("predicted")
-        if not isinstance(facts, dict) or drawn is None:
-            dropped["not harvested"] += 1
+        said = annotation.get("alpose") or {}
+        if not isinstance(facts, dict) or said.get("predicted") is None:
+            dropped["people added by annotators" if said.get("status") == "added" else "not harvested"] += 1
+        elif bundles is not None and facts.get("bundle") not in bundles:
+            continue
         elif str(annotation["id"]) not in row_of:
             dropped["no joint labelled"] += 1
         else:
             rows.append(_facts(facts, response, json_path))
             people_rows.append(row_of[str(annotation["id"])])
-            predicted.append(_predicted(drawn, len(people.skeleton), json_path))
+            predicted.append(_predicted(said["predicted"], len(people.skeleton), json_path))
     labelled = people.subset(people_rows)
+    definition = _one_definition(dataset, {row["bundle"] for row in rows})
     predicted_NJ3 = np.array(predicted, dtype=np.float32).reshape(len(rows), len(people.skeleton), 3)
     distance_NJ = np.linalg.norm(predicted_NJ3[..., :2] - labelled.joints_NJ2, axis=2)
     judged = judge(labelled, distance_NJ, predicted_NJ3[..., 2], profile_of("standard", people))
     pck_N = judged.image_pck().astype(np.float64)
-    defined_N = np.isfinite(pck_N)
+    failed_N, known_N = definition.failed(labelled, distance_NJ, predicted_NJ3[..., 2])
+    defined_N = np.isfinite(pck_N) & known_N
     if not defined_N.all():
         dropped["too few joints labelled to measure by"] = int((~defined_N).sum())
-    columns = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else _facts_of_nothing())}
+    columns = {name: np.array([row[name] for row in rows]) for name in FACTS}
     return Labelled(
         id_N=columns["id"].astype(np.str_),
         device_N=columns["device"].astype(np.str_),
         bundle_N=columns["bundle"].astype(np.str_),
         pck_N=pck_N,
-        failed_N=Failure().failed(pck_N)[0],
+        failed_N=failed_N,
         flagged_N=columns["flagged"].astype(np.bool_),
         failure_probability_N=columns["failure_probability"].astype(np.float64),
         control_N=columns["control"].astype(np.float64),
         chosen_N=columns["chosen"].astype(np.float64),
         dropped=dict(dropped),
+        failure=definition.failure,
+        definition=definition.words(people),
     ).where(defined_N)
+
+
+def _one_definition(dataset: Path, bundles: Collection[str]) -> Definition:
+    """What all of these bundles call a failure; those that do not say follow the others, and PCK under 0.5 is the default."""
+    path = dataset / "field" / "failures.json"
+    stored = read_json(path) if path.exists() else {}
+    stated = {
+        bundle: from_json(Definition, stored[bundle], str(path)) for bundle in sorted(bundles) if bundle in stored
+    }
+    different = list(dict.fromkeys(stated.values()))
+    if len(different) > 1:
+        names = bundle_names(dataset)
+        said = ", ".join(f"{names.get(bundle, '')} {bundle[:12]} ({one.failure.name}, limit {one.failure.limit})".strip()
+                         for bundle, one in stated.items())  # fmt: skip
+        raise DataError(f"{dataset}: its bundles do not call the same thing a failure: {said}. Report on those that do: "
+                        "alpose-harvest report --bundle NAME")  # fmt: skip
+    return different[0] if different else Definition()
+
+
+FACTS = ("id", "device", "bundle", "flagged", "failure_probability", "control", "chosen")
 
 
 def _facts(facts: Mapping[str, Any], response: Mapping[tuple[str, str], float], source: Path) -> dict[str, Any]:
@@ -144,16 +214,11 @@ def _facts(facts: Mapping[str, Any], response: Mapping[tuple[str, str], float], 
         ) from error
 
 
-def _facts_of_nothing() -> tuple[str, ...]:
-    return ("id", "device", "bundle", "flagged", "failure_probability", "control", "chosen")
-
-
 def _predicted(drawn: Any, joints: int, source: Path) -> Floats:
     try:
-        predicted_J3 = np.asarray(drawn, dtype=np.float64).reshape(joints, 3)
+        return np.asarray(drawn, dtype=np.float64).reshape(joints, 3)
     except (TypeError, ValueError) as error:
         raise DataError(f"{source}: predicted must be {joints} times x, y, score: {str(drawn)[:120]}") from error
-    return predicted_J3
 
 
 def _responses(dataset: Path, images: Any) -> dict[tuple[str, str], float]:
@@ -173,15 +238,14 @@ def _labelled(images: Any) -> Counter[tuple[str, str]]:
     return Counter((str(one.get("batch")), str(one.get("stream"))) for one in facts if isinstance(one, dict))
 
 
-def read_tallies(dataset: Path) -> tuple[Tally, ...]:
-    """The monitors' own counts, by device and bundle; empty where the dataset has none.
+def read_tallies(dataset: Path, bundles: Collection[str] | None = None) -> tuple[Tally, ...]:
+    """The monitors' own counts, by device and bundle; empty where the dataset has none, all where ``bundles`` is None.
 
     They are of the time at which the labelled control frames were drawn: what the monitors saw since then, drifted
     perhaps and with another bundle, is not what these frames stand for.
     """
     latest: dict[tuple[str, str], Tally] = {}
-    found = find_annotations(dataset)
-    labelled = _labelled(read_json(found)["images"])
+    labelled = _labelled(read_json(find_annotations(dataset))["images"])
     for path in sorted((dataset / "field" / "batches").glob("*.json")):
         if labelled[path.stem, "control"]:
             for tally in _tallies(read_json(path).get("tallies", ()), path):
@@ -189,9 +253,10 @@ def read_tallies(dataset: Path) -> tuple[Tally, ...]:
                 if tally.frames > known.frames:
                     latest[tally.device, tally.bundle] = tally
     path = dataset / "field" / "tallies.json"
-    if latest or not path.exists():
-        return tuple(latest[key] for key in sorted(latest))
-    return _tallies(read_json(path), path)
+    found = [latest[key] for key in sorted(latest)]
+    if not found and path.exists():
+        found = list(_tallies(read_json(path), path))
+    return tuple(tally for tally in found if bundles is None or tally.bundle in bundles)
 
 
 def _tallies(rows: Any, path: Path) -> tuple[Tally, ...]:
@@ -206,6 +271,17 @@ def _tallies(rows: Any, path: Path) -> tuple[Tally, ...]:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error}): import the batch again") from error
+
+
+def bundles_called(dataset: Path, names: Collection[str]) -> frozenset[str]:
+    """sha256 of the bundles of these names, or whose sha256 begins so; :class:`DataNotFoundError` lists the known ones."""
+    known = bundle_names(dataset)
+    found = {name: [sha256 for sha256, its in known.items() if name in (its, sha256[: len(name)])] for name in names}
+    for name, matches in found.items():
+        if not matches:
+            there = ", ".join(f"{its} ({sha256[:12]})" for sha256, its in known.items()) or "none"
+            raise DataNotFoundError(f"{dataset} knows no bundle {name!r}; it knows: {there}")
+    return frozenset(sha256 for matches in found.values() for sha256 in matches)
 
 
 def bundle_names(dataset: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from .report import FieldReport, Group
 
 MEASURES = (
     ("pck", "PCK in the field", "mean over all frames of the share of joints that the model had right"),
-    ("failure_rate", "Frames that fail", "fewer than half of the joints right"),
+    ("failure_rate", "Frames that fail", "by the definition that the bundle was calibrated for"),
     ("recall", "Recall of the monitor", "share of the failing frames that were flagged"),
     ("precision", "Precision of the monitor", "share of the flagged frames that fail"),
 )
@@ -85,7 +85,8 @@ def text(report: FieldReport) -> str:
         values = " ".join(f"{_short(getattr(group, measure[0])):>20}" for measure in MEASURES)
         frames, flagged = ("-" if value is None else str(value) for value in (group.frames, group.flagged))
         lines.append(f"{name[:20]:<20} {frames:>9} {flagged:>8} {group.labelled:>8} {values}")
-    lines += ["", f"The flagged frames are known from {report.fleet.flagged_by}."]
+    lines += ["", *([report.definition] if report.definition else [])]
+    lines += [f"The flagged frames are known from {report.fleet.flagged_by}."]
     lines += [f"{count} labelled frames left out: {reason}" for reason, count in report.dropped.items()]
     if report.advice:
         lines += ["", "What to change:", *(f"- {line}" for line in report.advice)]

@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from alpose.trainer.metrics import Failure
+
 from . import estimate
 from .estimate import Interval
 from .labelled import Bools, Floats, Labelled, Tally
@@ -75,6 +77,10 @@ class FieldReport:
     operating: tuple[Operating, ...]
     advice: tuple[str, ...]
     dropped: Mapping[str, int]
+    failure: Failure
+    """The definition that recall, precision and thresholds speak of: the bundles' own."""
+    definition: str
+    """The same for people."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -106,6 +112,8 @@ def field_report(labelled: Labelled, tallies: Sequence[Tally], *, level: float =
         operating=operating,
         advice=_advice(fleet, operating),
         dropped=labelled.dropped,
+        failure=labelled.failure,
+        definition=labelled.definition,
     )
 
 
