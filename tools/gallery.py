@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -41,7 +41,6 @@ from .inbox_database import Entry
 from .screen import utc
 
 Sort = Literal["value", "time"]
-SORTS: tuple[Sort, ...] = get_args(Sort)
 State = Literal["picture", "keypoints only", "sealed", "not fetched", "missing", "damaged"]
 """What became of a frame's picture."""
 TROUBLE: tuple[State, ...] = ("damaged", "missing")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +33,6 @@ from .run_folder import (
     run_info,
     stage_files,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """One method's score against the true loss."""
-
-    method: str
-    svg: Markup
-    correlations: str
 
 
 def write_report(run: Path, *, level: float = LEVEL) -> Path:
@@ -124,7 +114,7 @@ def headline(info: RunInfo) -> tuple[tuple[str, str], ...]:
     )
 
 
-def scatters(info: RunInfo, files: StageFiles, palette: Palette) -> Iterator[Scatter]:
+def scatters(info: RunInfo, files: StageFiles, palette: Palette) -> Iterator[tuple[str, Markup, str]]:
     """Score against true loss of the first seed, for every method whose score says something."""
     for place, method in enumerate(info.methods):
         scores = files.scores.get((method, info.first_seed))
@@ -135,7 +125,7 @@ def scatters(info: RunInfo, files: StageFiles, palette: Palette) -> Iterator[Sca
             continue
         row = info.rows[method, info.first_seed, info.first_stage]
         words = f"Spearman {fmt.number(row.spearman, 2)} · Pearson {fmt.number(row.pearson, 2)}"
-        yield Scatter(method, figures.scatter_figure(f"scatter{place}", method, scores, palette), words)
+        yield method, figures.scatter_figure(f"scatter{place}", method, scores, palette), words
 
 
 def neighbours_by_method(info: RunInfo, files: StageFiles) -> dict[str, Neighbours]:

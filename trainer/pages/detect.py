@@ -7,22 +7,21 @@ above zero, *worse* where it lies below, and otherwise that the two cannot be to
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import write_atomically
 
 from ..detect.comparing import Estimate
-from ..detect.results import Comparison, DetectResults, Question, SetResult
-from ..detect.stored import DetectorInfo, SetInfo
+from ..detect.results import Comparison, DetectResults, Question
+from ..detect.stored import DetectorInfo
 from ..statistics import mean_sd
 from . import detect_tables as tables
 from . import formatting as fmt
-from .detect_figures import PALETTE, Figure, Forest, calibration, curves, forest
+from .detect_figures import PALETTE, calibration, curves, forest
 from .detect_tables import between, level, mean_auroc
-from .kit import Page, Table, pretty
+from .kit import Page, pretty
 from .run_folder import UNKNOWN, lookup, named
 
 PAGE = "detect.html"
@@ -30,21 +29,6 @@ PAGE = "detect.html"
 Outcome = Literal["better", "worse", "even", "unknown"]
 ALPHA = 0.05
 """Level of the Holm-adjusted tests."""
-
-
-@dataclass(frozen=True, slots=True)
-class SetPart:
-    """The part of the page about one set."""
-
-    place: int
-    """In the catalogue; names the part's anchor."""
-    info: SetInfo
-    result: SetResult
-    table: Table
-    forest: Forest | None
-    roc: Figure | None
-    risk: Figure | None
-    calibration: Figure | None
 
 
 def write_report(run: Path) -> Path:
@@ -59,7 +43,7 @@ def render(run: Path, results: DetectResults) -> str:
     """The page. The same files give the same bytes."""
     problems: list[str] = []
     parts = [part(run, results, place, problems) for place in range(len(results.sets))]
-    parts.sort(key=lambda part: part.info.role != "test")  # what is reported stands before what was chosen on
+    parts.sort(key=lambda part: part["info"].role != "test")  # what is reported stands before what was chosen on
     config = results.catalogue.config
     dataset, preset, profile = (named(config.get(name)) for name in ("dataset", "preset", "profile"))
     page = Page(
@@ -88,17 +72,24 @@ def render(run: Path, results: DetectResults) -> str:
     )
 
 
-def part(run: Path, results: DetectResults, place: int, problems: list[str]) -> SetPart:
+def part(run: Path, results: DetectResults, place: int, problems: list[str]) -> dict[str, Any]:
     """Tables and figures of one set; what cannot be drawn is added to the problems."""
     found = results.sets[place]
-    info = next(info for info in results.catalogue.sets if info.name == found.name)
     roc, risk = None, None
     try:
         roc, risk = curves(run, results, place)
     except (DataError, DataNotFoundError, KeyError) as error:
         problems.append(f"No curves of {found.name}: {error}")
-    return SetPart(place, info, found, tables.detector_table(results, found), forest(results, found.name), roc, risk,
-                   calibration(results, place))  # fmt: skip
+    return {
+        "place": place,  # names the part's anchor
+        "info": next(info for info in results.catalogue.sets if info.name == found.name),
+        "result": found,
+        "table": tables.detector_table(results, found),
+        "forest": forest(results, found.name),
+        "roc": roc,
+        "risk": risk,
+        "calibration": calibration(results, place),
+    }
 
 
 def facts(results: DetectResults) -> tuple[tuple[str, str], ...]:

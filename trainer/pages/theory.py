@@ -6,8 +6,8 @@ Shapes: N people, Q quantiles, K points of a curve, T steps, D = 2 features.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -35,25 +35,6 @@ WEIGHT = np.array([-1.5, 3.0])
 both images share, which no step changes."""
 ALIGN_RATE, ALIGN_STEPS = 1.0, 24
 ALIGN_LOSSES = 1.0, 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The part of the page about one group of people."""
-
-    name: str
-    title: str
-    facts: tuple[tuple[str, str], ...]
-    fit_words: str
-    near: Table
-    gaps: Table
-    heads: Table | None
-    margin_heads: tuple[str, ...]
-    heads_by_gap: tuple[str, ...]
-    histogram: Markup
-    quantiles: Markup
-    near_curve: Markup
-    pull_curve: Markup
 
 
 def write_theory(run: Path, found: Study) -> Path:
@@ -87,24 +68,26 @@ def render_theory(found: Study, report_link: Markup) -> str:
     )
 
 
-def group(found: Findings, study: Study) -> Group:
-    """Tables and figures of one group."""
+def group(found: Findings, study: Study) -> dict[str, Any]:
+    """Tables and figures of one group of people."""
     name = found.people.name
-    return Group(
-        name=name,
-        title="Labelled people: the pairs that train the heads" if name == "labelled" else "The pool: what heads judge",
-        facts=group_facts(found),
-        fit_words=fit_words(found),
-        near=near_table(found),
-        gaps=gap_table(found),
-        heads=head_table(found, study) if found.people.predicted else None,
-        margin_heads=tuple(found.margin_heads),
-        heads_by_gap=(*found.kl_heads, *found.margin_heads),
-        histogram=histogram(f"hist{name}", found),
-        quantiles=quantile_figure(f"qq{name}", found),
-        near_curve=near_figure(f"near{name}", found),
-        pull_curve=pull_figure(f"pull{name}", found),
-    )
+    return {
+        "name": name,
+        "title": "Labelled people: the pairs that train the heads"
+        if name == "labelled"
+        else "The pool: what heads judge",
+        "facts": group_facts(found),
+        "fit_words": fit_words(found),
+        "near": near_table(found),
+        "gaps": gap_table(found),
+        "heads": head_table(found, study) if found.people.predicted else None,
+        "margin_heads": tuple(found.margin_heads),
+        "heads_by_gap": (*found.kl_heads, *found.margin_heads),
+        "histogram": histogram(f"hist{name}", found),
+        "quantiles": quantile_figure(f"qq{name}", found),
+        "near_curve": near_figure(f"near{name}", found),
+        "pull_curve": pull_figure(f"pull{name}", found),
+    }
 
 
 def group_facts(found: Findings) -> tuple[tuple[str, str], ...]:

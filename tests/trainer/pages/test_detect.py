@@ -6,7 +6,6 @@ import html
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +20,7 @@ from alpose.trainer.pages.detect_figures import Forest, forest, ticks
 from alpose.trainer.pages.detect_tables import MEASURES, detector_table
 from alpose.trainer.statistics import mean_sd
 
-from .runs import SETS, write_run
+from ..detect.runs import SETS, write_run
 
 
 @pytest.fixture(scope="module")
@@ -264,37 +263,3 @@ def test_everything_that_was_tried_has_its_sentence_and_its_price(made: tuple[Pa
     assert "less robust-plain" in part
     assert [text for text, _ in costs["flip"]][:3] == ["—", "5.10", "102\N{NO-BREAK SPACE}%"]
     assert [text for text, _ in costs["fused-slim"]][:3] == ["7\u202f000", "0.0500", "0.8\N{NO-BREAK SPACE}%"]
-
-
-def test_nothing_comes_from_the_network_and_ids_are_unique(made: tuple[Path, DetectResults, str]) -> None:
-    page = made[2]
-    ids = re.findall(r'\bid="([^"]*)"', page)
-    used = re.findall(r'(?:href="|url\()#([^")]*)', page)
-
-    assert len(ids) == len(set(ids))
-    assert set(used) <= set(ids)
-    assert not re.search(r'://|@import|<script|(?:src|href)="(?!#)', page)
-    assert not re.search(r">\s*(None|nan|inf)\s*<", page)
-    assert re.findall(r"#f[de][0-9a-f]{4}\b", page) == []
-
-
-def test_hostile_names_are_escaped(tmp_path: Path) -> None:
-    evil = '<script>alert("x")</script>'
-    detectors: tuple[Any, ...] = (
-        DetectorInfo(name="entropy", kind="free", what=evil),
-        DetectorInfo(name=f"x{evil}", kind="shipped", what=""),
-    )
-    noise = {"entropy": 1.0, f"x{evil}": 0.5}
-    run = write_run(tmp_path, 1, 40, noise, detectors=detectors, sets=SETS[2:], config={"dataset": evil})
-    evaluate(run, resamples=10)
-    page = write_report(run).read_text()
-
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-
-
-def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
-    run = write_run(tmp_path, 1, 40, {"entropy": 1.0, "fused": 0.5}, sets=SETS[2:])
-    evaluate(run, resamples=10)
-
-    assert write_report(run).read_bytes() == write_report(run).read_bytes()
