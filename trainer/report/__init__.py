@@ -1,1 +1,0 @@
-"""The methods as tables and figures know them."""
