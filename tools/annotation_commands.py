@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .pull_commands import INBOX, JSON
+from .pull_commands import INBOX, JSON, NOT_WHOLE
 
 if TYPE_CHECKING:
     from .annotation import Written
@@ -55,12 +55,16 @@ def select(
     alpose-harvest select inbox/ --budget 500 --control 0 --strategy top --name hardest
     """
     from .inbox import Inbox
+    from .screen import say
     from .select import choose
 
     with Inbox(inbox) as opened:
         chosen = choose(opened, budget, strategy=strategy, control=control, min_distance=min_distance, name=name,
                         seed=seed)  # fmt: skip
-    click.echo(json.dumps(chosen.to_json(), indent=2) if as_json else _chosen_text(chosen, inbox))
+    if as_json:
+        click.echo(json.dumps(chosen.to_json(), indent=2))
+    else:
+        say(_chosen_text(chosen, inbox))
 
 
 def _chosen_text(chosen: Chosen, inbox: Path) -> str:
@@ -116,7 +120,7 @@ def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: A
 
     from .gallery import gather, render
     from .inbox import Inbox
-    from .screen import Progress, plural
+    from .screen import Progress, plural, say
 
     with Inbox(inbox) as opened, Progress(str(inbox)) as progress:
         batch = opened.batch(name) if name is not None else None
@@ -127,8 +131,8 @@ def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: A
     write_atomically(path, page)
     counts = ", ".join(f"{count:,} {state}" for state, count in found.pictures.most_common() if state != "picture")
     left_out = f" of {found.of:,}" if found.of > len(found.cards) else ""
-    click.echo(f"{plural(len(found.cards), 'frame')}{left_out}{f'; {counts}' if counts else ''}")
-    click.echo(f"page: {path} ({size(len(page))})")
+    say(f"{plural(len(found.cards), 'frame')}{left_out}{f'; {counts}' if counts else ''}")
+    say(f"page: {path} ({size(len(page))})")
 
 
 def _known_format(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -170,6 +174,7 @@ def export(
 
     from .annotation import advice, write_batch
     from .inbox import Inbox
+    from .screen import problem, say
 
     with Inbox(inbox) as opened:
         if batch is None and not opened.batches():
@@ -181,11 +186,11 @@ def export(
         click.echo(json.dumps({"batch": chosen.name, "to": to, "folders": [str(one) for one in done.folders],
                                "frames": done.frames, "missing": dict(done.missing)}, indent=2))  # fmt: skip
     for line in advice(done.missing, str(inbox), chosen.name):
-        click.echo(line, err=True)
+        problem(line)
     if not done.frames:
         raise DataNotFoundError(f"no frame of batch {chosen.name} can be annotated yet: nothing was written")
     if not as_json:
-        click.echo(_written_text(to, chosen.name, done, inbox))
+        say(_written_text(to, chosen.name, done, inbox))
 
 
 def _written_text(to: str, name: str, done: Written, inbox: Path) -> str:
@@ -235,7 +240,11 @@ def _written_text(to: str, name: str, done: Written, inbox: Path) -> str:
     help="When the dataset has another answer for a frame: which one stays. Both are written down.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a summary.")
-def import_(files: tuple[Path, ...], into: Path, inbox: Path, unchanged: Any, on_conflict: Any, as_json: bool) -> None:
+@click.pass_context
+def import_(
+    context: click.Context, files: tuple[Path, ...], into: Path, inbox: Path, unchanged: Any, on_conflict: Any,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Bring what annotators did into a COCO keypoints dataset, from COCO files, CVAT archives and Label Studio's JSON.
 
     The format is told by the content. A part of a batch is enough, and the same file twice changes nothing. What cannot
@@ -244,11 +253,15 @@ def import_(files: tuple[Path, ...], into: Path, inbox: Path, unchanged: Any, on
     \b
     alpose-harvest import exported.zip --into dataset/
     alpose-harvest import tasks-a.json tasks-b.json --into dataset/ --inbox fleet/inbox
+
+    Exit status: 0 well done, also where single poses could not be used; 1 nothing was put into the dataset, or an error; 2
+    wrong usage; 3 one of several files could not be read.
     """
-    from alpose.runtime.errors import DataNotFoundError
+    from alpose.runtime.errors import DataError, DataNotFoundError
 
     from .dataset import import_labels
     from .inbox import Inbox
+    from .screen import plural, say
 
     with Inbox(inbox) as opened:
         done = import_labels(opened, files, into, unchanged=unchanged, on_conflict=on_conflict)
@@ -256,11 +269,16 @@ def import_(files: tuple[Path, ...], into: Path, inbox: Path, unchanged: Any, on
         value = {**asdict(done), "unknown_path": str(done.unknown_path) if done.unknown_path else None}
         click.echo(json.dumps(value, indent=2))
     else:
-        click.echo(_imported_text(done, into))
+        say(_imported_text(done, into))
     if done.merged is None and done.unknown:
         raise DataNotFoundError(
             f"none of these frames is in {inbox}: is that the inbox that the batch was chosen from?"
         )
+    if done.merged is None:
+        raise DataError(f"nothing was put into {into}: {plural(len(done.unopened), 'pose')} not looked at, "
+                        f"{plural(len(done.problems), 'problem')}")  # fmt: skip
+    if done.unread:
+        context.exit(NOT_WHOLE)
 
 
 def _imported_text(done: Imported, dataset: Path) -> str:
@@ -271,6 +289,7 @@ def _imported_text(done: Imported, dataset: Path) -> str:
         rows = [(one.joint, one.labelled, one.moved, _px(one.median_px), _px(one.largest_px)) for one in done.joints]
         lines += [table(("joint", "labelled", "moved", "median px", "largest px"), rows), ""]
     lines += listed([f"problem: {one}" for one in done.problems])
+    lines += listed([f"left out: {one}" for one in done.notes])
     if done.unknown:
         lines += listed([f"not in the inbox, or without a picture there: {one}" for one in done.unknown])
         lines.append(f"their answers are kept in {done.unknown_path}")
@@ -279,7 +298,6 @@ def _imported_text(done: Imported, dataset: Path) -> str:
                      "for not looked at; --unchanged accept takes them too")  # fmt: skip
     lines.append(f"{plural(done.corrected, 'pose')} corrected, {done.accepted:,} accepted as they were")
     if done.merged is None:
-        lines.append(f"nothing was put into {dataset}")
         return "\n".join(lines)
     merged = done.merged
     if merged.conflicts:
@@ -323,6 +341,7 @@ def report(dataset: Path, out: Path | None, level: float, names: tuple[str, ...]
     from .field.labelled import bundle_names, bundles_called, read_labelled, read_tallies
     from .field.page import render, text
     from .field.report import field_report
+    from .screen import say
 
     bundles = bundles_called(dataset, names) if names else None
     found = field_report(read_labelled(dataset, bundles), read_tallies(dataset, bundles), level=level)
@@ -331,5 +350,5 @@ def report(dataset: Path, out: Path | None, level: float, names: tuple[str, ...]
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
-        click.echo(text(found))
-        click.echo(f"\npage: {path}")
+        say(text(found))
+        say(f"\npage: {path}")

@@ -191,14 +191,16 @@ def compare(answer: Answer, task: Task, skeleton: Skeleton, resolution_px: float
     :class:`DataError` says why an answer does not fit its picture: another shape, a joint that the skeleton lacks, nobody
     where the model was asked to look.
     """
-    people, scale = _in_picture(answer, task, skeleton)
+    people, enlarged = _in_picture(answer, task, skeleton)
+    # In a picture that was made smaller nobody places a joint finer than one of its pixels.
+    resolution_px = resolution_px if enlarged is None else max(resolution_px, 1.0) * enlarged
     asked, others = _asked(people, task)
     predicted_J, labelled_J = task.visibility_J != HIDDEN, asked.visibility_J != HIDDEN
     both_J = predicted_J & labelled_J
     distance_J = np.full(len(both_J), np.nan)
     distance_J[both_J] = np.linalg.norm(asked.keypoints_J2[both_J] - task.keypoints_J2[both_J], axis=1)
     # Rounding moves each axis by half a unit at most, and what rounding did is no correction: joint by joint.
-    still_J = both_J & ~(distance_J > resolution_px * scale)
+    still_J = both_J & ~(distance_J > resolution_px)
     distance_J[still_J] = 0.0
     keypoints_J2 = np.where(still_J[:, None], task.keypoints_J2, asked.keypoints_J2)
     same = bool((task.visibility_J == asked.visibility_J).all() and not (distance_J > 0).any() and not others)
@@ -207,8 +209,9 @@ def compare(answer: Answer, task: Task, skeleton: Skeleton, resolution_px: float
                       answer.looked_at)  # fmt: skip
 
 
-def _in_picture(answer: Answer, task: Task, skeleton: Skeleton) -> tuple[list[Pose], float]:
-    """The people in pixels of the known picture, whatever size the tool showed, and how much it was enlarged for that."""
+def _in_picture(answer: Answer, task: Task, skeleton: Skeleton) -> tuple[list[Pose], float | None]:
+    """The people in pixels of the known picture, whatever size the tool showed, and how much the points were spread for
+    that; None where they were not."""
     known_2 = np.array([task.width, task.height], dtype=np.float64)
     factor_2 = np.ones(2)
     if answer.size is not None and answer.size != (task.width, task.height):
@@ -231,7 +234,8 @@ def _in_picture(answer: Answer, task: Task, skeleton: Skeleton) -> tuple[list[Po
                                 f"{task.height}, and the file does not state its size")  # fmt: skip
         people.append(Pose(joints=pose.joints, keypoints_J2=np.where(labelled_J1, points_J2, 0.0),
                            visibility_J=pose.visibility_J))  # fmt: skip
-    return people, 1.0 if answer.in_percent else max(1.0, float(factor_2.max()))
+    resized = not answer.in_percent and bool((factor_2 != 1).any())
+    return people, max(1.0, float(factor_2.max())) if resized else None
 
 
 def _asked(people: Sequence[Pose], task: Task) -> tuple[Pose, tuple[Pose, ...]]:

@@ -135,12 +135,12 @@ def _wanted(inbox: Inbox | None, images: str) -> Collection[str] | None:
 
 def _print_source(one: Pulled | Planned, as_json: bool) -> None:
     """The line of a source, and its problems. Why a pull ended early has been logged by the pull itself."""
-    from .screen import problem
+    from .screen import problem, say
 
     for line in one.notes:
         problem(line if one.url in line else f"{one.url}: {line}")
     if not as_json:
-        click.echo(one.summary())
+        say(one.summary())
 
 
 def _unseal(inbox: Inbox, key: Path | None, result: dict[str, Any]) -> int:
@@ -172,7 +172,7 @@ def status(inbox: Path, as_json: bool) -> None:
     annotated: imported into a dataset.
     """
     from .inbox import Inbox
-    from .screen import plain, plural, table, utc
+    from .screen import plain, plural, say, table, utc
 
     with Inbox(inbox) as opened:
         devices, refused, sealed, batches = opened.status(), opened.refused(), opened.sealed(), opened.batches()
@@ -189,17 +189,17 @@ def status(inbox: Path, as_json: bool) -> None:
             for row in devices]  # fmt: skip
     if len(devices) > 1:
         rows.append(["all", *(sum(row[name] for row in devices) for name in COUNTS[:-1]), "", "", ""])
-    click.echo(table(("device", *COUNTS, "from", "to"), rows))
+    say(table(("device", *COUNTS, "from", "to"), rows))
     if sealed:
-        click.echo(f"\n{plural(len(sealed), 'frame')} under seal: alpose-harvest unseal {inbox} --key PRIVATE")
+        say(f"\n{plural(len(sealed), 'frame')} under seal: alpose-harvest unseal {inbox} --key PRIVATE")
     if batches:
-        click.echo("\nbatches: " + ", ".join(f"{batch.name} ({len(batch.choices):,})" for batch in batches))
+        say("\nbatches: " + ", ".join(f"{batch.name} ({len(batch.choices):,})" for batch in batches))
     if refused:
-        click.echo(f"\n{plural(len(refused), 'record')} refused:")
+        say(f"\n{plural(len(refused), 'record')} refused:")
         for source, id_, problem in refused[:REFUSED_SHOWN]:
-            click.echo(plain(f"  {id_[:32]} from {source}: {problem}"))
+            say(f"  {id_[:32]} from {source}: {problem}")
         if len(refused) > REFUSED_SHOWN:
-            click.echo(f"  and {len(refused) - REFUSED_SHOWN:,} more: --json lists them all")
+            say(f"  and {len(refused) - REFUSED_SHOWN:,} more: --json lists them all")
 
 
 @click.command()
@@ -215,7 +215,7 @@ def unseal(context: click.Context, inbox: Path, key: Path | None, as_json: bool)
     Exit status: 0 all are open; 1 some do not open with this key, or an error; 2 wrong usage.
     """
     from .inbox import Inbox
-    from .screen import Progress, problem
+    from .screen import Progress, problem, say
     from .unseal import unseal as open_all
 
     if key is None:
@@ -227,6 +227,6 @@ def unseal(context: click.Context, inbox: Path, key: Path | None, as_json: bool)
     if as_json:
         click.echo(json.dumps({"opened": done.opened, "problems": list(done.problems)}, indent=2))
     else:
-        click.echo(f"{done.opened:,} frames opened, {len(done.problems):,} stay sealed")
+        say(f"{done.opened:,} frames opened, {len(done.problems):,} stay sealed")
     if done.problems:
         context.exit(1)

@@ -49,6 +49,11 @@ def listed(lines: Sequence[str], shown: int = SHOWN) -> list[str]:
     return [*lines[:shown], *more]
 
 
+def say(text: str) -> None:
+    """Print lines to stdout."""
+    click.echo("\n".join(plain(line) for line in text.split("\n")))
+
+
 def plain(text: str) -> str:
     """The text without control characters: a name comes from elsewhere, and a terminal obeys what is written to it."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from alpose.runtime.queue import Picture, Queue
 from alpose.runtime.queue.record import PictureInfo, Record
@@ -29,73 +26,10 @@ from alpose.tools.dataset import ANNOTATIONS
 from alpose.tools.field.labelled import read_labelled, read_tallies
 from alpose.tools.formats.files import open_files
 from alpose.tools.inbox import Inbox
-from alpose.tools.pull import pull
-from alpose.tools.sources import LocalSource
 from alpose.trainer.data.coco import read_coco
 
+from .harvest import BUDGET, bring, call, correct, nudge, value_of
 from .queues import make_record
-
-BUDGET = 10
-
-
-def call(*arguments: object, fails: bool = False) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert (result.exit_code != 0) == fails, result.output
-    return result
-
-
-def value_of(result: Result) -> Any:
-    return json.loads(result.stdout)
-
-
-def bring(inbox: Path, queue: Path, **options: Any) -> None:
-    with Inbox(inbox, create=True) as opened:
-        pull(opened, LocalSource(queue), **options)
-
-
-@pytest.fixture(scope="module")
-def harvested(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two devices' frames of rendered people."""
-    folder = tmp_path_factory.mktemp("harvested")
-    for seed, (device, count) in enumerate((("car-17", 14), ("car-3", 8))):
-        sample.fill(folder / f"{device}.db", count=count, device=device, seed=seed)
-        bring(folder / "inbox", folder / f"{device}.db")
-    return folder / "inbox"
-
-
-@pytest.fixture
-def inbox(harvested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return Path(shutil.copytree(harvested, tmp_path / "inbox"))
-
-
-@pytest.fixture
-def batch(inbox: Path) -> Batch:
-    call("select", inbox, "--budget", BUDGET, "--name", "week-1", "--seed", 3)
-    with Inbox(inbox) as opened:
-        return opened.batch("week-1")
-
-
-def correct(path: Path, moves: dict[str, Callable[[Any], None]], out: Path) -> Path:
-    """An annotator on a COCO file: ``moves`` change the joints (J, 3) of some frames; other frames stay."""
-    document = json.loads(path.read_text())
-    names = {image["id"]: image["file_name"] for image in document["images"]}
-    for annotation in document["annotations"]:
-        for id_, move in moves.items():
-            if id_ in names[annotation["image_id"]]:
-                joints_J3 = np.array(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
-                move(joints_J3)
-                annotation["keypoints"] = joints_J3.ravel().tolist()
-    out.write_text(json.dumps(document))
-    return out
-
-
-def nudge(joint: int, by_px: float) -> Callable[[Any], None]:
-    def move(joints_J3: Any) -> None:
-        joints_J3[joint] = [joints_J3[joint][0] + by_px, joints_J3[joint][1], 2]
-
-    return move
-
 
 # --- select
 

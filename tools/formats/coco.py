@@ -213,7 +213,7 @@ class _Found:
 
     def notes(self) -> tuple[str, ...]:
         """What was passed over without being a problem, counted."""
-        return tuple(f"{self.name}: {count} {what} left out" for what, count in self.left_out.items())
+        return tuple(f"{self.name}: {count} {what}" for what, count in self.left_out.items())
 
 
 def _joints(value: Any, count: int) -> tuple[Floats, Ints]:
