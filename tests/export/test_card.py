@@ -9,15 +9,13 @@ import html
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from alpose.export import quality, shift
-from alpose.export.card import PALETTE, blocks, figure, moment, parity_rows, render_card, share, text, title
+from alpose.export.card import blocks, figure, moment, parity_rows, render_card, share, text, title
 from alpose.runtime.bundle.manifest import tensors
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
@@ -134,48 +132,6 @@ def test_limits_are_said_and_a_shift_is_shown(page: str, report: quality.Calibra
     whole = words_of(render_card(bundle(precision="fp32"), replace(report, undefined=3)))
     assert "fitted to the net in fp32" not in whole
     assert "The labels of 3 people do not tell" in whole
-
-
-def test_the_page_needs_no_network_and_escapes_what_it_is_told(page: str) -> None:
-    assert "<people>" not in page
-    assert "held-out &lt;people&gt;" in page
-    assert not re.search(r"""https?://|@import|src=|url\((?!#)|<script|<link""", page)
-    hostile = render_card(bundle(name="<script>alert(1)</script>"), None)
-    assert "<script>" not in hostile
-
-
-def test_the_html_is_well_formed_and_every_link_leads_somewhere(page: str) -> None:
-    class Structure(HTMLParser):
-        def __init__(self) -> None:
-            super().__init__()
-            self.open: list[str] = []
-            self.ids: list[str] = []
-            self.targets: list[str] = []
-
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            values = dict(attrs)
-            name, target = values.get("id") or "", values.get("href") or ""
-            self.ids += [name] if name else []
-            self.targets += [target[1:]] if target.startswith("#") else []
-            if tag not in ("meta", "br"):
-                self.open.append(tag)
-
-        def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            self.handle_starttag(tag, attrs)
-            self.open.pop()
-
-        def handle_endtag(self, tag: str) -> None:
-            assert self.open.pop() == tag
-
-    structure = Structure()
-    structure.feed(page)
-    assert structure.open == []
-    assert len(set(structure.ids)) == len(structure.ids)
-    assert set(structure.targets) <= set(structure.ids)
-    for svg in re.findall(r"<svg.*?</svg>", page, flags=re.S):
-        ElementTree.fromstring(svg)  # noqa: S314 - our own
-    assert not set(re.findall(r"#f[de]0\w{3}", page)), "a stand-in colour was left"
-    assert set(re.findall(r"var\((--m\d+)\)", page)) <= {f"--m{n}" for n in range(len(PALETTE.looks))}
 
 
 def test_before_and_after_stand_beside_each_other(page: str, report: quality.CalibrationReport) -> None:

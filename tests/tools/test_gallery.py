@@ -86,31 +86,19 @@ def ids(found: Gallery) -> list[str]:
     return [card.entry.record.id for card in found.cards]
 
 
-def test_a_hostile_record_stays_text(tmp_path: Path) -> None:
-    filled(tmp_path, [{"device": HOSTILE, "camera": HOSTILE, "place": HOSTILE, "reasons": ((HOSTILE, 1.0, 0.5),)}])
+def test_the_page_allows_its_own_style_and_script_alone_and_words_stay_words(tmp_path: Path) -> None:
+    filled(tmp_path, [{"device": HOSTILE, "reasons": ((HOSTILE, 1.0, 0.5),)}])
     page = Page(show(tmp_path)[1])
 
-    assert [tag for tag, _ in page.elements].count("script") == 2
-    assert [tag for tag, _ in page.elements].count("img") == 1
-    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    (frame,) = page.frames()
-    assert (frame["device"], frame["reasons"]) == (HOSTILE, [HOSTILE])
-    assert frame["bundle"].startswith(HOSTILE)
-
-
-def test_the_page_needs_no_network_and_allows_its_own_script_alone(tmp_path: Path) -> None:
-    filled(tmp_path, [{}, {}])
-    text = show(tmp_path)[1]
-    page = Page(text)
-
-    assert not re.search(r"(src|href|srcset)=\"(?!data:)|url\(|@import|https?://", text)
-    policy = next(a["content"] or "" for tag, a in page.elements if "http-equiv" in a)
+    (policy,) = (a["content"] or "" for tag, a in page.elements if "http-equiv" in a)
     digests = {tag: base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
                for tag, content in page.inside}  # fmt: skip
     assert f"style-src 'sha256-{digests['style']}'" in policy
     assert f"script-src 'sha256-{digests['script']}'" in policy  # the last script is the one that runs
-    assert policy.startswith("default-src 'none'")
     assert not [a for _, a in page.elements if "style" in a], "the policy would refuse it"
+    (frame,) = page.frames()
+    assert (frame["device"], frame["reasons"]) == (HOSTILE, [HOSTILE])
+    assert frame["bundle"].startswith(HOSTILE)
 
 
 def test_the_most_valuable_are_exactly_the_most_valuable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

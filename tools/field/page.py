@@ -103,7 +103,7 @@ def fleet_table(report: FieldReport) -> Table:
         rows.append(Row(name, row, meaning))
     columns = (Column("Estimate"), Column(f"{report.level:.0%} interval"), Column("0 to 1"),
                Column("Rests on", "labelled frames"))  # fmt: skip
-    return Table("Measure", columns, tuple(rows), style="fleet")
+    return Table("Measure", columns, tuple(rows), style="fleet stack")
 
 
 def operating_table(report: FieldReport) -> Table | None:
@@ -143,7 +143,7 @@ def drawing(value: Interval | None) -> Markup:
         )  # a line without length is not drawn
         reach = f'<line class="reach" x1="{low:.1f}" x2="{high:.1f}" y1="9" y2="9"/>'
         reach += f'<circle class="point" cx="{WIDTH * value.value:.1f}" cy="9" r="4.5"/>'
-    box = f'viewBox="-6 0 {WIDTH + 12} 18" preserveAspectRatio="none" aria-hidden="true"'
+    box = f'viewBox="-6 0 {WIDTH + 12} 18" aria-hidden="true"'
     return Markup(f'<svg class="interval" {box}>{scale}{reach}</svg>')  # numbers alone
 
 

@@ -5,6 +5,8 @@ Shapes: N people of the pool, M selected, G people in the gallery, J joints, S c
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,3 +115,19 @@ def row(method: str, seed: int, stage: int = 1, **values: Any) -> Row:
     plain: dict[str, Any] = dict.fromkeys(Row.__dataclass_fields__)
     counts = {"labelled": 20 * stage, "pool": 60, "selected": 20, "failures": 1, "unscored": 0, "score_seconds": 1.0}
     return Row(**{**plain, **counts, "method": method, "seed": seed, "stage": stage, "neighbours": {}, **values})
+
+
+def cells(page: str, label: str) -> dict[str, list[tuple[str, str, bool]]]:
+    """Cells of a table by the title of their row, as (text of the large line, small line, is bold)."""
+    table = page.split(f'aria-label="{label}"')[1].split("</table>")[0]
+    found = {}
+    for line in re.findall(r"<tr.*?</tr>", table, re.S)[1:]:
+        title, *texts = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line, re.S)
+        found[plain_text(re.sub(r"<small>.*?</small>", "", title))] = [
+            (plain_text(re.sub(r"<small>.*?</small>", "", text)), "".join(re.findall(r"<small>(.*?)</small>", text)),
+             "<strong>" in text) for text in texts]  # fmt: skip
+    return found
+
+
+def plain_text(markup: str) -> str:
+    return html.unescape(re.sub(r"<[^>]*>", "", markup)).strip()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from alpose.trainer.pages.detect_tables import MEASURES, detector_table
 from alpose.trainer.statistics import mean_sd
 
 from ..detect.runs import SETS, write_run
+from .runs import cells
 
 
 @pytest.fixture(scope="module")
@@ -147,22 +147,9 @@ def test_one_seed_has_no_test_and_says_so(tmp_path: Path) -> None:
     assert "±" not in page
 
 
-def cells(page: str, label: str) -> dict[str, list[tuple[str, bool]]]:
-    """Texts and boldness of a table's cells, by the detector's name."""
-    table = page.split(f'aria-label="{label}"')[1].split("</table>")[0]
-    found = {}
-    for row in re.findall(r"<tr.*?</tr>", table, re.S):
-        title = re.search(r'<th scope="row">.*?</svg>(.*?)</span>', row, re.S)
-        if title:
-            parts = re.findall(r"<td>(.*?)</td>", row, re.S)
-            text = [re.sub(r"<small>.*?</small>|</?strong>", "", part) for part in parts]
-            found[title[1]] = [(t, "<strong>" in part) for t, part in zip(text, parts, strict=True)]
-    return found
-
-
 def test_a_set_table_has_means_over_seeds_and_the_best_in_bold(made: tuple[Path, DetectResults, str]) -> None:
     _, results, page = made
-    shown = cells(page, "Detectors on lspet")
+    shown = {name: row for name, row in cells(page, "Detectors on lspet").items() if row}
     rivals = {r.detector: r.auroc.mean or 0.0 for r in results.ratings if r.set == "lspet"}
     rivals = {name: mean for name, mean in rivals.items() if name not in ("in-domain", "oracle-loss")}
     best = max(rivals, key=rivals.__getitem__)
@@ -170,10 +157,10 @@ def test_a_set_table_has_means_over_seeds_and_the_best_in_bold(made: tuple[Path,
 
     assert list(shown) == ["fused", "fused-slim", "entropy", "peak", "ll++conv", "robust", "robust-plain", "flip",
                            "in-domain", "oracle-loss"]  # fmt: skip
-    assert [name for name, row in shown.items() if row[0][1]] == [best]
+    assert [name for name, row in shown.items() if row[0][2]] == [best]
     assert shown["robust"][0][0] == fmt.number(rivals["robust"])
     assert shown["robust"][1 + place][0] == fmt.spread(mean_sd(results.over_seeds("robust", "lspet", "chosen_pck")))
-    assert not any(bold for name in ("in-domain", "oracle-loss") for _, bold in shown[name])
+    assert not any(bold for name in ("in-domain", "oracle-loss") for _, _, bold in shown[name])
     assert len(shown["flip"]) == 1 + len(MEASURES)
 
 
@@ -261,5 +248,5 @@ def test_everything_that_was_tried_has_its_sentence_and_its_price(made: tuple[Pa
         assert html.escape(detector.what).replace("&#x27;", "&#39;") in part
     assert "ablates robust" in part
     assert "less robust-plain" in part
-    assert [text for text, _ in costs["flip"]][:3] == ["—", "5.10", "102\N{NO-BREAK SPACE}%"]
-    assert [text for text, _ in costs["fused-slim"]][:3] == ["7\u202f000", "0.0500", "0.8\N{NO-BREAK SPACE}%"]
+    assert [text for text, _, _ in costs["flip"]][:3] == ["—", "5.10", "102\N{NO-BREAK SPACE}%"]
+    assert [text for text, _, _ in costs["fused-slim"]][:3] == ["7\u202f000", "0.0500", "0.8\N{NO-BREAK SPACE}%"]
