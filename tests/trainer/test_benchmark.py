@@ -123,7 +123,7 @@ def test_bases_of_another_run_are_taken_over_and_not_trained_again(
     whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
-    monkeypatch.setattr("alpose.trainer.base_model.train_all_heads", None)
+    monkeypatch.setattr("alpose.trainer.base_model.train_heads", None)
     results = run_benchmark(
         config(stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache, bases=whole[0]
     )

@@ -121,19 +121,6 @@ def test_people_who_validate_never_train_the_pose_net(crops: Crops, make_model: 
     assert differ(ends[0][0], ends[2][0])
 
 
-def test_people_who_validate_never_train_a_head(crops: Crops, make_model: MakeModel, cpu: Machine) -> None:
-    valid_N = validation_mask(crops.data.ids, 0.3, 0)
-    ends = []
-    for given in (crops, spoil(crops, valid_N), spoil(crops, np.flatnonzero(~valid_N)[:1])):
-        model = make_model()
-        heads = some_heads(model, "ll++")
-        train_heads(model, heads, given, HeadTraining(epochs=1, batch=5), cpu, seed=0, validation=0.3)
-        ends.append(weights(heads["ll++"]))
-
-    assert_same(ends[0], ends[1])
-    assert differ(ends[0], ends[2])
-
-
 # --- The pose net
 
 
@@ -302,26 +289,6 @@ def test_a_head_that_diverges_is_named(crops: Crops, make_model: MakeModel, cpu:
 # --- Heads
 
 
-def test_training_heads_leaves_the_pose_net_alone_to_the_last_bit(
-    crops: Crops, make_model: MakeModel, cpu: Machine
-) -> None:
-    model = make_model()
-    train_pose(model, crops, replace(SHORT, epochs=1), cpu, seed=0)  # batch-norm statistics that mean something
-    model.pose.train()
-    before = weights(model.pose)
-    heads = some_heads(model, *HEADS)
-    fresh = {name: weights(head) for name, head in heads.items()}
-
-    history = train_heads(model, heads, crops, HeadTraining(epochs=2, batch=5), cpu, seed=0, validation=0.1)
-
-    assert_same(before, weights(model.pose))
-    assert model.pose.training
-    for name, head in heads.items():
-        assert differ(weights(head), fresh[name])
-        assert not head.training
-        assert len(history[name]) == 2
-
-
 @pytest.mark.parametrize("pairing", ["disjoint", "all"])
 def test_a_head_can_learn_a_few_images(
     pairing: Pairing, learnt: tuple[PoseModel, tuple[Epoch, ...]], make_crops: MakeCrops, cpu: Machine
@@ -334,15 +301,6 @@ def test_a_head_can_learn_a_few_images(
 
     for losses in history.values():
         assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
-
-
-def test_heads_that_train_together_do_not_see_each_other(crops: Crops, make_model: MakeModel, cpu: Machine) -> None:
-    model = make_model()
-    alone, together = some_heads(model, "ll++"), some_heads(model, *HEADS)
-    for heads in (alone, together):
-        train_heads(model, heads, crops, HeadTraining(epochs=2, batch=5), cpu, seed=0, validation=0.1)
-
-    assert_same(weights(alone["ll++"]), weights(together["ll++"]))
 
 
 def test_the_margin_belongs_to_learning_loss_alone(crops: Crops, make_model: MakeModel, cpu: Machine) -> None:

@@ -115,14 +115,6 @@ def test_features_are_read_where_the_last_map_looks_and_nowhere_else() -> None:
         torch.testing.assert_close(found[joint, 10:], seen.pyramid[2][0, :, row // 4, column // 4], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("evidence", EVIDENCE)
-def test_images_do_not_see_each_other(evidence: Evidence) -> None:
-    model, seen = head(evidence), features(5)
-    order = [4, 2]
-
-    torch.testing.assert_close(model.confidence(seen.map(lambda value: value[order])), model.confidence(seen)[order])
-
-
 @pytest.mark.parametrize(
     ("sizes", "scales"),
     [

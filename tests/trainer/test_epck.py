@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +18,6 @@ from alpose.trainer.device import Machine
 from alpose.trainer.epck import EpckTraining, HeadDataset, fit, join, soft_right, train_epck
 from alpose.trainer.metrics import auroc
 from alpose.trainer.models.expected_pck import ExpectedPckHead
-from alpose.trainer.training import validation_mask
 
 MakeCrops = Callable[..., Crops]
 MakeModel = Callable[..., PoseModel]
@@ -201,31 +198,3 @@ def test_a_keypoint_at_the_threshold_is_half_right() -> None:
     assert (right.diff() < 0).all()
     assert float(right[1] + right[3]) == pytest.approx(1)
     assert float(right[0]) > 0.98
-
-
-def test_a_frozen_net_teaches_the_same_again_and_stays_as_it_is(
-    model: PoseModel, make_crops: MakeCrops, cpu: Machine
-) -> None:
-    """Neither its weights nor its statistics nor its mode change; those who validated it teach nothing."""
-    crops, pose = make_crops(20), copy.deepcopy(model.pose.state_dict())
-    valid_N = validation_mask(crops.data.ids, 0.3, 0)
-    assert 0 < valid_N.sum() < 20
-
-    def learnt(people: Crops, seed: int = 0) -> dict[str, Tensor]:
-        heads = heads_of(model)
-        train_epck(model, heads, people, SHORT, cpu, seed=seed, validation=0.3)
-        return weights(heads)
-
-    def other_people(mask_N: Any) -> Crops:
-        pixels_NSS3, joints_NJ2 = crops.pixels_NSS3.copy(), crops.joints_NJ2.copy()
-        pixels_NSS3[mask_N] = 255 - pixels_NSS3[mask_N]
-        joints_NJ2[mask_N] = 63 - joints_NJ2[mask_N]
-        return replace(crops, pixels_NSS3=pixels_NSS3, joints_NJ2=joints_NJ2)
-
-    first = learnt(crops)
-    assert same(learnt(crops), first)
-    assert same(learnt(other_people(valid_N)), first)
-    assert not same(learnt(other_people(np.flatnonzero(~valid_N)[:1])), first)
-    assert same(model.pose.state_dict(), pose)
-    assert not model.pose.training
-    assert not any(parameter.grad is not None for parameter in model.pose.parameters())

@@ -1,22 +1,16 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer.methods.catalog import METHODS, heads_for, heads_of, maps_for
-from alpose.trainer.methods.coreset import k_centre
+from alpose.runtime.errors import ConfigError
 from alpose.trainer.methods.selection import Pool, Selection, measure, select
 from alpose.trainer.metrics import Judged, auroc
 from alpose.trainer.scoring import Scored
-
-HEADS, AUXILIARY, FORMS = heads_of("loss"), heads_of("auxiliary"), maps_for(METHODS)
-IMAGES = [name for name, method in METHODS.items() if method.reads_images]
 
 
 def pool(count: int, seed: int = 0, **changes: Any) -> Scored:
@@ -28,33 +22,15 @@ def pool(count: int, seed: int = 0, **changes: Any) -> Scored:
 
     values: dict[str, Any] = {
         "predicted_NJ2": column(4, 2), "distance_NJ": column(4), "peak_NJ": column(4), "true_loss_N": column(),
-        "entropy_N": column(), "multipeak_N": column(), "embedding_ND": column(6),
-        "predicted_loss": {name: column() for name in HEADS}, "coarsest_ND": column(6),
-        "auxiliary": {name: column() for name in AUXILIARY}, "forms": {name: column() for name in FORMS},
+        "entropy_N": column(), "multipeak_N": column(), "embedding_ND": column(6), "coarsest_ND": column(6),
     }  # fmt: skip
-    return Scored(**{**values, **changes})
+    return Scored(**{**values, "predicted_loss": {}, **changes})
 
 
 def choose(method: str, scored: Scored, k: int = 5, pck: Any = None, seed: int = 0) -> Selection:
-    count = len(scored.entropy_N)
-    image_pck_N = np.linspace(0, 1, count, dtype=np.float32) if pck is None else np.array(pck, dtype=np.float32)
+    image_pck_N = np.array(np.linspace(0, 1, len(scored.entropy_N)) if pck is None else pck, dtype=np.float32)
     whole = Pool(scored=scored, labelled=pool(3, seed=9), image_pck_N=image_pck_N, rng=np.random.default_rng(seed))
     return select(method, whole, k)
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in IMAGES])
-def test_every_method_picks_its_budget_and_scores_everyone(method: str) -> None:
-    chosen = choose(method, pool(30))
-
-    assert len(set(chosen.rows_M.tolist())) == 5
-    assert chosen.score_N.shape == (30,)
-
-
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("coreset", *IMAGES)])
-def test_the_chosen_have_the_highest_scores(method: str) -> None:
-    chosen = choose(method, pool(30))
-
-    assert chosen.rows_M.tolist() == np.argsort(-chosen.score_N, kind="stable")[:5].tolist()
 
 
 @pytest.mark.parametrize(
@@ -67,83 +43,11 @@ def test_a_method_ranks_by_its_own_column(method: str, column: str) -> None:
     np.testing.assert_array_equal(choose(method, scored).score_N, getattr(scored, column))
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_a_head_ranks_by_its_prediction(name: Any) -> None:
-    scored = pool(30)
-
-    np.testing.assert_array_equal(choose(name, scored).score_N, scored.predicted_loss[name])
-    assert heads_for([name]) == (name,)
-
-
-@pytest.mark.parametrize("name", AUXILIARY)
-def test_an_auxiliary_head_ranks_by_its_score(name: Any) -> None:
-    scored = pool(30)
-
-    np.testing.assert_array_equal(choose(name, scored).score_N, scored.auxiliary[name])
-    assert heads_for([name]) == (name,)
-    with pytest.raises(ConfigError, match=rf"{name} ranks by its auxiliary head.*heads: none\)"):
-        choose(name, pool(30, auxiliary={}))
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_an_official_form_ranks_by_its_own_score_where_it_was_computed(name: Any) -> None:
-    scored = pool(30)
-
-    np.testing.assert_array_equal(choose(name, scored).score_N, scored.forms[name])
-    assert maps_for(("random", name, "multipeak")) == (name,)
-    with pytest.raises(ConfigError, match=rf"{name} was not computed.*there are: none"):
-        choose(name, pool(30, forms={}))
-
-
-@pytest.mark.parametrize("method", ["random", "coreset", "entropy", "multipeak", "oracle-loss", "oracle-pck"])
-def test_the_other_methods_need_no_head(method: str) -> None:
-    assert heads_for([method]) == ()
-    assert len(choose(method, pool(30, predicted_loss={})).rows_M) == 5
-
-
-@pytest.mark.parametrize("method", ["entropy", "multipeak", "ll++conv"])
-def test_scores_that_prefer_nobody_select_nobody(method: str) -> None:
-    """The first rows of the pool would be taken otherwise, and a pool is often sorted."""
-    flat_N = np.full(30, 1.25, dtype=np.float32)
-    scored = pool(30, entropy_N=flat_N, multipeak_N=flat_N, predicted_loss={"ll++conv": flat_N})
-
-    with pytest.raises(DataError, match=rf"{re.escape(method)}: all 30 scores are 1.25.*choose 5"):
-        choose(method, scored)
-    # Where everybody is chosen, nothing has to be preferred.
-    assert len(choose(method, scored, k=30).rows_M) == 30
-
-
 def test_an_oracle_may_find_everybody_equal() -> None:
     flat_N = np.full(30, 0.5, dtype=np.float32)
 
     assert choose("oracle-loss", pool(30, true_loss_N=flat_N)).rows_M.tolist() == [0, 1, 2, 3, 4]
     assert len(choose("oracle-pck", pool(30, true_loss_N=flat_N), pck=flat_N).rows_M) == 5
-
-
-def test_a_method_without_its_head_says_which_heads_there_are() -> None:
-    scored = pool(30, predicted_loss={"ll": np.arange(30, dtype=np.float32)})
-
-    with pytest.raises(ConfigError, match=r"ll\+\+ ranks by its loss head.*heads: ll\)"):
-        choose("ll++", scored)
-    with pytest.raises(ConfigError, match=r"heads: none\)"):
-        choose("ll", pool(30, predicted_loss={}))
-
-
-def test_coreset_names_the_rows_whose_embeddings_are_not_finite() -> None:
-    scored = pool(30)
-    scored.embedding_ND[[3, 17], 2] = np.nan
-
-    with pytest.raises(DataError, match=r"2 of 30 embeddings of the pool.*rows 3, 17\)"):
-        choose("coreset", scored)
-
-
-def test_coreset_scores_by_the_distance_to_the_labelled() -> None:
-    scored = pool(30)
-    rows_M, distance_N = k_centre(scored.embedding_ND, pool(3, seed=9).embedding_ND, 5)
-    chosen = choose("coreset", scored)
-
-    np.testing.assert_array_equal(chosen.rows_M, rows_M)
-    np.testing.assert_array_equal(chosen.score_N, distance_N)
 
 
 def test_the_score_of_random_tells_nothing_about_the_order_of_the_pool() -> None:
@@ -155,16 +59,6 @@ def test_the_score_of_random_tells_nothing_about_the_order_of_the_pool() -> None
     # The last half of the pool fails: chance finds them with AUROC 1/2, standard deviation 1 / sqrt(3 N).
     found = auroc(score_N, np.arange(4000) >= 2000)
     assert found == pytest.approx(0.5, abs=5 / math.sqrt(3 * 4000))
-
-
-def test_random_follows_its_generator() -> None:
-    assert choose("random", pool(30), seed=1).rows_M.tolist() == choose("random", pool(30), seed=1).rows_M.tolist()
-    assert choose("random", pool(30), seed=1).rows_M.tolist() != choose("random", pool(30), seed=2).rows_M.tolist()
-
-
-def test_random_checks_its_budget() -> None:
-    with pytest.raises(ConfigError, match="cannot select 31"):
-        choose("random", pool(30), k=31)
 
 
 def test_the_pck_oracle_takes_the_worst_and_orders_equals_by_their_loss() -> None:

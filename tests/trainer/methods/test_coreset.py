@@ -318,13 +318,3 @@ def test_minus_infinity_is_never_chosen() -> None:
 def test_a_score_that_is_not_a_number_selects_nothing() -> None:
     with pytest.raises(DataError, match=r"1 of 3 scores are NaN.*row 1"):
         top(np.array([1, np.nan, 2], dtype=np.float32), 1)
-
-
-@pytest.mark.parametrize("k", [0, -1, 6])
-def test_a_budget_that_the_pool_cannot_meet_is_an_error(k: int) -> None:
-    for select in (
-        lambda: top(np.arange(5, dtype=np.float32), k),
-        lambda: k_centre(points(5, 2, 0), points(1, 2, 1), k),
-    ):
-        with pytest.raises(ConfigError, match=f"cannot select {k} from a pool of 5"):
-            select()

@@ -33,7 +33,6 @@ from alpose.trainer.models.auxiliary import AuxiliaryConfig, tree_of
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.presets import preset
 from alpose.trainer.run import RunConfig
-from alpose.trainer.scoring import Scored, score
 from alpose.trainer.training import HeadsHow, HeadTraining, train_heads
 
 AUXILIARY = heads_of("auxiliary")
@@ -313,32 +312,6 @@ def test_log_variances_and_lengths_stay_usable_however_large_the_features_are(mo
     assert (model.auxiliary["vl4pose"](huge)[..., 0] >= 0).all()
 
 
-def test_training_moves_every_head_and_nothing_of_the_pose_net(
-    model: PoseModel, make_crops: MakeCrops, cpu: Machine
-) -> None:
-    pose, heads = state(model.pose), {name: state(head) for name, head in model.auxiliary.items()}
-    config = HeadTraining(epochs=2, batch=8, lr=1e-3)
-
-    history = train_heads(model, model.auxiliary, make_crops(20, unlabelled=0.3), config, cpu, seed=0, validation=0.1)
-
-    assert equal(state(model.pose), pose)
-    assert {name: len(losses) for name, losses in history.items()} == dict.fromkeys(AUXILIARY, 2)
-    for name, head in model.auxiliary.items():
-        unmoved = [key for key, value in head.state_dict().items() if torch.equal(value, heads[name][key])]
-        assert unmoved == []
-        assert not head.training
-
-
-def test_heads_learn_the_same_alone_and_together(make_model: MakeModel, make_crops: MakeCrops, cpu: Machine) -> None:
-    plain, crops, config = make_model(seed=3), make_crops(20), HeadTraining(epochs=1, batch=8)
-    together = {name: new_auxiliary(plain, name, 0) for name in AUXILIARY}
-    train_heads(plain, together, crops, config, cpu, seed=0, validation=0.1)
-    alone = {"vl4pose": new_auxiliary(plain, "vl4pose", 0)}
-    train_heads(plain, alone, crops, config, cpu, seed=0, validation=0.1)
-
-    assert equal(state(alone["vl4pose"]), state(together["vl4pose"]))
-
-
 def test_vl4pose_finds_the_lengths_of_links(make_model: MakeModel, make_crops: MakeCrops, cpu: Machine) -> None:
     """A pool of one length: its mean is learnt and its variance falls."""
     plain, crops = make_model(seed=3), make_crops(24)
@@ -354,34 +327,7 @@ def test_vl4pose_finds_the_lengths_of_links(make_model: MakeModel, make_crops: M
     assert said[..., 1].mean().item() < 0.0
 
 
-def test_one_pass_scores_for_every_head(model: PoseModel, make_crops: MakeCrops, cpu: Machine) -> None:
-    crops = make_crops(7)
-    scored = score(model, crops, cpu, batch=3)
-    bare = score(replace(model, auxiliary={}), crops, cpu, batch=3)
-
-    assert set(scored.auxiliary) == set(AUXILIARY)
-    for values in scored.auxiliary.values():
-        assert values.shape == (7,)
-        assert np.isfinite(values).all()
-    back = Scored.from_arrays(scored.save_arrays())
-    assert {name: list(values) for name, values in back.auxiliary.items()} == {
-        name: list(values) for name, values in scored.auxiliary.items()
-    }
-    for name, value in bare.save_arrays().items():
-        np.testing.assert_array_equal(value, scored.save_arrays()[name])
-
-
 # --- Checkpoints
-
-
-def test_auxiliary_heads_travel_in_a_checkpoint(model: PoseModel, tmp_path: Path) -> None:
-    checkpoint.save(model, tmp_path)
-    back = checkpoint.load(tmp_path)
-
-    assert {name: head.config for name, head in back.auxiliary.items()} == {
-        name: head.config for name, head in model.auxiliary.items()
-    }
-    assert all(equal(state(back.auxiliary[name]), state(model.auxiliary[name])) for name in AUXILIARY)
 
 
 def test_a_checkpoint_without_them_has_the_files_it_always_had(model: PoseModel, tmp_path: Path) -> None:
@@ -487,13 +433,3 @@ def test_an_impossible_head_is_an_error(changes: dict[str, Any], message: str) -
     }
     with pytest.raises(ConfigError, match=message):
         AuxiliaryConfig(**{**plain, **changes})
-
-
-@pytest.mark.parametrize("name", AUXILIARY)
-def test_fresh_weights_depend_on_the_seed_and_the_name(name: str, make_model: MakeModel) -> None:
-    model = make_model()
-    first = state(new_auxiliary(model, name, 1))
-    torch.rand(3)
-
-    assert equal(first, state(new_auxiliary(model, name, 1)))
-    assert not equal(first, state(new_auxiliary(model, name, 2)))
