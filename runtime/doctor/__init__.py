@@ -1,23 +1,20 @@
 """Why does it not work here, or will it not work later? ``alpose-monitor doctor``; ``docs/doctor.md`` lists the checks.
 
-What the machine is like is gathered once into an :class:`Environment`; the checks are functions of it. Only engines, disk
-and soak are tried for real.
+The machine is looked at once (:mod:`.facts`), the checks (:mod:`.checks`) are functions of what was seen, and bundle, engines,
+queue and load are tried for real (:mod:`.trials`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import AlposeError
-from .disk import check_disk, examine_disk
-from .engines import check_bundle, check_engines
-from .environment import Environment
-from .machine import check_machine
-from .queue import check_queue
+from .checks import check
+from .facts import Environment, examine_disk
 from .report import Finding, Report, blocks, failed, summary
-from .soak import check_soak, monitor_loop, soak
-from .software import check_software
+from .trials import check_bundle, check_engines, check_queue, check_soak, monitor_loop, soak
 
 __all__ = ["Environment", "Finding", "Report", "blocks", "examine", "summary"]
 
@@ -42,14 +39,11 @@ def examine(
         public_key: the bundle must be signed by it.
         engine, threads: what the soak runs on.
         here: facts of the machine; None gathers them.
-        progress: told how much of the soak is done.
+        progress: called with the share of the soak that is done.
     """
-    here = here or Environment.here()
-    yield from check_software(here)
-    yield from check_machine(here)
     place = queue.absolute().parent if queue else Path.cwd()
-    disk = examine_disk(place)
-    yield from check_disk(disk)
+    here = replace(here or Environment.here(), disk=examine_disk(place))
+    yield from check(here)
     if queue is not None:
         yield from check_queue(queue)
     opened = None
@@ -58,7 +52,7 @@ def examine(
         yield finding
     if bundle is None or opened is not None:
         yield from check_engines(opened, here)
-    if opened is not None and soak_s > 0 and not disk.problem:
+    if opened is not None and soak_s > 0 and not (here.disk and here.disk.problem):
         try:
             with monitor_loop(opened, place, engine, threads) as step:
                 yield check_soak(soak(step, soak_s, progress=progress))

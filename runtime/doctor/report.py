@@ -21,23 +21,27 @@ class Finding:
     """What is there, in a few words and with its numbers."""
     meaning: str = ""
     """What follows from it; empty where nothing does."""
-    mend: str = ""
-    """The line that mends it, to be copied; empty where there is none."""
+    fix: str = ""
+    """The line that fixes it, to be copied; empty where there is none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; the fix is called ``mend`` there, as it always was."""
+        return {**{key: value for key, value in asdict(self).items() if key != "fix"}, "mend": self.fix}
 
 
-def ok(name: str, found: str, meaning: str = "", mend: str = "") -> Finding:
+def ok(name: str, found: str, meaning: str = "", fix: str = "") -> Finding:
     """Nothing wrong."""
-    return Finding(name, "ok", found, meaning, mend)
+    return Finding(name, "ok", found, meaning, fix)
 
 
-def warning(name: str, found: str, meaning: str, mend: str = "") -> Finding:
+def warning(name: str, found: str, meaning: str, fix: str = "") -> Finding:
     """It works, and something will be worse than it need be."""
-    return Finding(name, "warning", found, meaning, mend)
+    return Finding(name, "warning", found, meaning, fix)
 
 
-def failed(name: str, found: str, meaning: str, mend: str = "") -> Finding:
+def failed(name: str, found: str, meaning: str, fix: str = "") -> Finding:
     """It does not work."""
-    return Finding(name, "failed", found, meaning, mend)
+    return Finding(name, "failed", found, meaning, fix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"passed": self.passed, "findings": [asdict(finding) for finding in self.findings]}
+        return {"passed": self.passed, "findings": [finding.to_json() for finding in self.findings]}
 
     def __str__(self) -> str:
         return "\n".join([*blocks(self.findings), "", summary(self)])
@@ -62,7 +66,7 @@ class Report:
 def blocks(
     findings: Iterable[Finding], width: int = 118, mark: Callable[[str, State], str] = lambda word, _: word
 ) -> list[str]:
-    """A text per finding: one line, and below it what it means and what mends it. ``mark`` may colour the verdict."""
+    """A text per finding: one line, and below it what it means and what fixes it. ``mark`` may colour the verdict."""
     findings = tuple(findings)
     names = max((len(finding.name) for finding in findings), default=0)
     marks = max(map(len, MARKS.values()))
@@ -72,7 +76,7 @@ def blocks(
         word = MARKS[finding.state]
         first, *rest = _wrapped(finding.found, width - len(left))
         rest += _wrapped(finding.meaning, width - len(left)) if finding.meaning else []
-        rest += [f"→ {finding.mend}"] if finding.mend else []  # never wrapped: it is there to be copied
+        rest += [f"→ {finding.fix}"] if finding.fix else []  # never wrapped: it is there to be copied
         head = f"{finding.name:<{names}}  {mark(word, finding.state)}{' ' * (marks - len(word))}  {first}"
         out.append("\n".join([head.rstrip(), *(f"{left}{line}" for line in rest)]))
     return out

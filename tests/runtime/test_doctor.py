@@ -1,10 +1,11 @@
-"""Each bad case that the doctor is there for, made by hand, and the line that it prints to mend it."""
+"""Each bad case that the doctor is there for, made by hand, and the line that it prints to fix it."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -19,22 +20,18 @@ import pytest
 
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.doctor import Environment, Finding, Report, examine
-from alpose.runtime.doctor.disk import DiskFacts, check_disk, examine_disk
-from alpose.runtime.doctor.elf import linkage
-from alpose.runtime.doctor.engines import check_bundle, check_engines
-from alpose.runtime.doctor.environment import libraries, provider_needs
-from alpose.runtime.doctor.machine import check_machine
-from alpose.runtime.doctor.queue import check_queue
-from alpose.runtime.doctor.soak import SoakFacts, check_soak, soak
-from alpose.runtime.doctor.software import check_software
+from alpose.runtime.doctor.checks import check
+from alpose.runtime.doctor.facts import DiskInfo, examine_disk, libraries, needed_libraries, provider_needs
+from alpose.runtime.doctor.trials import SoakResult, check_bundle, check_engines, check_queue, check_soak, soak
 from alpose.runtime.errors import DataError
 
 from ..fakes import scripted as fakes
 
+DISK = DiskInfo(folder="/var/lib/alpose", kind="ext4", free_bytes=50 << 30, sync_s=(0.001,) * 90 + (0.01,) * 10)
 SOUND = Environment(
     packages={"alpose": "0.1.0", "numpy": "2.0", "onnxruntime": "1.31.1", "simplejpeg": "1.9.0"},
     loadable=frozenset({"onnxruntime", "simplejpeg", "pillow", "pynacl", "prometheus-client", "opencv-python-headless"}),
-    providers=("cpu",), memory_free_bytes=4 << 30,
+    providers=("cpu",), memory_free_bytes=4 << 30, disk=DISK, flags=frozenset({"avx2", "avx512_vnni", "avx512_bf16"}),
 )  # fmt: skip
 GPU = replace(
     SOUND, gpu=True, driver_cuda=(13, 0), providers=("tensorrt", "cuda", "cpu"),
@@ -60,12 +57,16 @@ def bad(findings: Any) -> list[str]:
     return [finding.name for finding in findings if finding.state != "ok"]
 
 
-def test_a_sound_machine_has_nothing_to_mend() -> None:
+def disk(**changes: Any) -> Environment:
+    return replace(SOUND, disk=replace(DISK, **changes))
+
+
+def test_a_sound_machine_has_nothing_to_fix() -> None:
     for here in (SOUND, GPU):
-        assert bad((*check_software(here), *check_machine(here))) == []
+        assert bad(check(here)) == []
 
 
-SOFTWARE: list[tuple[str, Environment, str, str, str]] = [
+CASES: list[tuple[str, Environment, str, str, str]] = [
     ("python", replace(SOUND, python=(3, 9, 2)), "python", "failed", ""),
     ("sqlite", replace(SOUND, sqlite=(3, 22, 0)), "sqlite", "failed", ""),
     ("both onnxruntimes", replace(GPU, packages={**GPU.packages, "onnxruntime": "1.31.1"}), "onnxruntime", "failed",
@@ -109,80 +110,74 @@ SOFTWARE: list[tuple[str, Environment, str, str, str]] = [
      "pip install 'simplejpeg>=1.7'"),
     ("broken pynacl", replace(SOUND, unloadable={"pynacl": "no _sodium"}), "crypto", "warning",
      "pip install --force-reinstall pynacl"),
+    ("never set clock", replace(SOUND, wall_s=3600.0), "clock", "failed", "sudo timedatectl set-ntp true"),
+    ("jumping clock", replace(SOUND, clock_rate=40.0), "clock", "warning", ""),
+    ("clock alone", replace(SOUND, synchronised=False), "clock", "warning", "sudo timedatectl set-ntp true"),
+    ("slow cores", replace(SOUND, governors=("powersave", "powersave"), scaling_drivers=("tegra194",)), "processor",
+     "warning", ""),
+    ("half a core", replace(SOUND, cores=0.5), "processor", "warning", "docker run --cpus 2 …"),
+    ("a processor before AVX2", replace(SOUND, flags=frozenset({"sse4_2"})), "instructions", "warning", ""),
+    ("throttled", replace(SOUND, throttled=12), "heat", "warning", ""),
+    ("hot", replace(SOUND, temperature_c=92.0), "heat", "warning", ""),
+    ("no memory", replace(SOUND, memory_free_bytes=100 << 20), "memory", "warning", ""),
+    ("network disk", disk(kind="nfs4"), "file system", "warning", ""),
+    ("disk in memory", disk(kind="tmpfs"), "file system", "warning", ""),
+    ("no journal", disk(kind="vfat"), "file system", "warning", ""),
+    ("container", disk(kind="overlay"), "file system", "warning", ""),
+    ("little room", disk(free_bytes=200 << 20), "free space", "warning", ""),
+    ("full", disk(free_bytes=10 << 20), "free space", "failed", "df -h /var/lib/alpose"),
+    ("a disk that lies", disk(sync_s=(2e-6,) * 100), "sync", "warning", ""),
+    ("slow disk", disk(sync_s=(0.01,) * 90 + (3.0,) * 10), "sync", "warning", ""),
+    ("read-only", disk(problem="Read-only file system", sync_s=()), "disk", "failed",
+     "mkdir -p /var/lib/alpose && test -w /var/lib/alpose"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("here", "name", "state", "mend"), [case[1:] for case in SOFTWARE],
-                         ids=[case[0] for case in SOFTWARE])  # fmt: skip
-def test_what_is_wrong_with_packages_is_named_with_the_line_that_mends_it(
-    here: Environment, name: str, state: str, mend: str
-) -> None:
-    found = only(check_software(here), name)
+@pytest.mark.parametrize(
+    ("here", "name", "state", "fix"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_what_is_wrong_is_named_with_the_line_that_fixes_it(here: Environment, name: str, state: str, fix: str) -> None:
+    findings = list(check(here))
+    found = only(findings, name)
     assert found.state == state
     assert found.meaning
-    if mend:
-        assert found.mend == mend
+    if fix:
+        assert found.fix == fix
+    if here.packages == SOUND.packages and name in ("clock", "processor", "heat", "memory", "file system", "sync"):
+        assert bad(findings) == [name]
+
+
+@pytest.mark.parametrize(
+    ("system", "flags", "says"),
+    [
+        ("Linux x86_64", {"avx2"}, "wide vectors.*without int8 dot products, bf16"),
+        ("Linux x86_64", {"avx2", "avx_vnni"}, "int8 dot products .avx_vnni.; without bf16"),
+        ("Linux aarch64", {"asimd", "asimddp", "bf16"}, "int8 dot products .asimddp., bf16"),
+    ],
+)
+def test_what_hangs_on_the_processor_is_named(system: str, flags: set[str], says: str) -> None:
+    found = only(check(replace(SOUND, system=system, flags=frozenset(flags))), "instructions")
+    assert found.state == "ok"
+    assert re.search(says, found.found)
+    assert ("int8 bundles" in found.meaning) is not (flags & {"avx_vnni", "asimddp"} != set())
+    assert "instructions" not in {each.name for each in check(replace(SOUND, system="Linux riscv64"))}
 
 
 def test_the_provider_that_wants_another_tensorrt_says_which_and_what_is_there() -> None:
     here = replace(GPU, libraries=without(GPU.libraries, "libnvinfer.so.10", a="libnvinfer.so.11"))
-    found = only(check_software(here), "tensorrt libraries")
+    found = only(check(here), "tensorrt libraries")
     assert "it wants libnvinfer.so.10, libnvinfer.so.11 is installed" in found.found
-    assert only(check_software(replace(here, gpu=False)), "tensorrt libraries").state == "ok", "no GPU, nothing lost"
+    assert only(check(replace(here, gpu=False)), "tensorrt libraries").state == "ok", "no GPU, nothing lost"
 
 
 def test_an_optional_package_that_is_absent_is_no_fault_but_its_line_is_there() -> None:
-    found = only(check_software(replace(SOUND, loadable=frozenset({"onnxruntime", "simplejpeg"}))), "crypto")
-    assert (found.state, found.mend) == ("ok", "pip install 'alpose[crypto]'")
-
-
-MACHINE: list[tuple[str, Environment, str, str]] = [
-    ("never set clock", replace(SOUND, wall_s=3600.0), "clock", "failed"),
-    ("jumping clock", replace(SOUND, clock_rate=40.0), "clock", "warning"),
-    ("alone", replace(SOUND, synchronised=False), "clock", "warning"),
-    ("slow cores", replace(SOUND, governors=("powersave", "powersave"), scaling_drivers=("tegra194",)), "processor",
-     "warning"),
-    ("half a core", replace(SOUND, cores=0.5), "processor", "warning"),
-    ("throttled", replace(SOUND, throttled=12), "heat", "warning"),
-    ("hot", replace(SOUND, temperature_c=92.0), "heat", "warning"),
-    ("no memory", replace(SOUND, memory_free_bytes=100 << 20), "memory", "warning"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("here", "name", "state"), [case[1:] for case in MACHINE], ids=[case[0] for case in MACHINE])
-def test_what_is_wrong_with_the_machine_is_named(here: Environment, name: str, state: str) -> None:
-    findings = check_machine(here)
-    assert only(findings, name).state == state
-    assert bad(findings) == [name]
+    found = only(check(replace(SOUND, loadable=frozenset({"onnxruntime", "simplejpeg"}))), "crypto")
+    assert (found.state, found.fix) == ("ok", "pip install 'alpose[crypto]'")
 
 
 def test_the_governor_called_powersave_that_follows_the_load_is_fine() -> None:
     here = replace(SOUND, governors=("powersave",), scaling_drivers=("intel_pstate",))
-    assert bad(check_machine(here)) == []
-
-
-DISK = DiskFacts(folder="/var/lib/alpose", kind="ext4", free_bytes=50 << 30, sync_s=(0.001,) * 90 + (0.01,) * 10)
-
-
-@pytest.mark.parametrize(
-    ("disk", "name", "state"),
-    [
-        (replace(DISK, kind="nfs4"), "file system", "warning"),
-        (replace(DISK, kind="tmpfs"), "file system", "warning"),
-        (replace(DISK, kind="vfat"), "file system", "warning"),
-        (replace(DISK, kind="overlay"), "file system", "warning"),
-        (replace(DISK, free_bytes=200 << 20), "free space", "warning"),
-        (replace(DISK, free_bytes=10 << 20), "free space", "failed"),
-        (replace(DISK, sync_s=(2e-6,) * 100), "sync", "warning"),
-        (replace(DISK, sync_s=(0.01,) * 90 + (3.0,) * 10), "sync", "warning"),
-        (replace(DISK, problem="Read-only file system", sync_s=()), "disk", "failed"),
-    ],
-)
-def test_what_is_wrong_with_the_place_of_the_queue_is_named(disk: DiskFacts, name: str, state: str) -> None:
-    findings = check_disk(disk)
-    assert only(findings, name).state == state
-    assert bad(findings) == [name]
-    assert bad(check_disk(DISK)) == []
+    assert bad(check(here)) == []
 
 
 def test_a_real_disk_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
@@ -197,19 +192,17 @@ def test_a_real_disk_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
 # --- ELF -------------------------------------------------------------------------------------------------------------
 
 
-def elf(needed: tuple[str, ...], *, wide: bool = True, order: str = "<", soname: str = "libself.so.1",
-        runpath: str = "$ORIGIN/../lib") -> bytes:  # fmt: skip
+def elf(needed: tuple[str, ...], *, wide: bool = True, order: str = "<") -> bytes:
     """A shared library of headers alone: two program headers, the dynamic section, and its names."""
     names = bytearray(b"\0")
     place = {}
-    for name in (*needed, soname, runpath):
+    for name in needed:
         place[name] = len(names)
         names += name.encode() + b"\0"
     address = 0x4000  # where the loader would put the file: offsets and addresses differ, as in real ones
     header, program, entry = (64, 56, "qQ") if wide else (52, 32, "iI")
     at_names = header + 2 * program
-    tags = [(1, place[name]) for name in needed] + [(14, place[soname]), (29, place[runpath]),
-            (5, address + at_names), (10, len(names)), (0, 0), (1, 999999)]  # fmt: skip
+    tags = [(1, place[name]) for name in needed] + [(5, address + at_names), (10, len(names)), (0, 0), (1, 999999)]
     dynamic = b"".join(struct.pack(order + entry, *tag) for tag in tags)
     at_dynamic = at_names + len(names)
     end = at_dynamic + len(dynamic)
@@ -230,10 +223,7 @@ def elf(needed: tuple[str, ...], *, wide: bool = True, order: str = "<", soname:
 def test_what_a_library_needs_is_read_from_its_file(tmp_path: Path, wide: bool, order: str) -> None:
     path = tmp_path / "lib.so"
     path.write_bytes(elf(("libnvinfer.so.10", "libc.so.6"), wide=wide, order=order))
-    found = linkage(path)
-    assert found.needed == ("libnvinfer.so.10", "libc.so.6")
-    assert found.soname == "libself.so.1"
-    assert found.search == ("$ORIGIN/../lib",)
+    assert needed_libraries(path) == ("libnvinfer.so.10", "libc.so.6")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at ELF files of this system")
@@ -241,7 +231,7 @@ def test_a_real_library_is_read_as_the_loader_reads_it() -> None:
     import numpy.linalg
 
     (path,) = Path(numpy.linalg.__file__).parent.glob("_umath_linalg*.so")
-    assert any(name.startswith("libc.so") for name in linkage(path).needed)
+    assert any(name.startswith("libc.so") for name in needed_libraries(path))
 
 
 def test_a_damaged_library_is_an_error_and_nothing_worse(tmp_path: Path) -> None:
@@ -251,14 +241,14 @@ def test_a_damaged_library_is_an_error_and_nothing_worse(tmp_path: Path) -> None
     for content in (b"", b"MZ", whole[:40], whole[:100], whole[:-20]):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"lib\.so"):
-            linkage(path)
+            needed_libraries(path)
     for _ in range(300):
         spoiled = bytearray(whole)
         for place in rng.integers(0, len(whole), 3):
             spoiled[place] = rng.integers(256)
         path.write_bytes(bytes(spoiled))
         with suppress(DataError):
-            linkage(path)
+            needed_libraries(path)
 
 
 def test_providers_and_libraries_are_found_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +272,7 @@ def test_providers_and_libraries_are_found_on_a_disk(tmp_path: Path, monkeypatch
     assert {"libnvinfer.so.11", "libcudnn.so.9", "libcudart.so.13"} <= found.keys()
     assert "libother.so.1" not in found
     here = replace(GPU, needs=provider_needs(tmp_path / "onnxruntime"), libraries=found)
-    assert only(check_software(here), "tensorrt libraries").mend == "pip install 'tensorrt-cu13>=10.13,<11'"
+    assert only(check(here), "tensorrt libraries").fix == "pip install 'tensorrt-cu13>=10.13,<11'"
 
 
 # --- engines, queue, soak ----------------------------------------------------------------------------------------------
@@ -365,7 +355,7 @@ def test_a_damaged_queue_is_shown_with_the_line_that_saves_it(tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:200] + os.urandom(5000))
     (found,) = check_queue(path)
     assert found.state == "failed"
-    assert found.mend == f"alpose-monitor queue recover {path} --into {tmp_path / 'flagged-recovered.db'}"
+    assert found.fix == f"alpose-monitor queue recover {path} --into {tmp_path / 'flagged-recovered.db'}"
 
 
 def ticking(*durations_s: float) -> Callable[[], float]:
@@ -407,13 +397,13 @@ def test_a_soak_shows_latency_that_rises_and_memory_that_grows() -> None:
 
 
 def test_throttling_during_a_soak_is_told() -> None:
-    calm = SoakFacts(seconds=60, frames=600, p50_s=0.01, p99_s=0.02, p999_s=0.03, drift=1.0, growth_bytes=0,
+    calm = SoakResult(seconds=60, frames=600, p50_s=0.01, p99_s=0.02, p999_s=0.03, drift=1.0, growth_bytes=0,
                      warmer_c=20.0, temperature_c=70.0, throttled=0)  # fmt: skip
     assert check_soak(calm).state == "ok"
     assert check_soak(replace(calm, throttled=3)).state == "warning"
 
 
-def test_a_report_passes_with_warnings_and_its_mending_lines_can_be_copied_whole() -> None:
+def test_a_report_passes_with_warnings_and_its_fixing_lines_can_be_copied_whole() -> None:
     line = "pip install " + "x" * 200
     report = Report((Finding("a", "ok", "fine"), Finding("b", "warning", "so-so " * 40, "meaning", line)))
     assert report.passed
@@ -438,4 +428,4 @@ def test_the_command_says_by_its_exit_status_whether_anything_failed(tmp_path: P
     assert run.returncode == 1, run.stderr
     report = json.loads(run.stdout)
     assert not report["passed"]
-    assert only([Finding(**one) for one in report["findings"]], "bundle").state == "failed"
+    assert only([Finding(*one.values()) for one in report["findings"]], "bundle").state == "failed"

@@ -1,23 +1,29 @@
-"""What the doctor looks at: facts of this machine, gathered in one place so that the checks are pure functions of them."""
+"""What the doctor looks at: this machine and its disk, gathered once so that the checks are functions of the facts."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
+import itertools
 import os
 import platform
 import re
+import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata, util
 from pathlib import Path
+from typing import BinaryIO
 
-from ..errors import DataError
-from .elf import linkage
+from ..engines.onnx import import_onnxruntime, providers
+from ..errors import DataError, MissingExtraError
 
 PACKAGES = (
     "alpose", "numpy", "click", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml",
@@ -38,6 +44,25 @@ SYSTEM_FOLDERS = ("/usr/local/cuda/lib64", "/usr/local/cuda/targets/aarch64-linu
                   "/usr/lib64", "/usr/lib", "/lib64", "/lib")  # fmt: skip
 PIP_FOLDERS = ("nvidia/*/lib", "nvidia/*/*/lib", "tensorrt_libs", "tensorrt")
 """Where NVIDIA's wheels keep libraries, below site-packages."""
+
+
+BLOCK = bytes(4096)
+ROUNDS, MOST_S = 200, 4.0
+"""How often a block is written and synced to the disk, and how long at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskInfo:
+    """The place where a queue is, or would be."""
+
+    folder: str
+    kind: str
+    """Of the file system, as in ``/proc/mounts``; empty where unknown."""
+    free_bytes: int
+    sync_s: tuple[float, ...]
+    """Seconds for writing 4 KiB and waiting until they are on the storage, once each."""
+    problem: str = ""
+    """Why nothing could be written; empty where it could."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +90,8 @@ class Environment:
     """First line of ``/etc/nv_tegra_release``."""
     driver_cuda: tuple[int, int] | None = None
     """The CUDA version that the driver reaches; None without a driver."""
+    flags: frozenset[str] = frozenset()
+    """Instruction sets of the processor, as ``/proc/cpuinfo`` names them."""
     cores: float = 2.0
     """That this process may use: of the affinity mask, or the share that a container grants."""
     governors: tuple[str, ...] = ()
@@ -80,6 +107,8 @@ class Environment:
     """Seconds of the wall clock per second of the monotonic one, over a moment."""
     synchronised: bool | None = None
     """What systemd-timesyncd says; None where it does not run."""
+    disk: DiskInfo | None = None
+    """The folder of the queue; None: not looked at."""
 
     @classmethod
     def here(cls) -> Environment:
@@ -103,6 +132,7 @@ class Environment:
             gpu=any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/nvhost-ctrl", "/dev/nvhost-gpu")),
             jetson=next(iter(_text("/etc/nv_tegra_release").splitlines()), None),
             driver_cuda=_driver_cuda(),
+            flags=_processor_flags(),
             cores=_cores(),
             governors=_each("/sys/devices/system/cpu", "cpu[0-9]*/cpufreq/scaling_governor"),
             scaling_drivers=_each("/sys/devices/system/cpu", "cpu[0-9]*/cpufreq/scaling_driver"),
@@ -129,10 +159,13 @@ def importable(packages: Mapping[str, str]) -> tuple[frozenset[str], dict[str, s
     loadable, unloadable = set(), {}
     for name, module in MODULES.items():
         try:
-            __import__(module)
+            if module == "onnxruntime":
+                import_onnxruntime()
+            else:
+                importlib.import_module(module)
             loadable.add(name)
         except Exception as error:  # a library that does not load may raise anything
-            if name in packages or not isinstance(error, ModuleNotFoundError):
+            if name in packages or not isinstance(error, ModuleNotFoundError | MissingExtraError):
                 unloadable[name] = (str(error).splitlines() or [type(error).__name__])[0]
     return frozenset(loadable), unloadable
 
@@ -142,7 +175,7 @@ def provider_needs(folder: Path | None) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for path in sorted(folder.glob("capi/libonnxruntime_providers_*.so")) if folder else ():
         with suppress(OSError, DataError):
-            wanted = tuple(name for name in linkage(path).needed if GPU_LIBRARY.match(name))
+            wanted = tuple(name for name in needed_libraries(path) if GPU_LIBRARY.match(name))
             if wanted:
                 found[path.name] = wanted
     return found
@@ -185,8 +218,6 @@ def resident_bytes() -> int | None:
 
 
 def _providers() -> tuple[str, ...]:
-    from ..engines.onnx import providers
-
     try:
         return providers()
     except Exception:  # one that is installed and does not load: told under unloadable
@@ -220,6 +251,11 @@ def _driver_cuda() -> tuple[int, int] | None:
     return None
 
 
+def _processor_flags() -> frozenset[str]:
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
 def _cores() -> float:
     mask = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     quota, _, period = _text("/sys/fs/cgroup/cpu.max").strip().partition(" ")
@@ -247,3 +283,121 @@ def _text(path: str | Path) -> str:
         return Path(path).read_text(errors="replace")
     except OSError:
         return ""
+
+
+def examine_disk(folder: Path) -> DiskInfo:
+    """Write and sync a small file there a few hundred times; it is removed again."""
+    folder = folder.absolute()
+    kind = _kind(folder)
+    try:
+        free = shutil.disk_usage(folder).free
+        sync_s = tuple(_syncs(folder))
+    except OSError as error:
+        return DiskInfo(folder=str(folder), kind=kind, free_bytes=0, sync_s=(), problem=str(error))
+    return DiskInfo(folder=str(folder), kind=kind, free_bytes=free, sync_s=sync_s)
+
+
+def _syncs(folder: Path) -> Iterator[float]:
+    descriptor, name = tempfile.mkstemp(prefix=".alpose-doctor-", dir=folder)
+    try:
+        began = time.perf_counter()
+        for _ in range(ROUNDS):
+            before = time.perf_counter()
+            os.write(descriptor, BLOCK)
+            os.fsync(descriptor)
+            yield time.perf_counter() - before
+            if time.perf_counter() - began > MOST_S:
+                break
+    finally:
+        os.close(descriptor)
+        os.unlink(name)
+
+
+def _kind(folder: Path) -> str:
+    """The type of the file system that holds a folder: of the longest mount point above it."""
+    try:
+        mounts = Path("/proc/mounts").read_text(errors="replace").splitlines()
+        folder = folder.resolve()
+    except OSError:
+        return ""
+    best = ("", "")
+    for line in mounts:
+        parts = line.split()
+        if len(parts) < 3:
+            continue
+        point = parts[1].replace("\\040", " ")
+        if (folder == Path(point) or Path(point) in folder.parents) and len(point) >= len(best[0]):
+            best = (point, parts[2])
+    return best[1]
+
+
+# --- ELF: which libraries a shared library needs, read from its file. Nothing is loaded, and no tool is called.
+#
+# The layout is that of https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html, chapters 4 and 5.
+
+PT_LOAD, PT_DYNAMIC = 1, 2
+DT_NULL, DT_NEEDED, DT_STRTAB, DT_STRSZ = 0, 1, 5, 10
+MAX_TABLE_BYTES = 1 << 22
+"""Far beyond any real table."""
+
+
+def needed_libraries(path: Path) -> tuple[str, ...]:
+    """Names of the libraries that the loader must find for a shared library, such as ``libnvinfer.so.10``.
+
+    Raises:
+        DataError: not an ELF file, a damaged one, or one without a dynamic section.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        try:
+            return _needed(file)
+        except (struct.error, DataError, OverflowError) as error:
+            raise DataError(f"{path} is not a readable shared library: {error}") from error
+
+
+def _needed(file: BinaryIO) -> tuple[str, ...]:
+    head = file.read(64)
+    if head[:4] != b"\x7fELF" or len(head) < 52 or head[4] not in (1, 2) or head[5] not in (1, 2):
+        raise DataError("it does not begin as an ELF file does")
+    wide, order = head[4] == 2, "<" if head[5] == 1 else ">"
+    start = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", head, 32 if wide else 28)[0]
+    size, count = struct.unpack_from(f"{order}HH", head, 54 if wide else 42)
+    form = struct.Struct(f"{order}{'IIQQQQQQ' if wide else 'IIIIIIII'}")
+    if size < form.size:
+        raise DataError(f"its program headers have {size} bytes each, and {form.size} are needed")
+    table = _part(file, start, size * count)
+    # (kind, offset in the file, address in memory, bytes); the flags stand second in a wide header, later in a narrow one.
+    places = (0, 2, 3, 5) if wide else (0, 1, 2, 4)
+    segments = [[form.unpack_from(table, n * size)[place] for place in places] for n in range(count)]
+    dynamic = next((segment for segment in segments if segment[0] == PT_DYNAMIC), None)
+    if dynamic is None:
+        raise DataError("it has no dynamic section")
+    pair = struct.Struct(f"{order}{'qQ' if wide else 'iI'}")
+    content = _part(file, dynamic[1], dynamic[3] - dynamic[3] % pair.size)
+    entries = list(itertools.takewhile(lambda entry: entry[0] != DT_NULL, pair.iter_unpack(content)))
+    single = dict(entries)
+    if DT_STRTAB not in single or DT_STRSZ not in single:
+        raise DataError("its dynamic section has no table of names")
+    address = single[DT_STRTAB]
+    for kind, offset, first, length in segments:
+        if kind == PT_LOAD and first <= address < first + length:
+            names = _part(file, address - first + offset, single[DT_STRSZ])
+            return tuple(_name(names, value) for tag, value in entries if tag == DT_NEEDED)
+    raise DataError(f"the address {address:#x} lies in no part of it")
+
+
+def _part(file: BinaryIO, offset: int, size: int) -> bytes:
+    if not 0 <= size <= MAX_TABLE_BYTES or offset >= 1 << 40:  # beyond any library, and before what cannot be sought
+        raise DataError(f"a table of {size} bytes at {offset}")
+    file.seek(offset)
+    content = file.read(size)
+    if len(content) != size:
+        raise DataError(f"it ends at {offset + len(content)} where {offset + size} bytes are needed")
+    return content
+
+
+def _name(names: bytes, start: int) -> str:
+    end = names.find(b"\0", start)
+    if not 0 <= start < len(names) or end < 0:
+        raise DataError(f"a name at {start} of {len(names)} bytes")
+    return names[start:end].decode(errors="replace")
