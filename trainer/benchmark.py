@@ -223,7 +223,7 @@ def _select(
     # The oracle cannot judge people whose PCK is undefined: there may be fewer than the budget.
     judgeable = int(np.isfinite(image_pck_N).sum())
     oracle = choose("oracle-pck", min(run.config.budget, judgeable)) if judgeable else selection
-    detection = measure(selection, oracle, pool, judged)
+    detection = measure(selection, oracle, pool, judged, run.config.failure)
     if run.machine.leads:
         Scores(crops.data.ids, selection.score_N, pool.true_loss_N, image_pck_N, selection.rows_M).save(
             stage.folder / "scores.npz"

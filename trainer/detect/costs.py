@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from .. import checkpoint
 from ..checkpoint import PoseModel
-from ..device import Machine, environment
+from ..device import DeviceContext, environment
 from ..methods.catalog import SHIPPED, SLIM, TINY, detectors_of
-from .students import tiny_net
+from .ablations import tiny_net
 
 log = logging.getLogger("alpose")
 
@@ -60,7 +60,7 @@ class _Beside(nn.Module):
         return self.pose(images_B3SS).features.heatmaps[-1], self.other(images_B3SS).features.heatmaps[-1]
 
 
-def measure_costs(model: PoseModel, names: Sequence[str], machine: Machine) -> dict[str, Any]:
+def measure_costs(model: PoseModel, names: Sequence[str], machine: DeviceContext) -> dict[str, Any]:
     """Parameters, milliseconds and share of the pose net's own time, by detector; and on what that was measured.
 
     Where ONNX Runtime or onnx is not installed, times are None, and a warning says so.

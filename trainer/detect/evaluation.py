@@ -71,7 +71,7 @@ def _one_set(run: Path, catalogue: Catalogue, info: SetInfo, resamples: int) -> 
     stored = [SetScores.load(run, seed, info.name) for seed in catalogue.seeds]
     counted_N = _same_people(run, info, catalogue, stored)
     detectors = _scored_in_all(run, info, catalogue, stored)
-    truths = [truth_of(scores, catalogue.macro) for scores in stored]
+    truths = [truth_of(scores, catalogue.macro, catalogue.failure) for scores in stored]
     score_DSN = np.array([[scores.scores[d.name][counted_N] for scores in stored] for d in detectors], dtype=np.float64)
     boot = bootstrap([d.name for d in detectors], score_DSN, np.array([t.failed_N for t in truths]),
                      resamples=resamples)  # fmt: skip

@@ -32,17 +32,16 @@ from ..base_model import BaseModel
 from ..checkpoint import PoseModel
 from ..data.crops import Crops, prepare
 from ..data.synthetic import read_people
-from ..device import Machine, environment
+from ..device import DeviceContext, environment
 from ..epck import EpckTraining
 from ..methods.catalog import DETECTORS, detectors_of
 from ..metrics import Failure
 from ..run import Run, RunConfig, claim, open_run
-from ..training import validation_mask
+from .ablations import IN_DOMAIN, Training
 from .costs import has_costs, measure_costs
 from .logistic import fit_logistic
-from .scoring import View, score_views
+from .scoring import ScoredViews, score_views
 from .stored import Catalogue, Cost, SetInfo, SetScores, infos, set_file
-from .students import IN_DOMAIN, train_students
 
 log = logging.getLogger("alpose")
 
@@ -99,7 +98,7 @@ class _Set:
 def run_detect(
     config: DetectConfig,
     folder: Path,
-    machine: Machine,
+    machine: DeviceContext,
     *,
     data_root: Path | None,
     cache: Path,
@@ -137,6 +136,8 @@ def run_detect(
     looks = {name: LOOKS.get(name, 0) + 1 for name, each in info.items() if each.role == "test"}
     settings = {"dataset": config.base.dataset, "preset": config.base.preset, "profile": "standard",
                 "recipe": asdict(config.base.recipe), "epck": asdict(config.epck)}  # fmt: skip
+    if config.base.failure != Failure():
+        settings["failure"] = asdict(config.base.failure)
     catalogue = Catalogue(
         detectors=infos(names, costs), sets=tuple(info.values()), seeds=tuple(range(config.base.seeds)),
         config=json.loads(json.dumps(settings)), environment=environment(machine), looks=looks,
@@ -214,23 +215,18 @@ def _one_seed(
     if all(_complete(run.folder, seed, each, names, each.info.name in ceilings) for each in sets):
         return
     labelled = run.people.subset(np.flatnonzero(run.initial(seed)))
-    recipe = run.config.recipe
-    students = train_students(model, others, labelled, _pool(run, 0), names, recipe, config.epck, run.machine, seed)
-
-    def look(crops: Crops, what: str, views: int = 0, keep: bool = False) -> View:
-        return score_views(model, others, students, crops, run.machine, names, views=views, seed=seed,
-                           what=f"{what}, seed {seed}", keep_evidence=keep)  # fmt: skip
-
-    validating_N = validation_mask(labelled.data.ids, recipe.pose.validation, seed)
-    held_out = look(labelled.subset(np.flatnonzero(validating_N)), "people who validated", CALIBRATION_VIEWS)
-    probabilities = _probabilities(held_out, names)
+    training = Training(model, others, labelled, _pool(run, 0), run.config.recipe, config.epck, run.machine, seed)
+    ablations = training.train(names)
+    held_out = score_views(training, ablations, training.held_out, names, views=CALIBRATION_VIEWS,
+                           what="people who validated")  # fmt: skip
+    probabilities = _probabilities(held_out, names, run.config.failure)
     for each in sets:
         name = each.info.name
         folds = "in-domain" in names and name == _test_name(run)
-        seen = look(each.crops, name, keep=folds)
+        seen = score_views(training, ablations, each.crops, names, views=0, what=name, keep_evidence=folds)
         scores = {detector: to_probability(seen) for detector, to_probability in probabilities.items()}
         if folds and seen.evidence:
-            scores["in-domain"] = special.expit(students.test_folds(model, seen.evidence))
+            scores["in-domain"] = special.expit(training.score_by_fold(seen.evidence))
         elif "in-domain" in names and name == _pool_name(run):
             scores["in-domain"] = special.expit(seen.scores[IN_DOMAIN])
         if "true-loss" in names:
@@ -249,14 +245,16 @@ def _complete(folder: Path, seed: int, asked: _Set, names: tuple[str, ...], ceil
     return stored.ids == asked.crops.data.ids and all(name in stored.scores for name in wanted)
 
 
-def _probabilities(seen: View, names: tuple[str, ...]) -> dict[str, Callable[[View], Floats]]:
+def _probabilities(
+    seen: ScoredViews, names: tuple[str, ...], failure: Failure
+) -> dict[str, Callable[[ScoredViews], Floats]]:
     """For every detector a probability of failure that rises with its score, fitted to people who trained nothing.
 
     So all are judged by one calibration, and the order that a detector gives is kept.
     """
-    failed_N, known_N = Failure().failed(seen.image_pck())
+    failed_N, known_N = failure.failed(seen.image_pck())
 
-    def fitted(name: str, evidence_of: Callable[[View], Floats]) -> Callable[[View], Floats]:
+    def fitted(name: str, evidence_of: Callable[[ScoredViews], Floats]) -> Callable[[ScoredViews], Floats]:
         try:
             evidence_NF = evidence_of(seen)[known_N]
             least = LEAST_SLOPE if evidence_NF.shape[1] == 1 else 0.0
@@ -273,7 +271,7 @@ def _probabilities(seen: View, names: tuple[str, ...]) -> dict[str, Callable[[Vi
     return found
 
 
-def _evidence(view: View, parts: tuple[str, ...]) -> Floats:
+def _evidence(view: ScoredViews, parts: tuple[str, ...]) -> Floats:
     return np.stack([view.scores[part] for part in parts], axis=1)
 
 

@@ -75,7 +75,7 @@ class Truth:
         return len(self.failed_N)
 
 
-def truth_of(stored: SetScores, macro: bool) -> Truth:
+def truth_of(stored: SetScores, macro: bool, failure: Failure | None = None) -> Truth:
     """The truth about a stored set; ``macro`` as in :class:`~alpose.trainer.metrics.Judged`."""
     counted_N = stored.counted_N
     judged = Judged(stored.right_NJ[counted_N], stored.labelled_NJ[counted_N], macro)
@@ -83,7 +83,7 @@ def truth_of(stored: SetScores, macro: bool) -> Truth:
     # Few joints give few distinct values: the true loss orders what is equal in PCK.
     tie_N = loss_N / (loss_N.max(initial=0.0) + 1.0) * 1e-3
     worst_pck = chosen_pck(judged, -pck_N + tie_N)
-    return Truth(judged, Failure().failed(pck_N)[0], loss_N, judged.pck(), worst_pck)
+    return Truth(judged, (failure or Failure()).failed(pck_N)[0], loss_N, judged.pck(), worst_pck)
 
 
 def measure(score_N: Floats, truth: Truth, *, probability: bool = False) -> Measures:

@@ -22,9 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError
-from alpose.runtime.io import read_json, write_json
+from alpose.runtime.io import from_json, read_json, write_json
 
 from ..methods.catalog import DETECTORS, METHODS, DetectorKind
+from ..metrics import Failure
 from ..results import load_npz, save_npz
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -155,6 +156,11 @@ class Catalogue:
     def macro(self) -> bool:
         """Whether PCK is the mean of the joints' values, as the ``official-2021`` profile has it."""
         return self.config.get("profile") == "official-2021"
+
+    @property
+    def failure(self) -> Failure:
+        """When a pose counts as failed."""
+        return from_json(Failure, self.config.get("failure", {}), CATALOGUE)
 
     def of_kind(self, *kinds: Kind) -> tuple[DetectorInfo, ...]:
         """The detectors of these kinds, as they are listed."""

@@ -206,10 +206,12 @@ class Detection:
     unscored: int
 
 
-def measure(selection: Selection, oracle: Selection, pool: Scored, judged: Judged) -> Detection:
+def measure(
+    selection: Selection, oracle: Selection, pool: Scored, judged: Judged, failure: Failure | None = None
+) -> Detection:
     """Compare a selection with the truth about the pool."""
     image_pck_N = judged.image_pck()
-    failed_N, defined_N = Failure().failed(image_pck_N)
+    failed_N, defined_N = (failure or Failure()).failed(image_pck_N)
     chosen_M = selection.rows_M
     spearman, pearson = correlation(selection.score_N, pool.true_loss_N)
     chosen_loss_M = pool.true_loss_N[chosen_M]

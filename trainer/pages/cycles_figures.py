@@ -96,23 +96,23 @@ def risk_figure(info: RunInfo, files: StageFiles, palette: Palette) -> Markup | 
     curves = []
     for method in info.methods:
         found = [files.scores[method, seed] for seed in info.seeds if (method, seed) in files.scores]
-        drawn = [(scores, *curve) for scores in found if len((curve := risk_curve(scores))[0])]
+        drawn = [(scores, *curve) for scores in found if len((curve := risk_curve(scores, info.failure))[0])]
         if not drawn:
             continue
         # On one grid: pools of two seeds may differ by a few people without a PCK.
         kept_K = np.linspace(max(kept_K[0] for _, kept_K, _ in drawn), 1, COVERAGES)
         risk_NK = np.array([np.interp(kept_K, of_K, risk_K) for _, of_K, risk_K in drawn])
-        band = mean_interval(risk_NK) if len(info.seeds) > 1 else risk_over_people(drawn[0][0], kept_K)
+        band = mean_interval(risk_NK) if len(info.seeds) > 1 else risk_over_people(drawn[0][0], kept_K, info.failure)
         curves.append(Curve(method, kept_K, risk_NK.mean(axis=0), band))
     return lines("risk", curves, palette, "share of images kept", "failure rate of those kept") if curves else None
 
 
-def risk_curve(scores: Scores) -> tuple[Floats, Floats]:
+def risk_curve(scores: Scores, failure: Failure | None = None) -> tuple[Floats, Floats]:
     """Share of images kept, and the failure rate among them, the highest scores dropped first.
 
     Images whose PCK is undefined are left out. At most ``COVERAGES`` points, empty where nothing is defined.
     """
-    failed_N, known_N = Failure().failed(scores.image_pck_N)
+    failed_N, known_N = (failure or Failure()).failed(scores.image_pck_N)
     P = int(known_N.sum())
     if P == 0:
         return np.empty(0), np.empty(0)
@@ -121,9 +121,9 @@ def risk_curve(scores: Scores) -> tuple[Floats, Floats]:
     return kept_K / P, risk_P[kept_K - 1]
 
 
-def risk_over_people(scores: Scores, kept_K: Floats) -> tuple[Floats, Floats] | None:
+def risk_over_people(scores: Scores, kept_K: Floats, failure: Failure | None = None) -> tuple[Floats, Floats] | None:
     """Bootstrap band (K,) of a risk-coverage curve over the people of its pool; None for fewer than two."""
-    failed_N, known_N = Failure().failed(scores.image_pck_N)
+    failed_N, known_N = (failure or Failure()).failed(scores.image_pck_N)
     failed_P = failed_N[known_N]
     _, group_P = np.unique(scores.score_N[known_N], return_inverse=True)
     count = len(failed_P)

@@ -141,7 +141,7 @@ def curves(run: Path, results: DetectResults, place: int) -> tuple[Figure, Figur
     grid_K = np.linspace(0, 1, COVERAGES + 1)
     for seed in results.catalogue.seeds:
         stored = SetScores.load(run, seed, name, roc)
-        truth = truth_of(stored, results.catalogue.macro)
+        truth = truth_of(stored, results.catalogue.macro, results.catalogue.failure)
         for d in who:
             score_N = stored.scores[d.name][stored.counted_N].astype(np.float64)
             roc[d.name].append(caught(score_N, truth.failed_N, grid_K))

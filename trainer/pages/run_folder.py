@@ -17,9 +17,10 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.io import write_atomically
+from alpose.runtime.io import from_json, write_atomically
 
 from ..methods.catalog import in_order
+from ..metrics import Failure
 from ..results import Gallery, Lookalikes, Results, Row, Scores, stage_folder
 from .formatting import plural
 
@@ -50,6 +51,11 @@ class RunInfo:
     """Training time of the base models, in seconds."""
     config: dict[str, Any] = field(repr=False)
     environment: dict[str, Any] = field(repr=False)
+
+    @property
+    def failure(self) -> Failure:
+        """When a pose counts as failed."""
+        return from_json(Failure, self.config.get("failure", {}), "config.failure")
 
     @property
     def first_seed(self) -> int:

@@ -20,14 +20,15 @@ from click.testing import CliRunner, Result
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.trainer.cli import main
 from alpose.trainer.data.crops import Crops
-from alpose.trainer.detect import costs, experiment, students
+from alpose.trainer.detect import ablations, costs, experiment
 from alpose.trainer.detect.costs import has_costs
 from alpose.trainer.detect.experiment import DetectConfig, _costs, _pool, _probabilities, run_detect
-from alpose.trainer.detect.scoring import View
+from alpose.trainer.detect.scoring import ScoredViews
 from alpose.trainer.detect.stored import Catalogue, SetScores, infos
 from alpose.trainer.device import Machine, machine
 from alpose.trainer.epck import EpckTraining
 from alpose.trainer.methods.catalog import DETECTORS
+from alpose.trainer.metrics import Failure
 from alpose.trainer.run import RunConfig
 
 NAMES = tuple(DETECTORS)
@@ -58,9 +59,9 @@ def _short() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "SYNTHETIC_PEOPLE", 16)
         patch.setattr(experiment, "CALIBRATION_VIEWS", 2)
-        patch.setattr(students, "CEILING_VIEWS", 1)
-        patch.setattr(students, "FOLD_EPOCHS", 2)
-        patch.setattr(students, "FORK_VIEWS", 1)
+        patch.setattr(ablations, "CEILING_VIEWS", 1)
+        patch.setattr(ablations, "FOLD_EPOCHS", 2)
+        patch.setattr(ablations, "CROSS_VIEWS", 1)
         patch.setattr(experiment, "measure_costs", no_clock)  # a graph for each head takes longer than all the rest
         patch.setattr(costs, "ROUNDS", 2)
         patch.setattr(costs, "CALLS", 1)
@@ -311,13 +312,13 @@ def test_a_score_that_is_no_number_is_an_error_that_names_its_detector() -> None
     counts_NJ[2] = False  # who cannot be measured calibrates nothing
     scores = {name: np.linspace(0, 1, people, dtype=np.float32) for name in ("peak", "entropy", "epck")}
     scores["entropy"][2] = np.nan
-    view = View(np.arange(people), right_NJ, counts_NJ, np.zeros(people, dtype=np.float32), scores, None)
+    view = ScoredViews(np.arange(people), right_NJ, counts_NJ, np.zeros(people, dtype=np.float32), scores, None)
 
-    found = _probabilities(view, ("peak", "entropy", "epck+free", "epck+auditor", "in-domain"))
+    found = _probabilities(view, ("peak", "entropy", "epck+free", "epck+auditor", "in-domain"), Failure())
     assert list(found) == ["peak", "entropy", "epck+free"]
     scores["entropy"][1] = np.inf
     with pytest.raises(DataError, match=r"entropy, on the 5 views of people who validated.*finite"):
-        _probabilities(view, ("peak", "entropy"))
+        _probabilities(view, ("peak", "entropy"), Failure())
 
 
 # --- Costs
