@@ -21,16 +21,9 @@ from .passes import Predicted, View, predict
 
 
 def augmented_views(
-    model: PoseModel,
-    crops: Crops,
-    machine: DeviceContext,
-    *,
-    views: int,
-    seed: int,
-    augment_by: AugmentConfig | None = None,
-    batch: int = 64,
-    what: str = "looking",
-) -> Iterator[Predicted]:
+    model: PoseModel, crops: Crops, machine: DeviceContext, *, views: int, seed: int, augment_by: AugmentConfig | None =
+    None, batch: int = 64, what: str = "looking",
+) -> Iterator[Predicted]:  # fmt: skip
     """Run a pose net over views of people.
 
     Args:

@@ -82,16 +82,9 @@ def join(parts: Sequence[HeadDataset]) -> HeadDataset:
 
 
 def train_epck(
-    model: PoseModel,
-    heads: Mapping[str, ExpectedPckHead],
-    crops: Crops,
-    config: HeadTraining | EpckTraining,
-    machine: DeviceContext,
-    *,
-    seed: int,
-    validation: float,
-    what: str = "expected-PCK heads",
-) -> dict[str, list[float]]:
+    model: PoseModel, heads: Mapping[str, ExpectedPckHead], crops: Crops, config: HeadTraining | EpckTraining, machine:
+    DeviceContext, *, seed: int, validation: float, what: str = "expected-PCK heads",
+) -> dict[str, list[float]]:  # fmt: skip
     """Train heads in place on a frozen pose net, which does not change by a bit; one pass over the views feeds them all.
 
     The people that validated the pose net are left out. ``config`` of the other heads stands for the default. Returns
@@ -105,16 +98,9 @@ def train_epck(
 
 
 def collect(
-    model: PoseModel,
-    heads: Mapping[str, ExpectedPckHead],
-    crops: Crops,
-    machine: DeviceContext,
-    *,
-    views: int,
-    seed: int,
-    augment_by: AugmentConfig | None = None,
-    what: str = "evidence",
-) -> HeadDataset:
+    model: PoseModel, heads: Mapping[str, ExpectedPckHead], crops: Crops, machine: DeviceContext, *, views: int, seed:
+    int, augment_by: AugmentConfig | None = None, what: str = "evidence",
+) -> HeadDataset:  # fmt: skip
     """The evidence of every head on views of people, see :func:`alpose.trainer.augmented_views.augmented_views`."""
     for head in heads.values():
         head.to(machine.device)

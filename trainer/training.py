@@ -154,18 +154,10 @@ def run_epochs(
 
 
 def train_pose(
-    model: PoseModel,
-    crops: Crops,
-    config: PoseTraining,
-    machine: DeviceContext,
-    *,
-    seed: int,
-    state: Path | None = None,
-    heads: Mapping[str, LossHead] | None = None,
-    head_config: HeadTraining | None = None,
-    best: bool = True,
-    what: str = "pose net",
-) -> tuple[Epoch, ...]:
+    model: PoseModel, crops: Crops, config: PoseTraining, machine: DeviceContext, *, seed: int, state: Path | None =
+    None, heads: Mapping[str, LossHead] | None = None, head_config: HeadTraining | None = None, best: bool = True, what:
+    str = "pose net",
+) -> tuple[Epoch, ...]:  # fmt: skip
     """Train the pose net of ``model`` in place; it ends with the weights of its best validation epoch.
 
     Args:
@@ -228,17 +220,9 @@ def train_pose(
 
 
 def train_heads(
-    model: PoseModel,
-    heads: Mapping[str, H],
-    crops: Crops,
-    config: HeadTraining,
-    machine: DeviceContext,
-    *,
-    seed: int,
-    validation: float,
-    damaged: bool = False,
-    what: str = "loss heads",
-) -> dict[str, list[float]]:
+    model: PoseModel, heads: Mapping[str, H], crops: Crops, config: HeadTraining, machine: DeviceContext, *, seed: int,
+    validation: float, damaged: bool = False, what: str = "loss heads",
+) -> dict[str, list[float]]:  # fmt: skip
     """Train heads of any kind in place on a frozen pose net in eval mode, which does not change by a bit.
 
     The heads that learn by an objective share one pass over the views; those with a training procedure of their own

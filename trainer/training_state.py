@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from alpose.runtime.errors import CheckpointError, ConfigError
 from alpose.runtime.io import replacing
@@ -49,21 +51,15 @@ class Stepper:
 
     PATIENCE, COOLDOWN, LOWEST = 8, 2, 3e-6  # of the code published with the LL++ paper
 
-    def __init__(
-        self, schedule: Schedule, lr: float, optimiser: torch.optim.Optimizer, *, epochs: int, steps: int
-    ) -> None:
-        self._cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
-        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+    def __init__(self, schedule: Schedule, lr: float, optimiser: Optimizer, *, epochs: int, steps: int) -> None:
         self._optimiser = optimiser
-        if schedule == "one-cycle":
-            self._cycle = torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, lr, total_steps=steps * epochs + 1, pct_start=0.15, div_factor=10.0,
-                final_div_factor=100.0, cycle_momentum=False,
-            )  # fmt: skip
-        elif schedule == "plateau":
-            self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimiser, factor=0.5, patience=self.PATIENCE, cooldown=self.COOLDOWN, min_lr=self.LOWEST
-            )
+        self._cycle = OneCycleLR(
+            optimiser, lr, total_steps=steps * epochs + 1, pct_start=0.15, div_factor=10.0, final_div_factor=100.0,
+            cycle_momentum=False,
+        ) if schedule == "one-cycle" else None  # fmt: skip
+        self._plateau = ReduceLROnPlateau(
+            optimiser, factor=0.5, patience=self.PATIENCE, cooldown=self.COOLDOWN, min_lr=self.LOWEST
+        ) if schedule == "plateau" else None  # fmt: skip
 
     @property
     def lr(self) -> float:
@@ -71,24 +67,22 @@ class Stepper:
         return float(self._optimiser.param_groups[0]["lr"])
 
     def step(self) -> None:
-        """After every optimiser step."""
+        """Call after every optimiser step."""
         if self._cycle:
             self._cycle.step()
 
     def epoch(self, loss: float) -> None:
-        """After every epoch, with its validation loss."""
+        """Call after every epoch, with its validation loss."""
         if self._plateau:
             self._plateau.step(loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        inner = self._cycle or self._plateau
-        # The schedulers keep functions and the optimiser among their fields; only plain values are state.
-        plain = (int, float, str, bool, list, type(None))
+        """Plain values: the schedulers keep functions and the optimiser among their fields too."""
+        inner, plain = self._cycle or self._plateau, (int, float, str, bool, list, type(None))
         return {k: v for k, v in inner.state_dict().items() if isinstance(v, plain)} if inner else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` gave."""
         inner = self._cycle or self._plateau
         if inner:
             inner.load_state_dict(state)
@@ -98,17 +92,10 @@ class TrainingState:
     """Keeps the best epoch of a training, and saves and resumes the training between epochs."""
 
     def __init__(
-        self,
-        path: Path | None,
-        pose: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        schedule: Stepper,
-        heads: Mapping[str, LossHead],
-        head_optimisers: Mapping[str, torch.optim.Optimizer],
-        machine: DeviceContext,
-        *,
+        self, path: Path | None, pose: nn.Module, optimiser: Optimizer, schedule: Stepper, heads:
+        Mapping[str, LossHead], head_optimisers: Mapping[str, Optimizer], machine: DeviceContext, *,
         identity: str,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._path, self._machine, self._identity = path, machine, identity
         self._modules: dict[str, nn.Module] = {"pose": pose, **{f"head.{name}": head for name, head in heads.items()}}
         self._stateful: dict[str, Any] = {**self._modules, "optimiser": optimiser, "schedule": schedule,
@@ -180,13 +167,8 @@ def discard(state: Path) -> None:
 
 def identity(model: PoseModel, heads: Mapping[str, LossHead], crops: Crops, *options: object) -> str:
     """Everything that a training starts from: people and labels, options, and the weights themselves."""
-    everything = (
-        crops.data.fingerprint(),
-        crops.config,
-        model.target,
-        {n: h.config for n, h in heads.items()},
-        options,
-    )
+    configs = {name: head.config for name, head in heads.items()}
+    everything = (crops.data.fingerprint(), crops.config, model.target, configs, options)
     digest = hashlib.sha256(repr(everything).encode())
     for module in (model.pose, *heads.values()):
         for name, value in module.state_dict().items():

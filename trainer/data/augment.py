@@ -48,15 +48,9 @@ def to_input(pixels_BSS3: Tensor) -> Tensor:
 
 
 def augment(
-    pixels_BTT3: Tensor,
-    joints_BJ2: Tensor,
-    labelled_BJ: Tensor,
-    *,
-    size_px: int,
-    flip_order: tuple[int, ...],
-    config: AugmentConfig,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
+    pixels_BTT3: Tensor, joints_BJ2: Tensor, labelled_BJ: Tensor, *, size_px: int, flip_order: tuple[int, ...], config:
+    AugmentConfig, generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Random views: images (B, 3, S, S) in [0, 1], joints in pixels of the view, and which of them count.
 
     A joint that leaves the view no longer counts: there is nothing there to learn from.

@@ -241,14 +241,9 @@ def _ordered(value: Tensor) -> Tensor:
 
 
 def _scores(
-    model: PoseModel,
-    pool: Crops,
-    labelled: Crops,
-    near: Neighbours,
-    machine: DeviceContext,
-    config: EglConfig,
-    what: str,
-) -> Iterator[Tensor]:
+    model: PoseModel, pool: Crops, labelled: Crops, near: Neighbours, machine: DeviceContext, config: EglConfig, what:
+    str,
+) -> Iterator[Tensor]:  # fmt: skip
     """Scores in parts, in the order of the pool."""
     feed, row_NK = Feed.open(pool, machine, resident=False), near.row_NK.cpu().numpy()
     at_once = max(1, ON_GPU // model.crop.size_px**2) if machine.device.type == "cuda" else 1
