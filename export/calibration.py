@@ -99,14 +99,14 @@ class Calibration:
         return {"evidence": list(EVIDENCE), **lists}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Calibration:
+    def from_json(cls, value: Mapping[str, Any], where: str = "calibration") -> Calibration:
         """The calibration that :meth:`to_json` wrote."""
         try:
             if tuple(value["evidence"]) != EVIDENCE:
                 raise DataError(f"its evidence is {value['evidence']}, this version computes {list(EVIDENCE)}")
             return cls(*(np.array(value[name.rsplit("_", 1)[0]], dtype=np.float64) for name in cls.__slots__))
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"not a calibration ({error}): {str(value)[:200]}") from error
+            raise DataError(f"{where} is not a calibration ({error}): {str(value)[:200]}") from error
 
 
 def evidence(

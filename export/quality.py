@@ -5,20 +5,19 @@ Shapes: N people, B bins, K points of a curve.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.io import from_json, to_json
 from alpose.trainer.data.records import Bools
 from alpose.trainer.metrics import Failure, aurc, auroc, risk_coverage
+from alpose.trainer.statistics import bin_of_equal_width, clopper_pearson, ece_equal_width
 
 from .calibration import EVIDENCE, Array, Calibration, check_classes, fit, fitting_half
-from .thresholds import CATCHES, CONFIDENCE, CatchThreshold, catch_threshold, check_probabilities, clopper_pearson
+from .thresholds import CATCHES, CONFIDENCE, CatchThreshold, catch_threshold, check_probabilities
 
 BINS = 10
 """Bins of equal width of the reliability diagram and of the expected calibration error."""
@@ -115,33 +114,6 @@ class CalibrationReport:
         known = ", ".join(f"{threshold.catch:g}" for threshold in self.thresholds)
         raise DataError(f"there is no threshold for catching {catch:g} of the failures; there are: {known}")
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, read back by :meth:`from_json`."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        lists = {name: list(value) for name, value in own.items() if isinstance(value, tuple)}
-        return own | lists | {
-            "failure": to_json(self.failure),
-            "calibration": self.calibration.to_json(),
-            "auroc_alone": dict(self.auroc_alone),
-            "bins": [asdict(each) for each in self.bins],
-            "thresholds": [each.to_json() for each in self.thresholds],
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> CalibrationReport:
-        """The report that :meth:`to_json` wrote."""
-        try:
-            plain = {name: tuple(each) if isinstance(each, list) else each for name, each in value.items()}
-            parts: dict[str, Any] = plain | {
-                "failure": from_json(Failure, value["failure"], "failure"),
-                "calibration": Calibration.from_json(value["calibration"]),
-                "bins": tuple(ReliabilityBin(**each) for each in value["bins"]),
-                "thresholds": tuple(CatchThreshold.from_json(each) for each in value["thresholds"]),
-            }  # fmt: skip
-            return cls(**parts)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"not a calibration report ({error!r}): {str(value)[:200]}") from error
-
 
 def calibrate(
     evidence_N3: npt.NDArray[np.floating],
@@ -207,7 +179,7 @@ def measure(
     return CalibrationReport(
         data=data, failure=failure, profile=profile, definition=definition, calibration=calibration,
         fitted=0, fitted_failures=0, measured=count, measured_failures=int(failed_N.sum()), undefined=0,
-        ece=expected_calibration_error(probability_N, failed_N), ece_by_chance=ece_by_chance(probability_N),
+        ece=ece_equal_width(probability_N, failed_N, BINS), ece_by_chance=ece_by_chance(probability_N),
         brier=float(((probability_N - failed_N) ** 2).mean()), brier_constant=rate * (1 - rate),
         auroc=_certain(auroc(probability_N.astype(np.float32), failed_N)),
         auroc_alone={name: _certain(auroc(evidence_N3[:, place].astype(np.float32), failed_N))
@@ -223,19 +195,12 @@ def measure(
     )  # fmt: skip
 
 
-def expected_calibration_error(probability_N: Array, failed_N: Bools, bins: int = BINS) -> float:
-    """Mean over people of |mean probability - failure rate| of their bin, equally wide bins (Guo et al., ICML 2017)."""
-    bin_N = _bin(probability_N, bins)
-    excess_B = np.bincount(bin_N, weights=probability_N - failed_N, minlength=bins)
-    return float(np.abs(excess_B).sum() / len(probability_N))
-
-
 def ece_by_chance(probability_N: Array, bins: int = BINS, repeats: int = REPEATS) -> float:
     """95th percentile of the calibration error when every probability is exactly right; seeded, so repeatable.
 
     The error of a finite set is never 0: this is what it has to be compared with.
     """
-    bin_N, rng = _bin(probability_N, bins), np.random.default_rng(0)
+    bin_N, rng = bin_of_equal_width(probability_N, bins), np.random.default_rng(0)
     found = np.empty(repeats)
     for repeat in range(repeats):
         excess_N = probability_N - (rng.random(len(probability_N)) < probability_N)
@@ -245,7 +210,7 @@ def ece_by_chance(probability_N: Array, bins: int = BINS, repeats: int = REPEATS
 
 def reliability(probability_N: Array, failed_N: Bools, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
     """Predicted probability against what came true, bin by bin."""
-    bin_N = _bin(probability_N, bins)
+    bin_N = bin_of_equal_width(probability_N, bins)
     count_B = np.bincount(bin_N, minlength=bins)
     failures_B = np.bincount(bin_N, weights=failed_N, minlength=bins).astype(np.int64)
     sum_B = np.bincount(bin_N, weights=probability_N, minlength=bins)
@@ -261,11 +226,7 @@ def reliability(probability_N: Array, failed_N: Bools, bins: int = BINS) -> tupl
 
 def histogram(probability_N: Array) -> tuple[int, ...]:
     """Counts in bins of equal width on [0, 1]; a probability of 1 falls into the last."""
-    return tuple(np.bincount(_bin(probability_N, HISTOGRAM_BINS), minlength=HISTOGRAM_BINS).tolist())
-
-
-def _bin(probability_N: Array, bins: int) -> npt.NDArray[np.int64]:
-    return np.minimum((probability_N * bins).astype(np.int64), bins - 1)
+    return tuple(np.bincount(bin_of_equal_width(probability_N, HISTOGRAM_BINS), minlength=HISTOGRAM_BINS).tolist())
 
 
 def _risk(probability_N: Array, failed_N: Bools) -> tuple[Array, Array]:

@@ -5,19 +5,17 @@ Shapes: N people, E pieces of evidence (three).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.errors import DataError
 from alpose.trainer.data.records import Bools
 from alpose.trainer.metrics import auroc
+from alpose.trainer.statistics import clopper_pearson, ece_equal_width
 
-from .quality import CalibrationReport, ReliabilityBin, ece_by_chance, expected_calibration_error, reliability
-from .thresholds import check_probabilities, clopper_pearson
+from .quality import BINS, CalibrationReport, ReliabilityBin, ece_by_chance, reliability
+from .thresholds import check_probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +51,6 @@ class Applied:
     catches: tuple[Catch, ...]
     """Thresholds that exist."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, read back by :meth:`from_json`."""
-        return asdict(self) | {"bins": [asdict(each) for each in self.bins],
-                               "catches": [asdict(each) for each in self.catches]}  # fmt: skip
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Applied:
-        """What :meth:`to_json` wrote."""
-        try:
-            bins = tuple(ReliabilityBin(**each) for each in value["bins"])
-            catches = tuple(Catch(**each) for each in value["catches"])
-            return cls(**{**value, "bins": bins, "catches": catches})
-        except (KeyError, TypeError) as error:
-            raise DataError(f"not a calibration at work ({error!r}): {str(value)[:200]}") from error
-
 
 def apply(report: CalibrationReport, evidence_N3: npt.NDArray[np.floating], failed_N: Bools, data: str) -> Applied:
     """Measure a finished calibration, with the thresholds it has, on other people.
@@ -91,7 +74,7 @@ def apply(report: CalibrationReport, evidence_N3: npt.NDArray[np.floating], fail
         found.append(catch)
     return Applied(
         calibrated_on=report.data, data=data, people=len(failed_N), failures=failures,
-        ece=expected_calibration_error(probability_N, failed_N), ece_by_chance=ece_by_chance(probability_N),
+        ece=ece_equal_width(probability_N, failed_N, BINS), ece_by_chance=ece_by_chance(probability_N),
         brier=float(((probability_N - failed_N) ** 2).mean()),
         auroc=auroc(probability_N.astype(np.float32), failed_N) or 0.0,
         bins=reliability(probability_N, failed_N), catches=tuple(found),

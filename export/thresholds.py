@@ -15,16 +15,16 @@ Shapes: N people, M failures.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betainc, betaincinv
+from scipy.special import betainc
 
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.trainer.data.records import Bools
+from alpose.trainer.statistics import clopper_pearson
 
 from .calibration import check_classes
 
@@ -60,18 +60,6 @@ class CatchThreshold:
     high: float | None
     """Clopper and Pearson's bounds of the true catch, each with ``confidence``. They hold although the threshold was
     read off the same failures: the lower one is what chose the threshold, the upper one lies above the exact one."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, read back by :meth:`from_json`."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> CatchThreshold:
-        """The threshold that :meth:`to_json` wrote."""
-        try:
-            return cls(**value)
-        except TypeError as error:
-            raise DataError(f"not a threshold ({error}): {str(value)[:200]}") from error
 
 
 def failures_needed(catch: float, confidence: float) -> int:
@@ -128,15 +116,6 @@ def catch_threshold(
         **common, threshold=threshold, reason=None, flagged=float((probability_N >= threshold).mean()), caught=caught,
         observed=caught / len(failure_M), low=low, high=high,
     )  # fmt: skip
-
-
-def clopper_pearson(successes: int, trials: int, tail: float) -> tuple[float, float]:
-    """Bounds of a share, each wrong with at most the probability ``tail`` (Clopper and Pearson, Biometrika 1934)."""
-    if not 0 <= successes <= trials or trials < 1:
-        raise DataError(f"an interval needs 0 <= successes <= trials and a trial, got {successes} of {trials}")
-    low = betaincinv(successes, trials - successes + 1, tail) if successes else 0.0
-    high = betaincinv(successes + 1, trials - successes, 1 - tail) if successes < trials else 1.0
-    return float(low), float(high)
 
 
 def check_probabilities(probability_N: npt.NDArray[np.floating], failed_N: Bools) -> npt.NDArray[np.float64]:

@@ -27,6 +27,7 @@ from alpose.runtime.bundle.golden import Golden, Tolerances, run_golden
 from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, Precision, tensors
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError
+from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.types import Outputs
 from alpose.trainer import checkpoint
@@ -245,7 +246,7 @@ def _write(
         "head": graph.spec.head,
         "inputs": inputs,
         "outputs": outputs,
-        "calibration": report.to_json(),
+        "calibration": to_json(report),
         "parity": _with_limits(parity, config),
         "provenance": {**provenance, **speed, "calibration": {"people": trained, "data_sha256": crops.data.fingerprint(),
                                                      "left_out": len(crops.left_out)}},
@@ -301,7 +302,7 @@ def _previous(bundle: Path, seen: _Seen, crops: Crops) -> Applied:
     if calibration is None:
         raise ConfigError(f"{bundle} has no calibration to compare with")
     measured_N = seen.defined_N & ~fitting_half(seen.ids)
-    report = CalibrationReport.from_json(calibration.facts)
+    report = from_json(CalibrationReport, calibration.facts, "calibration")
     return apply(report, seen.evidence_N3[measured_N], seen.failed_N[measured_N], crops.data.name)
 
 

@@ -243,11 +243,15 @@ def fields_from_json(cls: type[T], value: Any, where: str = "") -> T:
         said = [f"{words} {', '.join(names)}" for words, names in (("missing", missing), ("unknown", unknown)) if names]
         raise DataError(f"{where}: {'; '.join(said)}. Expected the keys {', '.join(known)}")
     types_by_name = typing.get_type_hints(cls)
-    parts = {name: _value(types_by_name[name], item, f"{where}.{name}") for name, item in value.items()}
+    parts = {name: _value(types_by_name[name], item, _place(where, name)) for name, item in value.items()}
     try:
         return cls(**parts)
     except (AlposeError, TypeError, ValueError) as error:
         raise DataError(f"{where}: {error}") from error
+
+
+def _place(where: str, name: str) -> str:
+    return f"{where}: {name}" if where.endswith(".json") else f"{where}.{name}"
 
 
 def _value(wanted: Any, value: Any, where: str) -> Any:

@@ -1,25 +1,29 @@
-"""Statistics of a benchmark: mean and sd, the paired t-test, Holm's correction, seeds still to run, the bootstrap.
+"""Statistics: mean and sd, the paired t-test, Holm's correction, seeds still to run, the bootstrap, the interval of a
+share, monotone logistic regression, and how well probabilities are calibrated.
 
 A value that is not defined is None, with the reason beside it; NaN never leaves this file.
 
-Shapes: a handful of plain floats, one per seed; for the bootstrap N seeds or people, K points of a curve, R resamples.
+Shapes: a handful of plain floats, one per seed; for the bootstrap N seeds or people, K points of a curve, R resamples;
+for probabilities N people, F pieces of evidence, B bins.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, special, stats
 
 from alpose.runtime.errors import ConfigError, DataError
 
 Alternative = Literal["two-sided", "less", "greater"]
 Floats = npt.NDArray[np.floating]
+Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 LEVEL = 0.05
 """Of the tests, unless somebody says otherwise; the papers have 0.1."""
@@ -32,6 +36,12 @@ SAME = 1e-12
 
 MOST_SEEDS = 10_000
 """A difference that wants more is not going to be settled by seeds."""
+
+BINS = 15
+"""Of a calibration error."""
+
+LOGISTIC_RIDGE = 1e-3
+"""Weight of the squared slopes, per person: where evidence parts failures from successes entirely, slopes stay finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,15 +233,27 @@ def bootstrap(
         raise ConfigError(f"bootstrap: 0 < covered < 1 and resamples >= 1, got {covered} and {resamples}")
     if count < 2:
         return None
-    generator = np.random.default_rng(seed)
-    values_RK = np.array(
-        [statistic(np.bincount(generator.integers(0, count, count), minlength=count)) for _ in range(resamples)]
-    )
+    values_RK = np.array([statistic(times_N) for times_N in draws(count, resamples, np.random.default_rng(seed))])
     if not np.isfinite(values_RK).all():
         raise DataError("bootstrap: the statistic of a resample is not finite; leave out values that are not defined")
     tail = float(stats.norm.sf(math.sqrt(count / (count - 1)) * stats.t.isf((1 - covered) / 2, count - 1)))
     low_K, high_K = np.quantile(values_RK, (tail, 1 - tail), axis=0)
     return low_K, high_K
+
+
+def draws(count: int, resamples: int, generator: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield how often each of so many is drawn (N,), when as many are drawn with replacement; R times."""
+    for _ in range(resamples):
+        yield np.bincount(generator.integers(0, count, count), minlength=count)
+
+
+def percentiles(value_R: Floats, covered: float = COVERED) -> tuple[float, float] | None:
+    """Return the plain percentile interval over the resamples that are defined; None where none is."""
+    known_R = value_R[np.isfinite(value_R)]
+    if not len(known_R):
+        return None
+    low, high = np.quantile(known_R, [(1 - covered) / 2, (1 + covered) / 2])
+    return float(low), float(high)
 
 
 def mean_interval(
@@ -255,3 +277,118 @@ def most_covered(count: int) -> float:
 def is_defined(value: float | None) -> TypeGuard[float]:
     """Neither None nor NaN nor infinite."""
     return value is not None and math.isfinite(value)
+
+
+# --- Shares and probabilities
+
+
+def clopper_pearson(successes: float, trials: float, tail: float) -> tuple[float, float]:
+    """Return bounds of a share, each wrong with at most the probability ``tail`` (Clopper and Pearson, Biometrika 1934).
+
+    Counts need not be whole: weighted draws have an effective number of their own (Korn and Graubard, 1998).
+    """
+    if not 0 <= successes <= trials or trials <= 0:
+        raise DataError(f"an interval needs 0 <= successes <= trials and a trial, got {successes} of {trials}")
+    low = special.betaincinv(successes, trials - successes + 1, tail) if successes > 0 else 0.0
+    high = special.betaincinv(successes + 1, trials - successes, 1 - tail) if successes < trials else 1.0
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True)
+class Logistic:
+    """``sigmoid(Σ slope · evidence + bias)`` with slopes from 0 up."""
+
+    slope_F: npt.NDArray[np.float64]
+    bias: float
+
+    def __call__(self, evidence_NF: Floats) -> npt.NDArray[np.float64]:
+        """Probability of failure, (N,)."""
+        return np.asarray(special.expit(evidence_NF @ self.slope_F + self.bias), dtype=np.float64)
+
+
+def fit_logistic(evidence_NF: Floats, failed_N: Bools, *, least: float = 0.0) -> Logistic:
+    """Maximum likelihood with slopes that are not negative, by L-BFGS-B on standardised evidence.
+
+    Two imagined people are added, a failure with the worst evidence that was seen and a success with the best: where
+    everybody failed, or nobody did, there is an answer all the same.
+
+    Args:
+        evidence_NF: of people whose truth is known.
+        failed_N: who failed.
+        least: slope of standardised evidence, at least; above 0 the order of a single piece of evidence is kept even
+            where it points the wrong way.
+
+    Raises:
+        DataError: there is nobody, or the evidence is not finite.
+    """
+    if not len(evidence_NF) or not np.isfinite(evidence_NF).all():
+        raise DataError(f"a probability of failure needs finite evidence of people, got that of {len(evidence_NF)}")
+    evidence_NF = np.concatenate([evidence_NF, evidence_NF.max(axis=0)[None], evidence_NF.min(axis=0)[None]])
+    failed_N = np.append(failed_N, [True, False])
+    mean_F, deviation_F = evidence_NF.mean(axis=0), np.maximum(evidence_NF.std(axis=0), 1e-12)
+    # What is the same for everybody says nothing; rounding in its mean must not be blown up to evidence.
+    deviation_F[np.ptp(evidence_NF, axis=0) == 0] = np.inf
+    x_NF = ((evidence_NF - mean_F) / deviation_F).astype(np.float64)
+    sign_N = np.where(failed_N, 1.0, -1.0)
+
+    def loss(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        margin_N = sign_N * (x_NF @ parameters[:-1] + parameters[-1])
+        pull_N = -sign_N * special.expit(-margin_N)
+        gradient = np.append(x_NF.T @ pull_N / len(x_NF) + 2 * LOGISTIC_RIDGE * parameters[:-1], pull_N.mean())
+        return float(np.logaddexp(0, -margin_N).mean() + LOGISTIC_RIDGE * (parameters[:-1] ** 2).sum()), gradient
+
+    start = np.zeros(x_NF.shape[1] + 1)
+    bounds = [(least, None)] * x_NF.shape[1] + [(None, None)]
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    slope_F = found.x[:-1] / deviation_F
+    return Logistic(slope_F, float(found.x[-1] - mean_F @ slope_F))
+
+
+def bins_of_equal_mass(
+    probability_N: Floats, failed_N: Bools, bins: int = BINS
+) -> tuple[Doubles, Doubles, npt.NDArray[np.int64]]:
+    """Return mean probability (B,), share of failures (B,) and people (B,) of bins that hold equally many people.
+
+    Equal probabilities that fall into two bins bring their mean share of failures into both. Fewer people than bins
+    make a bin each.
+
+    Raises:
+        DataError: a value outside [0, 1].
+    """
+    wrong_N = (probability_N < 0) | (probability_N > 1)
+    if wrong_N.any():
+        raise DataError(
+            f"{int(wrong_N.sum())} of {len(wrong_N)} scores are not probabilities (first "
+            f'{probability_N[wrong_N][0]:g}); calibrate them, or set "probability": false for this detector'
+        )
+    value_G, group_N, size_G = np.unique(probability_N, return_inverse=True, return_counts=True)
+    rate_G = np.bincount(group_N, weights=failed_N) / size_G
+    value_N, rate_N = np.repeat(value_G.astype(np.float64), size_G), np.repeat(rate_G, size_G)
+    parts = [part for part in np.array_split(np.arange(len(value_N)), bins) if len(part)]
+    return (
+        np.array([value_N[part].mean() for part in parts]),
+        np.array([rate_N[part].mean() for part in parts]),
+        np.array([len(part) for part in parts], dtype=np.int64),
+    )
+
+
+def bin_of_equal_width(probability_N: Floats, bins: int) -> npt.NDArray[np.int64]:
+    """Return everybody's bin of equal width on [0, 1]; a probability of 1 falls into the last."""
+    return np.minimum((probability_N * bins).astype(np.int64), bins - 1)
+
+
+def ece_equal_mass(probability_N: Floats, failed_N: Bools, bins: int = BINS) -> float | None:
+    """Return the expected calibration error over bins of equal mass: mean over people of |mean probability - failure rate|.
+
+    Nguyen and O'Connor, EMNLP 2015: with bins of equal mass no bin rests on a handful of people. None of nobody.
+    """
+    if not len(probability_N):
+        return None
+    mean_B, rate_B, count_B = bins_of_equal_mass(probability_N, failed_N, bins)
+    return float((count_B * np.abs(mean_B - rate_B)).sum() / count_B.sum())
+
+
+def ece_equal_width(probability_N: Floats, failed_N: Bools, bins: int) -> float:
+    """Return the expected calibration error over bins of equal width (Guo et al., ICML 2017)."""
+    excess_B = np.bincount(bin_of_equal_width(probability_N, bins), weights=probability_N - failed_N, minlength=bins)
+    return float(np.abs(excess_B).sum() / len(probability_N))

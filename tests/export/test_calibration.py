@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from alpose.export import calibration as c
 from alpose.export import quality, shift
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import LSP
 from alpose.trainer import metrics
 from alpose.trainer.metrics import Failure
+from alpose.trainer.statistics import ece_equal_width
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -240,12 +242,12 @@ def test_a_calibration_survives_json_and_a_damaged_one_does_not() -> None:
 def test_the_calibration_error_of_cases_made_by_hand() -> None:
     failed_N = np.array([True, False, False, False])
     # One bin at 0.25, and a quarter fails: no error. Said 0.75, it is half a unit off for everybody.
-    assert quality.expected_calibration_error(np.full(4, 0.25), failed_N) == pytest.approx(0.0)
-    assert quality.expected_calibration_error(np.full(4, 0.75), failed_N) == pytest.approx(0.5)
+    assert ece_equal_width(np.full(4, 0.25), failed_N, quality.BINS) == pytest.approx(0.0)
+    assert ece_equal_width(np.full(4, 0.75), failed_N, quality.BINS) == pytest.approx(0.5)
     # Two bins: |0.95 - 1| for one person, |0.05 - 0| for three.
-    assert quality.expected_calibration_error(np.array([0.95, 0.05, 0.05, 0.05]), failed_N) == pytest.approx(0.05)
+    assert ece_equal_width(np.array([0.95, 0.05, 0.05, 0.05]), failed_N, quality.BINS) == pytest.approx(0.05)
     # Certainty that is right, in the last bin and the first.
-    assert quality.expected_calibration_error(np.array([1.0, 0, 0, 0]), failed_N) == 0.0
+    assert ece_equal_width(np.array([1.0, 0, 0, 0]), failed_N, quality.BINS) == 0.0
 
 
 def test_the_reliability_bins_account_for_everybody() -> None:
@@ -266,7 +268,7 @@ def test_chance_alone_stays_below_its_95th_percentile_about_95_times_in_100() ->
     probability_N = rng.beta(0.6, 1.5, 300)
     limit = quality.ece_by_chance(probability_N)
     draws_RN = rng.random((600, 300)) < probability_N
-    below = [quality.expected_calibration_error(probability_N, failed_N) <= limit for failed_N in draws_RN]
+    below = [ece_equal_width(probability_N, failed_N, quality.BINS) <= limit for failed_N in draws_RN]
     assert 0.92 < np.mean(below) < 0.98
 
 
@@ -308,9 +310,9 @@ def test_a_calibrated_model_is_within_chance_and_a_shifted_one_is_not() -> None:
     elsewhere = shift.apply(report, evidence_N3, failed_N, "elsewhere")
     assert elsewhere.ece > 3 * elsewhere.ece_by_chance
     assert (elsewhere.people, elsewhere.failures) == (2000, failed_N.sum())
-    assert shift.Applied.from_json(json.loads(json.dumps(elsewhere.to_json()))) == elsewhere
-    with pytest.raises(DataError, match="at work"):
-        shift.Applied.from_json({"bins": [1]})
+    assert from_json(shift.Applied, json.loads(json.dumps(to_json(elsewhere)))) == elsewhere
+    with pytest.raises(DataError, match="Applied: missing"):
+        from_json(shift.Applied, {"bins": [1]})
 
 
 def test_a_threshold_at_work_counts_what_it_catches() -> None:
@@ -326,17 +328,17 @@ def test_a_threshold_at_work_counts_what_it_catches() -> None:
 
 def test_a_report_survives_json_and_names_its_thresholds() -> None:
     report = a_report(failure=Failure("mean-error", 0.08))
-    stored = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    again = quality.CalibrationReport.from_json(stored)
-    assert again.to_json() == report.to_json()
+    stored = json.loads(json.dumps(to_json(report), allow_nan=False))
+    again = from_json(quality.CalibrationReport, stored)
+    assert to_json(again) == to_json(report)
     assert again.thresholds == report.thresholds
     assert again.bins == report.bins
     assert again.threshold(0.9).catch == 0.9
     with pytest.raises(DataError, match=r"there are: 0\.8, 0\.9, 0\.95"):
         again.threshold(0.5)
     for damaged in ({}, {**stored, "bins": [{"low": 0}]}, {**stored, "surprise": 1}):
-        with pytest.raises(DataError, match="not a"):
-            quality.CalibrationReport.from_json(damaged)
+        with pytest.raises(DataError, match=r"CalibrationReport(\.bins\[0\])?: (missing|unknown)"):
+            from_json(quality.CalibrationReport, damaged)
 
 
 def test_few_failures_are_warned_about() -> None:

@@ -18,6 +18,7 @@ from alpose.export import quality, shift
 from alpose.export.card import blocks, figure, moment, parity_rows, render_card, share, text, title
 from alpose.runtime.bundle.manifest import tensors
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
 from alpose.trainer.metrics import Failure, profile_for
 from alpose.trainer.pages.formatting import MINUS, TIMES
@@ -171,7 +172,7 @@ def test_without_calibration_the_page_says_so_first() -> None:
 
 
 def test_the_same_facts_give_the_same_bytes_also_when_read_back(report: quality.CalibrationReport) -> None:
-    again = quality.CalibrationReport.from_json(json.loads(json.dumps(report.to_json())))
+    again = from_json(quality.CalibrationReport, json.loads(json.dumps(to_json(report))))
     assert render_card(bundle(), report) == render_card(bundle(), again)
 
 

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpose.export import calibration
-from alpose.export.thresholds import CatchThreshold, catch_threshold, clopper_pearson, failures_needed, rank
+from alpose.export.thresholds import CatchThreshold, catch_threshold, failures_needed, rank
 from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.io import from_json, to_json
+from alpose.trainer.statistics import clopper_pearson
 
 
 def at_least(r: int, n: int, p: float) -> float:
@@ -165,6 +167,6 @@ def test_bad_input_is_refused() -> None:
 
 def test_a_threshold_survives_json() -> None:
     found = catch_threshold(np.linspace(0, 1, 200), np.arange(200) % 2 == 0, 0.9)
-    assert CatchThreshold.from_json(json.loads(json.dumps(found.to_json()))) == found
-    with pytest.raises(DataError, match="not a threshold"):
-        CatchThreshold.from_json({"catch": 0.9})
+    assert from_json(CatchThreshold, json.loads(json.dumps(to_json(found)))) == found
+    with pytest.raises(DataError, match="CatchThreshold: missing"):
+        from_json(CatchThreshold, {"catch": 0.9})

@@ -23,6 +23,7 @@ from alpose.export.write import ExportConfig, _calibrate, _previous, _see, expor
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
+from alpose.runtime.io import from_json
 from alpose.runtime.skeleton import LSP, MPII
 from alpose.trainer import checkpoint
 from alpose.trainer.benchmark import run_benchmark
@@ -77,7 +78,7 @@ def test_the_probability_is_the_stored_calibration_of_the_nets_evidence(base: Pa
     assert opened.calibration is not None
     graph = MonitorGraph.from_model(checkpoint.load(base), "ll++conv")
     evidence_G3 = TorchEngine(graph).evidence(opened.golden.frames_GSS3)
-    report = CalibrationReport.from_json(opened.calibration.facts)
+    report = from_json(CalibrationReport, opened.calibration.facts)
     probability_G = OnnxEngine(bundle)(opened.golden.frames_GSS3).failure_probability_N
 
     assert probability_G == pytest.approx(report.calibration.probability(evidence_G3), abs=1e-4)

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, norm, t
+from scipy.stats import norm, t
 
 from alpose.runtime.errors import DataError
+from alpose.trainer.statistics import clopper_pearson
 
 Array = npt.NDArray[np.float64]
 LEVEL = 0.95
@@ -91,9 +92,7 @@ def mean(value_N: npt.ArrayLike, probability_N: npt.ArrayLike, *, level: float =
 def exact_interval(share: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """Clopper and Pearson's interval of a share seen among ``n`` (not necessarily whole) draws."""
     _z(level)
-    hits, tail = share * n, (1 - level) / 2
-    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    low, high = clopper_pearson(share * n, n, (1 - level) / 2)
     return min(share, low), max(share, high)
 
 

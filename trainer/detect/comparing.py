@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
 
-from ..statistics import Alternative, holm, paired_t_test
+from ..statistics import Alternative, Doubles, draws, holm, paired_t_test, percentiles
 from .stored import Bools, Floats
 
 LEVEL = 0.95
@@ -30,8 +31,6 @@ LEVEL = 0.95
 RESAMPLES = 2_000
 BLOCK = 250
 """Resamples that are held in memory at once."""
-
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +107,7 @@ class Bootstrap:
 
 def interval(value_R: Doubles, level: float = LEVEL) -> Interval:
     """Percentile interval over the resamples that are defined."""
-    known_R = value_R[np.isfinite(value_R)]
-    if not len(known_R):
-        return Interval(None, None)
-    low, high = np.quantile(known_R, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return Interval(*(percentiles(value_R, level) or (None, None)))
 
 
 def bootstrap(
@@ -147,11 +142,9 @@ def bootstrap(
 
 def resample_counts(people: int, resamples: int, seed: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """How often each person is drawn, (N, R) in blocks of :data:`BLOCK` resamples, each with its place."""
-    rng = np.random.default_rng((seed, 0))
+    drawn = draws(people, resamples, np.random.default_rng((seed, 0)))
     for start in range(0, resamples, BLOCK):
-        size = min(BLOCK, resamples - start)
-        rows = [np.bincount(rng.integers(0, people, people), minlength=people) for _ in range(size)]
-        yield start, np.ascontiguousarray(np.array(rows, dtype=np.float32).T)
+        yield start, np.ascontiguousarray(np.array([*islice(drawn, BLOCK)], dtype=np.float32).T)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ import numpy as np
 from alpose.runtime.errors import ConfigError, DataError
 
 from ..metrics import auroc
+from ..statistics import bins_of_equal_mass
 from .comparing import RESAMPLES, Bootstrap, adjusted, bootstrap
-from .measures import Measures, Truth, measure, reliability, truth_of, way_to_oracle
+from .measures import Measures, Truth, measure, truth_of, way_to_oracle
 from .results import HEADLINE, Comparison, DetectResults, DetectRow, Question, Rating, Reliability, SetResult
 from .stored import Bools, Catalogue, DetectorInfo, Floats, SetInfo, SetScores
 
@@ -204,7 +205,7 @@ def _reliabilities(
     found = []
     for d, detector in enumerate(detectors):
         if detector.probability:
-            predicted_B, observed_B, people_B = reliability(score_DSN[d].ravel(), failed_K)
+            predicted_B, observed_B, people_B = bins_of_equal_mass(score_DSN[d].ravel(), failed_K)
             found.append(
                 Reliability(detector=detector.name, set=info.name, predicted=tuple(predicted_B.tolist()),
                             observed=tuple(observed_B.tolist()), people=tuple(people_B.tolist()))

@@ -37,9 +37,9 @@ from ..epck import EpckTraining
 from ..methods.catalog import DETECTORS, detectors_of
 from ..metrics import Failure
 from ..run import Run, RunConfig, claim, open_run
+from ..statistics import fit_logistic
 from .ablations import IN_DOMAIN, Training
 from .costs import has_costs, measure_costs
-from .logistic import fit_logistic
 from .scoring import ScoredViews, score_views
 from .stored import Catalogue, Cost, SetInfo, SetScores, infos, set_file
 

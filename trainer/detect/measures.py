@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, roc_curve
 from alpose.runtime.errors import DataError
 
 from ..metrics import Failure, Judged, aurc, auroc, correlation, gap_closed
+from ..statistics import ece_equal_mass
 from .stored import Bools, Floats, SetScores
 
 CATCH = 0.95
@@ -25,8 +26,6 @@ BUDGETS = (0.01, 0.05, 0.10)
 """Shares of all people that somebody would look at."""
 CHOSEN = 0.10
 """The papers choose 1,000 of LSPET's 10,000."""
-BINS = 15
-"""Equal-mass bins of the calibration error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +112,7 @@ def measure(score_N: Floats, truth: Truth, *, probability: bool = False) -> Meas
         precision=tuple(precision_at(score_N, failed_N, budget) for budget in BUDGETS),
         spearman=spearman,
         pearson=pearson,
-        calibration_error=calibration_error(score_N, failed_N) if probability else None,
+        calibration_error=ece_equal_mass(score_N, failed_N) if probability else None,
         chosen_pck=pck,
         gap_closed=gap_closed(pck, truth.pck, truth.worst_pck),
     )
@@ -159,45 +158,6 @@ def false_alarms(score_N: Floats, failed_N: Bools, catch: float = CATCH) -> floa
     fpr_K, tpr_K, _ = roc_curve(failed_N, score_N, drop_intermediate=False)
     # Shares of a count are compared with a share: a rounding error must not move the threshold.
     return float(fpr_K[np.flatnonzero(tpr_K >= catch - 1e-9)[0]])
-
-
-def reliability(
-    probability_N: Floats, failed_N: Bools, bins: int = BINS
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Equal-mass bins of a probability: mean probability (B,), share of failures (B,), people (B,).
-
-    Equal probabilities that fall into two bins bring their mean share of failures into both. Fewer people than bins
-    make a bin each.
-
-    Raises:
-        DataError: a value outside [0, 1].
-    """
-    wrong_N = (probability_N < 0) | (probability_N > 1)
-    if wrong_N.any():
-        raise DataError(
-            f"{int(wrong_N.sum())} of {len(wrong_N)} scores are no probabilities (first {probability_N[wrong_N][0]:g}); "
-            'calibrate them, or set "probability": false for this detector'
-        )
-    value_G, group_N, size_G = np.unique(probability_N, return_inverse=True, return_counts=True)
-    rate_G = np.bincount(group_N, weights=failed_N) / size_G
-    value_N, rate_N = np.repeat(value_G.astype(np.float64), size_G), np.repeat(rate_G, size_G)
-    parts = [part for part in np.array_split(np.arange(len(value_N)), bins) if len(part)]
-    return (
-        np.array([value_N[part].mean() for part in parts]),
-        np.array([rate_N[part].mean() for part in parts]),
-        np.array([len(part) for part in parts], dtype=np.int64),
-    )
-
-
-def calibration_error(probability_N: Floats, failed_N: Bools, bins: int = BINS) -> float | None:
-    """Expected calibration error over equal-mass bins: mean over people of |mean probability - share of failures|.
-
-    Nguyen and O'Connor, EMNLP 2015: with bins of equal mass no bin rests on a handful of people.
-    """
-    if not len(probability_N):
-        return None
-    mean_B, rate_B, count_B = reliability(probability_N, failed_N, bins)
-    return float((count_B * np.abs(mean_B - rate_B)).sum() / count_B.sum())
 
 
 def way_to_oracle(value: float | None, free: float | None, oracle: float | None) -> float | None:

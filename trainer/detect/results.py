@@ -5,16 +5,16 @@ Shapes: none; plain numbers alone.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from alpose.runtime.errors import DataError, DataNotFoundError
-from alpose.runtime.io import read_json, write_json
+from alpose.runtime.errors import DataNotFoundError
+from alpose.runtime.io import from_json, read_json, write_json
 
-from .comparing import LEVEL, RESAMPLES, Difference, Estimate, Interval
+from .comparing import LEVEL, RESAMPLES, Difference, Estimate
 from .measures import Measures
-from .stored import Catalogue, built, exact
+from .stored import Catalogue
 
 RESULTS = "detect.json"
 
@@ -108,7 +108,7 @@ class DetectResults:
 
     def save(self, run: Path) -> Path:
         """Write ``RUN/detect.json``, complete or not at all."""
-        return write_json(run / RESULTS, asdict(self))
+        return write_json(run / RESULTS, self)
 
     @classmethod
     def load(cls, run: Path) -> DetectResults:
@@ -116,54 +116,9 @@ class DetectResults:
         path = run / RESULTS
         if not path.exists():
             raise DataNotFoundError(f"{path} does not exist: evaluate the run first")
-        try:
-            return _results(read_json(path), str(path))
-        except (TypeError, KeyError) as error:
-            raise DataError(f"{path} is not what an evaluation writes ({error!r}): evaluate the run again") from error
+        return from_json(cls, read_json(path), str(path))
 
     def over_seeds(self, detector: str, name: str, measure_name: str) -> list[float | None]:
         """One measure of one detector on one set, a value per seed; empty where it was not scored."""
         rows = (row for row in self.rows if (row.detector, row.set) == (detector, name))
         return [getattr(row.measures, measure_name) for row in rows]
-
-
-# --- detect.json back into its types
-
-
-def _results(value: Any, where: str) -> DetectResults:
-    value = dict(exact(DetectResults, value, where))
-    value["catalogue"] = Catalogue.from_json(value["catalogue"], f"{where}, catalogue")
-    value["sets"] = tuple(built(SetResult, _tuples(item), f"{where}, sets") for item in value["sets"])
-    value["rows"] = tuple(_with(DetectRow, item, f"{where}, rows", "measures", _measures) for item in value["rows"])
-    value["ratings"] = tuple(_with(Rating, item, f"{where}, ratings", "auroc", _estimate) for item in value["ratings"])
-    value["comparisons"] = tuple(
-        _with(Comparison, item, f"{where}, comparisons", "difference", _difference) for item in value["comparisons"]
-    )
-    value["reliabilities"] = tuple(
-        built(Reliability, _tuples(item), f"{where}, reliabilities") for item in value["reliabilities"]
-    )
-    return DetectResults(**value)
-
-
-def _with(cls: type[Any], value: Any, where: str, name: str, part: Any) -> Any:
-    """A dataclass of which one field is another."""
-    return cls(**(exact(cls, value, where) | {name: part(value[name], f"{where}, {name}")}))
-
-
-def _measures(value: Any, where: str) -> Measures:
-    return built(Measures, _tuples(value), where)
-
-
-def _estimate(value: Any, where: str) -> Estimate:
-    value = exact(Estimate, value, where)
-    return Estimate(mean=value["mean"], people=built(Interval, value["people"], where),
-                    seeds=built(Interval, value["seeds"], where))  # fmt: skip
-
-
-def _difference(value: Any, where: str) -> Difference:
-    value = exact(Difference, value, where)
-    return Difference(**(_tuples(value) | {"estimate": _estimate(value["estimate"], where)}))
-
-
-def _tuples(value: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,6 @@ ROLES: dict[Role, str] = {
 
 SCORE = "score."
 CATALOGUE = "detectors.json"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +167,7 @@ class Catalogue:
 
     def save(self, run: Path) -> Path:
         """Write it, complete or not at all."""
-        return write_json(run / CATALOGUE, asdict(self))
+        return write_json(run / CATALOGUE, self)
 
     @classmethod
     def load(cls, run: Path) -> Catalogue:
@@ -176,16 +175,7 @@ class Catalogue:
         path = run / CATALOGUE
         if not path.exists():
             raise DataNotFoundError(f"{path} does not exist: {run} is not a run of alpose-train detect")
-        return cls.from_json(read_json(path), str(path))
-
-    @classmethod
-    def from_json(cls, value: Any, where: str) -> Catalogue:
-        """A catalogue from its JSON form; ``where`` is for the errors."""
-        value = dict(exact(cls, value, where))
-        value["detectors"] = tuple(built(DetectorInfo, item, f"{where}, detectors") for item in value["detectors"])
-        value["sets"] = tuple(built(SetInfo, item, f"{where}, sets") for item in value["sets"])
-        value["seeds"] = tuple(value["seeds"])
-        return cls(**value)
+        return from_json(cls, read_json(path), str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,17 +255,3 @@ class SetScores:
 def set_file(run: Path, seed: int, name: str) -> Path:
     """Where the scores of one set under one base model are kept."""
     return run / f"seed-{seed}" / f"{name}.npz"
-
-
-def exact(cls: type, value: Any, where: str) -> dict[str, Any]:
-    """A JSON object that has the keys of a dataclass: no more, no fewer."""
-    known = {item.name for item in fields(cls)}
-    if not isinstance(value, dict) or set(value) != known:
-        got = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise DataError(f"{where}: expected the keys {sorted(known)}, got {got}")
-    return value
-
-
-def built(cls: type[T], value: Any, where: str) -> T:
-    """A dataclass of plain values from its JSON form; unknown and missing keys are errors."""
-    return cls(**exact(cls, value, where))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..detect.comparing import Estimate
-from ..detect.measures import BINS, BUDGETS, CATCH, CHOSEN
+from ..detect.measures import BUDGETS, CATCH, CHOSEN
 from ..detect.results import Comparison, DetectResults, SetResult
 from ..detect.stored import KINDS, REFERENCES, ROLES, DetectorInfo, Kind
-from ..statistics import Summary, is_defined, mean_sd
+from ..statistics import BINS, Summary, is_defined, mean_sd
 from . import formatting as fmt
 from .cycles_tables import ARROWS, Better, Form, best_of, shown_alone
 from .kit import Cell, Column, Row, Table, cells

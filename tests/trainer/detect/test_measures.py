@@ -17,20 +17,18 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from alpose.runtime.errors import DataError
 from alpose.trainer.detect.measures import (
-    BINS,
     Truth,
-    calibration_error,
     chosen_pck,
     false_alarms,
     highest,
     measure,
     precision_at,
-    reliability,
     truth_of,
     way_to_oracle,
 )
 from alpose.trainer.detect.stored import SetScores
 from alpose.trainer.metrics import Judged
+from alpose.trainer.statistics import BINS, bins_of_equal_mass, ece_equal_mass
 
 Floats = npt.NDArray[np.float64]
 people = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40)
@@ -151,14 +149,14 @@ def test_calibration_error_of_hand_worked_probabilities() -> None:
     probability_N = np.array([0.1, 0.2, 0.8, 0.9])
     failed_N = np.array([True, False, True, True])
 
-    assert calibration_error(probability_N, failed_N, bins=2) == pytest.approx((0.35 + 0.15) / 2)
+    assert ece_equal_mass(probability_N, failed_N, bins=2) == pytest.approx((0.35 + 0.15) / 2)
 
 
 def test_calibration_does_not_depend_on_the_order_of_equal_probabilities() -> None:
     """All four orders of failures within one probability give the same bins."""
     probability_N = np.array([0.2, 0.5, 0.5, 0.5, 0.5, 0.9])
     for failures in itertools.permutations([True, True, False, False]):
-        mean_B, rate_B, count_B = reliability(probability_N, np.array([False, *failures, True]), bins=3)
+        mean_B, rate_B, count_B = bins_of_equal_mass(probability_N, np.array([False, *failures, True]), bins=3)
 
         assert rate_B == pytest.approx([0.25, 0.5, 0.75])
         assert mean_B == pytest.approx([0.35, 0.5, 0.7])
@@ -169,14 +167,14 @@ def test_drawn_probabilities_are_calibrated_and_doubled_ones_are_not() -> None:
     rng = np.random.default_rng(3)
     probability_N = rng.random(20_000) / 2
     failed_N = rng.random(20_000) < probability_N
-    right = calibration_error(probability_N, failed_N)
-    wrong = calibration_error(2 * probability_N, failed_N)
+    right = ece_equal_mass(probability_N, failed_N)
+    wrong = ece_equal_mass(2 * probability_N, failed_N)
 
     assert right is not None
     assert wrong is not None
     assert right < 0.02
     assert wrong == pytest.approx(0.25, abs=0.02)
-    assert len(reliability(probability_N, failed_N)[0]) == BINS
+    assert len(bins_of_equal_mass(probability_N, failed_N)[0]) == BINS
 
 
 def test_only_probabilities_have_a_calibration_error() -> None:
@@ -184,7 +182,7 @@ def test_only_probabilities_have_a_calibration_error() -> None:
     score_N = np.array([1.5, 0.2, 0.9, 0.1])
 
     assert measure(score_N, truth(failed_N, np.arange(4.0))).calibration_error is None
-    with pytest.raises(DataError, match=r"1 of 4 scores are no probabilities \(first 1.5\); calibrate them"):
+    with pytest.raises(DataError, match=r"1 of 4 scores are not probabilities \(first 1.5\); calibrate them"):
         measure(score_N, truth(failed_N, np.arange(4.0)), probability=True)
 
 

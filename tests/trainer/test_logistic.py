@@ -11,7 +11,7 @@ from scipy import special
 from sklearn.linear_model import LogisticRegression
 
 from alpose.runtime.errors import DataError
-from alpose.trainer.detect.logistic import RIDGE, Logistic, fit_logistic
+from alpose.trainer.statistics import LOGISTIC_RIDGE, Logistic, fit_logistic
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -31,7 +31,7 @@ def test_it_is_scikit_learns_where_slopes_come_out_positive(slopes: tuple[float,
     found = fit_logistic(evidence_NF, failed_N)
     x_NF = np.concatenate([evidence_NF, evidence_NF.max(axis=0)[None], evidence_NF.min(axis=0)[None]])
     mean_F, deviation_F = x_NF.mean(axis=0), x_NF.std(axis=0)
-    theirs = LogisticRegression(C=1 / (2 * RIDGE * len(x_NF)), tol=1e-9, max_iter=1000)
+    theirs = LogisticRegression(C=1 / (2 * LOGISTIC_RIDGE * len(x_NF)), tol=1e-9, max_iter=1000)
     theirs.fit((x_NF - mean_F) / deviation_F, np.append(failed_N, [True, False]))
 
     assert (theirs.coef_ > 0).all()
