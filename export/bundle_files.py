@@ -13,21 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from alpose.runtime.bundle import (
+from alpose.runtime.bundle.golden import Golden
+from alpose.runtime.bundle.keys import sign
+from alpose.runtime.bundle.manifest import (
     DIGEST,
     ENGINES,
     GOLDEN,
     HASHED,
+    KIND,
     MANIFEST,
     MODEL,
     REQUIRED,
+    SCHEMA,
     SIGNATURE,
     Manifest,
     check_golden,
 )
-from alpose.runtime.bundle.golden import Golden
-from alpose.runtime.bundle.keys import sign
-from alpose.runtime.bundle.manifest import KIND, SCHEMA
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
 from alpose.runtime.io import json_bytes, write_folder_atomically
 

@@ -19,9 +19,11 @@ from typing import Any
 import alpose
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.bundle.golden import GoldenReport
+from alpose.runtime.bundle.keys import device_mac
 from alpose.runtime.engines.catalog import verify_engine
 from alpose.runtime.engines.tensorrt import INPUT, TensorRTEngine
 from alpose.runtime.engines.tensorrt_plans import (
+    MAC,
     PLAN,
     SIDECAR,
     DeviceContext,
@@ -94,7 +96,7 @@ def build_engine(
         say: takes one line at every step; a build takes minutes.
 
     Returns:
-        The plan. Its sidecar lies beside it.
+        The plan. Its sidecar lies beside it, and the sidecar's MAC.
 
     Raises:
         MissingExtraError: TensorRT or cuda-python is not installed.
@@ -151,9 +153,13 @@ def _build(bundle: Bundle, here: DeviceContext, key: EngineKey, config: BuildCon
         golden=tuple(report.to_json() for report in reports),
     )
     path = bundle.engines / f"{key.stem}{PLAN}"
-    # Killed between the two, the sidecar names another plan, and neither is loaded.
+    # Killed between two of them, they do not belong together, and none is loaded.
     write_atomically(path, plan)
     write_atomically(bundle.engines / f"{key.stem}{SIDECAR}", sidecar.to_bytes())
+    try:
+        write_atomically(bundle.engines / f"{key.stem}{MAC}", device_mac(sidecar.to_bytes()))
+    except (ConfigError, OSError) as error:
+        log.warning("the engine has no MAC, so it is not loaded where the bundle must be signed: %s", error)
     say(f"golden frames passed: {path}")
     return path
 

@@ -15,6 +15,14 @@ def _no_second_copy_of_a_folder() -> Iterator[None]:
     assert not {"trainer", "runtime", "export", "tools"} & sys.modules.keys()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _a_state_folder_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test builds is not sealed with the key of the machine that runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALPOSE_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def data_root() -> Path:
     """The folder of the real datasets; for tests that are marked ``real_data``."""

@@ -7,6 +7,7 @@ says the same as the others. Nothing is unpickled and no path that stands in a f
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,37 +33,17 @@ from .manifest import (
     CropRule,
     Manifest,
     Threshold,
-    check_against_engine,
     check_golden,
-    tensors,
 )
 
-__all__ = [
-    "CARD",
-    "DIGEST",
-    "ENGINES",
-    "GOLDEN",
-    "HASHED",
-    "MANIFEST",
-    "MODEL",
-    "REQUIRED",
-    "SIGNATURE",
-    "Bundle",
-    "BundleError",
-    "CalibrationFacts",
-    "CropRule",
-    "FileCheck",
-    "Manifest",
-    "Threshold",
-    "check_against_engine",
-    "check_files",
-    "check_golden",
-    "tensors",
-]
+__all__ = ["Bundle", "FileCheck", "check_files"]
 
 MAX_MANIFEST_BYTES = 16 << 20
 """Far beyond any manifest: a larger file is damaged or hostile."""
+MAX_HASHED_BYTES = {MODEL: 4 << 30, GOLDEN: 1 << 30, CARD: 256 << 20}
+"""The same for the files that it names; none of them is read before its size is known."""
 _AGAIN = "Copy or export the bundle again"
+NOT_ITSELF = "it is not what it claims"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +54,7 @@ class FileCheck:
     problem: str | None
     """None where nothing is wrong."""
     checked: bool = True
-    """False where there was nothing sound to hold it against."""
+    """False where there was nothing sound to compare it with."""
 
     @property
     def verdict(self) -> str:
@@ -156,7 +137,7 @@ class Bundle:
         return self.calibration.threshold(catch)
 
     def model_bytes(self) -> bytes:
-        """The graph, read and held against its sha256 once more: what is returned is what was checked."""
+        """The graph, read and compared with its sha256 once more: what is returned is what was checked."""
         content = self.model_path.read_bytes()
         if hashlib.sha256(content).hexdigest() != self.manifest.files[MODEL]:
             raise BundleError(f"{self.model_path} changed after the bundle was opened: open it again")
@@ -258,7 +239,7 @@ def _read(folder: Path, name: str, limit: int, problems: dict[str, str | None]) 
         problems[name] = f"cannot be read: {error}"
         return None
     if len(content) > limit:
-        problems[name] = f"is larger than {limit} bytes: it is not what it claims. {_AGAIN}"
+        problems[name] = f"is larger than {limit} bytes: {NOT_ITSELF}. {_AGAIN}"
         return None
     return content
 
@@ -276,13 +257,16 @@ def _check_signature_file(signature: bytes, sha256: str, problems: dict[str, str
 
 
 def _check_hashes(folder: Path, manifest: Manifest, problems: dict[str, str | None]) -> Golden | None:
-    """Hold the other files against the manifest; the golden frames are read from the bytes that were hashed."""
+    """Compare the other files with the manifest; the golden frames are read from the bytes that were hashed."""
     golden = None
     for name in HASHED:
         if problems[name] is not None:
             continue
         try:
             with open(folder / name, "rb") as file:
+                if (size := os.fstat(file.fileno()).st_size) > MAX_HASHED_BYTES[name]:
+                    problems[name] = f"has {size} bytes, more than {MAX_HASHED_BYTES[name]}: {NOT_ITSELF}. {_AGAIN}"
+                    continue
                 content = file.read() if name == GOLDEN else b""
                 sha256 = hashlib.sha256(content).hexdigest() if name == GOLDEN else _sha256_of(file)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Keys of two kinds: ed25519 keys sign bundles, X25519 keys seal the pictures that a device keeps.
+"""Keys: ed25519 to sign bundles, X25519 to seal the pictures that a device keeps, and a device's own secret for MACs.
 
 A key file is one line of hex text: 128 digits for a private key (its secret and its public half), 64 for a public one,
 so that neither can be taken for the other. Keys for sealing have the word ``x25519`` before the digits, because a picture
@@ -11,10 +11,13 @@ device holds nothing that opens it again. A box proves no origin, since anybody 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import hmac
 import importlib
 import os
 import re
+import secrets
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataNotFoundError, MissingExtraError, SignatureError
+from ..io import temporary_name
 
 MAX_BYTES = 4096
 """Larger files are neither keys nor signatures."""
@@ -309,3 +313,49 @@ def opener(private_key: Path) -> Callable[[bytes], bytes]:
             ) from None
 
     return open_box
+
+
+# --- What this device made
+
+
+def device_mac(content: bytes) -> bytes:
+    """The bytes of a ``.mac`` file: a HMAC-SHA256 of the content with this device's own key, which is made if missing."""
+    return f"{hmac.new(_device_key(make=True), content, 'sha256').hexdigest()}\n".encode()
+
+
+def check_device_mac(content: bytes, mac: bytes) -> None:
+    """:class:`SignatureError` where ``mac`` was not made for this content with this device's own key."""
+    key = _device_key(make=False)
+    expected = f"{hmac.new(key, content, 'sha256').hexdigest()}\n".encode() if key else b""
+    if not key or not hmac.compare_digest(expected, mac):
+        raise SignatureError(
+            f"it has no MAC of this device's key {device_key_path()}, and the bundle was opened with a public key: what "
+            "this device did not make itself is not loaded beside a signed bundle"
+        )
+
+
+def device_key_path() -> Path:
+    """Where this device's own key is: in ``$ALPOSE_STATE``, or ``alpose`` in ``$XDG_STATE_HOME`` or ``~/.local/state``."""
+    if own := os.environ.get("ALPOSE_STATE"):
+        return Path(own) / "device.key"
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "alpose" / "device.key"
+
+
+def _device_key(*, make: bool) -> bytes:
+    """32 secret bytes that never leave the device; empty where there are none and none are to be made."""
+    path = device_key_path()
+    if make and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        whole = temporary_name(path)
+        write_new(whole, f"{secrets.token_hex(32)}\n".encode(), 0o600)
+        with contextlib.suppress(FileExistsError):  # another process was here first
+            os.link(whole, path)  # unlike a rename it takes no other key's place
+        whole.unlink()
+    if not path.exists():
+        return b""
+    text = _read_text(path)
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ConfigError(f"{path} is not this device's key: remove it, and build the engines of signed bundles again")
+    require_private(path)
+    return bytes.fromhex(text)

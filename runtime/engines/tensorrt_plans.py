@@ -1,7 +1,7 @@
 """TensorRT on this device, and the engines in a bundle's folder: which one may be loaded here, and why not the others.
 
-An engine is two files: the plan, which is what TensorRT wrote and nothing else, so that its own tools read it too, and a
-sidecar of JSON. It is loaded only where it belongs: every part of its key (TensorRT version, GPU, compute capability,
+An engine is three files: the plan, which is what TensorRT wrote and nothing else, so that its own tools read it too, a
+sidecar of JSON, and the sidecar's MAC, which only the device that built it can make. It is loaded only where it belongs: every part of its key (TensorRT version, GPU, compute capability,
 precision, model) must be what this device and this bundle have, and its bytes must be those that its sidecar names.
 
 TensorRT's package on PyPI can be installed and still hold no library, and a call that fails returns nothing: the reason
@@ -13,27 +13,27 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import json
 import logging
 import re
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
+from ..bundle.keys import check_device_mac
 from ..bundle.manifest import MODEL
-from ..errors import AlposeError, DataError, DataNotFoundError, MissingExtraError
-from ..io import parse_json
+from ..errors import AlposeError, ConfigError, DataError, DataNotFoundError, MissingExtraError
+from ..io import fields_from_json, fields_to_json, json_bytes, parse_json
 from .cuda import Cuda, CudaError
 
 log = logging.getLogger("alpose")
 
-PLAN, SIDECAR = ".engine", ".json"
-"""Endings of an engine's two files."""
+PLAN, SIDECAR, MAC = ".engine", ".json", ".mac"
+"""Endings of an engine's files."""
 KIND, SCHEMA = "alpose TensorRT engine", 1
-MAX_SIDECAR_BYTES = 1 << 20
+MAX_PLAN_BYTES, MAX_SIDECAR_BYTES, MAX_MAC_BYTES = 8 << 30, 1 << 20, 1 << 10
 
 
 class TensorRTError(AlposeError, RuntimeError):
@@ -116,31 +116,21 @@ class Sidecar:
 
     def to_bytes(self) -> bytes:
         """The file's content."""
-        facts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("key", "profile")}
-        value = {"kind": KIND, "schema": SCHEMA, **asdict(self.key), "profile": asdict(self.profile), **facts}
-        return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+        value = fields_to_json(self)
+        return json_bytes({"kind": KIND, "schema": SCHEMA, **value.pop("key"), **value}, ensure_ascii=False)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Sidecar:
         """Check a file's content; :class:`DataError` says what is wrong."""
         value = parse_json(content)
-        kind = value.get("kind") if isinstance(value, dict) else None
-        if kind != KIND or value.get("schema") != SCHEMA:
+        kind = value.pop("kind", None) if isinstance(value, dict) else None
+        if kind != KIND or value.pop("schema", None) != SCHEMA:
             raise DataError(f"kind must be {KIND!r} and schema {SCHEMA}, got {kind!r}")
-        wanted = [item.name for item in fields(cls) if item.name != "key"] + [item.name for item in fields(EngineKey)]
-        if missing := [name for name in wanted if name not in value]:
-            raise DataError(f"{missing} are missing")
-        key = EngineKey(**{item.name: value[item.name] for item in fields(EngineKey)})
-        if not all(isinstance(part, str) for part in asdict(key).values()) or not isinstance(value["plan_sha256"], str):
-            raise DataError("the key and plan_sha256 must be texts")
-        profile = value["profile"]
-        if not isinstance(profile, dict) or set(profile) != {"min", "opt", "max"}:
-            raise DataError(f"profile must have min, opt and max, got {str(profile)[:80]}")
-        golden = value["golden"]
-        if not isinstance(golden, list) or not golden or not all(isinstance(report, dict) for report in golden):
+        key = {item.name: value.pop(item.name) for item in fields(EngineKey) if item.name in value}
+        sidecar = fields_from_json(cls, {**value, "key": key}, "the sidecar")
+        if not sidecar.golden:
             raise DataError("golden must be a list of at least one report")
-        rest = {name: value[name] for name in wanted if name in {item.name for item in fields(cls)}}
-        return cls(**{**rest, "key": key, "profile": Profile(**profile), "golden": tuple(golden)})
+        return sidecar
 
     @property
     def passed(self) -> bool:
@@ -281,103 +271,91 @@ def create(make: Any, what: str, messages: Messages) -> Any:
 # --- Plans
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """One engine of a bundle's folder, for a table."""
-
-    name: str
-    """Of the plan."""
-    problem: str | None
-    """Why it is not loaded here; None for the one that is."""
-
-
 def rebuild(bundle: Bundle) -> str:
-    """The command that builds this machine's engine."""
+    """The command that builds this device's engine."""
     return f"alpose-export engine {bundle.folder}"
 
 
 def read_engine(bundle: Bundle, key: EngineKey) -> tuple[bytes, Sidecar]:
     """The plan that was built for ``key``, checked.
 
+    A bundle's signature does not cover its ``engines/``. So where the bundle was opened with a trusted key, the sidecar
+    must carry a MAC of this device's own key (:mod:`alpose.runtime.bundle.keys`), which is checked before it is parsed.
+
     Raises:
         DataNotFoundError: none was built.
-        StaleEngineError: there is one for something else, or it is not what its sidecar says.
+        StaleEngineError: there is one for something else, or it is not what its sidecar says, or this device did not
+            build it.
     """
     path = bundle.engines / f"{key.stem}{PLAN}"
     if not path.exists() and not path.is_symlink():
-        others = [status for status in _others(bundle, key) if status.problem]
-        if others:
-            raise StaleEngineError(f"{others[0].problem}; build one for this machine with: {rebuild(bundle)}")
+        if why := _nearest(bundle, key):
+            raise StaleEngineError(f"{why}; build one for this device with: {rebuild(bundle)}")
         raise DataNotFoundError(
             f"{bundle.folder} has no TensorRT engine for {key.gpu} with TensorRT {key.tensorrt}: build it on this "
-            f"machine with: {rebuild(bundle)}"
+            f"device with: {rebuild(bundle)}"
         )
     try:
-        sidecar = _sidecar(path)
+        sidecar = _sidecar(path, trusted=bundle.signed_by is not None)
         if difference := _difference(sidecar.key, key):
             raise DataError(difference)
-        if path.is_symlink() or not path.is_file():
-            raise DataError("it is not a plain file")
-        plan = path.read_bytes()
+        plan = _read(path, MAX_PLAN_BYTES)
         if hashlib.sha256(plan).hexdigest() != sidecar.plan_sha256:
             raise DataError("its sha256 is not the one in its sidecar: it was changed, damaged or half written")
         if not sidecar.passed:
             raise DataError("its golden frames failed")
-    except (DataError, OSError) as error:
+    except (DataError, ConfigError, OSError) as error:
         raise StaleEngineError(f"{path} is not loaded: {error}; build it again with: {rebuild(bundle)}") from error
     return plan, sidecar
 
 
-def engines_of(bundle: Bundle, here: DeviceContext) -> tuple[EngineStatus, ...]:
-    """Every engine in the bundle's folder with why it is not loaded here. Plans are read but not started."""
-    key = here.key(bundle)
-    own = []
-    if (bundle.engines / f"{key.stem}{PLAN}").exists():
-        try:
-            read_engine(bundle, key)
-            own.append(EngineStatus(f"{key.stem}{PLAN}", None))
-        except StaleEngineError as error:
-            own.append(EngineStatus(f"{key.stem}{PLAN}", str(error)))
-    return (*own, *_others(bundle, key))
-
-
-def _others(bundle: Bundle, key: EngineKey) -> list[EngineStatus]:
-    """The engines that are not for ``key``, those that differ least from it first."""
+def _nearest(bundle: Bundle, key: EngineKey) -> str:
+    """Why the engine that differs least from ``key`` is not loaded; empty where there is no engine at all."""
     found = []
     for path in sorted(bundle.engines.glob(f"*{PLAN}")):
-        if path.stem == key.stem or path.name.startswith("."):
+        if path.name.startswith("."):
             continue
         try:
-            other = _sidecar(path).key
+            other = _sidecar(path, trusted=False).key
         except (DataError, OSError) as error:
-            found.append((len(fields(EngineKey)), EngineStatus(path.name, f"{path} is not loaded: {error}")))
+            found.append((len(fields(EngineKey)), f"{path} is not loaded: {error}"))
             continue
         apart = sum(getattr(other, item.name) != getattr(key, item.name) for item in fields(EngineKey))
         why = _difference(other, key) or "its name is not the one that its sidecar gives"
-        found.append((apart, EngineStatus(path.name, f"{path} is not loaded: {why}")))
-    return [status for _, status in sorted(found, key=lambda item: item[0])]
+        found.append((apart, f"{path} is not loaded: {why}"))
+    return min(found)[1] if found else ""
 
 
 def _difference(built: EngineKey, here: EngineKey) -> str:
-    """What an engine was built for that is otherwise here; empty where nothing is."""
-    parts = []
-    for what, name in (("TensorRT", "tensorrt"), ("GPU", "gpu"), ("compute capability", "compute_capability"),
-                       ("precision", "precision"), ("model", "model_sha256")):  # fmt: skip
-        old, new = getattr(built, name)[:40], getattr(here, name)[:40]
-        if old != new:
-            parts.append(f"{what} {old} instead of {new}")
+    """In what an engine was built for something else; empty where it was not."""
+    words = {"tensorrt": "TensorRT", "gpu": "GPU", "compute_capability": "compute capability", "precision": "precision",
+             "model_sha256": "model"}  # fmt: skip
+    pairs = ((what, getattr(built, name), getattr(here, name)) for name, what in words.items())
+    parts = [f"{what} {old[:40]} instead of {new[:40]}" for what, old, new in pairs if old != new]
     return f"it was built for {', '.join(parts)}" if parts else ""
 
 
-def _sidecar(plan: Path) -> Sidecar:
-    path = plan.with_name(f"{plan.name.removesuffix(PLAN)}{SIDECAR}")  # a version is full of dots: no with_suffix
-    if path.is_symlink() or not path.is_file():
+def _sidecar(plan: Path, *, trusted: bool) -> Sidecar:
+    """The sidecar of a plan; ``trusted``: nothing of it is parsed unless this device made it."""
+    stem = plan.name.removesuffix(PLAN)  # a version is full of dots: no with_suffix
+    path = plan.with_name(f"{stem}{SIDECAR}")
+    if not path.exists() and not path.is_symlink():
         raise DataError(f"its sidecar {path.name} is missing")
-    with open(path, "rb") as file:
-        content = file.read(MAX_SIDECAR_BYTES + 1)
-    if len(content) > MAX_SIDECAR_BYTES:
-        raise DataError(f"its sidecar {path.name} is larger than {MAX_SIDECAR_BYTES} bytes")
     try:
+        content = _read(path, MAX_SIDECAR_BYTES)
+        if trusted:
+            mac = plan.with_name(f"{stem}{MAC}")
+            check_device_mac(content, _read(mac, MAX_MAC_BYTES) if mac.exists() else b"")
         return Sidecar.from_bytes(content)
-    except DataError as error:
+    except (DataError, ConfigError) as error:
         raise DataError(f"its sidecar {path.name} cannot be used: {error}") from error
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """The content of a plain file, whose size is looked at before it is read."""
+    if path.is_symlink() or not path.is_file():
+        raise DataError("it is not a plain file")
+    if (size := path.stat().st_size) > limit:
+        raise DataError(f"{path.name} has {size} bytes, more than the {limit} that it may have")
+    with open(path, "rb") as file:
+        return file.read(limit)

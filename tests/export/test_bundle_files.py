@@ -22,9 +22,10 @@ import pytest
 
 from alpose.export.bundle_files import golden_bytes, manifest_bytes, write_bundle
 from alpose.runtime import io
-from alpose.runtime.bundle import Bundle, Manifest, tensors
+from alpose.runtime.bundle import Bundle
 from alpose.runtime.bundle.golden import Golden, Tolerances
 from alpose.runtime.bundle.keys import generate_key
+from alpose.runtime.bundle.manifest import Manifest, tensors
 from alpose.runtime.errors import BundleError, ConfigError, DataError, DataNotFoundError, SignatureError
 from alpose.runtime.skeleton import LSP
 from alpose.runtime.types import Outputs

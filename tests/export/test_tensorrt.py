@@ -19,13 +19,20 @@ import pytest
 from alpose.export import tensorrt as building
 from alpose.export.tensorrt import build_engine
 from alpose.runtime import io
-from alpose.runtime.bundle import Bundle, BundleError, check_files
+from alpose.runtime.bundle import Bundle, check_files
 from alpose.runtime.engines import tensorrt_plans as library
 from alpose.runtime.engines.catalog import verify_engine
 from alpose.runtime.engines.cuda import CudaError
 from alpose.runtime.engines.tensorrt import TensorRTEngine
 from alpose.runtime.engines.tensorrt_plans import Profile, Sidecar, StaleEngineError, TensorRTError
-from alpose.runtime.errors import ConfigError, DataNotFoundError, MissingExtraError, SignatureError, WrongAnswerError
+from alpose.runtime.errors import (
+    BundleError,
+    ConfigError,
+    DataNotFoundError,
+    MissingExtraError,
+    SignatureError,
+    WrongAnswerError,
+)
 
 from ..fakes import cuda as fake_cuda
 from ..fakes import tensorrt as fakes
@@ -172,7 +179,7 @@ def test_a_second_build_takes_the_place_of_the_first(folder: Path, trt: Any) -> 
     assert first == second
     assert sidecar_of(second).profile.max == 2
     assert len(trt.built) == 2
-    assert len(names(folder)) == 3, "plan, sidecar, timings"
+    assert len(names(folder)) == 4, "plan, sidecar, its MAC, timings"
 
 
 def test_engines_of_two_versions_live_side_by_side(folder: Path, cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:

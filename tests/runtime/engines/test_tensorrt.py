@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime.bundle import Bundle
+from alpose.runtime.bundle.keys import device_key_path, device_mac, generate_key, sign
 from alpose.runtime.engines import tensorrt_plans as library
 from alpose.runtime.engines.catalog import verify_engine
 from alpose.runtime.engines.cuda import Cuda, CudaError
@@ -32,7 +33,6 @@ from alpose.runtime.engines.tensorrt_plans import (
     Sidecar,
     StaleEngineError,
     TensorRTError,
-    engines_of,
 )
 from alpose.runtime.errors import BundleError, DataNotFoundError, MissingExtraError
 from alpose.runtime.types import OUTPUT_NAMES
@@ -58,14 +58,16 @@ def trt(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return fakes.install(monkeypatch, cuda)
 
 
-def add_engine(folder: Path, version: str = NEW, batch: tuple[int, int, int] = (1, 1, 1), **changes: Any) -> Path:
+def add_engine(
+    folder: Path, version: str = NEW, batch: tuple[int, int, int] = (1, 1, 1), capability: str = "8.7", **changes: Any
+) -> Path:
     """An engine in a bundle, as the builder would leave it; ``changes`` are what the sidecar says otherwise."""
     bundle = Bundle.open(folder)
     plan = fakes.plan_bytes(version, batch=batch)
     key = EngineKey(
         tensorrt=version,
         gpu="Orin",
-        compute_capability="8.7",
+        compute_capability=capability,
         precision=bundle.manifest.precision,
         model_sha256=bundle.manifest.files["model.onnx"],
     )
@@ -210,10 +212,10 @@ def test_without_an_engine_it_says_how_to_build_one(make: Make) -> None:
         ({"golden": []}, "golden must be"),
         ({"kind": "poem"}, "kind must be"),
         ({"schema": 2}, "schema 1"),
-        ({"gpu": 3}, "must be texts"),
+        ({"gpu": 3}, "key.gpu must be a text"),
         ({"profile": {"min": 4, "opt": 2, "max": 1}}, "min <= opt <= max"),
-        ({"profile": {"min": 1}}, "min, opt and max"),
-        ({"profile": {"min": "1", "opt": "1", "max": "1"}}, "whole numbers"),
+        ({"profile": {"min": 1}}, "profile: missing max, opt"),
+        ({"profile": {"min": "1", "opt": "1", "max": "1"}}, "profile.min must be a whole number"),
     ],
 )
 @pytest.mark.usefixtures("trt")
@@ -230,23 +232,69 @@ def test_an_engine_of_another_release_is_stale_not_missing(make: Make) -> None:
     folder = make(version="10.3.0")
     with pytest.raises(StaleEngineError, match=r"TensorRT 10\.3\.0 instead of 11\.4\.0\.106"):
         TensorRTEngine(folder)
-    bundle = Bundle.open(folder)
-    (status,) = engines_of(bundle, DeviceContext.here())
-    assert status.problem is not None
-    assert status.name.startswith("trt10.3.0-Orin-sm87-fp32-")
 
 
 @pytest.mark.usefixtures("trt")
-def test_every_engine_of_a_folder_is_listed(make: Make) -> None:
-    folder = make()
+def test_of_several_engines_for_something_else_the_nearest_is_named(make: Make) -> None:
+    folder = make(version="10.3.0", capability="7.2")
     add_engine(folder, version="10.3.0")
     (folder / "engines" / "strange.engine").write_bytes(b"x")
+    with pytest.raises(
+        StaleEngineError, match=r"it was built for TensorRT 10\.3\.0 instead of 11\.4\.0\.106; build one"
+    ):
+        TensorRTEngine(folder)
+    for path in (folder / "engines").glob("trt*"):
+        path.unlink()
+    with pytest.raises(StaleEngineError, match=r"sidecar strange\.json is missing"):
+        TensorRTEngine(folder)
 
-    here, other, strange = engines_of(Bundle.open(folder), DeviceContext.here())
 
-    assert here.problem is None
-    assert "10.3.0 instead of" in str(other.problem)
-    assert "sidecar strange.json is missing" in str(strange.problem)
+# --- Signed bundles
+
+
+@pytest.fixture
+def signed(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Bundle, Path]:
+    """A signed bundle with an engine that passed, opened with its key; and the engine's sidecar."""
+    pytest.importorskip("nacl")
+    monkeypatch.setenv("ALPOSE_STATE", str(tmp_path / "state"))
+    folder = make()
+    public = generate_key(tmp_path / "key")
+    (folder / "bundle.sig").write_bytes(sign((folder / "bundle.json").read_bytes(), tmp_path / "key"))
+    (sidecar,) = (folder / "engines").glob("*.json")
+    return Bundle.open(folder, public), sidecar
+
+
+@pytest.mark.usefixtures("trt")
+def test_beside_a_signed_bundle_only_what_this_device_built_is_loaded(signed: tuple[Bundle, Path]) -> None:
+    bundle, sidecar = signed
+    mac = sidecar.with_suffix(".mac")
+    for content in (None, b"", b"ab" * 32 + b"\n", b"x" * 5000):
+        if content is not None:
+            mac.write_bytes(content)
+        with pytest.raises(StaleEngineError, match=r"no MAC of this device's key|\.mac has 5000 bytes"):
+            TensorRTEngine(bundle)
+    assert not device_key_path().exists(), "reading makes no key"
+    TensorRTEngine(Bundle.open(bundle.folder)).close()  # nobody asked for a signature
+
+    mac.write_bytes(device_mac(sidecar.read_bytes()))
+    TensorRTEngine(bundle).close()
+    sidecar.write_bytes(sidecar.read_bytes() + b" ")
+    with pytest.raises(StaleEngineError, match="no MAC of this device's key"):
+        TensorRTEngine(bundle)
+
+
+@pytest.mark.usefixtures("trt")
+def test_the_sidecar_of_a_stranger_is_not_even_parsed(
+    signed: tuple[Bundle, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, _ = signed
+    monkeypatch.setattr(library.Sidecar, "from_bytes", lambda content: pytest.fail("it was parsed"))
+    with pytest.raises(StaleEngineError, match="no MAC of this device's key"):
+        TensorRTEngine(bundle)
+    device_mac(b"")
+    device_key_path().chmod(0o644)
+    with pytest.raises(StaleEngineError, match="can be read by others"):
+        TensorRTEngine(bundle)
 
 
 @pytest.mark.usefixtures("trt")
