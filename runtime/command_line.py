@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -14,6 +15,22 @@ from typing import Any, ClassVar, TextIO
 import click
 
 from .errors import AlposeError, MissingExtraError
+
+# --- what is printed
+
+
+def print_json(value: Any) -> None:
+    """Print JSON that every parser takes: a number that is not finite, which JSON cannot write, is null."""
+    click.echo(json.dumps(_finite(value), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
 
 # --- errors
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from .bundle import Bundle
 from .engines.catalog import AUTO, open_engine
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, QueueError
 from .frames import FrameFormat
 from .pipeline import FaultIsolation, FramePipeline, FrameReader
 from .prometheus import Metrics
@@ -36,6 +36,9 @@ from .triggers import Budget, Control, Episodes, Trigger, parse
 from .types import Engine, Verdict
 
 log = logging.getLogger("alpose.monitor")
+
+QUEUE_START_S = 2.0
+"""So long a Monitor waits at its start for the disk of its queue."""
 
 DEFAULT_TRIGGER: Trigger = Episodes(Budget(per_hour=20)) | Control(per_hour=2)
 """Of a Monitor with a queue: the most doubtful moments of an hour, the best frames of each, and two by chance."""
@@ -117,9 +120,9 @@ class Monitor:
             parts = self._parts = _Parts(meters, faults)
             if queue is not None:
                 if not isinstance(queue, Queue):
-                    queue = made.enter_context(Queue(queue))
+                    queue = made.enter_context(Queue(queue, open_now=False))
                 made.callback(parts.end)
-                self.device_id = device_id or queue.device_id(new_device_id)
+                self.device_id = _device_id(queue, device_id, faults)
                 parts.recorder = FrameRecorder(queue, self.bundle, self.device_id, counters)
                 parts.numbers = QueueNumbers(queue, parts.recorder.recorder, faults.report)
             else:
@@ -210,18 +213,21 @@ class Monitor:
         """Write all that was kept so far to the disk, now.
 
         Returns:
-            Whether nothing waits any more. False after ``timeout_s``; without one, as soon as writing failed.
+            Whether nothing waits any more. False after ``timeout_s``; without one, as soon as writing failed, and after
+            a minute where a disk does not answer at all.
         """
         recorder = self._parts.recorder
         if recorder is None or self._parts.closed or os.getpid() != self._pid:
             return True
         written = recorder.recorder.flush(timeout_s)
-        if self._parts.numbers is not None:
+        if written and self._parts.numbers is not None:
             self._parts.numbers.refresh()
         return written
 
     def close(self) -> None:
         """Write what waits (for ten seconds at most, the rest is counted), and let go of engine, queue and metrics.
+
+        It returns within 20 seconds, also where a disk hangs or another process holds the queue.
 
         Safe to call twice; does nothing in a process that was forked off. Called from within a call (a signal's
         handler), it closes when that call is done.
@@ -333,6 +339,22 @@ def _opened(bundle: Bundle | str | Path, public_key: str | Path | None) -> Bundl
     if public_key is not None:
         raise ConfigError("an opened bundle was checked already: give public_key to Bundle.open, or here a path")
     return bundle
+
+
+def _device_id(queue: Queue, given: str | None, faults: FaultIsolation) -> str:
+    """The id that is given, or that the queue keeps of this device; a new one where the disk is full, hangs, or is not there yet.
+
+    The queue then goes on being opened behind the Monitor, and its frames wait for it in bounded memory.
+    """
+    made = given or new_device_id()
+    try:
+        kept = queue.within(QUEUE_START_S, lambda: queue.device_id(lambda: made))
+        return given or kept
+    except QueueError as error:
+        if error.reason in ("foreign", "damaged", "closed"):
+            raise
+        faults.report("queue", error)
+        return made
 
 
 def _policy(trigger: Trigger | str | None, queue: bool) -> Trigger | None:

@@ -95,8 +95,7 @@ class FrameRecorder:
     def __init__(self, queue: Queue, bundle: Bundle, device: str, counters: Counters) -> None:
         self._bundle, self._device = bundle, device
         self._log = FrameLog(bundle.sha256, device, counters)
-        self._introduce(queue)
-        self.recorder = Recorder(queue, counters=counters, maintenance=(self._introduce, self._log.write))
+        self.recorder = Recorder(queue, counters=counters, introduce=self._introduce, maintenance=(self._log.write,))
         before, after = queue.clip if queue.store != "keypoints" else (0, 0)
         self._previous = PreviousFrames(before, PREVIOUS_BYTES, counters) if before else None
         self._follows = after > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -14,7 +13,7 @@ import click
 import numpy as np
 
 from .. import drawing
-from ..command_line import duration, size, table
+from ..command_line import duration, print_json, size, table
 from ..errors import ConfigError, DataError, DataNotFoundError
 from ..skeleton import Skeleton
 
@@ -66,7 +65,7 @@ def list_records(
         value = {"queue": str(queue), "records": [facts_of(record) for record in records], "more": more,
                  "total": facts.records, "bytes": facts.bytes, "file_bytes": facts.file_bytes,
                  "oldest_ns": facts.oldest_ns, "counters": counters_of(facts.counters)}  # fmt: skip
-        click.echo(json.dumps(value, indent=1))
+        print_json(value)
         return
     if records:
         rows = [row_of(record) for record in records]
@@ -105,7 +104,7 @@ def show(
          "bytes": len(picture.data), "sha256": picture.sha256} for picture in pictures
     ]}  # fmt: skip
     if as_json:
-        click.echo(json.dumps(shown, indent=1))
+        print_json(shown)
         return
     width = max(map(len, shown))
     for name, value in shown.items():
@@ -124,9 +123,8 @@ def check(queue: Path, as_json: bool) -> None:
         report = opened.check()
     damaged = [{"id": damage.id, "row": damage.row, "problem": damage.problem} for damage in report.damaged]
     if as_json:
-        click.echo(json.dumps({"ok": report.ok, "records": report.records, "pictures": report.pictures,
-                               "damaged": damaged, "orphans": report.orphans, "integrity": list(report.integrity)},
-                              indent=1))  # fmt: skip
+        print_json({"ok": report.ok, "records": report.records, "pictures": report.pictures,
+                               "damaged": damaged, "orphans": report.orphans, "integrity": list(report.integrity)})  # fmt: skip
     else:
         click.echo(f"{queue}: {report.records} records, {report.pictures} pictures: {'ok' if report.ok else 'DAMAGED'}")
         for damage in damaged:
@@ -153,9 +151,9 @@ def recover(damaged: Path, into: Path, as_json: bool) -> None:
     report = save(damaged, into)
     lost = [{"id": damage.id, "row": damage.row, "problem": damage.problem} for damage in report.lost]
     if as_json:
-        click.echo(json.dumps({"into": str(into), "records": report.records, "pictures": report.pictures,
+        print_json({"into": str(into), "records": report.records, "pictures": report.pictures,
                                "bundles": report.bundles, "lost": lost, "orphans": report.orphans,
-                               "unreadable": report.unreadable}, indent=1))  # fmt: skip
+                               "unreadable": report.unreadable})  # fmt: skip
         return
     click.echo(f"{into}: saved {report.records} records and {report.pictures} pictures of {damaged}")
     for item in lost:
@@ -234,18 +232,19 @@ def acknowledge(queue: Path, ids: tuple[str, ...]) -> None:
 @YES
 def delete(queue: Path, ids: tuple[str, ...], force: bool, dry_run: bool, yes: bool) -> None:
     """Delete records that were acknowledged."""
-    with writing(queue) as opened:
+    with reading(queue) as opened:  # nothing is changed before the question is answered
         records = [the_record(opened, each) for each in ids]
-        waiting = [record for record in records if record.state != "pulled"]
-        if waiting and not force:
-            raise ConfigError(
-                f"{len(waiting)} of {len(records)} records were not acknowledged, the first is {waiting[0].id}: harvest "
-                "them first, or give --force to lose them"
-            )
-        if dry_run:
-            click.echo(f"{queue}: {len(records)} records would be deleted")
-            return
-        _ask(f"Delete {len(records)} records of {queue}?", yes)
+    waiting = [record for record in records if record.state != "pulled"]
+    if waiting and not force:
+        raise ConfigError(
+            f"{len(waiting)} of {len(records)} records were not acknowledged, the first is {waiting[0].id}: harvest "
+            "them first, or give --force to lose them"
+        )
+    if dry_run:
+        click.echo(f"{queue}: {len(records)} records would be deleted")
+        return
+    _ask(f"Delete {len(records)} records of {queue}?", yes)
+    with writing(queue) as opened:
         count = opened.delete([record.id for record in records], force=force)
     click.echo(f"{queue}: {count} records deleted")
 

@@ -9,7 +9,6 @@ Shapes: N frames.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 
 from .. import scorelog
 from ..bundle.manifest import CalibrationFacts
-from ..command_line import rate
+from ..command_line import print_json, rate
 from ..errors import DataError
 from ..triggers import Decision, Observation, Policy, Setting, Trigger, parse
 from ..triggers.rates import PAUSE_S
@@ -280,7 +279,7 @@ def replay_command(
     found = [(policy, replay((chunk.data for chunk in chunks), policy, calibration, seed=seed)) for policy in policies]
     if as_json:
         value = {"queue": str(queue), "bundle": chunks[0].bundle, "policies": [_json(*each) for each in found]}
-        click.echo(json.dumps(value, indent=1))
+        print_json(value)
         return
     click.echo(table([result for _, result in found]))
     first = found[0][1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import command_line
-from ..command_line import LiveLine
+from ..command_line import LiveLine, print_json
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def _summarise(
     if as_json:
         value = {"source": {"name": name, **asdict(counts)}, "video": str(video) if video else None,
                  "stopped_by": stopped or None, "everything_written": flushed, "stats": stats.to_json()}  # fmt: skip
-        click.echo(json.dumps(value, indent=1))
+        print_json(value)
         return
     troubles = "; ".join(f"{what} {count}" for what, count in source_troubles(counts).items())
     ended = f", stopped by {stopped}" if stopped else ""

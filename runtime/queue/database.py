@@ -13,10 +13,10 @@ import sqlite3
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ..errors import ConfigError, DataNotFoundError, QueueError
 from . import eviction, tables
@@ -27,6 +27,14 @@ log = logging.getLogger("alpose.monitor")
 
 CHECKPOINT_WAIT_S = 0.1
 """How long writers may be held up by one attempt to empty the log that some reader still needs."""
+
+TURN_S = 30.0
+"""So long a thread waits for its turn, beyond the time that the one before it may wait for other processes."""
+
+CLOSE_S = 5.0
+"""So long closing waits for whoever is still at the file, and for the disk."""
+
+T = TypeVar("T")
 
 MAGIC = b"SQLite format 3\0"
 ROOTS = b"\x01\0\0\0\0" * 8
@@ -299,14 +307,16 @@ class SharedDatabase:
         busy_timeout_s: float,
         on_damage: Literal["quarantine", "raise"],
         readonly: bool,
+        open_now: bool,
         clock: Clock,
     ) -> None:
         self.path, self.busy_timeout_s, self.readonly = path, busy_timeout_s, readonly
         self._given_max_bytes = max_bytes
         self._policy, self._on_damage, self._clock = policy, on_damage, clock
-        self._lock = threading.RLock()
+        self._lock, self._owner = threading.RLock(), 0
         self._process = os.getpid()
-        self._database: Database | None = self._open()
+        self._closed = False
+        self._database: Database | None = self._open() if open_now else None
 
     def in_place(self) -> bool:
         """Whether the path still names the file that is open."""
@@ -320,6 +330,7 @@ class SharedDatabase:
             quarantine: move the file aside first, whatever the check at opening would say of it.
         """
         with self._lock:
+            self._closed = False
             orphan = None
             if self._database is not None:
                 orphan, self._database = self._database.close(), None
@@ -328,12 +339,59 @@ class SharedDatabase:
                 with self._use() as database, database.transaction() as transaction:
                     tables.count(transaction.db, "orphaned_logs_total")
 
-    def close(self) -> None:
-        """Close; the last one to do so leaves everything in the one file. Closing twice is closing once."""
-        with self._lock:
-            if self._database is not None and os.getpid() == self._process:
-                self._database.close()
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Close; the last one to do so leaves everything in the one file. Closing twice is closing once.
+
+        Waits for ``timeout_s`` (5) at most. Where another thread is still at it, or the disk hangs, the file is closed as
+        soon as that is over. Returns whether it is closed.
+        """
+        self._closed = True
+        if os.getpid() != self._process:
             self._database = None
+        if self._database is None or self._owner == threading.get_ident():  # a signal came while this thread was at it
+            return self._database is None
+        closing = threading.Thread(target=self._close, name="alpose-queue-closing", daemon=True)
+        try:
+            closing.start()
+        except RuntimeError:  # the interpreter is shutting down
+            self._close()
+            return True
+        closing.join(CLOSE_S if timeout_s is None else timeout_s)
+        if closing.is_alive():
+            log.error("queue %s is still in use: it is closed as soon as that is over", self.path)
+        return not closing.is_alive()
+
+    def within(self, timeout_s: float, task: Callable[[], T]) -> T:
+        """Do something with the queue, on a thread of its own, and wait for it at most so long.
+
+        Where it takes longer it goes on behind, and a :class:`QueueError` with the reason ``hung`` is raised: a disk
+        that does not answer must not hold up an app.
+        """
+        done: list[T] = []
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                done.append(task())
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run, name="alpose-queue-task", daemon=True)
+        thread.start()
+        thread.join(timeout_s)
+        if failed:
+            raise failed[0]
+        if not done:
+            raise QueueError(
+                "hung", f"{self.path} does not answer within {timeout_s:.0f} s: its disk hangs, or others hold the file"
+            )
+        return done[0]
+
+    def _close(self) -> None:
+        with self._lock:
+            database, self._database = self._database, None
+            if database is not None:
+                database.close()
 
     def _open(self) -> Database:
         logged = has_log(self.path)
@@ -388,18 +446,36 @@ class SharedDatabase:
 
     @contextmanager
     def _use(self) -> Iterator[Database]:
-        with self._lock:
-            if os.getpid() != self._process:
-                raise QueueError("closed", f"{self.path}: a Queue does not survive a fork. Open it in the new process")
-            if self._database is None:
-                raise QueueError("closed", f"{self.path}: the queue was closed")
+        if os.getpid() != self._process:
+            raise QueueError("closed", f"{self.path}: a Queue does not survive a fork. Open it in the new process")
+        if not self._lock.acquire(timeout=self.busy_timeout_s + TURN_S):
+            raise QueueError("hung", f"{self.path}: another thread has been at it for long; perhaps its disk hangs")
+        outer, self._owner = self._owner, threading.get_ident()
+        try:
+            yield self._opened()
+        except sqlite3.Error as error:
+            raise translate(error, self._database) from error
+        finally:
+            self._owner = outer
+            if self._closed and not outer and self._database is not None:
+                self._close()
+            self._lock.release()
+
+    def _opened(self) -> Database:
+        """The database, opened if it is not; called under the lock."""
+        if self._closed:
+            raise QueueError("closed", f"{self.path}: the queue was closed")
+        if self._database is not None and self._database.needs_reopen():
+            self._database.close()
+            self._database = None
+        if self._database is None:
             try:
-                if self._database.needs_reopen():
-                    self._database.close()
-                    self._database = self._open()
-                yield self._database
-            except sqlite3.Error as error:
-                raise translate(error, self._database) from error
+                self._database = self._open()
+            except QueueError:
+                raise
+            except (DataNotFoundError, OSError) as error:  # not mounted, perhaps
+                raise QueueError("io", str(error)) from error
+        return self._database
 
 
 # Opening.

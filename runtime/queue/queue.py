@@ -60,8 +60,9 @@ class QueueInfo:
     max_bytes: int
     """The bound on the two above together."""
     oldest_ns: int | None
-    """Unix time, by the queue's clock, of the oldest record that is still queued."""
+    """Unix time at which the frame that has waited longest was captured; None where none waits."""
     newest_ns: int | None
+    """The same of the frame that came last."""
     control_periods: tuple[ControlPeriod, ...]
     counters: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(name, reason) → how often, over the life of the file."""
@@ -85,6 +86,8 @@ class Queue(SharedDatabase):
         busy_timeout_s: how long to wait for other writers.
         on_damage: ``quarantine`` moves a damaged file aside and begins a new one; ``raise`` leaves it.
         readonly: change nothing, neither the file nor its folder.
+        open_now: False leaves opening to the first use: by the recorder's thread, for example, so that a disk that hangs
+            or is not there yet holds up nobody. Whatever is wrong with the file is then raised there.
         clock: for tests.
 
     Raises:
@@ -108,6 +111,7 @@ class Queue(SharedDatabase):
         busy_timeout_s: float = 5.0,
         on_damage: Literal["quarantine", "raise"] = "quarantine",
         readonly: bool = False,
+        open_now: bool = True,
         clock: Clock | None = None,
     ) -> None:
         _require(store in STORES, f"store must be one of {', '.join(STORES)}, got {store!r}")
@@ -128,6 +132,7 @@ class Queue(SharedDatabase):
             busy_timeout_s=busy_timeout_s,
             on_damage=on_damage,
             readonly=readonly,
+            open_now=open_now,
             clock=clock or Clock(),
         )
 
@@ -142,7 +147,8 @@ class Queue(SharedDatabase):
         """
         database = self._database
         if database is None:
-            raise QueueError("closed", f"{self.path}: the queue was closed")
+            with self._use() as database:
+                return database.clock.now_ns()
         return database.clock.now_ns()
 
     def put(self, record: Record, pictures: Sequence[Picture] = (), *, supersedes: Sequence[str] = ()) -> Stored:
@@ -456,7 +462,7 @@ class Queue(SharedDatabase):
                 "coalesce(sum(bytes), 0) FROM record"
             ).fetchone()
             oldest, newest = (
-                tables.select(db, f"WHERE state = 'queued' ORDER BY seq {way}") for way in ("ASC", "DESC")
+                tables.captured_ns(db, f"WHERE state = 'queued' ORDER BY seq {way}") for way in ("ASC", "DESC")
             )
             return QueueInfo(
                 path=str(self.path),
@@ -468,8 +474,8 @@ class Queue(SharedDatabase):
                 file_bytes=tables.pragma(db, "page_count") * database.bounds.page_bytes,
                 wal_bytes=database.wal_bytes(),
                 max_bytes=database.bounds.max_bytes,
-                oldest_ns=oldest.put_ns if oldest else None,
-                newest_ns=newest.put_ns if newest else None,
+                oldest_ns=oldest,
+                newest_ns=newest,
                 control_periods=tables.control_periods(db),
                 counters=tables.counters(db),
             )

@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from ..errors import ConfigError
 from ..stats import Count, Counters, QueueState
 from .images import PictureEncoder
-from .queue import Queue
+from .queue import Queue, QueueInfo
 from .record import MAX_PICTURES, Candidate, FrameCopy
-from .writer import RETRY_S, ClipFrame, HandOver, NewRecord, RecordingThreads
+from .writer import DROPPED, RETRY_S, ClipFrame, HandOver, NewRecord, RecordingThreads
 
 HANDOVER_BYTES = 128 << 20
 """Most pixels that wait to be encoded; a single frame is taken whatever its size."""
@@ -31,8 +31,11 @@ HANDOVER_BYTES = 128 << 20
 FRESH_S = 1.0
 """So old the queue's numbers may be before they are read again."""
 
-END_S = 5.0
-"""So long a thread is waited for at the end: it may hang on a disk, and then the process ends without it."""
+CLOSE_S = 10.0
+"""So long closing goes on writing what waits."""
+
+END_S = 2.0
+"""So long the threads are waited for, at least, when they are told to end."""
 
 CLIP_TIMEOUT_S = 10.0
 """So long a record waits for the frames after it: a camera that stopped must not keep it from the disk."""
@@ -68,6 +71,8 @@ class Recorder:
         queue: its settings say what is kept, and how.
         depth: most frames that wait to be encoded.
         counters: where drops and errors are counted.
+        introduce: called on the disk thread before the first record of every file: here a file learns what it has to
+            know of whoever writes it.
         maintenance: called on the disk thread once a minute, and once before it ends: here scores and tallies are
             written. A task that raises is counted, and called again the next time: it must keep what it could not write.
         maintenance_every_s: between two rounds of maintenance.
@@ -86,6 +91,7 @@ class Recorder:
         *,
         depth: int = 16,
         counters: Counters | None = None,
+        introduce: Callable[[Queue], object] | None = None,
         maintenance: Sequence[Callable[[Queue], object]] = (),
         maintenance_every_s: float = 60.0,
         clip_timeout_s: float = CLIP_TIMEOUT_S,
@@ -120,6 +126,7 @@ class Recorder:
             queue,
             self.encoder,
             self._handover,
+            introduce=introduce or (lambda queue: None),
             maintenance=maintenance,
             maintenance_every_s=maintenance_every_s,
             clip_timeout_s=clip_timeout_s,
@@ -224,22 +231,25 @@ class Recorder:
         """
         return os.getpid() == self._pid and self._threads.flush(timeout_s)
 
-    def close(self, timeout_s: float = 10.0) -> bool:
-        """Write what waits and end the threads; what is not written within ``timeout_s`` is given up, and counted.
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Write what waits and end the threads; what is not written within ``timeout_s`` (10) is given up, and counted.
 
-        Returns whether they have ended. May be called again; does nothing in a process that was forked off.
+        Returns whether they have ended: a thread in a call that the disk does not answer is left behind, at most two
+        seconds later. May be called again; does nothing in a process that was forked off.
         """
         atexit.unregister(self.close)
         if os.getpid() != self._pid:
             return True
+        timeout_s = CLOSE_S if timeout_s is None else timeout_s
+        until_s = time.monotonic() + timeout_s
         with self._producers:  # whoever is submitting now is counted in
             self._closing = True
         self._threads.flush(timeout_s)
-        return self._threads.end(max(timeout_s, 1.0))
+        return self._threads.end(max(until_s - time.monotonic(), END_S))
 
 
 class QueueNumbers:
-    """The queue's numbers, at most a little old; asking for them never waits.
+    """The queue's numbers, at most a little old, read on a thread of their own: asking for them never waits.
 
     Args:
         queue: what is read.
@@ -249,56 +259,69 @@ class QueueNumbers:
 
     def __init__(self, queue: Queue, recorder: Recorder, on_error: Callable[[str, Exception], None]) -> None:
         self._queue, self._recorder, self._on_error = queue, recorder, on_error
-        self._info = queue.info()
-        self._read_s = time.monotonic()
-        self._wanted = threading.Event()
-        self._ending = False
-        self._thread: threading.Thread | None = None
+        self._info: QueueInfo | None = None
+        self._changed = threading.Condition()
+        self._read_s, self._wanted, self._read, self._ending = -FRESH_S, 0, 0, False
+        self._thread = threading.Thread(target=self._run, name="alpose-queue-numbers", daemon=True)
+        self._thread.start()
+        self.refresh()
 
     def state(self) -> QueueState:
         """What is known; where it is old, it is read again in the background for the next time."""
-        if time.monotonic() - self._read_s > FRESH_S and not self._ending:
+        if time.monotonic() - self._read_s > FRESH_S:
             self._ask()
         info, recorder = self._info, self._recorder.state
         return QueueState(
-            path=info.path,
-            records=info.records,
-            bytes=info.bytes,
-            max_bytes=info.max_bytes,
-            oldest_s=None if info.oldest_ns is None else info.oldest_ns / 1e9,
+            path=str(self._queue.path),
+            records=info.records if info else 0,
+            bytes=info.bytes if info else 0,
+            max_bytes=info.max_bytes if info else 0,
+            oldest_s=None if info is None or info.oldest_ns is None else info.oldest_ns / 1e9,
             waiting=recorder.waiting,
             last_error=recorder.last_error if recorder.obstacle else None,
         )
 
     def counts(self) -> dict[Count, int]:
-        """The counters that live in the file."""
+        """The counters that live in the file, but for those that this process counts itself.
+
+        Drops stand in the file for whoever harvests it, with those of former runs and of other monitors.
+        """
         return {
-            Count(name, (("reason", reason),) if reason else ()): n for (name, reason), n in self._info.counters.items()
+            Count(name, (("reason", reason),) if reason else ()): n
+            for (name, reason), n in (self._info.counters.items() if self._info else ())
+            if name != DROPPED
         }
 
-    def refresh(self) -> None:
-        """Read them now, and wait for it."""
-        try:
-            self._info = self._queue.info()
-        except Exception as error:  # a disk may fail in any way
-            self._on_error("queue_info", error)
-        self._read_s = time.monotonic()
+    def refresh(self, timeout_s: float = 1.0) -> bool:
+        """Read them now; whether that was done within the time."""
+        wanted = self._ask()
+        with self._changed:
+            return self._changed.wait_for(lambda: self._read >= wanted or self._ending, timeout_s)
 
     def close(self) -> None:
         """Read a last time, before the queue is closed; these numbers stay."""
-        self._ending = True
-        self._wanted.set()
-        if self._thread is not None:
-            self._thread.join(END_S)
         self.refresh()
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
 
-    def _ask(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="alpose-queue-numbers", daemon=True)
-            self._thread.start()
-        self._wanted.set()
+    def _ask(self) -> int:
+        with self._changed:
+            self._wanted = self._read + 1 if self._wanted <= self._read else self._wanted
+            self._changed.notify_all()
+            return self._wanted
 
     def _run(self) -> None:
-        while self._wanted.wait() and not self._ending:
-            self._wanted.clear()
-            self.refresh()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._wanted > self._read or self._ending)
+                if self._ending:
+                    return
+                wanted = self._wanted
+            try:
+                self._info = self._queue.info()
+            except Exception as error:  # a disk may fail in any way
+                self._on_error("queue_info", error)
+            with self._changed:
+                self._read_s, self._read = time.monotonic(), wanted
+                self._changed.notify_all()

@@ -178,6 +178,15 @@ def by_id(db: sqlite3.Connection, id: str) -> Row | None:
     return select(db, "WHERE id = ?", (id,))
 
 
+def captured_ns(db: sqlite3.Connection, clause: str) -> int | None:
+    """When the frame of the first row that a clause finds was captured; when it was stored, where that is damaged."""
+    row = select(db, clause)
+    if row is None:
+        return None
+    found = read(db, row.id)
+    return row.put_ns if found is None or found.record is None else found.record.captured_ns
+
+
 def matching(db: sqlite3.Connection, where: str, values: Sequence[object], ids: Sequence[str] | None) -> Iterator[Row]:
     """Rows for which a condition of alpose's own making holds, in order; only of these ids, where there are any."""
     after = -1

@@ -48,6 +48,9 @@ BATCH = 64
 RETRY_S = (0.1, 10.0)
 """Between two attempts to write: at first, and at most."""
 
+FLUSH_S = 60.0
+"""So long a flush without a time-out waits for a disk that neither writes nor fails."""
+
 IDLE_S = 60.0
 """The encoder looks up so often where nothing comes."""
 
@@ -62,6 +65,9 @@ REOPEN_LATER = ("read_only", "io")
 
 COUNTED_AS = {"full": "disk_full", "read_only": "readonly"}
 """Reasons of a :class:`QueueError` by which they go in counters; the others keep theirs."""
+
+DROPPED = "dropped_frames_total"
+"""The counter that the file keeps too, so that whoever harvests it knows how many frames never reached it."""
 
 REFUSALS = {"too_large": "too_large", "queue_full": "full", "control": "control"}
 """Counted reasons for which a queue keeps no record, and the queue's own names of them. The file counts these itself."""
@@ -279,6 +285,7 @@ class QueueWriter:
 
     Args:
         queue: where to.
+        introduce: called before the first record of every file.
         maintenance: what :meth:`maintain` calls.
         retry_s: between two attempts after a failure, at first and at most.
     """
@@ -286,6 +293,7 @@ class QueueWriter:
     def __init__(
         self,
         queue: Queue,
+        introduce: Callable[[Queue], object],
         maintenance: Sequence[Callable[[Queue], object]],
         *,
         retry_s: tuple[float, float],
@@ -293,7 +301,8 @@ class QueueWriter:
         limited_log: RateLimitedLog,
         monotonic: Callable[[], float],
     ) -> None:
-        self._queue, self._maintenance, self._retry_s = queue, maintenance, retry_s
+        self._queue, self._introduce, self._maintenance, self._retry_s = queue, introduce, maintenance, retry_s
+        self._introduced = False
         self._counters, self._log, self._monotonic = counters, limited_log, monotonic
         self._ids: OrderedDict[int, str] = OrderedDict()
         self._episodes: OrderedDict[int, str] = OrderedDict()
@@ -326,11 +335,12 @@ class QueueWriter:
         try:
             if self._stale is not None:
                 self._reopen(self._stale)
+            self._prepare()
             done = self._put([self._item(pending) for pending in waiting[: self._group]])
         except QueueError as error:
             self.failures += 1
             self.obstacle = self._count(error)
-            if error.reason in REOPEN_LATER:
+            if error.reason in (*REOPEN_AT_ONCE, *REOPEN_LATER):
                 self._stale = error.reason
             self.note(self.obstacle, "frames wait, for the queue cannot be written: %s", error)
             # One at a time from now on: on a disk that is nearly full, one frame may fit where ten do not.
@@ -343,17 +353,22 @@ class QueueWriter:
         self._group = min(2 * self._group, BATCH)
         return done
 
-    def maintain(self) -> None:
-        """Do all maintenance once; a task that raises is counted, and a file that moved is opened again."""
-        for task in self._maintenance:
+    def maintain(self, *, first: bool = False, last: bool = False) -> None:
+        """Do all maintenance once; a task that raises is counted, and a file that moved is opened again.
+
+        Args:
+            first: only introduce the file, which is opened now if it was not yet.
+            last: nothing follows; where one task finds the file locked or the disk dead, the others would only wait too.
+        """
+        for task in (lambda queue: self._prepare(), *(() if first else self._maintenance)):
             try:
-                if self._stale is not None:
-                    self._reopen(self._stale)
                 task(self._queue)
             except QueueError as error:
                 self.note(self._count(error), "the queue's maintenance waits: %s", error)
                 if error.reason in (*REOPEN_AT_ONCE, *REOPEN_LATER):
                     self._stale = error.reason
+                if last:
+                    return
             except Exception as error:
                 self._counters.add("internal_errors_total", where="maintenance")
                 self.note("maintenance", "the queue's maintenance failed: %r", error)
@@ -362,6 +377,14 @@ class QueueWriter:
         """Log an error, and keep it as the last one."""
         self.last_error = (message % args, time.time_ns())
         self._log.error(kind, message, *args)
+
+    def _prepare(self) -> None:
+        """Open the file again where it has to be, and introduce a new one."""
+        if self._stale is not None:
+            self._reopen(self._stale)
+        if not self._introduced:
+            self._introduce(self._queue)
+            self._introduced = True
 
     def _put(self, items: Sequence[Item]) -> int:
         """Put all of them in one transaction; :class:`QueueError` where that fails now."""
@@ -374,7 +397,7 @@ class QueueWriter:
             if len(items) > 1:
                 self._group = 1
                 return self._put(items[:1])
-            self._counters.add("dropped_frames_total", reason="refused")
+            self._counters.add(DROPPED, reason="refused")
             self.note("refused", "a record was refused, and is lost: %r", error)
             return 1
         for outcome in stored:
@@ -382,7 +405,7 @@ class QueueWriter:
                 self.written += 1
             else:
                 known = (reason for reason, its_own in REFUSALS.items() if its_own == outcome.reason)
-                self._counters.add("dropped_frames_total", reason=next(known, "refused"))
+                self._counters.add(DROPPED, reason=next(known, "refused"))
         return len(stored)
 
     def _put_somewhere(self, items: Sequence[Item]) -> list[Stored]:
@@ -407,7 +430,7 @@ class QueueWriter:
             raise
         except (AlposeError, OSError) as error:  # its folder is gone
             raise QueueError("moved", str(error)) from error
-        self._stale = None
+        self._stale, self._introduced = None, False
 
     def _item(self, pending: PendingRecord) -> Item:
         """What the queue is given; a record gets its id with the first attempt, and keeps it."""
@@ -449,6 +472,7 @@ class RecordingThreads:
         encoder: PictureEncoder,
         handover: HandOver,
         *,
+        introduce: Callable[[Queue], object],
         maintenance: Sequence[Callable[[Queue], object]],
         maintenance_every_s: float,
         clip_timeout_s: float,
@@ -466,6 +490,7 @@ class RecordingThreads:
         # Changed on the disk thread.
         self.writer = QueueWriter(
             queue,
+            introduce,
             (
                 lambda queue: queue.apply_acknowledgements(),
                 lambda queue: queue.tidy(),
@@ -484,7 +509,7 @@ class RecordingThreads:
         self._backlog: list[PendingRecord] = []
         self._backlog_bytes = 0
         self._assembled_below = self._settled_below = self._hurry_below = self._waiters = 0
-        self._ending = False
+        self._ending = self._given_up = False
         self._encoder_thread = threading.Thread(target=self._encode_all, name="alpose-encoder", daemon=True)
         self._disk_thread = threading.Thread(target=self._write_all, name="alpose-recorder", daemon=True)
         self._encoder_thread.start()
@@ -499,7 +524,7 @@ class RecordingThreads:
 
     def flush(self, timeout_s: float | None) -> bool:
         """Write all that was submitted now; see :meth:`Recorder.flush`."""
-        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        until_s = time.monotonic() + (FLUSH_S if timeout_s is None else timeout_s)
         with self._changed:
             submitted, failures = self._handover.submitted, self.writer.failures
             self._hurry_below = max(self._hurry_below, submitted)
@@ -507,10 +532,11 @@ class RecordingThreads:
             self._handover.wake()
             self._changed.notify_all()
             # The attempt that is under way may have begun before the last frame came: its failure says nothing.
-            while self._settled_below < submitted and self._disk_thread.is_alive() and (
-                self.writer.failures <= failures + 1 if until_s is None else time.monotonic() < until_s
-            ):  # fmt: skip
-                self._changed.wait(1.0 if until_s is None else min(1.0, max(0.0, until_s - time.monotonic())))
+            while self._settled_below < submitted and self._disk_thread.is_alive():
+                left_s = until_s - time.monotonic()
+                if left_s <= 0 or (timeout_s is None and self.writer.failures > failures + 1):
+                    break
+                self._changed.wait(min(1.0, left_s))
             self._waiters -= 1
             return self._settled_below >= submitted
 
@@ -521,7 +547,17 @@ class RecordingThreads:
             self._changed.notify_all()
         self._handover.wake()
         self._disk_thread.join(timeout_s)
+        if self._disk_thread.is_alive():  # in a call that the disk does not answer
+            self._give_up(self.writer.obstacle or "hung")
         return not self._disk_thread.is_alive()
+
+    def _give_up(self, reason: str) -> None:
+        """Count what will not be written any more, once."""
+        with self._changed:
+            lost, self._given_up = 0 if self._given_up else self.waiting[0], True
+        if lost:
+            self._counters.add(DROPPED, lost, reason=reason)
+            log.error("%d frames were given up at the end: %s", lost, self.writer.last_error or "there was no time")
 
     # The encoder's thread.
 
@@ -561,7 +597,7 @@ class RecordingThreads:
         try:
             self._clips.begin(*item, self._monotonic())
         except Exception as error:  # encoders raise anything
-            self._counters.add("dropped_frames_total", reason="encode_error")
+            self._counters.add(DROPPED, reason="encode_error")
             self.writer.note("encode_error", "a frame could not be encoded, and is lost: %r", error)
         self._begun += 1
 
@@ -577,6 +613,7 @@ class RecordingThreads:
     # The disk thread.
 
     def _write_all(self) -> None:
+        self.writer.maintain(first=True)
         while not self._ending:
             with self._going_on():
                 with self._changed:
@@ -591,11 +628,9 @@ class RecordingThreads:
                 self._log_drops()
                 if self._monotonic() >= self._maintenance_at_s:
                     self._maintain()
-        self._maintain()
+        self._maintain(last=True)
         self._encoder_thread.join()
-        if lost := self.waiting[0]:
-            self._counters.add("dropped_frames_total", lost, reason=self.writer.obstacle or "closed")
-            log.error("%d frames were given up at the end: %s", lost, self.writer.last_error or "there was no time")
+        self._give_up(self.writer.obstacle or "closed")
         self._log_drops()
         self._log.flush(everything=True)
 
@@ -605,15 +640,15 @@ class RecordingThreads:
         due_s = min(at_s, self.writer.retry_at_s) if self._backlog else at_s
         return max(0.0, due_s - self._monotonic())
 
-    def _maintain(self) -> None:
-        self.writer.maintain()
+    def _maintain(self, *, last: bool = False) -> None:
+        self.writer.maintain(last=last)
         self._log.flush()
         self._maintenance_at_s = self._monotonic() + self._maintenance_every_s
 
     def _store_counts(self, queue: Queue) -> None:
         """Write into the file how many frames never reached it: whoever harvests it has to know."""
         for count, n in self._counters.snapshot().items():
-            if count.name != "dropped_frames_total" or (reason := dict(count.labels)["reason"]) in REFUSALS:
+            if count.name != DROPPED or (reason := dict(count.labels)["reason"]) in REFUSALS:
                 continue
             if n > self._stored_counts.get(reason, 0):
                 queue.count(count.name, reason, n - self._stored_counts.get(reason, 0))

@@ -158,6 +158,48 @@ def test_a_sealed_picture_needs_its_key(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == plain.data
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["ls", "ls --json", "show", "show --json", "check", "purge --everything --dry-run", "delete --force --dry-run ID"],
+)
+@pytest.mark.parametrize("live", [False, True])
+def test_what_only_looks_writes_no_byte_and_evicts_nothing(path: Path, command: str, live: bool) -> None:
+    with Queue(path, max_bytes=400 << 20, half_life_s=3600.0) as queue:
+        id = queue.peek()[0].id
+        if not live:
+            queue.close()
+        before = {file.name: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith("-shm")}
+        verb, *options = command.replace("ID", id).split()
+        result = run("queue", verb, path, *options)
+        assert result.exit_code == 0, result.output
+        after = {file.name: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith("-shm")}
+    assert after == before
+
+
+def test_a_command_that_changes_records_leaves_the_settings_of_the_file(path: Path) -> None:
+    with Queue(path, max_bytes=400 << 20, half_life_s=3600.0) as queue:
+        id = queue.peek()[0].id
+    assert run("queue", "acknowledge", path, id).exit_code == 0
+    assert run("queue", "delete", path, id, "--yes").exit_code == 0
+    with Queue(path) as queue:
+        info = queue.info()
+        assert (info.records, info.max_bytes) == (2, 400 << 20)
+        assert not [name for name, _ in info.counters if name == "evicted_total"]
+
+
+def test_json_is_json_whatever_a_model_answered(path: Path) -> None:
+    with Queue(path) as queue:
+        numbers = np.array([np.nan, np.inf] * 14, dtype="f4")
+        bad = record(3, queue, keypoints_J2=numbers.reshape(14, 2), scores_J=numbers[:14], predicted_loss=np.inf,
+                     failure_probability=np.nan, box=(np.nan, 0.0, np.inf, 1.0), reasons=(("cooldown", 1.0, np.inf),))  # fmt: skip
+        id = queue.put(bad, [picture(3)]).id
+    for command in (["ls", path], ["show", path, id]):
+        result = run("queue", *command, "--json")
+        assert result.exit_code == 0, result.output
+        json.loads(result.output, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+        assert run("queue", *command).exit_code == 0
+
+
 def test_purge_asks_and_a_dry_run_removes_nothing(path: Path) -> None:
     dry = run("queue", "purge", path, "--camera", "seat", "--dry-run")
     assert dry.exit_code == 0

@@ -389,7 +389,7 @@ def test_a_folder_that_is_gone_is_waited_for(start: Any, make_candidate: Make) -
 def test_attempts_become_rarer_and_transactions_small_and_large_again(make_candidate: Make) -> None:
     now_s, counters, queue = [0.0], Counters(), Scripted()
     writer = QueueWriter(
-        cast(Queue, queue), (), retry_s=(1.0, 5.0), counters=counters,
+        cast(Queue, queue), lambda queue: None, (), retry_s=(1.0, 5.0), counters=counters,
         limited_log=RateLimitedLog(logging.getLogger("test")), monotonic=lambda: now_s[0],
     )  # fmt: skip
     candidate = make_candidate()
