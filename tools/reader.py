@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from alpose.runtime.errors import DataError
@@ -26,7 +28,7 @@ from .remote import (
     read_log,
     snapshot_errors,
 )
-from .sources import LocalSource, RemoteSource, Source, over_the_line
+from .sources import OBJECT_STORES, LocalSource, RemoteSource, Source, over_the_line
 
 CHUNK = 500
 """Manifests of one query."""
@@ -116,25 +118,38 @@ class Reader:
 @contextmanager
 def open_reader(source: Source) -> Iterator[Reader]:
     """A queue at one moment. :class:`DataError` where it is none, and :class:`ChangedError` where it moved meanwhile."""
-    if isinstance(source, LocalSource):
+    if isinstance(source, LocalSource) and not _lacks_index(source.path):
         try:
+            if source.path.is_file() and not source.path.stat().st_size:
+                raise DataError(f"{source.path} is empty: it was not copied, or not yet")
             with (
                 closing(open_readonly(source.path, max_bytes=MAX_BYTES, busy_timeout_s=10.0)) as file,
                 file.read() as database,
             ):
                 yield Reader(database, Moved(), "locally", lambda: True)
         except sqlite3.Error as error:
-            raise DataError(f"{source.path} cannot be read as a queue: {error}") from error
+            raise DataError(f"{source.path} cannot be read as a queue: {error}. Was it copied whole?") from error
         return
+    if isinstance(source, LocalSource):
+        import fsspec
+
+        source = RemoteSource(source.url, str(source.path.absolute()), fsspec.filesystem("file"))
     with _remote_reader(source) as reader:
         yield reader
+
+
+def _lacks_index(path: Path) -> bool:
+    """Whether a queue has a log whose index cannot be made: on a card that is mounted read-only, of a device that lost its
+    power. SQLite refuses such a file; our own reader of logs needs no index."""
+    log, index = (path.with_name(path.name + ending) for ending in ("-wal", "-shm"))
+    return log.exists() and not index.exists() and not os.access(path.parent, os.W_OK)
 
 
 @contextmanager
 def _remote_reader(source: RemoteSource) -> Iterator[Reader]:
     moved = Moved()
     state = source.state()
-    log_path = f"{source.path}-wal"
+    log_path = source.beside("-wal")
     log_bytes = source.size(log_path)
     if log_bytes is not None and log_bytes > MAX_WAL_BYTES:
         raise DataError(f"{source.url}: its log has {log_bytes} bytes: it is no queue of ours")
@@ -207,9 +222,8 @@ class _Handle:
 
 def _no_cache(source: RemoteSource) -> Mapping[str, Any]:
     """Pages are cached here already; file systems over HTTP would fetch megabytes around each."""
-    protocol = source.files.protocol
-    names: Sequence[str] = (protocol,) if isinstance(protocol, str) else protocol
-    return {"cache_type": "none"} if {"http", "https", "s3", "s3a", "gs", "gcs", "abfs"} & set(names) else {}
+    ranged = ({"http", "https"} | OBJECT_STORES) & source.protocols
+    return {"cache_type": "none"} if ranged else {}
 
 
 def _require_ours(database: Any) -> None:

@@ -355,9 +355,65 @@ def test_folders_and_patterns_find_queues_alone(tmp_path: Path) -> None:
     assert bring(tmp_path / "inbox", tmp_path / "other.db").problem is not None
 
 
-def test_secrets_are_not_remembered() -> None:
-    assert without_secrets("sftp://me:secret@car-17/q.db?token=x#y") == "sftp://me@car-17/q.db"
+def test_an_address_tells_sources_apart_and_gives_no_secret_away() -> None:
+    assert without_secrets("sftp://me:hunter2@car-17/q.db") == "sftp://me@car-17/q.db"
     assert without_secrets("s3://fleet/*/q.db") == "s3://fleet/*/q.db"
+    assert without_secrets("s3://fleet/car #17/q.db") == "s3://fleet/car #17/q.db"
+    depot = "https://depot/download?device=17"
+    assert without_secrets(depot + "#top") == depot
+    secret = [
+        without_secrets(f"{depot}&{name}=hunter2") for name in ("token", "X-Amz-Signature", "api_key", "sig", "pwd")
+    ]
+    assert len({*secret, depot, without_secrets(f"{depot}&token=hunter3")}) == 7
+    assert not any("hunter" in url for url in secret)
+    assert "hunter" not in without_secrets("https://depot/q.db?" + "hunter" * 8)
+
+
+def test_what_is_not_copied_whole_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path / "car-1.db", 2)
+    whole = (tmp_path / "car-1.db").read_bytes()
+    for name in (".car-2.db.Xk3f9Q", "car-3.db.part", "car-4.db.damaged-20260101", "car-5.db~"):
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "car-6.db").touch()
+    (tmp_path / "car-7.db").write_bytes(whole[: len(whole) // 2])
+
+    assert [Path(one.url).name for one in find((str(tmp_path),))] == ["car-1.db", "car-7.db"]
+    assert "car-6.db is left out: it is empty" in caplog.text
+    assert [Path(one.url).name for one in find((str(tmp_path / "*db*"),))] == ["car-1.db", "car-6.db", "car-7.db"]
+    for name, said in (("car-6.db", "is empty"), ("car-7.db", "Was it copied whole?")):
+        problem = bring(tmp_path / "inbox", tmp_path / name).problem
+        assert problem is not None
+        assert said in problem
+
+
+def test_names_may_be_any_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"wagen [1] #2 50%41 ?x=1 \xfc")
+    folder.mkdir()
+    fill(folder / "q.db", 2)
+    assert bring(tmp_path / "inbox", folder / "q.db").fetched == 2
+    with Inbox(tmp_path / "inbox") as inbox:
+        (entry, _) = inbox.entries(id_.decode() for id_ in inbox.columns().id_N)
+        assert entry.source.endswith("\\xfc/q.db")
+    assert len(find((str(folder / "*.db"),))) == 1
+
+
+def test_a_card_of_a_device_that_lost_its_power_is_read_though_nothing_can_be_written_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log without its index, in a folder where SQLite cannot make one."""
+    pytest.importorskip("apsw")
+    pytest.importorskip("fsspec")
+    card = tmp_path / "card"
+    card.mkdir()
+    fill(tmp_path / "q.db", 3)
+    with Queue(tmp_path / "q.db") as live:
+        live.put(make_record(live, np.random.default_rng(0)))
+        for ending in ("", "-wal"):
+            shutil.copy(tmp_path / f"q.db{ending}", card / f"q.db{ending}")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    done = bring(tmp_path / "inbox", card / "q.db")
+    assert (done.new, done.fetched, done.problem, done.how) == (4, 3, None, "page by page")
+    assert sorted(path.name for path in card.iterdir()) == ["q.db", "q.db-wal"]
 
 
 def test_an_inbox_of_another_program_is_left_alone(tmp_path: Path) -> None:

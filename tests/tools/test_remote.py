@@ -13,6 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -196,6 +197,16 @@ def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert whole(tmp_path / "inbox") == every
         (name,) = files.ls("fleet/car-1/flagged.db.ack", detail=False)
         assert name.endswith(".json")
+        for number, key in enumerate(("car #1/q.db", "car[2]/q.db", "car?3/q.db", "car+4 %20/q.db", "Büro/q.db")):
+            fill(tmp_path / f"odd-{number}.db", 1, seed=50 + number)
+            files.put_file(str(tmp_path / f"odd-{number}.db"), f"fleet/odd/{key}")
+            (source,) = find((f"s3://fleet/odd/{key}",), storage)
+            assert source.url == f"s3://fleet/odd/{key}"
+            with Inbox(tmp_path / "odd", create=True) as inbox:
+                assert pull(inbox, source, acknowledge=True).acknowledged == 1
+        assert len(find(("s3://fleet/odd/*/q.db",), storage)) == 5
+        assert len(find(("s3://fleet/odd/car[2]/*.db",), storage)) == 1
+        assert len(find(("s3://fleet/odd/car[2]",), storage)) == 1
 
 
 @contextmanager
@@ -253,8 +264,10 @@ class Ranging(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def http_server(root: Path, *, ranges: bool = True, breaks: int = 0) -> Iterator[tuple[int, type[Ranging]]]:
-    handler = type("Handler", (Ranging,), {"breaks": breaks, "ranges": ranges})
+def http_server(
+    root: Path, *, ranges: bool = True, breaks: int = 0, handler: type[Ranging] = Ranging
+) -> Iterator[tuple[int, type[Ranging]]]:
+    handler = type("Handler", (handler,), {"breaks": breaks, "ranges": ranges})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(root)))
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -281,7 +294,37 @@ def test_http_with_and_without_ranges(ranges: bool, tmp_path: Path) -> None:
     assert done.acknowledged == 0
     assert any("cannot be written" in note for note in done.notes)
     assert "secret" not in done.url
+    assert "/flagged.db?token=…" in done.url
     assert whole(tmp_path / "inbox") == every
+
+
+class Depot(Ranging):
+    """Hands queues out by a query, as download endpoints and signed addresses do."""
+
+    def translate_path(self, path: str) -> str:
+        parts = urlsplit(path)
+        (device,) = parse_qs(parts.query).get("device", ["none"])
+        ending = parts.path.removeprefix("/download")
+        return f"{self.directory}/{device}.db{ending}"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_queues_are_told_apart_by_the_query_of_their_address(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    depot = tmp_path / "depot"
+    depot.mkdir()
+    every = {
+        car: set(fill(depot / f"{car}.db", 4, device=car, seed=seed)) for seed, car in enumerate(("car-1", "car-2"))
+    }
+    with http_server(depot, handler=Depot) as (port, _), Queue(depot / "car-1.db") as live:
+        every["car-1"].add(live.put(make_record(live, np.random.default_rng(0), "car-1")).id)  # in the log alone
+        urls = {car: f"http://127.0.0.1:{port}/download?device={car}" for car in every}
+        assert [bring(tmp_path / "inbox", url, images=()).new for url in urls.values()] == [5, 4]
+        again = [bring(tmp_path / "inbox", url) for url in urls.values()]
+    assert [(one.known, one.gone, one.fetched) for one in again] == [(5, 0, 4), (4, 0, 4)]
+    with Inbox(tmp_path / "inbox") as inbox:
+        for car, ids in every.items():
+            assert {entry.source for entry in inbox.entries(ids)} == {urls[car]}
 
 
 @pytest.mark.filterwarnings("ignore")
