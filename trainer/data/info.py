@@ -6,28 +6,25 @@ Shapes: N people, J joints, S crop side in pixels, G people on the sheet.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.crop import cut, square_crop
+from alpose.runtime.drawing import pose
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import write_atomically
-from alpose.runtime.skeleton import Skeleton
 
-from .records import Bools, Floats, ImageError, PoseData
+from .records import ImageError, PoseData
 
 Pixels = npt.NDArray[np.uint8]
 
-RIGHT, LEFT, MIDDLE = (255, 112, 67), (66, 165, 245), (255, 238, 88)
-"""RGB of the person's right, left and middle."""
-
+OCCLUDED = 0.2
+"""Score with which an occluded joint is drawn."""
 MARGIN = 1.25
 logger = logging.getLogger("alpose")
 
@@ -97,8 +94,7 @@ def describe(data: PoseData) -> Info:
 
 
 def contact_sheet(data: PoseData, count: int = 24, columns: int = 6, size_px: int = 224) -> Pixels:
-    """Crops of people spread evenly over the dataset with their joints drawn, uint8 (rows · S, columns · S,
-    3) RGB.
+    """Crops of people spread evenly over the dataset with their joints drawn, uint8 (rows · S, columns · S, 3) RGB.
 
     A person whose image cannot be read is an empty tile with the reason in the log.
     """
@@ -112,39 +108,14 @@ def contact_sheet(data: PoseData, count: int = 24, columns: int = 6, size_px: in
             logger.warning("not drawn: %s", error)
             tiles.append(np.zeros((size_px, size_px, 3), dtype=np.uint8))
             continue
-        points_J2 = crop.to_crop(data.joints_NJ2[row])
-        tiles.append(draw_pose(image_SS3, points_J2, data.labelled_NJ[row], data.visible_NJ[row], data.skeleton))
+        # Occluded joints are fainter, and joints without a label are not drawn.
+        points_J2 = np.where(data.labelled_NJ[row][:, None], crop.to_crop(data.joints_NJ2[row]), np.nan)
+        pose(image_SS3, points_J2, np.where(data.visible_NJ[row], 1.0, OCCLUDED), data.skeleton)
+        tiles.append(image_SS3)
     columns = min(columns, max(len(tiles), 1))
     tiles += [np.zeros((size_px, size_px, 3), dtype=np.uint8)] * (-len(tiles) % columns)
     lines = [np.concatenate(tiles[at : at + columns], axis=1) for at in range(0, len(tiles), columns)]
     return np.concatenate(lines, axis=0)
-
-
-def draw_pose(image_SS3: Pixels, points_J2: Floats, labelled_J: Bools, visible_J: Bools, skeleton: Skeleton) -> Pixels:
-    """A copy with the skeleton drawn: right and left in different colours, occluded joints hollow.
-
-    Joints that are not labelled, and links to them, are not drawn.
-    """
-    scale = 4  # drawn enlarged and shrunk again: positions keep their fractions and lines are smooth
-    size_px = image_SS3.shape[0]
-    canvas_TT3 = np.asarray(cv2.resize(image_SS3, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR))
-    at = [tuple(round(float(value)) for value in (point + 0.5) * scale - 0.5) for point in _near(points_J2, size_px)]
-    sides = [side_of(joint) for joint in skeleton.joints]
-    thick = max(scale * size_px // 112, 1)
-    for a, b in skeleton.links:
-        if labelled_J[a] and labelled_J[b]:
-            cv2.line(canvas_TT3, at[a], at[b], _link_colour(sides[a], sides[b]), thick, cv2.LINE_AA)
-    for joint, side in enumerate(sides):
-        if not labelled_J[joint]:
-            continue
-        colour = {"left": LEFT, "right": RIGHT, "middle": MIDDLE}[side]
-        if visible_J[joint]:
-            cv2.circle(canvas_TT3, at[joint], 2 * thick, (0, 0, 0), -1, cv2.LINE_AA)
-            cv2.circle(canvas_TT3, at[joint], 2 * thick - 3, colour, -1, cv2.LINE_AA)
-        else:
-            cv2.circle(canvas_TT3, at[joint], 2 * thick, (0, 0, 0), thick, cv2.LINE_AA)
-            cv2.circle(canvas_TT3, at[joint], 2 * thick, colour, max(thick // 2, 1), cv2.LINE_AA)
-    return np.asarray(cv2.resize(canvas_TT3, (size_px, size_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def save_sheets(datasets: Iterable[PoseData], path: Path) -> Path:
@@ -157,24 +128,3 @@ def save_sheets(datasets: Iterable[PoseData], path: Path) -> Path:
     if not done:
         raise DataError(f"the sheet of {stacked.shape[1]} x {stacked.shape[0]} pixels could not be encoded as PNG")
     return write_atomically(path, encoded.tobytes())
-
-
-def side_of(joint: str) -> Literal["left", "right", "middle"]:
-    """Which side of the person a joint is on, by its name."""
-    words = re.split(r"[^a-z]+", joint.lower())
-    if "left" in words or "l" in words:
-        return "left"
-    return "right" if "right" in words or "r" in words else "middle"
-
-
-def _link_colour(a: str, b: str) -> tuple[int, int, int]:
-    """The side that a link belongs to; across the body it is the middle."""
-    sides = {a, b} - {"middle"}
-    if len(sides) != 1:
-        return MIDDLE
-    return LEFT if sides == {"left"} else RIGHT
-
-
-def _near(points_J2: Floats, size_px: int) -> Floats:
-    """Positions that the drawing functions can take; garbage of joints without a label lies anywhere."""
-    return np.clip(np.nan_to_num(points_J2), -4 * size_px, 5 * size_px)

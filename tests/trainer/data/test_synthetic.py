@@ -16,11 +16,10 @@ import pytest
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.skeleton import LSP
-from alpose.trainer.data._synthetic_figure import LIMBS, PARTS, Look, figure, paint, paint_figure
-from alpose.trainer.data._synthetic_pose import People, covered, sample_people
-from alpose.trainer.data._synthetic_scene import paint_occluders, render
 from alpose.trainer.data.records import Bools, Floats, PoseData
-from alpose.trainer.data.synthetic import DOMAINS, SyntheticImages, read_people
+from alpose.trainer.data.synthetic import DOMAINS, SyntheticImages, paint_occluders, read_people, render
+from alpose.trainer.data.synthetic_figure import LIMBS, PARTS, Look, figure, paint, paint_figure
+from alpose.trainer.data.synthetic_pose import People, covered, sample_people
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ._synthetic_pose import Array, People
+from .synthetic_pose import Array, People
 
 Colour = tuple[float, float, float]
 Picture = npt.NDArray[np.uint8]
