@@ -25,7 +25,7 @@ from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import AlposeError, ConfigError
 from alpose.runtime.types import Outputs
 from alpose.trainer import checkpoint
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 
 from ._measure import interleave, rates, spread, synchroniser, table
 
@@ -53,7 +53,7 @@ class _OnDevice:
         return Outputs(*(answer.float().cpu().numpy() for answer in answers))
 
 
-def measure_bundle(path: Path, used: Machine, *, rounds: int, calls: int) -> dict[str, Any]:
+def measure_bundle(path: Path, used: DeviceContext, *, rounds: int, calls: int) -> dict[str, Any]:
     """Frames per second and parity of every way to run one checkpoint's graph, at every batch.
 
     Args:

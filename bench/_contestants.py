@@ -21,7 +21,7 @@ from alpose.trainer.cli import DEFAULT_METHODS
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops, prepare
 from alpose.trainer.data.synthetic import read_people
-from alpose.trainer.device import Machine, evaluating
+from alpose.trainer.device import DeviceContext, evaluating
 from alpose.trainer.heatmaps import draw, to_cells
 from alpose.trainer.methods.catalog import heads_for
 from alpose.trainer.models.hourglass import STRIDE, HourglassConfig, StackedHourglass
@@ -128,7 +128,7 @@ def ours(
     name: str,
     recipe: Recipe,
     material: Material,
-    machine: Machine,
+    machine: DeviceContext,
     *,
     compile_: Callable[[nn.Module], Any] | None = None,
     around: Around = nullcontext,
@@ -200,12 +200,12 @@ def official(reference: Reference, recipe: Recipe, material: Material) -> Contes
 # --- Networks
 
 
-def _model(recipe: Recipe, material: Material, machine: Machine) -> PoseModel:
+def _model(recipe: Recipe, material: Material, machine: DeviceContext) -> PoseModel:
     skeleton = material.crops.data.skeleton
     return new_model(_size(recipe, material), skeleton, recipe.crop, recipe.target, seed=0).to(machine.device)
 
 
-def _scoring_model(recipe: Recipe, material: Material, machine: Machine) -> PoseModel:
+def _scoring_model(recipe: Recipe, material: Material, machine: DeviceContext) -> PoseModel:
     """With the heads that the default methods of ``alpose-train cycles`` want."""
     model = _model(recipe, material, machine)
     names = heads_for(DEFAULT_METHODS.split(","))

@@ -20,7 +20,7 @@ import click
 import torch
 
 from alpose.runtime.errors import AlposeError, ConfigError
-from alpose.trainer.device import Machine, environment
+from alpose.trainer.device import DeviceContext, environment
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -118,7 +118,7 @@ def load_average() -> tuple[float, ...] | None:
     return os.getloadavg() if hasattr(os, "getloadavg") else None
 
 
-def machine_facts(used: Machine) -> dict[str, Any]:
+def machine_facts(used: DeviceContext) -> dict[str, Any]:
     """The machine, without the precision: that is a contestant's."""
     facts = environment(used)
     del facts["precision"]

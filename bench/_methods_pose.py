@@ -28,7 +28,7 @@ from alpose.trainer.data.crops import CropConfig, prepare
 from alpose.trainer.data.lsp import read_lsp
 from alpose.trainer.data.records import ImageFiles, PoseData
 from alpose.trainer.data.synthetic import read_people
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.feed import Feed
 from alpose.trainer.heatmaps import draw, find_peaks, to_cells
 from alpose.trainer.methods.gaussian_heads import APART, Over, skeleton_likelihood
@@ -98,7 +98,7 @@ def data_pipeline(sizes: Sizes, reference: ReferenceMethods | None) -> Work:
     people = _people(sizes, place)
     crops = prepare(people, CropConfig(), place / "cache", torch.get_num_threads())
     feed, generator = (
-        Feed.open(crops, Machine(torch.device("cpu"), torch.float32, 0, 1)),
+        Feed.open(crops, DeviceContext(torch.device("cpu"), torch.float32, 0, 1)),
         torch.Generator().manual_seed(0),
     )
     blocks = [np.arange(start, min(start + BATCH, len(crops))) for start in range(0, len(crops), BATCH)]

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from alpose.runtime.errors import ConfigError, WrongAnswerError
 from alpose.runtime.io import write_json
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 
 from ._crash import BOUNDED, KILLS_PER_FILE, LONGEST_S, ROOMY, Outcome
 from ._measure import RESULTS, Bench, load_average, machine_facts, spread, table
@@ -51,7 +51,7 @@ def main(trials: int, seed: int, rounds: int, folder: Path | None, out: Path) ->
         took = measure(Path(scratch), rounds)
     result = summary(outcomes)
     result["put"] = took
-    result["machine"] = machine_facts(Machine(torch.device("cpu"), torch.float32))
+    result["machine"] = machine_facts(DeviceContext(torch.device("cpu"), torch.float32))
     result["machine"]["sqlite"] = sqlite3.sqlite_version
     result["load_average"] = {"before": before, "after": load_average()}
     result["settings"] = {

@@ -22,7 +22,7 @@ from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import write_json
 from alpose.runtime.types import OUTPUT_NAMES
 from alpose.trainer.checkpoint import PoseModel, load
-from alpose.trainer.device import machine
+from alpose.trainer.device import device_context
 from alpose.trainer.models.heads import HeadName
 
 from ._export_contestants import BATCHES, SAYS, Frames, line_up, noise
@@ -155,8 +155,8 @@ def main(
 ) -> None:
     """Images per second of the exported graph, of PyTorch, and of the graph's parts."""
     before = load_average()
-    used, model = machine("cpu", "fp32"), load(checkpoint)
-    threads = threads or torch.get_num_threads()  # machine() leaves cores to programs that run already
+    used, model = device_context("cpu", "fp32"), load(checkpoint)
+    threads = threads or torch.get_num_threads()  # device_context() leaves cores to programs that run already
     torch.set_num_threads(threads)
     name = _head(model, head)
     with tempfile.TemporaryDirectory() as folder:

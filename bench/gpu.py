@@ -29,7 +29,7 @@ from alpose.trainer.checkpoint import exists
 from alpose.trainer.cli import DEFAULT_METHODS
 from alpose.trainer.cli_options import default_cache
 from alpose.trainer.data.catalog import find
-from alpose.trainer.device import Machine, machine
+from alpose.trainer.device import DeviceContext, device_context
 from alpose.trainer.metrics import ProfileName
 from alpose.trainer.presets import Preset, Recipe, preset
 from alpose.trainer.results import Results
@@ -126,7 +126,7 @@ def peak_tflops(card: str | None) -> float | None:
     return next((peak for name, peak in PEAK_BF16_TFLOPS if set(name.split()) <= words), None)
 
 
-def throughput(recipe: Recipe, used: Machine, effort: Effort) -> Iterator[dict[str, Any]]:
+def throughput(recipe: Recipe, used: DeviceContext, effort: Effort) -> Iterator[dict[str, Any]]:
     """Images per second and TFLOP/s of every variant; the result so far, after every batch size."""
     card = torch.cuda.get_device_name(used.device) if used.device.type == "cuda" else None
     result: dict[str, Any] = {
@@ -149,7 +149,7 @@ Key = tuple[Work, Variant]
 
 
 def _one_batch(
-    recipe: Recipe, material: Material, used: Machine, effort: Effort
+    recipe: Recipe, material: Material, used: DeviceContext, effort: Effort
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Measurements, and what could not be measured."""
     torch.compiler.reset()  # else a new batch size would be compiled for sizes of every kind, which run slower
@@ -190,14 +190,16 @@ def _row(
     }  # fmt: skip
 
 
-def _contestant(variant: Variant, recipe: Recipe, material: Material, used: Machine, effort: Effort) -> Contestant:
+def _contestant(
+    variant: Variant, recipe: Recipe, material: Material, used: DeviceContext, effort: Effort
+) -> Contestant:
     def compiled(net: nn.Module) -> Any:
         return torch.compile(net, backend=effort.compiler, dynamic=False)
 
     def around() -> AbstractContextManager[None]:
         return tf32(variant.tf32)
 
-    of_variant = Machine(used.device, variant.dtype)
+    of_variant = DeviceContext(used.device, variant.dtype)
     return ours(variant.name, recipe, material, of_variant, around=around,
                 compile_=compiled if variant.compiled else None)  # fmt: skip
 
@@ -269,7 +271,7 @@ def stage_config(chosen: Preset, *, tiny: bool, profile: ProfileName, seeds: int
 
 
 def stage_one(
-    chosen: Preset, used: Machine, *, tiny: bool, profile: ProfileName, seeds: int, deadline: float,
+    chosen: Preset, used: DeviceContext, *, tiny: bool, profile: ProfileName, seeds: int, deadline: float,
     folder: Path, out: Path, data_root: Path | None, cache: Path, bases: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run seeds while time allows. The result is written after each; each training saves its state in ``folder``."""
@@ -367,7 +369,7 @@ def main(
         _refuse(ctx, f"this torch ({torch.__version__}) sees no GPU")
     if wanted.type != "cuda" and not tiny:
         _refuse(ctx, f"--device {wanted} is not a GPU, and the paper's size would take a day there")
-    used = machine(device, "auto")
+    used = device_context(device, "auto")
     chosen = replace(preset("smoke"), recipe=tiny_recipe()) if tiny else preset("paper")
     if part in ("all", "stage1") and not tiny:  # before minutes are spent on the rest
         find("lsp", data_root)

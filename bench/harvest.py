@@ -29,7 +29,7 @@ from alpose.runtime.skeleton import LSP
 from alpose.tools.inbox import Inbox
 from alpose.tools.inbox_database import open_database
 from alpose.tools.select import candidates_of, select
-from alpose.trainer.device import machine
+from alpose.trainer.device import device_context
 
 from ._measure import RESULTS, Bench, load_average, machine_facts, spread, table
 
@@ -194,7 +194,7 @@ def main(
     )  # fmt: skip
     result = {
         "bench": "harvest",
-        "machine": machine_facts(machine("cpu", "fp32")),
+        "machine": machine_facts(device_context("cpu", "fp32")),
         "load_average": {"before": before, "after": load_average()},
         "settings": {"budget": budget, "rounds": rounds, "devices": DEVICES, "scenes": SCENES,
                      "control_share": CONTROL_SHARE},

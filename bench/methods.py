@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from alpose.runtime.errors import AlposeError
 from alpose.runtime.io import write_json
-from alpose.trainer.device import machine
+from alpose.trainer.device import device_context
 
 from ._measure import RESULTS, Bench, interleave, load_average, machine_facts, paired, spread, table
 from ._methods import OURS, TINY, Sizes, Work, works
@@ -111,7 +111,7 @@ def main(
     threads: int, out: Path | None,
 ) -> None:  # fmt: skip
     """Selecting, drawing, loading and evaluating: ours and the official functions, taking turns."""
-    used = machine("cpu", "fp32")
+    used = device_context("cpu", "fp32")
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     reference = load_methods(checkout) if checkout else None

@@ -31,7 +31,7 @@ from alpose.runtime.crop import cut
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.io import write_json
 from alpose.runtime.types import OUTPUT_NAMES
-from alpose.trainer.device import machine
+from alpose.trainer.device import device_context
 
 from ._export_contestants import maps_name, session, shorten
 from ._footage import HEIGHT, PERSON, WIDTH, Footage, Recorded, footage, place_of, policy, random_bundle
@@ -322,7 +322,7 @@ def main(
 ) -> None:
     """Milliseconds per frame of the Monitor and its parts, beside the bare pose session and rtmlib."""
     before = load_average()
-    used = machine("cpu", "fp32")
+    used = device_context("cpu", "fp32")
     film = footage(video, frames)
     with tempfile.TemporaryDirectory(dir=disk, prefix="bench-monitor-") as scratch:
         bundle = random_bundle(Path(scratch) / "random.alpose") if folder is None else Bundle.open(folder)

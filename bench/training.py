@@ -18,7 +18,7 @@ import torch
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import write_json
-from alpose.trainer.device import Machine, has_bf16, machine
+from alpose.trainer.device import DeviceContext, device_context, has_bf16
 from alpose.trainer.presets import Recipe, preset
 
 from ._contestants import (
@@ -67,13 +67,13 @@ def recipe_for(size: Size) -> Recipe:
 
 
 def line_up(
-    recipe: Recipe, material: Material, used: Machine, reference: Reference | None
+    recipe: Recipe, material: Material, used: DeviceContext, reference: Reference | None
 ) -> tuple[list[Contestant], dict[str, str]]:
     """Who takes part, and why somebody does not."""
-    contestants = [ours("ours fp32", recipe, material, Machine(used.device, torch.float32))]
+    contestants = [ours("ours fp32", recipe, material, DeviceContext(used.device, torch.float32))]
     left_out = {}
     if has_bf16(used.device):
-        contestants.append(ours("ours bf16", recipe, material, Machine(used.device, torch.bfloat16)))
+        contestants.append(ours("ours bf16", recipe, material, DeviceContext(used.device, torch.bfloat16)))
     else:
         left_out["ours bf16"] = f"{used.device} has no native bfloat16 arithmetic; the trainer would not use it either"
     if reference is None:
@@ -175,7 +175,7 @@ def main(
     """Images per second of a training step, a forward pass and pool scoring, contestants taking turns."""
     if threads:
         torch.set_num_threads(threads)
-    used = machine(device, "fp32")
+    used = device_context(device, "fp32")
     recipe = recipe_for(size)
     reference = load(checkout) if checkout else None
     before = load_average()

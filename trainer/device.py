@@ -62,9 +62,6 @@ class DeviceContext:
         self.wait()
 
 
-Machine = DeviceContext
-
-
 def has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is native: slower emulation does not count."""
     if device.type == "cuda":
@@ -120,9 +117,6 @@ def _device(name: str, local: int) -> torch.device:
     if index >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r} was asked for, and this machine has {torch.cuda.device_count()} GPUs")
     return torch.device("cuda", index)
-
-
-machine = device_context
 
 
 def _leave_busy_cores_alone() -> None:

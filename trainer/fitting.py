@@ -24,7 +24,7 @@ from .checkpoint import PoseModel
 from .data.catalog import open_dataset
 from .data.crops import CropConfig, Crops, prepare
 from .data.records import PoseData, join
-from .device import Machine, environment
+from .device import DeviceContext, environment
 from .methods.catalog import heads_of
 from .methods.selection import judge_scored
 from .metrics import Failure, auroc, profile_of
@@ -128,7 +128,7 @@ class Fit:
         return "\n".join(lines)
 
 
-def fit(config: FitConfig, out: Path, machine: Machine, *, data_root: Path | None, cache: Path) -> Fit:
+def fit(config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path | None, cache: Path) -> Fit:
     """Train, measure, and write a checkpoint; a fit that was interrupted goes on at its last epoch.
 
     Args:
@@ -175,7 +175,7 @@ def fit(config: FitConfig, out: Path, machine: Machine, *, data_root: Path | Non
     return result
 
 
-def measure(model: PoseModel, crops: Crops, machine: Machine, what: str) -> Measured:
+def measure(model: PoseModel, crops: Crops, machine: DeviceContext, what: str) -> Measured:
     """PCK of a model, and how well its heads tell the people on whom it fails."""
     scored = score(model, crops, machine, what=what)
     judged = judge_scored(crops.data, scored, profile_of("standard", crops.data))
@@ -261,7 +261,7 @@ def _train(
     train: Crops,
     config: FitConfig,
     chosen: Preset,
-    machine: Machine,
+    machine: DeviceContext,
     state: Path,
 ) -> PoseModel:
     recipe = chosen.recipe
@@ -281,7 +281,7 @@ def _train(
 
 def _facts(
     config: FitConfig, chosen: Preset, sources: Sequence[Source], train: Crops, old: PoseModel | None, result: Fit,
-    machine: Machine,
+    machine: DeviceContext,
 ) -> dict[str, Any]:  # fmt: skip
     """Provenance; ``labelled_ids`` is what keeps a later calibration apart from the training."""
     name = config.preset or (old.facts.get("preset", "laptop") if old else "laptop")

@@ -21,7 +21,7 @@ from alpose.runtime.skeleton import LSP
 from alpose.trainer.checkpoint import TargetConfig, new_head, new_model, save
 from alpose.trainer.cli import DEFAULT_METHODS
 from alpose.trainer.data.crops import CropConfig
-from alpose.trainer.device import Machine, has_bf16
+from alpose.trainer.device import DeviceContext, has_bf16
 from alpose.trainer.models.hourglass import HourglassConfig
 from alpose.trainer.presets import NetSize, preset
 from bench import gpu, training
@@ -300,7 +300,7 @@ def test_another_network_is_no_contestant(tmp_path: Path) -> None:
     recipe = training.recipe_for("tiny")
     material = make_material(recipe, 2, CPU, tmp_path / "cache")
     reference = load(fake_checkout(tmp_path / "checkout"))
-    contestants, left_out = training.line_up(recipe, material, Machine(CPU, torch.float32), reference)
+    contestants, left_out = training.line_up(recipe, material, DeviceContext(CPU, torch.float32), reference)
     assert "reference" not in [one.name for one in contestants]
     assert "another one at this size" in left_out["reference"]
 
@@ -324,7 +324,7 @@ def test_the_official_network_is_ours_but_for_dead_parameters(reference: Referen
     assert one.facts.dead > 0.2 * one.facts.parameters
     assert mine.dead == 0
     measured = training.measure(
-        [ours("ours fp32", recipe, material, Machine(CPU, torch.float32)), one], material, CPU,
+        [ours("ours fp32", recipe, material, DeviceContext(CPU, torch.float32)), one], material, CPU,
         rounds=1, warmup=0, calls=1,
     )  # fmt: skip
     timed = {(m["work"], m["contestant"]) for m in measured["measurements"]}
@@ -412,7 +412,7 @@ def test_what_cannot_run_is_named_and_the_rest_is_measured(tmp_path: Path, monke
             raise torch.OutOfMemoryError("no room\nwith details")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: Broken())
-    machine, effort = Machine(CPU, torch.float32), replace(gpu.TINY, batches=(2,), rounds=1)
+    machine, effort = DeviceContext(CPU, torch.float32), replace(gpu.TINY, batches=(2,), rounds=1)
     (value,) = gpu.throughput(training.recipe_for("tiny"), machine, effort)
     assert {(one["variant"], one["reason"]) for one in value["left_out"]} == {
         ("bf16 compiled", "OutOfMemoryError: no room")

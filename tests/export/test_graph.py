@@ -23,7 +23,7 @@ from alpose.runtime.types import OUTPUT_NAMES, Outputs
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.data.records import PoseData
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.heatmaps import decode, to_pixels
 from alpose.trainer.models.heads import HeadConfig, build_head
 from alpose.trainer.models.hourglass import Features
@@ -68,7 +68,7 @@ def as_crops(frames: Frames, model: PoseModel) -> Crops:
 def test_the_graph_answers_what_scoring_says(
     tiny_model: PoseModel, tiny_graph: MonitorGraph, tiny_frames: Frames
 ) -> None:
-    scored = score(tiny_model, as_crops(tiny_frames, tiny_model), Machine(torch.device("cpu"), torch.float32))
+    scored = score(tiny_model, as_crops(tiny_frames, tiny_model), DeviceContext(torch.device("cpu"), torch.float32))
     engine = TorchEngine(tiny_graph, batch=7)
     answer, evidence = engine(tiny_frames), engine.evidence(tiny_frames)
     # The two run at different batch sizes and memory layouts, which changes the order of sums.

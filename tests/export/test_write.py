@@ -29,7 +29,7 @@ from alpose.trainer import checkpoint
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.crops import unseen_crops
 from alpose.trainer.data.synthetic import read_people
-from alpose.trainer.device import machine
+from alpose.trainer.device import device_context
 from alpose.trainer.metrics import Failure
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.presets import preset
@@ -50,7 +50,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     methods = ("random", "ll++", "ll++conv")
     config = RunConfig.from_preset("smoke", "synthetic", methods=methods, budget=8, select_only=True)
     folder = tmp_path_factory.mktemp("run")
-    run_benchmark(config, folder, machine("cpu", "fp32"), data_root=None, cache=cache)
+    run_benchmark(config, folder, device_context("cpu", "fp32"), data_root=None, cache=cache)
     return folder / "seed-0" / "base"
 
 
@@ -63,7 +63,7 @@ def bundle(base: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_the_bundle_answers_as_the_trainer_scores(base: Path, bundle: Path, cache: Path) -> None:
     model = checkpoint.load(base)
     crops = unseen_crops(read_people(seed=5, count=40, domain="easy"), LSP, model.crop, cache, ())
-    scored = score(model, crops, machine("cpu", "fp32"))
+    scored = score(model, crops, device_context("cpu", "fp32"))
     given = OnnxEngine(bundle)(crops.read_bare(np.arange(len(crops))))
 
     distance_NJ = np.linalg.norm(given.keypoints_NJ2 - scored.predicted_NJ2, axis=2)

@@ -13,7 +13,7 @@ from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.checkpoint import PoseModel, TargetConfig, new_model
 from alpose.trainer.data.crops import CropConfig, Crops
 from alpose.trainer.data.records import PoseData
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.models.hourglass import HourglassConfig
 
 DOTS = Skeleton("dots", ("left_dot", "right_dot", "top"), ((0, 2), (1, 2)), ((0, 1),))
@@ -83,5 +83,5 @@ def make_model() -> Callable[..., PoseModel]:
 
 
 @pytest.fixture(scope="session")
-def cpu() -> Machine:
-    return Machine(torch.device("cpu"), torch.float32)
+def cpu() -> DeviceContext:
+    return DeviceContext(torch.device("cpu"), torch.float32)

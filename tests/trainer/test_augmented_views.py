@@ -14,7 +14,7 @@ from alpose.trainer.augmented_views import augmented_views
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.augment import AugmentConfig, to_input
 from alpose.trainer.data.crops import Crops
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.epck import EpckTraining, train_epck
 from alpose.trainer.heatmaps import decode, to_pixels
 from alpose.trainer.metrics import judge, profile_of
@@ -42,12 +42,12 @@ def crops(make_crops: MakeCrops) -> Crops:
     return made
 
 
-def seen(model: PoseModel, crops: Crops, cpu: Machine, *, views: int = 2, seed: int = 0, batch: int = 4,
+def seen(model: PoseModel, crops: Crops, cpu: DeviceContext, *, views: int = 2, seed: int = 0, batch: int = 4,
          augment_by: AugmentConfig | None = None) -> list[Predicted]:  # fmt: skip
     return list(augmented_views(model, crops, cpu, views=views, seed=seed, batch=batch, augment_by=augment_by))
 
 
-def test_everybody_as_they_are_is_judged_as_pck_judges(model: PoseModel, crops: Crops, cpu: Machine) -> None:
+def test_everybody_as_they_are_is_judged_as_pck_judges(model: PoseModel, crops: Crops, cpu: DeviceContext) -> None:
     parts = seen(model, crops, cpu, views=0)
     profile = profile_of("standard", crops.data)
     scored = score(model, crops, cpu)
@@ -64,7 +64,7 @@ def test_everybody_as_they_are_is_judged_as_pck_judges(model: PoseModel, crops: 
 
 @pytest.mark.parametrize("augment_by", [None, AugmentConfig(rotation_deg=90, scale=0.6, shift=0.0)], ids=str)
 def test_the_threshold_grows_with_the_zoom(
-    augment_by: AugmentConfig | None, model: PoseModel, crops: Crops, cpu: Machine
+    augment_by: AugmentConfig | None, model: PoseModel, crops: Crops, cpu: DeviceContext
 ) -> None:
     """How much a view zooms is seen from its joints: their distances over those in the crop."""
     unit_N, zooms = threshold_px(crops), []
@@ -83,7 +83,7 @@ def test_the_threshold_grows_with_the_zoom(
 
 
 @pytest.mark.parametrize("views", [0, 2])
-def test_who_cannot_be_measured_counts_nowhere(views: int, model: PoseModel, crops: Crops, cpu: Machine) -> None:
+def test_who_cannot_be_measured_counts_nowhere(views: int, model: PoseModel, crops: Crops, cpu: DeviceContext) -> None:
     for part in seen(model, crops, cpu, views=views):
         nobody_B = np.isin(part.rows_B, [2, 3])
         assert not part.counts_BJ[torch.from_numpy(nobody_B)].any()
@@ -92,7 +92,7 @@ def test_who_cannot_be_measured_counts_nowhere(views: int, model: PoseModel, cro
 
 
 def test_who_cannot_be_measured_puts_no_nan_in_a_head(
-    model: PoseModel, crops: Crops, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    model: PoseModel, crops: Crops, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from alpose.trainer.checkpoint import new_head
 
@@ -113,7 +113,7 @@ def test_who_cannot_be_measured_puts_no_nan_in_a_head(
     assert all(value.isfinite().all() for head in heads.values() for value in head.state_dict().values())
 
 
-def test_a_seed_decides_the_views(model: PoseModel, crops: Crops, cpu: Machine) -> None:
+def test_a_seed_decides_the_views(model: PoseModel, crops: Crops, cpu: DeviceContext) -> None:
     first, again, other = (seen(model, crops, cpu, seed=seed) for seed in (0, 0, 1))
 
     for one, two in zip(first, again, strict=True):
@@ -125,7 +125,7 @@ def test_a_seed_decides_the_views(model: PoseModel, crops: Crops, cpu: Machine) 
 
 
 def test_views_that_are_asked_for_are_not_damaged(
-    model: PoseModel, crops: Crops, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    model: PoseModel, crops: Crops, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("damaged")
@@ -136,7 +136,7 @@ def test_views_that_are_asked_for_are_not_damaged(
         seen(model, crops, cpu)
 
 
-def test_the_net_looks_in_eval_mode_and_keeps_its_own(make_model: MakeModel, crops: Crops, cpu: Machine) -> None:
+def test_the_net_looks_in_eval_mode_and_keeps_its_own(make_model: MakeModel, crops: Crops, cpu: DeviceContext) -> None:
     net = make_model(stacks=2, depth=2)
     before = {key: value.clone() for key, value in net.pose.state_dict().items()}
     modes = []
@@ -149,7 +149,7 @@ def test_the_net_looks_in_eval_mode_and_keeps_its_own(make_model: MakeModel, cro
     assert all(torch.equal(value, before[key]) for key, value in net.pose.state_dict().items())
 
 
-def test_someone_of_one_joint_can_be_seen(make_model: MakeModel, make_crops: MakeCrops, cpu: Machine) -> None:
+def test_someone_of_one_joint_can_be_seen(make_model: MakeModel, make_crops: MakeCrops, cpu: DeviceContext) -> None:
     from alpose.runtime.skeleton import Skeleton
 
     dot, plain = Skeleton("dot", ("top",), (), ()), make_crops(4)

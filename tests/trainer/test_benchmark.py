@@ -20,7 +20,7 @@ from alpose.trainer import checkpoint
 from alpose.trainer import run as run_module
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.catalog import open_dataset
-from alpose.trainer.device import Machine, machine
+from alpose.trainer.device import DeviceContext, device_context
 from alpose.trainer.methods.catalog import METHODS
 from alpose.trainer.presets import preset
 from alpose.trainer.results import Results, Row, Scores, stage_folder
@@ -35,8 +35,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cpu() -> Machine:
-    return machine("cpu", "fp32")
+def cpu() -> DeviceContext:
+    return device_context("cpu", "fp32")
 
 
 def config(**changes: Any) -> RunConfig:
@@ -48,7 +48,7 @@ def without_times(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path, cpu: Machine) -> tuple[Path, Results]:
+def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path, cpu: DeviceContext) -> tuple[Path, Results]:
     """Two stages of two methods, without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, run_benchmark(config(), folder, cpu, data_root=None, cache=cache)
@@ -59,7 +59,7 @@ EVERY = tuple(name for name in METHODS if name != "multipeak-2021")
 
 
 @pytest.fixture(scope="session")
-def everything(tmp_path_factory: pytest.TempPathFactory, cache: Path, cpu: Machine) -> tuple[Path, Results]:
+def everything(tmp_path_factory: pytest.TempPathFactory, cache: Path, cpu: DeviceContext) -> tuple[Path, Results]:
     """The first selection of every method."""
     folder = tmp_path_factory.mktemp("everything")
     selecting = config(methods=EVERY, stages=1, select_only=True)
@@ -110,7 +110,7 @@ def test_methods_start_from_one_base_model(whole: tuple[Path, Results]) -> None:
 
 
 def test_select_only_first_and_the_rest_later_gives_the_same_rows(
-    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: Machine
+    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: DeviceContext
 ) -> None:
     first = run_benchmark(config(stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache)
     assert all(row.test_pck is None for row in first.rows)
@@ -120,7 +120,7 @@ def test_select_only_first_and_the_rest_later_gives_the_same_rows(
 
 
 def test_bases_of_another_run_are_taken_over_and_not_trained_again(
-    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
     monkeypatch.setattr("alpose.trainer.base_model.train_heads", None)
@@ -132,7 +132,7 @@ def test_bases_of_another_run_are_taken_over_and_not_trained_again(
 
 
 def test_bases_of_another_recipe_are_refused(
-    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: Machine
+    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: DeviceContext
 ) -> None:
     recipe = preset("smoke").recipe
     other = replace(recipe, pose=replace(recipe.pose, epochs=3))
@@ -140,13 +140,15 @@ def test_bases_of_another_recipe_are_refused(
         run_benchmark(config(recipe=other), tmp_path, cpu, data_root=None, cache=cache, bases=whole[0])
 
 
-def test_a_folder_with_another_run_is_refused_and_named(whole: tuple[Path, Results], cache: Path, cpu: Machine) -> None:
+def test_a_folder_with_another_run_is_refused_and_named(
+    whole: tuple[Path, Results], cache: Path, cpu: DeviceContext
+) -> None:
     with pytest.raises(ConfigError, match="budget was 16, now 8"):
         run_benchmark(config(budget=8), whole[0], cpu, data_root=None, cache=cache)
 
 
 def test_a_pool_smaller_than_the_stages_want_is_refused_before_training(
-    tmp_path: Path, cache: Path, cpu: Machine
+    tmp_path: Path, cache: Path, cpu: DeviceContext
 ) -> None:
     with pytest.raises(ConfigError, match="want 80 people, the pool has 64"):
         run_benchmark(config(stages=5), tmp_path, cpu, data_root=None, cache=cache)
@@ -155,7 +157,7 @@ def test_a_pool_smaller_than_the_stages_want_is_refused_before_training(
 
 @pytest.mark.parametrize("method", ["oracle-loss", "oracle-pck"])
 def test_an_oracle_that_can_judge_too_few_is_refused_before_training(
-    method: str, tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    method: str, tmp_path: Path, cache: Path, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but 20 of the pool of 64 lose their labels; a budget of 16 can be had once, not twice."""
     whole = open_dataset("synthetic", None, sizes=preset("smoke").sizes)
@@ -172,7 +174,7 @@ def test_an_oracle_that_can_judge_too_few_is_refused_before_training(
 
 
 def test_a_method_that_needs_more_labelled_is_refused_before_training(
-    tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: Path, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "coreset", replace(METHODS["coreset"], fewest_labelled=1000))
 
@@ -182,7 +184,7 @@ def test_a_method_that_needs_more_labelled_is_refused_before_training(
 
 
 def test_profiles_share_bases_and_differ_in_their_numbers(
-    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: Machine
+    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: DeviceContext
 ) -> None:
     results = run_benchmark(
         config(profile="official-2021", stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache,
@@ -195,7 +197,7 @@ def test_profiles_share_bases_and_differ_in_their_numbers(
 
 
 def test_joint_heads_leave_the_base_model_as_it_is(
-    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: Machine
+    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: DeviceContext
 ) -> None:
     recipe = preset("smoke").recipe
     joint = replace(recipe, heads=replace(recipe.heads, how="joint"))

@@ -14,7 +14,7 @@ from torch import Tensor
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.trainer.checkpoint import PoseModel, new_head
 from alpose.trainer.data.crops import Crops
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.epck import EpckTraining, HeadDataset, fit, join, soft_right, train_epck
 from alpose.trainer.metrics import auroc
 from alpose.trainer.models.expected_pck import ExpectedPckHead
@@ -62,7 +62,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(value, other[key]) for key, value in one.items())
 
 
-def test_heads_learn_a_planted_relation(model: PoseModel, cpu: Machine) -> None:
+def test_heads_learn_a_planted_relation(model: PoseModel, cpu: DeviceContext) -> None:
     heads = heads_of(model)
     losses = fit(heads, planted(heads, 1500, 1), EpckTraining(), cpu, seed=0)
 
@@ -81,7 +81,7 @@ def test_heads_learn_a_planted_relation(model: PoseModel, cpu: Machine) -> None:
         assert abs(right_NJ.mean() - (~wrong_NJ).mean()) < 0.05, name
 
 
-def test_the_same_seed_gives_the_same_head_whoever_learns_beside_it(model: PoseModel, cpu: Machine) -> None:
+def test_the_same_seed_gives_the_same_head_whoever_learns_beside_it(model: PoseModel, cpu: DeviceContext) -> None:
     def learnt(*names: Any, seed: int = 0) -> dict[str, Tensor]:
         heads = heads_of(model, *names)
         fit(heads, planted(heads_of(model), 64, 1), SHORT, cpu, seed=seed)
@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same_head_whoever_learns_beside_it(model: PoseM
     assert not same(learnt(seed=1), both)
 
 
-def test_what_does_not_count_teaches_nothing(model: PoseModel, cpu: Machine) -> None:
+def test_what_does_not_count_teaches_nothing(model: PoseModel, cpu: DeviceContext) -> None:
     """Not its distance, which may be NaN, and not its asked-for target."""
 
     def learnt(distance: float, target: float | None) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def test_what_does_not_count_teaches_nothing(model: PoseModel, cpu: Machine) -> 
     assert same(learnt(math.nan, math.nan), learnt(0.1, 0.9))
 
 
-def test_what_does_not_count_is_not_taken_for_wrong(model: PoseModel, cpu: Machine) -> None:
+def test_what_does_not_count_is_not_taken_for_wrong(model: PoseModel, cpu: DeviceContext) -> None:
     heads = heads_of(model, "epck-slim")
     lesson = planted(heads, 400, 1)
     counts_NJ = torch.rand(400, JOINTS, generator=torch.Generator().manual_seed(3)) < 0.4
@@ -127,7 +127,7 @@ def test_what_does_not_count_is_not_taken_for_wrong(model: PoseModel, cpu: Machi
     assert float(right_NJ.mean()) == pytest.approx(float((lesson.distance_NJ < 1).float().mean()), abs=0.1)
 
 
-def test_a_joint_that_nobody_labelled_does_not_blur_the_others(model: PoseModel, cpu: Machine) -> None:
+def test_a_joint_that_nobody_labelled_does_not_blur_the_others(model: PoseModel, cpu: DeviceContext) -> None:
     heads = heads_of(model)
     lesson = planted(heads, 128, 1)
     lesson.counts_NJ[:, 2] = False
@@ -140,7 +140,7 @@ def test_a_joint_that_nobody_labelled_does_not_blur_the_others(model: PoseModel,
         assert (lowest_J == highest_J).tolist() == [False, False, True], name
 
 
-def test_nobody_to_learn_from_is_an_error(model: PoseModel, make_crops: MakeCrops, cpu: Machine) -> None:
+def test_nobody_to_learn_from_is_an_error(model: PoseModel, make_crops: MakeCrops, cpu: DeviceContext) -> None:
     heads = heads_of(model)
     lesson = planted(heads, 8, 1)
     with pytest.raises(DataError, match=r"labelled joints of people who can be measured.*there is none"):
@@ -149,7 +149,7 @@ def test_nobody_to_learn_from_is_an_error(model: PoseModel, make_crops: MakeCrop
         train_epck(model, heads, make_crops(1), SHORT, cpu, seed=0, validation=0.1)
 
 
-def test_what_is_not_a_number_stops_the_training(model: PoseModel, cpu: Machine) -> None:
+def test_what_is_not_a_number_stops_the_training(model: PoseModel, cpu: DeviceContext) -> None:
     heads = heads_of(model)
     lesson = planted(heads, 16, 1)
     lesson.evidence["epck"][3, 0, 0] = math.inf
@@ -158,7 +158,7 @@ def test_what_is_not_a_number_stops_the_training(model: PoseModel, cpu: Machine)
 
 
 @pytest.mark.parametrize("people", [1, 3, 500])
-def test_fewer_people_than_a_batch_also_teach(people: int, model: PoseModel, cpu: Machine) -> None:
+def test_fewer_people_than_a_batch_also_teach(people: int, model: PoseModel, cpu: DeviceContext) -> None:
     heads = heads_of(model)
     fit(heads, planted(heads, people, 1), replace(SHORT, epochs=1, batch=128), cpu, seed=0)
 

@@ -16,12 +16,12 @@ from alpose.trainer.cli import main
 from alpose.trainer.data.catalog import held_out
 from alpose.trainer.data.coco import read_coco
 from alpose.trainer.data.synthetic import read_people
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.fitting import FitConfig, fit
 
 from .own_data import write_coco_folder
 
-MACHINE = Machine(torch.device("cpu"), torch.float32)
+MACHINE = DeviceContext(torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")

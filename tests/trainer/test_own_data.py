@@ -15,7 +15,7 @@ from alpose.runtime.skeleton import LSP, MPII
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.data.synthetic import read_people
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.run import RunConfig
 
 
@@ -82,7 +82,7 @@ def config(dataset: str, **changes: Any) -> RunConfig:
 
 
 def test_a_coco_folder_with_broken_images_runs_and_says_who_is_left_out(
-    tmp_path: Path, cpu: Machine, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, cpu: DeviceContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     people = read_people(seed=3, count=60, domain="easy")
     write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
@@ -100,7 +100,7 @@ def test_a_coco_folder_with_broken_images_runs_and_says_who_is_left_out(
     assert "val-00004.jpg" in caplog.text
 
 
-def test_seeds_draw_different_initial_sets_where_the_dataset_fixes_none(tmp_path: Path, cpu: Machine) -> None:
+def test_seeds_draw_different_initial_sets_where_the_dataset_fixes_none(tmp_path: Path, cpu: DeviceContext) -> None:
     people = read_people(seed=3, count=60, domain="easy")
     write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
     write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
@@ -115,7 +115,7 @@ def test_seeds_draw_different_initial_sets_where_the_dataset_fixes_none(tmp_path
     assert labelled[0] != labelled[1]
 
 
-def test_too_large_an_initial_set_says_so(tmp_path: Path, cpu: Machine) -> None:
+def test_too_large_an_initial_set_says_so(tmp_path: Path, cpu: DeviceContext) -> None:
     people = read_people(seed=3, count=60, domain="easy")
     write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
     write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
@@ -126,7 +126,7 @@ def test_too_large_an_initial_set_says_so(tmp_path: Path, cpu: Machine) -> None:
 
 
 @pytest.mark.parametrize("profile", ["standard", "official-2021"])
-def test_mpii_in_its_json_form_runs_with_pckh(tmp_path: Path, cpu: Machine, profile: Any) -> None:
+def test_mpii_in_its_json_form_runs_with_pckh(tmp_path: Path, cpu: DeviceContext, profile: Any) -> None:
     people = read_people(seed=4, count=50, domain="easy")
     write_mpii(people.subset(np.arange(36)), tmp_path / "mpii", "train")
     write_mpii(people.subset(np.arange(36, 50)), tmp_path / "mpii", "valid")

@@ -20,12 +20,12 @@ import torch
 from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.catalog import Sizes
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.ray_executor import run_on_ray
 from alpose.trainer.results import Results
 from alpose.trainer.run import RunConfig
 
-CPU = Machine(torch.device("cpu"), torch.float32)
+CPU = DeviceContext(torch.device("cpu"), torch.float32)
 TIMES = ("train_seconds", "score_seconds")
 
 
@@ -89,7 +89,7 @@ def test_two_nodes_and_a_worker_that_dies_give_the_rows_of_one_process(
 
 
 def test_it_does_not_mix_with_torchrun(tmp_path: Path) -> None:
-    two = Machine(torch.device("cpu"), torch.float32, rank=0, world=2)
+    two = DeviceContext(torch.device("cpu"), torch.float32, rank=0, world=2)
     with pytest.raises(ConfigError, match="torchrun"):
         run_on_ray(config(), tmp_path, two, data_root=None, cache=tmp_path, tasks=(), collect=lambda _rows: None)
 

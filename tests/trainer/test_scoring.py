@@ -12,7 +12,7 @@ from alpose.runtime.errors import DataError
 from alpose.trainer.checkpoint import PoseModel, new_head
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.heatmaps import decode, draw, entropy, multipeak_entropy, to_cells, to_pixels
 from alpose.trainer.methods.catalog import heads_of
 from alpose.trainer.objectives import true_loss
@@ -32,7 +32,7 @@ def crops(make_crops: MakeCrops) -> Crops:
 
 
 @pytest.fixture(scope="module")
-def model(make_model: MakeModel, make_crops: MakeCrops, cpu: Machine) -> PoseModel:
+def model(make_model: MakeModel, make_crops: MakeCrops, cpu: DeviceContext) -> PoseModel:
     """Trained a little, so that people are told apart, and with every head."""
     made: PoseModel = make_model(stacks=2, depth=2)
     train_pose(made, make_crops(10), PoseTraining(epochs=8, batch=8, lr=2e-2, schedule="constant"), cpu, seed=0)
@@ -40,7 +40,7 @@ def model(make_model: MakeModel, make_crops: MakeCrops, cpu: Machine) -> PoseMod
 
 
 @pytest.fixture(scope="module")
-def scored(model: PoseModel, crops: Crops, cpu: Machine) -> Scored:
+def scored(model: PoseModel, crops: Crops, cpu: DeviceContext) -> Scored:
     return score(model, crops, cpu)
 
 
@@ -53,13 +53,13 @@ def assert_close(one: Scored, other: Scored) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 10])
 def test_the_size_of_a_batch_does_not_matter(
-    batch: int, model: PoseModel, crops: Crops, cpu: Machine, scored: Scored
+    batch: int, model: PoseModel, crops: Crops, cpu: DeviceContext, scored: Scored
 ) -> None:
     assert_close(score(model, crops, cpu, batch=batch), scored)
 
 
 def test_another_order_of_people_gives_the_same_numbers_in_that_order(
-    model: PoseModel, crops: Crops, cpu: Machine, scored: Scored
+    model: PoseModel, crops: Crops, cpu: DeviceContext, scored: Scored
 ) -> None:
     order = np.random.default_rng(0).permutation(11)[:7]
 
@@ -110,7 +110,7 @@ def test_only_someone_without_a_label_has_no_true_loss(scored: Scored) -> None:
 
 
 def test_labels_change_distances_and_true_losses_alone(
-    model: PoseModel, crops: Crops, cpu: Machine, scored: Scored
+    model: PoseModel, crops: Crops, cpu: DeviceContext, scored: Scored
 ) -> None:
     other = score(model, replace(crops, joints_NJ2=63 - crops.joints_NJ2), cpu).save_arrays()
 
@@ -118,7 +118,7 @@ def test_labels_change_distances_and_true_losses_alone(
     assert changed == {"distance_NJ", "true_loss_N"}
 
 
-def test_context_does_not_reach_the_scores(model: PoseModel, crops: Crops, cpu: Machine, scored: Scored) -> None:
+def test_context_does_not_reach_the_scores(model: PoseModel, crops: Crops, cpu: DeviceContext, scored: Scored) -> None:
     bare = replace(
         crops, config=replace(crops.config, context=0.0), pixels_NSS3=crops.pixels_NSS3[:, 16:80, 16:80].copy()
     )
@@ -127,7 +127,7 @@ def test_context_does_not_reach_the_scores(model: PoseModel, crops: Crops, cpu: 
         np.testing.assert_array_equal(value, scored.save_arrays()[name], err_msg=name)
 
 
-def test_scoring_leaves_weights_and_modes_as_they_were(model: PoseModel, crops: Crops, cpu: Machine) -> None:
+def test_scoring_leaves_weights_and_modes_as_they_were(model: PoseModel, crops: Crops, cpu: DeviceContext) -> None:
     model.pose.train()
     model.pose.zero_grad(set_to_none=True)
     before = {key: value.clone() for key, value in model.pose.state_dict().items()}
@@ -152,7 +152,7 @@ def test_scores_survive_their_arrays_and_take_rows(scored: Scored) -> None:
 
 @pytest.mark.parametrize("part", ["pose", "head"])
 def test_weights_that_are_not_numbers_are_refused_with_a_name(
-    part: str, make_model: MakeModel, crops: Crops, cpu: Machine
+    part: str, make_model: MakeModel, crops: Crops, cpu: DeviceContext
 ) -> None:
     broken = make_model()
     broken = broken.with_heads({"ll++": new_head(broken, "ll++", 0)})
@@ -165,7 +165,7 @@ def test_weights_that_are_not_numbers_are_refused_with_a_name(
 
 
 def test_one_person_whose_score_is_not_a_number_is_named(
-    make_model: MakeModel, crops: Crops, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, crops: Crops, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model()
     head = new_head(model, "ll", 0)

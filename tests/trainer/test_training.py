@@ -23,7 +23,7 @@ from alpose.trainer import training, training_state
 from alpose.trainer.checkpoint import PoseModel, load, new_head
 from alpose.trainer.data.augment import AugmentConfig, augment
 from alpose.trainer.data.crops import Crops
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.methods.catalog import KL_LOSS, MARGIN_LOSS, trained_with
 from alpose.trainer.models.heads import LossHead
 from alpose.trainer.objectives import Pairing
@@ -107,7 +107,7 @@ def test_a_handful_of_people_has_both_sides(count: int, seed: int, share: float)
     assert not mask_N.all()
 
 
-def test_people_who_validate_never_train_the_pose_net(crops: Crops, make_model: MakeModel, cpu: Machine) -> None:
+def test_people_who_validate_never_train_the_pose_net(crops: Crops, make_model: MakeModel, cpu: DeviceContext) -> None:
     config = replace(SHORT, epochs=1, validation=0.3)
     valid_N = validation_mask(crops.data.ids, 0.3, 0)
     ends = []
@@ -125,7 +125,7 @@ def test_people_who_validate_never_train_the_pose_net(crops: Crops, make_model: 
 
 
 @pytest.fixture(scope="module")
-def learnt(make_crops: MakeCrops, make_model: MakeModel, cpu: Machine) -> tuple[PoseModel, tuple[Epoch, ...]]:
+def learnt(make_crops: MakeCrops, make_model: MakeModel, cpu: DeviceContext) -> tuple[PoseModel, tuple[Epoch, ...]]:
     """A net that was trained on eight people, and what it had to say."""
     model = make_model(channels=16, depth=2)
     config = PoseTraining(epochs=20, batch=6, lr=3e-2, schedule="one-cycle", augment=STILL)
@@ -141,7 +141,7 @@ def test_a_few_images_can_be_learnt(learnt: tuple[PoseModel, tuple[Epoch, ...]])
 
 
 def test_training_follows_its_seed_and_no_other_random_numbers(
-    crops: Crops, make_model: MakeModel, cpu: Machine
+    crops: Crops, make_model: MakeModel, cpu: DeviceContext
 ) -> None:
     ends = []
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
@@ -171,7 +171,7 @@ def test_an_epoch_shows_full_batches_of_different_people_in_an_order_of_its_own(
 
 @pytest.mark.parametrize("what", ["pose", "heads"])
 def test_every_step_of_every_epoch_sees_new_views(
-    what: str, crops: Crops, make_model: MakeModel, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    what: str, crops: Crops, make_model: MakeModel, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
 
@@ -192,7 +192,7 @@ def test_every_step_of_every_epoch_sees_new_views(
 
 
 def test_the_epoch_with_the_lowestvalidation_loss_wins(
-    crops: Crops, make_model: MakeModel, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    crops: Crops, make_model: MakeModel, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss: Iterator[float]
     monkeypatch.setattr(training, "validation_loss", lambda *_: next(loss))
@@ -207,7 +207,7 @@ def test_the_epoch_with_the_lowestvalidation_loss_wins(
 
 
 def test_the_rate_halves_on_a_plateau_of_nine_epochs(
-    make_crops: MakeCrops, make_model: MakeModel, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    make_crops: MakeCrops, make_model: MakeModel, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first epoch sets the mark; eight more without a better one are borne, the ninth halves."""
     monkeypatch.setattr(training, "validation_loss", lambda *_: 1.0)
@@ -220,7 +220,7 @@ def test_the_rate_halves_on_a_plateau_of_nine_epochs(
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_fewer_people_than_a_batch_still_train(
-    count: int, make_crops: MakeCrops, make_model: MakeModel, cpu: Machine
+    count: int, make_crops: MakeCrops, make_model: MakeModel, cpu: DeviceContext
 ) -> None:
     """A net of depth 1 keeps more than one cell: batch norm cannot train on a single number."""
     model = make_model(depth=1)
@@ -230,7 +230,9 @@ def test_fewer_people_than_a_batch_still_train(
     assert differ(before, weights(model.pose))
 
 
-def test_one_person_cannot_both_train_and_validate(make_crops: MakeCrops, make_model: MakeModel, cpu: Machine) -> None:
+def test_one_person_cannot_both_train_and_validate(
+    make_crops: MakeCrops, make_model: MakeModel, cpu: DeviceContext
+) -> None:
     model = make_model()
     with pytest.raises(ConfigError, match="1 labelled"):
         train_pose(model, make_crops(1), SHORT, cpu, seed=0)
@@ -238,7 +240,7 @@ def test_one_person_cannot_both_train_and_validate(make_crops: MakeCrops, make_m
         train_heads(model, some_heads(model, "ll"), make_crops(1), HeadTraining(), cpu, seed=0, validation=0.1)
 
 
-def test_training_does_not_edit_labels_or_pixels(crops: Crops, make_model: MakeModel, cpu: Machine) -> None:
+def test_training_does_not_edit_labels_or_pixels(crops: Crops, make_model: MakeModel, cpu: DeviceContext) -> None:
     before = copy.deepcopy(
         (crops.joints_NJ2, crops.labelled_NJ, crops.pixels_NSS3, crops.data.joints_NJ2, crops.data.visible_NJ)
     )
@@ -254,7 +256,7 @@ def test_training_does_not_edit_labels_or_pixels(crops: Crops, make_model: MakeM
 
 @pytest.mark.parametrize("garbage", [-500.0, 31.0, 1e30, math.inf, math.nan])
 def test_positions_of_unlabelled_joints_change_nothing(
-    garbage: float, crops: Crops, make_model: MakeModel, cpu: Machine
+    garbage: float, crops: Crops, make_model: MakeModel, cpu: DeviceContext
 ) -> None:
     assert not crops.labelled_NJ.all()
     ends = []
@@ -271,12 +273,12 @@ def test_positions_of_unlabelled_joints_change_nothing(
         assert_same(one, other)
 
 
-def test_a_training_that_diverges_says_so(crops: Crops, make_model: MakeModel, cpu: Machine) -> None:
+def test_a_training_that_diverges_says_so(crops: Crops, make_model: MakeModel, cpu: DeviceContext) -> None:
     with pytest.raises(ConfigError, match="diverged in epoch"):
         train_pose(make_model(), crops, replace(SHORT, lr=1e30), cpu, seed=0)
 
 
-def test_a_joint_head_that_diverges_is_named(crops: Crops, make_model: MakeModel, cpu: Machine) -> None:
+def test_a_joint_head_that_diverges_is_named(crops: Crops, make_model: MakeModel, cpu: DeviceContext) -> None:
     model = make_model()
     with pytest.raises(ConfigError, match=r"diverged.*ll\+\+: "):
         train_pose(model, crops, SHORT, cpu, seed=0, heads=some_heads(model, "ll++"),
@@ -288,7 +290,7 @@ def test_a_joint_head_that_diverges_is_named(crops: Crops, make_model: MakeModel
 
 @pytest.mark.parametrize("pairing", ["disjoint", "all"])
 def test_a_head_can_learn_a_few_images(
-    pairing: Pairing, learnt: tuple[PoseModel, tuple[Epoch, ...]], make_crops: MakeCrops, cpu: Machine
+    pairing: Pairing, learnt: tuple[PoseModel, tuple[Epoch, ...]], make_crops: MakeCrops, cpu: DeviceContext
 ) -> None:
     """On people that the net has not seen its losses differ."""
     heads = some_heads(learnt[0], "ll", "ll++conv")
@@ -300,7 +302,7 @@ def test_a_head_can_learn_a_few_images(
         assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
 
 
-def test_the_margin_belongs_to_learning_loss_alone(crops: Crops, make_model: MakeModel, cpu: Machine) -> None:
+def test_the_margin_belongs_to_learning_loss_alone(crops: Crops, make_model: MakeModel, cpu: DeviceContext) -> None:
     """Fresh heads predict nearly the same for every image, so a pair costs the margin."""
     model = make_model()
     first: dict[float, dict[str, list[float]]] = {
@@ -316,7 +318,7 @@ def test_the_margin_belongs_to_learning_loss_alone(crops: Crops, make_model: Mak
         assert first[5.0][name] == first[1.0][name]
 
 
-def test_joint_heads_do_not_touch_the_pose_net(crops: Crops, make_model: MakeModel, cpu: Machine) -> None:
+def test_joint_heads_do_not_touch_the_pose_net(crops: Crops, make_model: MakeModel, cpu: DeviceContext) -> None:
     plain, joint = make_model(), make_model()
     heads = some_heads(joint, *HEADS)
     fresh = {name: weights(head) for name, head in heads.items()}
@@ -369,7 +371,7 @@ def kill_in(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_training_that_was_killed_ends_with_the_same_bits(
     schedule: Schedule, killed: tuple[int, ...], names: tuple[str, ...],
-    crops: Crops, make_model: MakeModel, cpu: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    crops: Crops, make_model: MakeModel, cpu: DeviceContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     config = PoseTraining(epochs=4, batch=5, lr=2e-3, schedule=schedule)
 
@@ -397,7 +399,7 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
 @pytest.mark.usefixtures("save_always")
 @pytest.mark.parametrize("what", ["seed", "rate", "people", "labels", "net", "start", "heads", "target"])
 def test_the_state_of_another_training_is_not_taken_up(
-    what: str, crops: Crops, make_model: MakeModel, make_crops: MakeCrops, cpu: Machine, tmp_path: Path,
+    what: str, crops: Crops, make_model: MakeModel, make_crops: MakeCrops, cpu: DeviceContext, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     started = make_model()
@@ -435,7 +437,7 @@ def test_the_state_of_another_training_is_not_taken_up(
 @pytest.mark.usefixtures("save_always")
 @pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "other"])
 def test_a_damaged_state_is_an_error_that_names_the_file(
-    damage: str, crops: Crops, make_model: MakeModel, cpu: Machine, tmp_path: Path
+    damage: str, crops: Crops, make_model: MakeModel, cpu: DeviceContext, tmp_path: Path
 ) -> None:
     state = tmp_path / "training.pt"
     train_pose(make_model(), crops, replace(SHORT, epochs=1), cpu, seed=0, state=state)
@@ -450,7 +452,7 @@ def test_a_damaged_state_is_an_error_that_names_the_file(
 
 @pytest.mark.usefixtures("save_always")
 def test_discard_removes_the_state_and_what_a_killed_save_left(
-    crops: Crops, make_model: MakeModel, cpu: Machine, tmp_path: Path
+    crops: Crops, make_model: MakeModel, cpu: DeviceContext, tmp_path: Path
 ) -> None:
     state = tmp_path / "training.pt"
     discard(state)

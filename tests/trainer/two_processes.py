@@ -15,7 +15,7 @@ from torch import nn
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import new_head
 from alpose.trainer.data.catalog import Sizes
-from alpose.trainer.device import machine
+from alpose.trainer.device import device_context
 from alpose.trainer.models.heads import LossHead
 from alpose.trainer.run import RunConfig
 from alpose.trainer.training import HeadTraining, PoseTraining, train_heads, train_pose
@@ -49,7 +49,7 @@ def benchmark() -> RunConfig:
 def main(out: Path) -> None:
     """Pose net with a joint head, then a frozen one; the uneven batch gives the first process more rows."""
     torch.set_num_threads(1)
-    used = machine("cpu", "fp32")
+    used = device_context("cpu", "fp32")
     crops, model = tiny()._make_crops(24), tiny()._make_model()
     alone = tiny()._make_model()
     without_batch_statistics(alone.pose)

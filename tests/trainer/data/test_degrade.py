@@ -12,7 +12,7 @@ from torch import Tensor
 from alpose.trainer.checkpoint import PoseModel, new_head
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.data.degrade import degrade, views_of
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.training import HeadTraining, train_heads
 
 SIDE = 32
@@ -112,7 +112,7 @@ def test_every_strength_has_its_geometry(strength: float) -> None:
 
 
 def test_loss_heads_learn_on_damaged_views_where_asked(
-    make_model: Callable[..., PoseModel], make_crops: Callable[..., Crops], cpu: Machine,
+    make_model: Callable[..., PoseModel], make_crops: Callable[..., Crops], cpu: DeviceContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """One strength for each batch; without damage the views are as they were."""

@@ -25,7 +25,7 @@ from alpose.trainer.detect.costs import has_costs
 from alpose.trainer.detect.experiment import DetectConfig, _costs, _pool, _probabilities, run_detect
 from alpose.trainer.detect.scoring import ScoredViews
 from alpose.trainer.detect.stored import Catalogue, SetScores, infos
-from alpose.trainer.device import Machine, machine
+from alpose.trainer.device import DeviceContext, device_context
 from alpose.trainer.epck import EpckTraining
 from alpose.trainer.methods.catalog import DETECTORS
 from alpose.trainer.metrics import Failure
@@ -40,8 +40,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
-def cpu() -> Machine:
-    return machine("cpu", "fp32")
+def cpu() -> DeviceContext:
+    return device_context("cpu", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def no_clock(_model: object, names: tuple[str, ...], _machine: Machine) -> dict[str, Any]:
+def no_clock(_model: object, names: tuple[str, ...], _machine: DeviceContext) -> dict[str, Any]:
     return {"pose_ms": 2.0, "detectors": {name: [5, 0.5, 0.25] for name in has_costs(names)}}
 
 
@@ -175,7 +175,7 @@ def test_a_seed_whose_file_was_lost_comes_back_bit_for_bit(
 
 
 def test_one_seed_leaves_out_who_wants_another_net(
-    copy: Path, cache: Path, cpu: Machine, caplog: pytest.LogCaptureFixture
+    copy: Path, cache: Path, cpu: DeviceContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "alpose"):
         catalogue = run_detect(config(seeds=1), copy, cpu, data_root=None, cache=cache)
@@ -185,7 +185,7 @@ def test_one_seed_leaves_out_who_wants_another_net(
     assert catalogue.seeds == (0,)
 
 
-def test_scores_of_other_people_are_made_again(copy: Path, cache: Path, cpu: Machine) -> None:
+def test_scores_of_other_people_are_made_again(copy: Path, cache: Path, cpu: DeviceContext) -> None:
     stored = SetScores.load(copy, 0, "synthetic-test")
     replace(stored, ids=tuple(reversed(stored.ids))).save(copy, 0, "synthetic-test")
     run_detect(config(seeds=1, detectors=("peak",)), copy, cpu, data_root=None, cache=cache)
@@ -206,7 +206,7 @@ def test_scores_of_other_people_are_made_again(copy: Path, cache: Path, cpu: Mac
     ids=["heads", "committee", "base"],
 )
 def test_a_folder_of_another_run_is_refused(
-    changed: Callable[[], DetectConfig], message: str, copy: Path, cache: Path, cpu: Machine
+    changed: Callable[[], DetectConfig], message: str, copy: Path, cache: Path, cpu: DeviceContext
 ) -> None:
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=message):
@@ -234,7 +234,7 @@ def test_detectors_that_cannot_be_are_refused_before_anything_is_done(
 
 
 def test_labels_of_the_pool_are_for_the_ceiling_alone(
-    run: Path, tmp_path: Path, cache: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, cache: Path, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The labels of the half that may be seen are made up anew: nothing changes but the ceiling of the pool.
 
@@ -331,7 +331,7 @@ def tiny(make_model: Callable[..., Any]) -> Any:
 
 @pytest.mark.parametrize("missing", ["onnxruntime", "onnx"])
 def test_without_onnx_runtime_times_are_not_measured_and_that_is_said(
-    missing: str, tiny: Any, cpu: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    missing: str, tiny: Any, cpu: DeviceContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     real = importlib.util.find_spec
@@ -350,7 +350,7 @@ def test_without_onnx_runtime_times_are_not_measured_and_that_is_said(
 
 
 def test_costs_are_measured_once_and_again_for_who_was_not_there(
-    tiny: Any, cpu: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Any, cpu: DeviceContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(experiment, "measure_costs", costs.measure_costs)
     run: Any = SimpleNamespace(folder=tmp_path, machine=cpu)

@@ -11,7 +11,7 @@ import pytest
 from alpose.trainer import base_model, checkpoint
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.catalog import Sizes
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.methods import committee
 from alpose.trainer.methods.committee import member_seed
 from alpose.trainer.methods.options import ScoreOptions
@@ -28,12 +28,12 @@ def config() -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, cpu: Machine) -> tuple[Path, Results]:
+def whole(tmp_path_factory: pytest.TempPathFactory, cpu: DeviceContext) -> tuple[Path, Results]:
     folder = tmp_path_factory.mktemp("committee")
     return folder, run_benchmark(config(), folder / "run", cpu, data_root=None, cache=folder / "cache")
 
 
-def test_the_score_is_how_far_apart_the_nets_find_a_joint(whole: tuple[Path, Results], cpu: Machine) -> None:
+def test_the_score_is_how_far_apart_the_nets_find_a_joint(whole: tuple[Path, Results], cpu: DeviceContext) -> None:
     folder, _ = whole
     run = open_run(config(), folder / "run", None, folder / "cache", cpu)
     pool = run.people.subset(np.arange(16, 32))
@@ -67,7 +67,7 @@ def test_members_are_of_other_seeds_and_learn_from_everybody_labelled_so_far(who
 
 
 def test_members_that_are_there_are_not_trained_again_and_lost_ones_end_the_same(
-    tmp_path: Path, whole: tuple[Path, Results], cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, whole: tuple[Path, Results], cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the second stage, after the first of its members."""
     trained: list[str] = []

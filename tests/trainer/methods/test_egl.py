@@ -21,7 +21,7 @@ from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.data.crops import Crops, prepare
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.heatmaps import draw, to_cells
 from alpose.trainer.methods import egl
 from alpose.trainer.methods.egl import expected_gradient, squared_gradients
@@ -59,7 +59,7 @@ def labelled(make_crops: Callable[..., Crops]) -> Crops:
 
 
 @pytest.fixture(scope="module")
-def scored(model: PoseModel, pool: Crops, labelled: Crops, cpu: Machine) -> tuple[Scored, Scored]:
+def scored(model: PoseModel, pool: Crops, labelled: Crops, cpu: DeviceContext) -> tuple[Scored, Scored]:
     return score(model, pool, cpu), score(model, labelled, cpu)
 
 
@@ -140,7 +140,7 @@ def test_many_images_at_once_as_on_a_gpu_give_the_same(model: PoseModel, rank: i
 @pytest.mark.parametrize("embedding", ["coarsest", "penultimate"])
 @pytest.mark.parametrize("source", ["truth", "predicted"])
 def test_a_pool_is_scored_as_its_definition_says(
-    embedding: EmbeddingName, source: LabelSource, model: PoseModel, pool: Crops, labelled: Crops, cpu: Machine,
+    embedding: EmbeddingName, source: LabelSource, model: PoseModel, pool: Crops, labelled: Crops, cpu: DeviceContext,
     scored: tuple[Scored, Scored],
 ) -> None:  # fmt: skip
     config = replace(FEW, embedding=embedding, labels=source)
@@ -166,7 +166,7 @@ def test_a_pool_is_scored_as_its_definition_says(
 
 
 def test_by_locally_linear_embedding_labels_weigh_what_rebuilds_the_embedding(
-    model: PoseModel, pool: Crops, labelled: Crops, cpu: Machine, scored: tuple[Scored, Scored]
+    model: PoseModel, pool: Crops, labelled: Crops, cpu: DeviceContext, scored: tuple[Scored, Scored]
 ) -> None:
     found_N = expected_gradient(model, pool, labelled, *scored, cpu, FEW, method="egl++-lle")
 
@@ -195,7 +195,7 @@ def test_without_a_perplexity_only_the_neighbours_have_to_be_there() -> None:
 
 
 def test_the_model_is_left_as_it_was_and_labels_of_the_pool_do_not_matter(
-    model: PoseModel, pool: Crops, labelled: Crops, cpu: Machine, scored: tuple[Scored, Scored]
+    model: PoseModel, pool: Crops, labelled: Crops, cpu: DeviceContext, scored: tuple[Scored, Scored]
 ) -> None:
     model.pose.train()
     before = {name: value.clone() for name, value in model.pose.state_dict().items()}
@@ -210,7 +210,7 @@ def test_the_model_is_left_as_it_was_and_labels_of_the_pool_do_not_matter(
 
 
 def test_someone_without_a_joint_in_view_is_nobodys_neighbour(
-    model: PoseModel, pool: Crops, labelled: Crops, cpu: Machine, scored: tuple[Scored, Scored]
+    model: PoseModel, pool: Crops, labelled: Crops, cpu: DeviceContext, scored: tuple[Scored, Scored]
 ) -> None:
     joints = labelled.joints_NJ2.copy()
     joints[[0, 5]] = -20.0
@@ -223,7 +223,7 @@ def test_someone_without_a_joint_in_view_is_nobodys_neighbour(
 
 
 def test_damage_is_refused_by_name(
-    model: PoseModel, pool: Crops, labelled: Crops, cpu: Machine, scored: tuple[Scored, Scored]
+    model: PoseModel, pool: Crops, labelled: Crops, cpu: DeviceContext, scored: tuple[Scored, Scored]
 ) -> None:
     damaged = scored[0].coarsest_ND.copy()
     damaged[2, 0] = np.nan
@@ -257,7 +257,7 @@ def cycles_config(**changes: Any) -> RunConfig:
 
 
 def test_too_few_lenders_are_refused_before_training(
-    tmp_path: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = open_dataset("synthetic", None, sizes=preset("smoke").sizes)
     labelled_NJ = whole.train.labelled_NJ.copy()
@@ -269,7 +269,7 @@ def test_too_few_lenders_are_refused_before_training(
     assert not list(tmp_path.rglob("model.json"))
 
 
-def test_a_folder_of_other_options_is_refused_and_an_older_one_goes_on(tmp_path: Path, cpu: Machine) -> None:
+def test_a_folder_of_other_options_is_refused_and_an_older_one_goes_on(tmp_path: Path, cpu: DeviceContext) -> None:
     claim(cycles_config(), tmp_path / "default", cpu)
     assert "egl" not in (tmp_path / "default/config.json").read_text()  # as runs were before there was an option
     claim(cycles_config(), tmp_path / "default", cpu)
@@ -281,7 +281,9 @@ def test_a_folder_of_other_options_is_refused_and_an_older_one_goes_on(tmp_path:
             claim(config, tmp_path / folder, cpu)
 
 
-def test_a_run_selects_the_highest_and_scores_of_an_older_version_are_made_again(tmp_path: Path, cpu: Machine) -> None:
+def test_a_run_selects_the_highest_and_scores_of_an_older_version_are_made_again(
+    tmp_path: Path, cpu: DeviceContext
+) -> None:
     few = cycles_config(egl=replace(FEW, rank=1))
     results = run_benchmark(few, tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
 

@@ -24,7 +24,7 @@ from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import PoseModel, new_auxiliary
 from alpose.trainer.data.catalog import Sizes, open_dataset
 from alpose.trainer.data.crops import Crops
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.heatmaps import draw, find_peaks
 from alpose.trainer.methods.catalog import heads_of
 from alpose.trainer.methods.committee import bootstrap_weights, committee_loss, disagreement
@@ -312,7 +312,7 @@ def test_log_variances_and_lengths_stay_usable_however_large_the_features_are(mo
     assert (model.auxiliary["vl4pose"](huge)[..., 0] >= 0).all()
 
 
-def test_vl4pose_finds_the_lengths_of_links(make_model: MakeModel, make_crops: MakeCrops, cpu: Machine) -> None:
+def test_vl4pose_finds_the_lengths_of_links(make_model: MakeModel, make_crops: MakeCrops, cpu: DeviceContext) -> None:
     """A pool of one length: its mean is learnt and its variance falls."""
     plain, crops = make_model(seed=3), make_crops(24)
     crops.joints_NJ2[:] = np.array([[20, 20], [44, 20], [32, 52]], dtype=np.float32)
@@ -359,7 +359,7 @@ def config(*methods: str, how: HeadsHow) -> RunConfig:
 
 @pytest.mark.parametrize("how", ["frozen", "joint"])
 def test_methods_added_later_leave_the_pose_net_and_the_rows_as_they_were(
-    how: HeadsHow, tmp_path: Path, cpu: Machine
+    how: HeadsHow, tmp_path: Path, cpu: DeviceContext
 ) -> None:
     """Also where loss heads learn beside the pose net: auxiliary heads never do."""
     go = {"folder": tmp_path / "run", "machine": cpu, "data_root": None, "cache": tmp_path / "cache"}
@@ -388,7 +388,7 @@ def test_mc_dropout_is_refused_with_its_reason() -> None:
 
 
 def test_vl4pose_without_links_is_refused_before_training(
-    tmp_path: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = open_dataset("synthetic", None, sizes=Sizes(initial=32, pool=24, test=8))
     bare = replace(whole.train.skeleton, links=())

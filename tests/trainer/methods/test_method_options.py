@@ -14,7 +14,7 @@ from alpose.trainer.base_model import BaseModel
 from alpose.trainer.checkpoint import PoseModel, TargetConfig, new_auxiliary
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.heatmaps import entropy, multipeak_entropy
 from alpose.trainer.methods.options import ScoreOptions
 from alpose.trainer.results import load_npz
@@ -64,7 +64,7 @@ def model(make_model: Callable[..., PoseModel], crops: Crops) -> PoseModel:
 
 
 @pytest.fixture(scope="module")
-def output(model: PoseModel, crops: Crops, cpu: Machine) -> Any:
+def output(model: PoseModel, crops: Crops, cpu: DeviceContext) -> Any:
     """In the order of memory that scoring uses: rounding decides whether a cell beside a peak is one."""
     model.to(cpu.device)
     images = to_input(torch.from_numpy(crops.read_bare(np.arange(9))))
@@ -78,7 +78,7 @@ def maps(output: Any) -> Any:
 
 
 def test_options_change_the_scores_they_name_and_no_others(
-    model: PoseModel, crops: Crops, cpu: Machine, output: Any, maps: Any
+    model: PoseModel, crops: Crops, cpu: DeviceContext, output: Any, maps: Any
 ) -> None:
     plain = score(model, crops, cpu).save_arrays()
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_options_change_the_scores_they_name_and_no_others(
 
 
 def test_official_forms_of_multipeak_are_computed_where_they_are_asked_for(
-    model: PoseModel, crops: Crops, cpu: Machine, maps: Any
+    model: PoseModel, crops: Crops, cpu: DeviceContext, maps: Any
 ) -> None:
     assert not score(model, crops, cpu).forms
     scored = score(model, crops, cpu, options=ScoreOptions(temperature=4.0), forms=("multipeak-2021", "multipeak-2022"))
@@ -119,7 +119,7 @@ def smoke(**changes: Any) -> RunConfig:
 
 
 def test_a_base_that_is_taken_over_gets_the_committee_and_the_scores_that_are_asked_for(
-    tmp_path: Path, cpu: Machine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its pose net is not trained again, its scores are made again only where they are others."""
 
@@ -149,7 +149,7 @@ def test_a_base_that_is_taken_over_gets_the_committee_and_the_scores_that_are_as
     assert base("first")[2] == again  # more than is asked for is enough
 
 
-def test_a_folder_of_other_options_is_refused_and_an_older_one_goes_on(tmp_path: Path, cpu: Machine) -> None:
+def test_a_folder_of_other_options_is_refused_and_an_older_one_goes_on(tmp_path: Path, cpu: DeviceContext) -> None:
     claim(smoke(), tmp_path / "default", cpu)
     assert "scores" not in (tmp_path / "default/config.json").read_text()  # as runs were before there was an option
     with pytest.raises(ConfigError, match=r"holds another run.*scores was"):

@@ -21,7 +21,7 @@ from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import FACTS, PoseModel, new_head, new_model
 from alpose.trainer.cli import main
 from alpose.trainer.data.crops import CropConfig, Crops
-from alpose.trainer.device import Machine
+from alpose.trainer.device import DeviceContext
 from alpose.trainer.epck import EpckTraining, train_epck
 from alpose.trainer.heatmaps import decode, to_pixels
 from alpose.trainer.methods.catalog import heads_of
@@ -154,7 +154,7 @@ def test_every_head_reads_its_features(name: Any, size_px: int) -> None:
     assert all(p.grad is not None for p in head.parameters())
 
 
-def test_it_trains_and_scores_with_every_head(make_crops: MakeCrops, model: PoseModel, cpu: Machine) -> None:
+def test_it_trains_and_scores_with_every_head(make_crops: MakeCrops, model: PoseModel, cpu: DeviceContext) -> None:
     crops = make_crops(24)
     history = train_pose(
         model, crops, PoseTraining(epochs=6, batch=8, lr=3e-3, schedule="constant"), cpu, seed=0, state=None
