@@ -16,7 +16,7 @@ import torch
 from alpose.export.graph import UNCALIBRATED, MonitorGraph
 from alpose.export.onnx_graph import import_onnx, to_onnx
 from alpose.export.precision import to_fp16, to_int8
-from alpose.runtime.engines.onnx import OnnxEngine
+from alpose.runtime.engines.onnx import OnnxEngine, import_onnxruntime
 from alpose.trainer.checkpoint import PoseModel, new_head
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.scoring import REFERENCE_PEAK
@@ -84,8 +84,7 @@ def noise(shape: tuple[int, ...]) -> Frames:
 
 def session(path: Path, threads: int) -> Any:
     """A graph with other outputs than a bundle's, in ONNX Runtime."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else it runs on in the next one's turn

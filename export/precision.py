@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from alpose.runtime.engines.onnx import import_onnxruntime
+from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 from alpose.runtime.io import write_atomically
 
 from .onnx_graph import INPUT, TRUNK, import_onnx, set_metadata
@@ -238,10 +239,8 @@ def to_int8(
 def _quantise(
     before: Path, after: Path, frames: Sequence[npt.NDArray[np.uint8]], kept: Sequence[str], config: Int8Config
 ) -> None:
-    try:
-        from onnxruntime import quantization
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", "int8", "cpu") from error
+    import_onnxruntime("int8")
+    from onnxruntime import quantization
 
     class Frames(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

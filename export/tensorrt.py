@@ -26,10 +26,10 @@ from alpose.runtime.engines.tensorrt_plans import (
     MAC,
     PLAN,
     SIDECAR,
-    DeviceContext,
     EngineKey,
     Profile,
     Sidecar,
+    TensorRTDevice,
     TensorRTError,
     create,
     logger,
@@ -117,7 +117,7 @@ def build_engine(
     config = BuildConfig(
         profile=batches, workspace_bytes=workspace_bytes, optimization_level=optimization_level, tf32=tf32
     )
-    here = DeviceContext.here()
+    here = TensorRTDevice.here()
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, public_key)
     key = here.key(bundle)
     if timing_cache is not False:
@@ -126,7 +126,7 @@ def build_engine(
     return _build(bundle, here, key, config, say)
 
 
-def _build(bundle: Bundle, here: DeviceContext, key: EngineKey, config: BuildConfig, say: Say) -> Path:
+def _build(bundle: Bundle, here: TensorRTDevice, key: EngineKey, config: BuildConfig, say: Say) -> Path:
     bundle.engines.mkdir(exist_ok=True)
     remove_abandoned(bundle.engines)
     say(f"building for {key.gpu} with TensorRT {key.tensorrt}, {_words(config.profile)}: this takes minutes")

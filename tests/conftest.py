@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime by themselves send nothing either
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_second_copy_of_a_folder() -> Iterator[None]:

@@ -103,6 +103,21 @@ def _onnxruntime(here: Environment) -> Iterator[Finding]:
             yield warning(name, offered, "there is a GPU, and this build cannot use it", fix)
 
 
+def _telemetry(here: Environment) -> Iterator[Finding]:
+    """ONNX Runtime 1.32 and later send usage data to Microsoft on Linux unless they are told not to."""
+    if "onnxruntime" not in here.loadable:
+        return
+    if not here.telemetry_off:
+        yield failed("telemetry", "ONNX Runtime was loaded before it was switched off",
+                     "newer versions of it send usage data to Microsoft: import alpose.runtime first, or set the variable",
+                     "export ORT_DISABLE_TELEMETRY=1")  # fmt: skip
+    elif here.telemetry_traces:
+        yield ok("telemetry", "ONNX Runtime's is off", f"another program has left its events in {here.telemetry_traces}; "
+                 "alpose writes none", f"rm -r {here.telemetry_traces}")  # fmt: skip
+    else:
+        yield ok("telemetry", "ONNX Runtime's is off: nothing is sent, and no device id is kept")
+
+
 def _linkage(here: Environment) -> Iterator[Finding]:
     """Compare what every provider was linked against with what is installed."""
     for file, needs in here.needs.items():
@@ -347,7 +362,7 @@ def _duration(seconds: float) -> str:
 
 
 CHECKS: tuple[Check, ...] = (
-    _versions, _onnxruntime, _linkage, _tensorrt, _driver, _encoder, _optional, _clock, _processor, _instructions, _heat,
+    _versions, _onnxruntime, _telemetry, _linkage, _tensorrt, _driver, _encoder, _optional, _clock, _processor, _instructions, _heat,
     _memory, _disk,
 )  # fmt: skip
 """Everything that is judged by facts alone. A check that is added is a function here and its place in this table."""

@@ -22,7 +22,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import BinaryIO
 
-from ..engines.onnx import import_onnxruntime, providers
+from ..engines.onnx import TELEMETRY, import_onnxruntime, providers
 from ..errors import DataError, MissingExtraError
 
 PACKAGES = (
@@ -80,6 +80,10 @@ class Environment:
     sqlite: tuple[int, ...] = (3, 40, 0)
     providers: tuple[str, ...] = ()
     """That this ONNX Runtime was built with, by short name."""
+    telemetry_off: bool = True
+    """Whether ONNX Runtime's usage data were switched off before its library was loaded."""
+    telemetry_traces: str = ""
+    """A folder of events that another program's ONNX Runtime has left in this user's home; empty where there is none."""
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """File of an ONNX Runtime provider → the libraries of NVIDIA that it was linked against."""
     libraries: Mapping[str, str] = field(default_factory=dict)
@@ -127,6 +131,8 @@ class Environment:
             loadable=loadable,
             sqlite=sqlite3.sqlite_version_info,
             providers=_providers(),
+            telemetry_off=os.environ.get(TELEMETRY) == "1",
+            telemetry_traces=_telemetry_traces(),
             needs=provider_needs(_package_folder("onnxruntime")),
             libraries=libraries(site),
             gpu=any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/nvhost-ctrl", "/dev/nvhost-gpu")),
@@ -222,6 +228,12 @@ def _providers() -> tuple[str, ...]:
         return providers()
     except Exception:  # one that is installed and does not load: told under unloadable
         return ()
+
+
+def _telemetry_traces() -> str:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    folder = cache / "Microsoft" / "DeveloperTools" / ".onnxruntime"
+    return str(folder) if folder.exists() else ""
 
 
 def _package_folder(module: str) -> Path | None:

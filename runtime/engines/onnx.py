@@ -42,17 +42,17 @@ TELEMETRY = "ORT_DISABLE_TELEMETRY"
 """The variable that keeps ONNX Runtime 1.32 and later from sending usage data, read when its library is loaded."""
 
 
-def import_onnxruntime() -> Any:
+def import_onnxruntime(feature: str = "running a bundle") -> Any:
     """The module ``onnxruntime``, with its telemetry switched off before its library is loaded.
 
     Every part of alpose that needs the module gets it here: ONNX Runtime 1.32 on Linux otherwise writes a device id below
     ``~/.cache`` and sends events to Microsoft. Where the app has imported it before, its events are switched off now.
     """
-    os.environ[TELEMETRY] = "1"
+    os.environ[TELEMETRY] = "1"  # read by its library in C, which this sets too
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingExtraError("onnxruntime", "running a bundle", "cpu") from error
+        raise MissingExtraError("onnxruntime", feature, "cpu") from error
     if hasattr(onnxruntime, "disable_telemetry_events"):
         onnxruntime.disable_telemetry_events()
     return onnxruntime

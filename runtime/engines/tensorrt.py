@@ -25,7 +25,7 @@ from ..frames import DeviceFrame, Region
 from ..types import OUTPUT_NAMES, Outputs, output_shapes
 from .cuda import CropKernel, CudaError, handle
 from .device import check_crops, check_frames, check_memory, to_rgb
-from .tensorrt_plans import DeviceContext, Profile, TensorRTError, create, logger, read_engine, rebuild
+from .tensorrt_plans import Profile, TensorRTDevice, TensorRTError, create, logger, read_engine, rebuild
 
 INPUT = "frames"
 
@@ -55,11 +55,11 @@ class TensorRTEngine:
     """
 
     def __init__(
-        self, bundle: Bundle | str | Path, *, plan: bytes | None = None, here: DeviceContext | None = None
+        self, bundle: Bundle | str | Path, *, plan: bytes | None = None, here: TensorRTDevice | None = None
     ) -> None:
         self._open = False
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        here = here or DeviceContext.here()
+        here = here or TensorRTDevice.here()
         if plan is None:
             plan, _ = read_engine(self.bundle, here.key(self.bundle))
         self._trt, self._cuda = here.trt, here.cuda

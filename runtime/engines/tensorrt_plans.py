@@ -142,14 +142,14 @@ class Sidecar:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceContext:
+class TensorRTDevice:
     """TensorRT and the GPU of this process. Make it with :meth:`here`."""
 
     trt: Any
     cuda: Cuda
 
     @classmethod
-    def here(cls) -> DeviceContext:
+    def here(cls) -> TensorRTDevice:
         """What this process can use.
 
         Raises:
@@ -189,7 +189,7 @@ def load() -> Any:
 def unavailable() -> str | None:
     """Why no TensorRT engine can run here, in one sentence; None where one can. Nothing is built or loaded."""
     try:
-        DeviceContext.here()
+        TensorRTDevice.here()
     except (MissingExtraError, TensorRTError, CudaError) as error:
         return str(error)
     return None

@@ -240,7 +240,7 @@ def test_an_engine_that_answers_wrongly_is_deleted_and_the_deviation_said(folder
         return value
 
     trt.answer = shifted
-    with pytest.raises(WrongAnswerError, match=r"keypoints +4\.24 px +0\.05 px") as caught:
+    with pytest.raises(WrongAnswerError, match=r"keypoints +4\.24 px +0\.01 px") as caught:
         build_engine(folder)
     assert "it was deleted" in str(caught.value)
     assert not [name for name in names(folder) if not name.endswith(".timing")]

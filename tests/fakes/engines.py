@@ -26,7 +26,7 @@ from alpose.runtime.types import OUTPUT_NAMES, Engine
 from . import cuda as fake_cuda
 from . import kernel as fake_kernel
 from . import scripted, tensorrt
-from .frames import S, foreign
+from .frames import S, foreign, noise
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -71,8 +71,11 @@ class Camera:
             self.cuda.cudaFree(address)
 
 
-def write_pixels_model(path: Path) -> Path:
-    """A model whose embedding is the crop itself, pixel by pixel, so that a wrong bit anywhere shows."""
+def write_pixels_model(path: Path, *, in_range: bool = False) -> Path:
+    """A model whose embedding is the crop itself, pixel by pixel, so that a wrong bit anywhere shows.
+
+    ``in_range``: what a bundle may promise, a probability of at most 1 and an embedding of unit length, [1].
+    """
     pixels = S * S * 3
     shapes: dict[str, tuple[int, ...]] = {"keypoints": (3, 2), "scores": (3,), "predicted_loss": (),
                                           "failure_probability": (), "embedding": (pixels,)}  # fmt: skip
@@ -83,13 +86,31 @@ def write_pixels_model(path: Path) -> Path:
         constants[f"{name}_end"] = np.array([1 + int(np.prod(shape, dtype=int))], np.int64)
         constants[f"{name}_shape"] = np.array([0, *shape] if shape else [-1], np.int64)
     constants |= {"flat": np.array([0, -1], np.int64), "axis": np.array([1], np.int64)}
-    nodes.append(node("Reshape", ["all", "flat"], "embedding"))
+    whole = "pixels" if in_range else "embedding"
+    nodes.append(node("Reshape", ["all", "flat"], whole))
     for name in OUTPUT_NAMES[:-1]:
-        nodes.append(node("Slice", ["embedding", f"{name}_start", f"{name}_end", "axis"], f"{name}_part"))
-        nodes.append(node("Reshape", [f"{name}_part", f"{name}_shape"], name))
+        scaled = in_range and name == "failure_probability"
+        nodes.append(node("Slice", [whole, f"{name}_start", f"{name}_end", "axis"], f"{name}_part"))
+        nodes.append(node("Reshape", [f"{name}_part", f"{name}_shape"], f"{name}_level" if scaled else name))
+    if in_range:
+        shapes["embedding"] = (1,)
+        constants |= {"per_level": np.array(1 / 255, np.float32), "none": np.array(0, np.float32),
+                      "one": np.array(1, np.float32)}  # fmt: skip
+        nodes.append(node("Mul", ["failure_probability_level", "per_level"], "failure_probability"))
+        nodes.append(node("Slice", [whole, "predicted_loss_start", "predicted_loss_end", "axis"], "first"))
+        nodes.append(node("Mul", ["first", "none"], "zero"))
+        nodes.append(node("Add", ["zero", "one"], "embedding"))
     outputs: dict[str, Tensor] = {name: (np.float32, ("N", *shape)) for name, shape in shapes.items()}
     path.write_bytes(model(nodes, {"frames": (np.uint8, ("N", S, S, 3))}, outputs, constants))
     return path
+
+
+def write_onnx_bundle(folder: Path) -> Path:
+    """A bundle that ONNX Runtime runs."""
+    path = write_pixels_model(folder.with_suffix(".onnx"), in_range=True)
+    frames_GSS3 = noise(FrameFormat.RGB, 4 * S, S).reshape(4, S, S, 3)
+    expected = OnnxEngine(path, threads=1)(frames_GSS3).named()
+    return scripted.write_bundle_of(folder, frames_GSS3, expected, model=path.read_bytes())
 
 
 @contextmanager

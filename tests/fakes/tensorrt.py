@@ -11,8 +11,6 @@ A graph is a small JSON text; what it computes is a function of the test. Also h
 from __future__ import annotations
 
 import enum
-import hashlib
-import io
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -24,11 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.bundle.manifest import tensors
-from alpose.runtime.skeleton import Skeleton
-from alpose.runtime.types import OUTPUT_NAMES
+
+from .scripted import write_bundle_of
 
 S, J, D, G = 8, 3, 5, 4
-TINY = Skeleton("tiny", ("head", "left_foot", "right_foot"), ((0, 1), (0, 2)), ((1, 2),))
 Arrays = dict[str, npt.NDArray[np.float32]]
 Answer = Callable[[npt.NDArray[np.uint8]], Arrays]
 
@@ -57,36 +54,10 @@ def model_bytes(**changes: Any) -> bytes:
     return json.dumps(graph).encode()
 
 
-def golden_arrays(frames_GSS3: npt.NDArray[np.uint8]) -> dict[str, Any]:
-    expected = answer(frames_GSS3)
-    names = ("keypoints_GJ2", "scores_GJ", "predicted_loss_G", "failure_probability_G", "embedding_GD")
-    tolerances = {"keypoints_px": 0.05, "score": 0.01, "predicted_loss": 0.01, "probability": 0.01, "embedding": 0.01}
-    return {
-        "frames_GSS3": frames_GSS3,
-        **{name: expected[output] for name, output in zip(names, OUTPUT_NAMES, strict=True)},
-        **{f"tol_{name}": np.float64(value) for name, value in tolerances.items()},
-    }
-
-
 def write_bundle(folder: Path, precision: str = "fp32", model: bytes | None = None) -> Path:
     """A bundle that opens, around a fake graph."""
     frames_GSS3 = np.random.default_rng(5).integers(0, 256, (G, S, S, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **golden_arrays(frames_GSS3))
-    inputs, outputs = tensors(S, J, D)
-    files = {"model.onnx": model or model_bytes(), "golden.npz": buffer.getvalue(), "card.html": b"<!doctype html>"}
-    facts = {
-        "kind": "alpose bundle", "schema": 1, "name": "driver", "created": "2025-01-31T12:00:00+00:00",
-        "alpose": "0.1.0", "skeleton": TINY.to_json(), "crop": {"size_px": S, "margin": 1.25}, "precision": precision,
-        "head": "ll++conv", "inputs": inputs, "outputs": outputs, "calibration": None, "parity": {}, "provenance": {},
-        "opset": 18, "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-    }  # fmt: skip
-    files["bundle.json"] = json.dumps(facts, indent=1).encode() + b"\n"
-    files["bundle.sha256"] = f"{hashlib.sha256(files['bundle.json']).hexdigest()}\n".encode()
-    folder.mkdir()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
+    return write_bundle_of(folder, frames_GSS3, answer(frames_GSS3), model=model or model_bytes(), precision=precision)
 
 
 def plan_bytes(version: str, gpu: str = "Orin", batch: tuple[int, int, int] = (1, 1, 1), **changes: Any) -> bytes:

@@ -83,6 +83,7 @@ CASES: list[tuple[str, Environment, str, str, str]] = [
      "warning", "pip uninstall -y onnxruntime && pip install 'alpose[gpu]'"),
     ("CPU build on a Jetson", replace(GPU, packages=SOUND.packages, providers=("cpu",), needs={}, jetson="# R36"),
      "onnxruntime", "warning", "pip install 'alpose[tensorrt]' && alpose-export engine BUNDLE"),
+    ("telemetry", replace(SOUND, telemetry_off=False), "telemetry", "failed", "export ORT_DISABLE_TELEMETRY=1"),
     ("TensorRT 11 for a provider that wants 10",
      replace(GPU, libraries=without(GPU.libraries, "libnvinfer.so.10", "libnvonnxparser.so.10", a="libnvinfer.so.11",
                                     b="libnvonnxparser.so.11")),

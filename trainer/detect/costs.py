@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alpose.runtime.engines.onnx import import_onnxruntime
+
 from .. import checkpoint
 from ..checkpoint import PoseModel
 from ..device import DeviceContext, environment
@@ -135,8 +137,7 @@ def _session(graph: nn.Module, size_px: int, path: Path) -> Callable[[], Any]:
         torch.onnx.export(
             graph.cpu().eval(), (images,), str(path), input_names=["images"], dynamo=False, opset_version=17
         )
-    import onnxruntime as ort
-
+    ort = import_onnxruntime("measuring costs")
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

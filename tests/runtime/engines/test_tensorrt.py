@@ -27,11 +27,11 @@ from alpose.runtime.engines.cuda import Cuda, CudaError
 from alpose.runtime.engines.tensorrt import TensorRTEngine
 from alpose.runtime.engines.tensorrt_plans import (
     MAX_SIDECAR_BYTES,
-    DeviceContext,
     EngineKey,
     Profile,
     Sidecar,
     StaleEngineError,
+    TensorRTDevice,
     TensorRTError,
 )
 from alpose.runtime.errors import BundleError, DataNotFoundError, MissingExtraError
@@ -500,7 +500,7 @@ def test_a_machine_without_the_driver_says_so(cuda: Any) -> None:
 
 def test_the_gpu_is_described(trt: Any, cuda: Any) -> None:
     cuda.driver = 13020
-    gpu = DeviceContext(trt, Cuda()).cuda.gpu()
+    gpu = TensorRTDevice(trt, Cuda()).cuda.gpu()
     assert (gpu.name, gpu.compute_capability, gpu.driver, gpu.runtime) == ("Orin", "8.7", "13.2", "12.6")
 
 
