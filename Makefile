@@ -5,12 +5,14 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
 ANNOTATION := .venv-annotation
+LATEST     := .venv-latest
 
-.PHONY: help demo test test-annotation check format clean
+.PHONY: help demo test test-annotation test-latest check format clean
 help:
 	@echo "make demo    the whole loop on rendered people: train, export, watch, harvest, annotate, train again (minutes)"
 	@echo "make test    the whole test suite"
 	@echo "make test-annotation   installs Label Studio beside it, and corrects a pose in its page (minutes; wants chromium)"
+	@echo "make test-latest   the whole test suite with the newest versions that the registries have of everything"
 	@echo "make check   ruff, mypy, import contracts, and the wheel in a clean environment"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made, caches and runs excepted"
@@ -37,6 +39,14 @@ $(ANNOTATION)/.installed: pyproject.toml
 test-annotation: $(ANNOTATION)/.installed
 	$(ANNOTATION)/bin/python -m pytest tests/annotation -m slow
 
+# New at every call: what a user who installs today gets. Only torch keeps its pin (constraints.txt says why).
+test-latest:
+	$(PYTHON) -m venv --clear $(LATEST)
+	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		-c constraints.txt -e ".[dev]"
+	$(LATEST)/bin/python -m pip list --format=freeze --disable-pip-version-check
+	$(LATEST)/bin/python -m pytest
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,4 +59,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(ANNOTATION) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(ANNOTATION) $(LATEST) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

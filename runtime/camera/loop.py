@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..command_line import LiveLine, bar, paint, size
 from .sources import Source, SourceCounts
+from .systemd import Service
 
 if TYPE_CHECKING:
     from ..monitor import Monitor
@@ -64,6 +65,18 @@ def watch(
     A recording's frames are stamped by its own clock, counted from now: a budget per hour then means an hour of the
     video, however fast it is read.
     """
+    service = Service()
+    try:
+        _watch(monitor, source, stop, live, service, video=video, limit=limit)
+    finally:
+        service.stopping()
+        service.close()
+
+
+def _watch(
+    monitor: Monitor, source: Source, stop: Stop, live: LiveLine, service: Service, *, video: AnnotatedVideo | None,
+    limit: int | None,
+) -> None:  # fmt: skip
     began_ns = time.time_ns()
     shown = logged = time.monotonic()
     probability, threshold = float("nan"), None
@@ -82,6 +95,7 @@ def watch(
                 break
         if stop.asked:
             break
+        service.alive()
         now = time.monotonic()
         if live.active and now - shown >= REFRESH_S:
             shown = now
@@ -89,7 +103,9 @@ def watch(
                                 colour=live.colour, unicode=live.unicode))  # fmt: skip
         elif not live.active and now - logged >= LOG_S:
             logged = now
-            log.info("%s", log_line(monitor.stats(), source.counts))
+            line = log_line(monitor.stats(), source.counts)
+            log.info("%s", line)
+            service.alive(line)
     count_faults(monitor, source.counts, counted)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -126,6 +127,17 @@ def test_a_budget_is_never_held_back_by_its_own_episodes(per_hour: float, caplog
     assert not caplog.records
     assert f"Budget(per_hour={int(per_hour)})" in str(policy)
     assert ("Episodes" in str(policy)) is (per_hour <= 1800)
+
+
+def test_systemd_is_told_from_the_first_frame_to_the_last(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.getsockname())
+        monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+        assert run().exit_code == 0
+        assert [manager.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"STOPPING=1"]
 
 
 def test_the_summary_tells_all_that_happened(run: Run, tmp_path: Path) -> None:
