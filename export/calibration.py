@@ -39,6 +39,9 @@ MIN_GAP = 0.01
 """Knots lie at least this share of the score's standard deviation apart. Between closer ones the map would be so steep
 that float32 rounding on a device shows in the probability."""
 
+ROUNDING = 8 * 2.0**-24
+"""Eight times the rounding of float32: no joint score takes more operations from evidence to score."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -92,6 +95,19 @@ class Calibration:
         """
         checked_N3 = _checked(evidence_N3)
         return np.interp(self.score(checked_N3), self.score_K, self.probability_K)
+
+    def lowest_probability(self, evidence_N3: npt.NDArray[np.floating]) -> Array:
+        """What float32 arithmetic on a device may give at least, in whatever order it adds, (N,).
+
+        A threshold read off these loses nobody to rounding: where the map is steep, the last bits of the score are worth
+        more than the sixth decimal of the probability.
+        """
+        checked_N3 = _checked(evidence_N3)
+        size_N3 = (np.abs(checked_N3) + np.abs(self.mean_3)) / self.sd_3 * self.weight_3
+        size_N = size_N3.sum(axis=1) + np.abs(self.score_K).max()
+        score_N = self.score(checked_N3) - ROUNDING * size_N
+        lowest_N: Array = np.interp(score_N, self.score_K, self.probability_K) - ROUNDING * len(self.score_K)
+        return np.maximum(lowest_N, 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, read back by :meth:`from_json`."""

@@ -174,6 +174,7 @@ def measure(
 ) -> CalibrationReport:
     """What an existing calibration is worth on people that did not fit it."""
     probability_N = check_probabilities(calibration.probability(evidence_N3), failed_N)
+    lowest_N = calibration.lowest_probability(evidence_N3)
     risk_K, coverage_K = _risk(probability_N, failed_N)
     rate, count = float(failed_N.mean()), len(failed_N)
     return CalibrationReport(
@@ -188,7 +189,8 @@ def measure(
         aurc_oracle=_certain(aurc(failed_N.astype(np.float32), failed_N)), aurc_random=rate,
         bins=reliability(probability_N, failed_N),
         coverage=tuple(coverage_K.tolist()), risk=tuple(risk_K.tolist()),
-        thresholds=tuple(catch_threshold(probability_N, failed_N, catch, confidence) for catch in catches),
+        thresholds=tuple(catch_threshold(probability_N, failed_N, catch, confidence, lowest_N=lowest_N)
+                         for catch in catches),
         histogram=histogram(probability_N), histogram_failed=histogram(probability_N[failed_N]),
         histogram_fine=histogram(probability_N[~failed_N]),
         warnings=_warnings(calibration, failed_N, "measured"),

@@ -31,8 +31,7 @@ from .calibration import check_classes
 CATCHES = (0.8, 0.9, 0.95)
 CONFIDENCE = 0.9
 DIGITS = 6
-"""Thresholds are rounded down to this many decimals: float32 rounding in an engine then loses no failure, and
-rounding down never lowers the catch."""
+"""Thresholds are rounded down to this many decimals for people to read; rounding down never lowers the catch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,18 +84,21 @@ def rank(failures: int, catch: float, confidence: float) -> int | None:
 
 
 def catch_threshold(
-    probability_N: npt.NDArray[np.floating], failed_N: Bools, catch: float, confidence: float = CONFIDENCE
-) -> CatchThreshold:
-    """The highest threshold that catches a share of failures with a confidence.
+    probability_N: npt.NDArray[np.floating], failed_N: Bools, catch: float, confidence: float = CONFIDENCE,
+    *, lowest_N: npt.NDArray[np.floating] | None = None,
+) -> CatchThreshold:  # fmt: skip
+    """The highest threshold that catches a share of failures with a confidence, also in an engine that rounds.
 
     Args:
         probability_N: failure probabilities of people that did not fit the calibration.
         failed_N: which of them failed.
         catch: share of failures to catch, in (0, 1).
         confidence: in [0.5, 1).
+        lowest_N: the least that an engine may compute in place of each probability; by default no engine rounds.
     """
     probability_N = check_probabilities(probability_N, failed_N)
     failure_M = np.sort(probability_N[failed_N])
+    lowest_M = failure_M if lowest_N is None else np.sort(lowest_N[failed_N])
     place, needed = rank(len(failure_M), catch, confidence), failures_needed(catch, confidence)
     common: dict[str, Any] = {
         "catch": catch,
@@ -109,7 +111,7 @@ def catch_threshold(
                   f"{100 * confidence:g} % confidence")  # fmt: skip
         return CatchThreshold(**common, threshold=None, reason=reason, flagged=None, caught=None, observed=None,
                               low=None, high=None)  # fmt: skip
-    threshold = math.floor(failure_M[place - 1] * 10**DIGITS) / 10**DIGITS
+    threshold = math.floor(lowest_M[place - 1] * 10**DIGITS) / 10**DIGITS
     caught = int((failure_M >= threshold).sum())
     low, high = clopper_pearson(caught, len(failure_M), 1 - confidence)
     return CatchThreshold(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar
 
+import numpy as np
+
 from ..errors import ConfigError, DataError
 from .base import (
     MANY_STREAMS,
@@ -139,19 +141,24 @@ class Novel(Trigger):
 
 
 class _ActiveLimit(ActiveTrigger):
-    """``value >= limit``; NaN never is."""
+    """``value >= limit``; NaN never is.
 
-    __slots__ = ("_limit", "_name", "_number", "_value")
+    Values come from engines that compute in float32, which has no 0.7: the limit is compared as the next number below.
+    """
+
+    __slots__ = ("_limit", "_lowest", "_name", "_number", "_value")
 
     def __init__(self, name: str, number: str, limit: float) -> None:
         super().__init__()
         self._name, self._limit = name, float(limit)
+        nearest = np.float32(limit)
+        self._lowest = float(nearest if nearest <= self._limit else np.nextafter(nearest, np.float32(-np.inf)))
         self._number = attrgetter(number)
         self._value = math.nan
 
     def evaluate(self, observation: Observation) -> None:
         self._value = self._number(observation)
-        self.set_certain(self._value >= self._limit)
+        self.set_certain(self._value >= self._lowest)
 
     def reasons(self) -> tuple[Reason, ...]:
         return (Reason(self._name, self._value, self._limit),)

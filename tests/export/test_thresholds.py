@@ -10,10 +10,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpose.export import calibration
+from alpose.export.graph_parts import Calibrate
 from alpose.export.thresholds import CatchThreshold, catch_threshold, failures_needed, rank
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import from_json, to_json
@@ -107,6 +109,32 @@ def test_the_whole_way_from_evidence_to_threshold_keeps_its_promise() -> None:
         assert found.threshold is not None
         reached += (made.probability(everyone_N3[failed_N]) >= found.threshold).mean() >= 0.8
     assert reached / repeats >= 0.9 - 2 * math.sqrt(0.09 / repeats)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 1e3])
+def test_float32_on_a_device_loses_no_failure(offset: float) -> None:
+    """Whatever the order of its sums; the map is steep, and evidence far from 0 loses its last digits."""
+    rng, lost_by_rounding_alone = np.random.default_rng(0), 0
+    for _ in range(150):
+        score_N = rng.normal(size=400)
+        evidence_N3 = (np.outer(score_N, [1, 0.5, 0.1]) + rng.normal(size=(400, 3)) + offset).astype(np.float32)
+        failed_N = rng.random(400) < 1 / (1 + np.exp(-8 * (score_N - 0.5)))
+        made = calibration.fit(evidence_N3[:200], failed_N[:200])
+        held_N3, held_N = evidence_N3[200:], failed_N[200:]
+        in_order_M = Calibrate(made)(torch.from_numpy(held_N3[held_N])).numpy()
+        mean_3, sd_3, weight_3 = (value.astype(np.float32) for value in (made.mean_3, made.sd_3, made.weight_3))
+        reversed_M = (((held_N3[held_N] - mean_3) / sd_3) * weight_3)[:, ::-1].sum(axis=1, dtype=np.float32)
+        another_M = np.interp(reversed_M, made.score_K, made.probability_K).astype(np.float32)
+        probability_N = made.probability(held_N3)
+        found = catch_threshold(probability_N, held_N, 0.8, lowest_N=made.lowest_probability(held_N3))
+        exact = np.sort(probability_N[held_N])[(rank(int(held_N.sum()), 0.8, 0.9) or 0) - 1]
+        wanted = (probability_N[held_N] >= exact).sum()
+        for device_M in (in_order_M, another_M):
+            assert (device_M.astype(float) >= found.threshold).sum() >= wanted
+            lost_by_rounding_alone += (device_M.astype(float) >= exact).sum() < wanted
+        assert found.threshold is not None
+        assert exact - found.threshold < 2e-2 if offset == 1e3 else exact - found.threshold < 1e-4
+    assert lost_by_rounding_alone > 5  # so that there was something to lose
 
 
 @settings(max_examples=60, deadline=None)

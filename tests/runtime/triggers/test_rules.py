@@ -84,6 +84,16 @@ def test_a_limit_fires_from_its_value_on_and_never_for_what_is_no_number(
     assert decisions[0].reasons == ()
 
 
+def test_a_limit_that_float32_cannot_hold_is_met_by_the_nearest_number_it_can() -> None:
+    """An engine that means 0.7 says 0.699999988: the failure at the limit is flagged, the one below it is not."""
+    for limit in np.arange(1, 1000) / 1000:
+        there = np.float32(limit)
+        below = np.nextafter(np.nextafter(there, np.float32(0)), np.float32(0))
+        decisions = watch(Threshold(float(limit)), [seen(0.0, float(there)), seen(1.0, float(below))])
+        assert [decision.flagged for decision in decisions] == [True, False]
+        assert decisions[0].threshold == limit  # what people read is what they wrote
+
+
 def test_only_a_limit_on_the_failure_probability_is_a_threshold() -> None:
     both = watch(Threshold(0.5) | Jump(3), [seen(0)])[0]
     none = watch(Jump(3), [seen(0)])[0]
