@@ -57,7 +57,7 @@ class QueueError(AlposeError, OSError):
     ``full``: no room on the disk. ``read_only``. ``locked``: another process held it for too long. ``damaged``.
     ``moved``: the path names another file now, or none. ``held``: a reader keeps the write-ahead log from being emptied.
     ``hung``: it did not answer in time.
-    ``foreign``: the database of somebody else, or of a newer version. ``closed``. ``io``: anything else.
+    ``foreign``: the database of another program, or of a newer version. ``closed``. ``io``: anything else.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -72,7 +72,7 @@ class Bundle:
     sha256: str
     """Of ``bundle.json``, which holds the hashes of the other files: the identity of the bundle."""
     signed_by: str | None
-    """The trusted key that signed it, hex; None where no key was asked for."""
+    """The trusted key that signed it, hex; None where the bundle was opened without one."""
 
     @classmethod
     def open(cls, folder: str | Path, public_key: str | Path | None = None) -> Bundle:

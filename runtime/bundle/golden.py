@@ -1,7 +1,7 @@
-"""Golden frames: real crops with the answers that are expected for them, and the judgement of an engine by them.
+"""Golden frames: reference crops with their expected outputs, which detect an engine whose output is wrong.
 
-Pairs of engine and driver that answer wrongly exist and raise no error. So nothing is trusted because it loaded: every
-engine answers these frames first, each alone, all of them in batches, and one frame in every row of a batch.
+Some pairs of engine and driver compute wrong numbers and raise no error. So an engine is not trusted because it loaded:
+it answers these frames first, each alone, all of them in batches, and one frame in every row of a batch.
 
 Shapes: G golden frames, N rows of an answer, B batch, S crop side, J joints, D dimensions of the embedding.
 """
@@ -137,7 +137,7 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class OutputCheck:
-    """The worst that one output did."""
+    """The largest deviation of one output."""
 
     output: str
     deviation: float
@@ -158,13 +158,13 @@ class OutputCheck:
 
 @dataclass(frozen=True, slots=True)
 class GoldenReport:
-    """The judgement of one engine; ``str(report)`` is a small table."""
+    """How one engine's answers compare with the expected ones; ``str(report)`` is a small table."""
 
     engine: str
     checks: tuple[OutputCheck, ...]
     """One per output, in the graph's order."""
     notes: tuple[str, ...] = ()
-    """What was compared, and what was not judged."""
+    """What was compared, and what was left out."""
 
     @property
     def passed(self) -> bool:
@@ -197,19 +197,19 @@ class GoldenReport:
 
 
 def compare(golden: Golden, outputs: Outputs, *, engine: str = "engine", where: str = "given") -> GoldenReport:
-    """Judge the answer to all golden frames in their order: row n is the answer to frame n."""
+    """Compare the answer to all golden frames in their order: row n is the answer to frame n."""
     checks = _judge(golden, golden.expected, outputs, np.arange(len(golden)), where)
     return GoldenReport(engine, tuple(checks), _unjudged(golden, [(outputs, np.arange(len(golden)))]))
 
 
 def run_golden(engine: Engine, golden: Golden, *, batch: int = 8) -> GoldenReport:
-    """Let an engine answer the golden frames, and judge it.
+    """Run the golden frames on an engine and compare its answers with the expected ones.
 
-    Every frame is asked alone, then all of them in batches (rows that influence each other show), then one frame in
+    Every frame is answered alone, then all of them in batches (rows that influence each other show), then one frame in
     every row of a batch: each row must match the expected answer, and its neighbours.
 
     Args:
-        engine: what is judged. What it raises is passed on.
+        engine: what it raises is passed on.
         golden: the bundle's own frames.
         batch: rows of a batch; 1 for an engine that was built for single frames, which the report then says.
     """
@@ -368,7 +368,7 @@ def _unpack(content: bytes) -> dict[str, npt.NDArray[Any]]:
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in wanted}
     for name, value in arrays.items():
-        if not isinstance(value, np.ndarray):  # numpy hands out the bytes of what is no array
+        if not isinstance(value, np.ndarray):  # numpy returns the bytes of an entry that is not an array
             raise DataError(f"{name} is not an array")
     return arrays
 

@@ -176,12 +176,12 @@ class Manifest:
     def from_json(cls, value: Any) -> Manifest:
         """Check parsed JSON; :class:`DataError` names the key, what it holds and what it should.
 
-        The shapes are held against the skeleton and the crop here, against the engine in
+        The shapes are compared with the skeleton and the crop here, with the engine in
         :func:`check_against_engine`.
         """
         top = _mapping(value, "the manifest")
         if top.get("kind") != KIND:
-            raise DataError(f"kind must be {KIND!r}, got {top.get('kind')!r}: this is no bundle of alpose")
+            raise DataError(f"kind must be {KIND!r}, got {top.get('kind')!r}: this is not a bundle of alpose")
         if not _is_whole(top.get("schema")) or top["schema"] != SCHEMA:
             raise DataError(
                 f"schema must be {SCHEMA}, got {top.get('schema')!r}: use the alpose that wrote it "
@@ -236,7 +236,7 @@ def check_against_engine(
     input_shapes: Mapping[str, Sequence[Dimension]],
     output_shapes: Mapping[str, Sequence[Dimension]],
 ) -> None:
-    """Hold the names and shapes that an engine reports against the manifest; :class:`BundleError` lists what differs.
+    """Compare the names and shapes that an engine reports with the manifest; :class:`BundleError` lists what differs.
 
     A name, None or -1 is a dynamic axis. The first axis may be fixed (an engine built for one batch size); no other may
     be dynamic.
@@ -260,7 +260,7 @@ def check_against_engine(
 
 
 def check_golden(manifest: Manifest, golden: Golden) -> None:
-    """Hold golden frames against the manifest; :class:`DataError` says what differs."""
+    """Compare golden frames with the manifest; :class:`DataError` says what differs."""
     for what, given, wanted in (
         ("frames of side", golden.size_px, manifest.crop.size_px),
         ("joints", golden.joints, len(manifest.skeleton)),
@@ -271,7 +271,7 @@ def check_golden(manifest: Manifest, golden: Golden) -> None:
 
 
 def _check_tensors(top: Mapping[str, Any], size_px: int, skeleton: Skeleton) -> int:
-    """Hold inputs and outputs against crop and skeleton; returns D."""
+    """Compare inputs and outputs with crop and skeleton; returns D."""
     outputs, inputs = _mapping(top["outputs"], "outputs"), _mapping(top["inputs"], "inputs")
     _exactly(outputs, OUTPUT_NAMES, "outputs")
     _exactly(inputs, ("frames",), "inputs")

@@ -226,7 +226,7 @@ def resident_bytes() -> int | None:
 def _providers() -> tuple[str, ...]:
     try:
         return providers()
-    except Exception:  # one that is installed and does not load: told under unloadable
+    except Exception:  # one that is installed and does not load: listed in unloadable
         return ()
 
 

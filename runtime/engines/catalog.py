@@ -250,7 +250,7 @@ def _make(kind: EngineKind, argument: str, bundle: Bundle, threads: int) -> tupl
 def _close(engine: Engine) -> None:
     close = getattr(engine, "close", None)
     if callable(close):
-        with suppress(Exception):  # it is being given up: whatever it says of its end helps nobody
+        with suppress(Exception):  # it is being given up: an error while it closes changes nothing
             close()
 
 

@@ -370,7 +370,9 @@ class CropKernel(DeviceCropper):
         old, self._taps, self._taps_bytes = self._taps, 0, 0
         if old:
             self._cuda.call("cudaFree", old)
-        size = 1 << (size - 1).bit_length()  # a person who comes nearer would otherwise ask for more at every frame
+        size = (
+            1 << (size - 1).bit_length()
+        )  # a person who comes nearer would otherwise need a larger buffer at every frame
         self._taps = int(self._cuda.call("cudaMalloc", size))
         self._taps_bytes = size
 

@@ -85,22 +85,22 @@ class OnnxEngine:
             raise ConfigError(f"threads must be at least 1, got {threads}")
         bundle, where, content = _content(source)
         runtime = import_onnxruntime()
-        asked = _provider(runtime, provider, allow_fallback)
+        wanted = _provider(runtime, provider, allow_fallback)
         options = _options(runtime, threads)
-        chain = [asked] if asked == CPU else [asked, CPU]
+        chain = [wanted] if wanted == CPU else [wanted, CPU]
         try:
             self._session = runtime.InferenceSession(content, options, providers=chain)
         except Exception as error:  # its errors have no common parent
             raise CheckpointError(
-                f"{where} does not load in ONNX Runtime {runtime.__version__} with {asked}: {str(error)[:300]}. "
+                f"{where} does not load in ONNX Runtime {runtime.__version__} with {wanted}: {str(error)[:300]}. "
                 "Copy or export it again if it is damaged; update onnxruntime if it is newer than this one"
             ) from error
         # Otherwise a provider that fails during a call is replaced without a word.
         self._session.disable_fallback()
         running = self._session.get_providers()[0]
-        if running != asked and not allow_fallback:
+        if running != wanted and not allow_fallback:
             raise ConfigError(
-                f"{asked} was asked for and did not start; ONNX Runtime took {running}. Look for the libraries that it "
+                f"{wanted} was chosen and did not start; ONNX Runtime took {running}. Look for the libraries that it "
                 "misses in its log above, or allow the fallback"
             )
         self.provider: str = running
@@ -200,18 +200,18 @@ def _content(source: Bundle | str | Path) -> tuple[Bundle | None, str, bytes]:
 def _provider(runtime: Any, name: str, allow_fallback: bool) -> str:
     """The provider in ONNX Runtime's words, if this build has it."""
     known = runtime.get_all_providers()
-    asked = SHORT.get(name.lower(), name)
-    if asked not in known:
+    wanted = SHORT.get(name.lower(), name)
+    if wanted not in known:
         near = difflib.get_close_matches(name, [*SHORT, *known], 3, 0.4) or [*SHORT]
         raise ConfigError(
             f"ONNX Runtime {runtime.__version__} does not know the provider {name!r}: did you mean {', '.join(near)}?"
         )
     available = runtime.get_available_providers()
-    if asked in available:
-        return asked
+    if wanted in available:
+        return wanted
     if allow_fallback:
         return CPU
     raise ConfigError(
-        f"this onnxruntime {runtime.__version__} was built without {asked}; it has {', '.join(available)}. For NVIDIA "
+        f"this onnxruntime {runtime.__version__} was built without {wanted}; it has {', '.join(available)}. For NVIDIA "
         "GPUs install alpose[gpu] in place of alpose[cpu], or allow the fallback"
     )

@@ -105,7 +105,7 @@ class TensorRTEngine:
         self.close()
 
     def __del__(self) -> None:
-        with suppress(Exception):  # the interpreter may be ending: nothing can be done, and nobody can be told
+        with suppress(Exception):  # the interpreter may be ending: nothing can be done, and there is no log
             self.close()
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:

@@ -155,9 +155,7 @@ class FakeRuntime:
 
 def test_a_silent_fallback_to_the_cpu_is_an_error(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "import_onnxruntime", lambda: FakeRuntime)
-    with pytest.raises(
-        ConfigError, match="CUDAExecutionProvider was asked for and did not start; ONNX Runtime took CPU"
-    ):
+    with pytest.raises(ConfigError, match="CUDAExecutionProvider was chosen and did not start; ONNX Runtime took CPU"):
         OnnxEngine(write(), "cuda")
     assert FakeSession.asked == ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert providers() == ("tensorrt", "cuda", "cpu")
