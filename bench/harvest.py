@@ -28,7 +28,7 @@ from alpose.runtime.queue.record import encode
 from alpose.runtime.skeleton import LSP
 from alpose.tools.inbox import Inbox
 from alpose.tools.inbox_database import open_database
-from alpose.tools.select import candidates_of, select
+from alpose.tools.select import select
 from alpose.trainer.device import device_context
 
 from ._measure import RESULTS, Bench, load_average, machine_facts, spread, table
@@ -108,7 +108,7 @@ def choose_once(folder: Path, budget: int, strategy: Any) -> dict[str, Any]:
     with Inbox(folder) as inbox:
         columns = inbox.columns()
     read = time.perf_counter()
-    selection = select(candidates_of(columns), budget, np.random.default_rng(0), strategy=strategy)
+    selection = select(columns, budget, np.random.default_rng(0), strategy=strategy)
     done = time.perf_counter()
     return {
         "columns_s": read - started, "select_s": done - read, "peak_bytes": _peak_bytes(), "peak_before_bytes": before,

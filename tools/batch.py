@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from alpose.runtime.errors import DataError
+from alpose.runtime.io import fields_from_json, fields_to_json
+from alpose.runtime.queue.record import is_hex
 
 KIND, SCHEMA = "alpose batch", 1
 
 Strategy = Literal["value", "top", "coreset", "random"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Stream = Literal["value", "control"]
-STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +33,13 @@ class Choice:
     """``control`` frames were drawn by chance and stand for the whole field; ``value`` frames are what was worth most."""
     select_probability: float | None
     """Of having been chosen, given that it was sent; None where value decided, which is no chance."""
+
+    def __post_init__(self) -> None:
+        if not is_hex(self.id, 32):
+            raise DataError(f"id {self.id[:40]!r} is not 32 hex digits")
+        probability = self.select_probability
+        if probability is not None and not 0 < probability <= 1:
+            raise DataError(f"select_probability must lie in (0, 1], got {probability}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,31 +60,20 @@ class Batch:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        twice = len(self.choices) - len({choice.id for choice in self.choices})
+        if twice:
+            raise DataError(f"{twice} ids are named twice")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, read back by :meth:`from_json`."""
-        return {"kind": KIND, "schema": SCHEMA, **asdict(self), "counted": dict(self.counted)}
+        return {"kind": KIND, "schema": SCHEMA, **fields_to_json(self)}
 
     @classmethod
     def from_json(cls, value: Any, where: str = "batch") -> Batch:
         """Check parsed JSON; :class:`DataError` says what is wrong and where."""
         if not isinstance(value, dict) or value.get("kind") != KIND or value.get("schema") != SCHEMA:
             raise DataError(f"{where} is not a batch of alpose (schema {SCHEMA}): make it with alpose-harvest select")
-        try:
-            if value["strategy"] not in STRATEGIES:
-                raise ValueError(f"strategy {value['strategy']!r} is not one of {', '.join(STRATEGIES)}")
-            choices = tuple(_choice(choice) for choice in value["choices"])
-            ids = {choice.id for choice in choices}
-            if len(ids) != len(choices):
-                raise ValueError(f"{len(choices) - len(ids)} ids are named twice")
-            return cls(
-                name=str(value["name"]), created=str(value["created"]), strategy=value["strategy"],
-                budget=int(value["budget"]), choices=choices,
-                counted={str(reason): int(count) for reason, count in value["counted"].items()},
-                tallies=tuple(dict(row) for row in value.get("tallies", ())),
-            )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{where} is damaged: {error}. Select again") from error
+        return fields_from_json(cls, {key: item for key, item in value.items() if key not in ("kind", "schema")}, where)
 
 
 def check_name(name: str) -> str:
@@ -88,17 +83,3 @@ def check_name(name: str) -> str:
             f"a batch is named by up to 64 letters, digits, dots, dashes and underscores, got {name[:80]!r}"
         )
     return name
-
-
-def _choice(value: Any) -> Choice:
-    if not _ID.fullmatch(value["id"]):
-        raise ValueError(f"id {str(value['id'])[:40]!r} is not 32 hex digits")
-    if value["stream"] not in STREAMS:
-        raise ValueError(f"stream {value['stream']!r} is not one of {', '.join(STREAMS)}")
-    probability = value["select_probability"]
-    if probability is not None:
-        probability = float(probability)
-        if not (math.isfinite(probability) and 0 < probability <= 1):
-            raise ValueError(f"select_probability must lie in (0, 1], got {probability}")
-    return Choice(id=value["id"], rank=int(value["rank"]), reason=str(value["reason"]), stream=value["stream"],
-                  select_probability=probability)  # fmt: skip

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -60,7 +60,6 @@ ANNOTATIONS = Path("annotations") / "field.json"
 IMAGES, FIELD = "images", "field"
 
 OnConflict = Literal["keep", "replace"]
-ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 
 
 # --- From files to a dataset
@@ -376,14 +375,6 @@ def merge(
         write_atomically(dataset / ANNOTATIONS, json.dumps(document.value, allow_nan=False).encode())
     return Merged(added=added, unchanged=unchanged, replaced=replaced, total=len(document.value["images"]),
                   conflicts=tuple(one["id"] for one in conflicts))  # fmt: skip
-
-
-def annotated_ids(dataset: Path) -> frozenset[str]:
-    """Ids of the records that a dataset holds; none where there is no dataset."""
-    path = dataset / ANNOTATIONS
-    if not path.exists():
-        return frozenset()
-    return frozenset(image["alpose"]["id"] for image in read_json(path)["images"] if "alpose" in image)
 
 
 def write_once(folder: Path, value: Any) -> Path:

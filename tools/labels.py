@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,6 @@ FindId = Callable[[str], str | None]
 
 Status = Literal["accepted", "corrected"]
 Unchanged = Literal["auto", "accept", "skip"]
-UNCHANGED: tuple[Unchanged, ...] = get_args(Unchanged)
 
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 _RANKED_ID = re.compile(r"(?<![0-9])[0-9]{5}_([0-9a-f]{32})(?![0-9a-f])")

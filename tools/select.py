@@ -10,7 +10,6 @@ Shapes: N candidates, M some of them, D embedding, V devices.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from alpose.runtime.errors import ConfigError
 
 from .batch import STRATEGIES, Batch, Choice, Strategy, Stream, check_name
-from .diversity import Floats, Ints, Nearest, greedy
+from .diversity import Ints, Nearest, greedy
 from .inbox import Inbox
 from .inbox_database import Columns
 
@@ -38,32 +37,6 @@ WAITING = "of the control stream, which wait for their draw"
 """Why a frame was not chosen."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidates:
-    """Frames of an inbox, one row each."""
-
-    id_N: npt.NDArray[np.bytes_] | npt.NDArray[np.str_]
-    device_N: Ints
-    """Row of ``devices``."""
-    devices: Sequence[str]
-    bundle_N: Ints
-    """Frames of different bundles have embeddings that cannot be compared."""
-    failure_probability_N: Floats
-    embedding_ND: npt.NDArray[np.floating]
-    """Rows of unit length; float16 is enough."""
-    control_N: Bools
-    """In the control stream at its present rate."""
-    undrawn_N: Bools
-    """Control frames that have not had their draw."""
-    open_N: Bools
-    """Can be annotated: there is or can be a picture, and nobody has it yet."""
-    taken_N: Bools
-    """Chosen or annotated earlier: what is chosen now should differ from it."""
-
-    def __len__(self) -> int:
-        return len(self.id_N)
-
-
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What was chosen, and who had their draw."""
@@ -76,7 +49,7 @@ class Selection:
 
 
 def select(
-    candidates: Candidates,
+    candidates: Columns,
     budget: int,
     rng: np.random.Generator,
     *,
@@ -87,7 +60,7 @@ def select(
     """Choose ``budget`` frames.
 
     Args:
-        candidates: everything in the inbox.
+        candidates: every record of an inbox.
         budget: how many frames annotators can do.
         rng: for the control stream and for ``random``.
         strategy: ``value``: failure probability times distance to all that is chosen, times what the device is due;
@@ -106,13 +79,16 @@ def select(
     if not 0 <= min_distance < 1:
         raise ConfigError(f"--min-distance is a share of the typical distance in [0, 1), got {min_distance}")
     wanted = round(CONTROL_SHARE * budget) if control is None else control
-    drawing_N = candidates.control_N & candidates.undrawn_N & candidates.open_N & (wanted > 0)
+    closed_N, left_out = left_out_of(candidates)
+    # Every control frame takes part in one draw.
+    undrawn_N = candidates.control_N & ~candidates.drawn_N & ~closed_N
+    drawing_N = undrawn_N & (wanted > 0)
     control_M, control_probability = _draw(np.flatnonzero(drawing_N), wanted, rng)
     # A control frame that was passed over may still be worth its label for itself; one that is yet to be drawn must wait.
-    waiting_N = candidates.control_N & candidates.undrawn_N & candidates.open_N & ~drawing_N
-    value_N = candidates.open_N & ~waiting_N
+    waiting_N = undrawn_N & ~drawing_N
+    value_N = ~closed_N & ~waiting_N
     value_N[control_M] = False
-    counted = Counter({"without a picture, or chosen before": int((~candidates.open_N).sum())})
+    counted = Counter(left_out)
     chosen = _by_value(candidates, value_N, control_M, budget - len(control_M), rng, strategy, min_distance, counted)
     counted[WAITING] = int(waiting_N.sum())
     counted["not chosen"] = int(value_N.sum()) - len(chosen) - counted["near-duplicates"]
@@ -120,7 +96,7 @@ def select(
     drawn = [_Chosen(int(row), control_why, "control", control_probability) for row in control_M]
     return Selection(
         choices=tuple(
-            Choice(id=_id_text(candidates.id_N[one.row]), rank=rank, reason=one.reason, stream=one.stream,
+            Choice(id=candidates.id_N[one.row].decode(), rank=rank, reason=one.reason, stream=one.stream,
                    select_probability=one.probability)
             for rank, one in enumerate(_spread(chosen, drawn), start=1)
         ),
@@ -146,7 +122,7 @@ def _draw(row_M: Ints, wanted: int, rng: np.random.Generator) -> tuple[Ints, flo
 
 
 def _by_value(
-    candidates: Candidates, value_N: Bools, control_M: Ints, k: int, rng: np.random.Generator, strategy: Strategy,
+    candidates: Columns, value_N: Bools, control_M: Ints, k: int, rng: np.random.Generator, strategy: Strategy,
     min_distance: float, counted: Counter[str],
 ) -> list[_Chosen]:  # fmt: skip
     row_M = np.flatnonzero(value_N)
@@ -157,7 +133,7 @@ def _by_value(
     if strategy == "random":
         picked_M, probability = _draw(row_M, k, rng)
         # A frame that was passed over by an earlier, not random choice has no probability any more.
-        known = None if (candidates.taken_N & ~candidates.control_N).any() else probability
+        known = None if (_taken(candidates) & ~candidates.control_N).any() else probability
         return [_Chosen(int(row), "by chance", "value", known) for row in rng.permutation(picked_M)]
     if strategy == "top":
         order = np.argsort(-failure_M, kind="stable")[:k]
@@ -168,7 +144,7 @@ def _by_value(
     whole = len(row_M) == len(candidates)
     embedding_MD = candidates.embedding_ND if whole else candidates.embedding_ND[row_M]
     near = Nearest(embedding_MD, candidates.bundle_N[row_M])
-    before = np.concatenate([np.flatnonzero(candidates.taken_N), control_M])
+    before = np.concatenate([np.flatnonzero(_taken(candidates)), control_M])
     for row in before:
         near.add(candidates.embedding_ND[row], int(candidates.bundle_N[row]))
     device_M = candidates.device_N[row_M]
@@ -184,6 +160,11 @@ def _by_value(
         chosen.append(_Chosen(int(row_M[pick.row]), why, "value", None))
     counted["near-duplicates"] = near.count_below(min_distance, {one.row for one in chosen}, row_M)
     return chosen
+
+
+def _taken(candidates: Columns) -> Bools:
+    """Chosen or annotated earlier: what is chosen now should differ from it."""
+    return candidates.chosen_N | candidates.annotated_N
 
 
 def _spread(value: list[_Chosen], control: list[_Chosen]) -> list[_Chosen]:
@@ -204,10 +185,6 @@ def _spread(value: list[_Chosen], control: list[_Chosen]) -> list[_Chosen]:
 def _nth(number: int) -> str:
     suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{suffix}"
-
-
-def _id_text(id_: bytes | str) -> str:
-    return id_.decode() if isinstance(id_, bytes) else str(id_)
 
 
 # --- From an inbox to a batch
@@ -252,41 +229,19 @@ def choose(
     now = datetime.now(timezone.utc)
     name = check_name(name or now.strftime("%Y%m%d-%H%M%S"))
     columns = inbox.columns()
-    candidates = candidates_of(columns)
-    selection = select(candidates, budget, np.random.default_rng(seed), strategy=strategy, control=control,
+    selection = select(columns, budget, np.random.default_rng(seed), strategy=strategy, control=control,
                        min_distance=min_distance)  # fmt: skip
-    closed_N, left_out = left_out_of(columns)
-    counted = {
-        reason: n for reason, n in selection.counted.items() if reason in ("near-duplicates", WAITING, "not chosen")
-    }
     batch = Batch(name=name, created=now.isoformat(timespec="seconds"), strategy=strategy, budget=budget,
-                  choices=selection.choices, counted={**left_out, **counted},
+                  choices=selection.choices, counted=selection.counted,
                   tallies=tuple(inbox.field_tallies()) if selection.drawn_N.any() else ())  # fmt: skip
     path = inbox.add_batch(batch, (id_.decode() for id_ in columns.id_N[selection.drawn_N]))
     entries = inbox.entries(choice.id for choice in batch.choices)
     shut = [entry for entry in entries if inbox.image(entry.record.id) is None]
     triggers = Counter(trigger for entry in entries for trigger in {name for name, _, _ in entry.record.reasons})
     return Chosen(
-        batch=batch, path=path, devices=_devices(columns, batch, ~closed_N), triggers=tuple(triggers.most_common()),
+        batch=batch, path=path, devices=_devices(columns, batch), triggers=tuple(triggers.most_common()),
         waiting=sum(not entry.fetched for entry in shut), sealed=sum(entry.fetched for entry in shut),
     )  # fmt: skip
-
-
-def candidates_of(columns: Columns) -> Candidates:
-    """What may be chosen from an inbox, without copying its embeddings."""
-    closed_N, _ = left_out_of(columns)
-    return Candidates(
-        id_N=columns.id_N,
-        device_N=columns.device_N,
-        devices=columns.devices,
-        bundle_N=columns.bundle_N,
-        failure_probability_N=columns.failure_probability_N,
-        embedding_ND=columns.embedding_ND,
-        control_N=columns.control_N,
-        undrawn_N=~columns.drawn_N,
-        open_N=~closed_N,
-        taken_N=columns.chosen_N | columns.annotated_N,
-    )
 
 
 def left_out_of(columns: Columns) -> tuple[Bools, dict[str, int]]:
@@ -307,11 +262,11 @@ def left_out_of(columns: Columns) -> tuple[Bools, dict[str, int]]:
     return closed_N, counts
 
 
-def _devices(columns: Columns, batch: Batch, open_N: Bools) -> tuple[tuple[str, int, int, int, int], ...]:
+def _devices(columns: Columns, batch: Batch) -> tuple[tuple[str, int, int, int, int], ...]:
     streams = {choice.id.encode(): choice.stream for choice in batch.choices}
     rows_M = np.flatnonzero(np.isin(columns.id_N, np.array(list(streams), dtype=columns.id_N.dtype)))
     got = Counter((int(columns.device_N[row]), streams[bytes(columns.id_N[row])]) for row in rows_M)
-    count = len(columns.devices)
+    count, open_N = len(columns.devices), ~left_out_of(columns)[0]
     all_V, open_V = (np.bincount(columns.device_N[mask], minlength=count) for mask in (slice(None), open_N))
     rows = [(name, int(all_V[v]), int(open_V[v]), got[v, "value"], got[v, "control"])
             for v, name in enumerate(columns.devices)]  # fmt: skip

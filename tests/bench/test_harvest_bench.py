@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from alpose.tools.inbox import Inbox
-from alpose.tools.select import candidates_of
 from bench.harvest import CONTROL_SHARE, write_inbox
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +25,8 @@ def test_the_inbox_is_one_and_has_what_a_fleet_sends(tmp_path: Path) -> None:
     assert np.allclose(np.linalg.norm(columns.embedding_ND.astype(np.float32), axis=1), 1, atol=1e-2)
     assert len(set(columns.id_N.tolist())) == 3000
     assert columns.control_N.mean() == pytest.approx(CONTROL_SHARE, abs=0.02)
-    assert candidates_of(columns).open_N.all()
+    assert columns.pictures_N.all()
+    assert not (columns.chosen_N | columns.deleted_N).any()
 
 
 def test_it_measures_every_size_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -14,14 +14,6 @@ from alpose.tools.field import estimate
 from alpose.tools.field.estimate import Interval
 
 
-def test_a_total_weighs_by_the_inverse_probability() -> None:
-    found = estimate.total([1.0, 1.0, 0.0], [0.5, 0.25, 0.1])
-
-    assert found.value == 2 + 4
-    # variance: (1 - p) / p^2 * y^2 = 0.5 / 0.25 + 0.75 / 0.0625 = 2 + 12
-    assert found.high - found.value == pytest.approx(1.959964 * math.sqrt(14), rel=1e-6)
-
-
 def test_a_mean_of_equal_probabilities_is_the_plain_mean_with_the_exact_binomial_interval() -> None:
     """A rare stream: the finite population does not matter, 8 of 40 has the interval of every table."""
     value_N = np.r_[np.ones(8), np.zeros(32)]
@@ -80,17 +72,4 @@ def test_a_frame_without_a_probability_is_refused(probability: float) -> None:
 
 def test_a_value_that_is_not_finite_is_refused() -> None:
     with pytest.raises(DataError, match="1 of 2 values"):
-        estimate.total([1.0, math.nan], [0.5, 0.5])
-
-
-def test_totals_are_unbiased_under_unequal_probabilities() -> None:
-    rng = np.random.default_rng(0)
-    value_N = rng.gamma(2.0, size=2000)
-    probability_N = np.clip(0.02 + 0.1 * rng.random(2000) * (value_N > 2), 0, 1)
-    totals = []
-    for _ in range(2000):
-        drawn_N = rng.random(2000) < probability_N
-        totals.append(estimate.total(value_N[drawn_N], probability_N[drawn_N]).value)
-
-    error = np.std(totals) / math.sqrt(len(totals))
-    assert abs(np.mean(totals) - value_N.sum()) < 4 * error
+        estimate.mean([1.0, math.nan], [0.5, 0.5])

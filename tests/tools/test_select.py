@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.tools.batch import Batch, Choice
 from alpose.tools.diversity import FARTHEST, UNRELATED, Floats, Ints, Nearest, greedy, typical_distances
-from alpose.tools.select import WAITING, Candidates, Selection, select
+from alpose.tools.inbox_database import Columns
+from alpose.tools.select import WAITING, Selection, select
 
 
 def unit(vectors: npt.NDArray[np.floating]) -> Floats:
@@ -71,23 +72,26 @@ def test_the_lazy_choice_is_the_plain_one(seed: int, count: int, k: int, fair: b
     )
 
 
-def fleet(count: int = 3000, seed: int = 0, devices: int = 3, control: float = 0.1) -> Candidates:
+def fleet(count: int = 3000, seed: int = 0, devices: int = 3, control: float = 0.1) -> Columns:
     """Frames around 40 scenes; the first device sends four fifths of them."""
     rng = np.random.default_rng(seed)
     scene_N = rng.integers(0, 40, count)
     embedding_ND = unit(unit(rng.normal(size=(40, 16)))[scene_N] + 0.1 * rng.normal(size=(count, 16)))
     control_N = rng.random(count) < control
-    return Candidates(
-        id_N=np.array([f"{row:032x}" for row in range(count)]),
+    return Columns(
+        id_N=np.array([f"{row:032x}" for row in range(count)], dtype="S32"),
         device_N=rng.choice(devices, count, p=[0.8, *[0.2 / (devices - 1)] * (devices - 1)]),
         devices=[f"car-{device}" for device in range(devices)],
         bundle_N=np.zeros(count, dtype=np.int64),
         failure_probability_N=rng.beta(2, 3, count).astype(np.float32),
         embedding_ND=embedding_ND.astype(np.float16),
         control_N=control_N,
-        undrawn_N=control_N.copy(),
-        open_N=np.ones(count, dtype=np.bool_),
-        taken_N=np.zeros(count, dtype=np.bool_),
+        captured_ns_N=np.arange(count),
+        pictures_N=np.ones(count, dtype=np.bool_),
+        **{
+            f"{name}_N": np.zeros(count, dtype=np.bool_)
+            for name in ("fetched", "deleted", "drawn", "chosen", "annotated")
+        },
     )
 
 
@@ -141,9 +145,7 @@ def test_what_was_chosen_before_pushes_the_next_batch_away() -> None:
     candidates = fleet(400)
     first = rows(select(candidates, 40, np.random.default_rng(0), control=0))
     taken_N = np.isin(np.arange(400), first)
-    second = rows(
-        select(replace(candidates, taken_N=taken_N, open_N=~taken_N), 40, np.random.default_rng(0), control=0)
-    )
+    second = rows(select(replace(candidates, chosen_N=taken_N), 40, np.random.default_rng(0), control=0))
 
     assert not set(first.tolist()) & set(second.tolist())
     embedding_ND = candidates.embedding_ND.astype(np.float32)
@@ -205,7 +207,7 @@ def test_a_model_that_answers_nan_is_as_wrong_as_can_be() -> None:
 def test_a_control_frame_is_drawn_once() -> None:
     candidates = fleet()
     first = select(candidates, 100, np.random.default_rng(0))
-    later = replace(candidates, undrawn_N=candidates.undrawn_N & ~first.drawn_N)
+    later = replace(candidates, drawn_N=first.drawn_N)
 
     assert not len(rows(select(later, 100, np.random.default_rng(1)), "control"))
 
@@ -249,7 +251,7 @@ def test_what_cannot_be_done_is_said(options: dict[str, object], match: str) -> 
 
 def test_an_inbox_without_anything_open_gives_an_empty_batch() -> None:
     candidates = fleet(10)
-    nothing = replace(candidates, open_N=np.zeros(10, dtype=np.bool_))
+    nothing = replace(candidates, pictures_N=np.zeros(10, dtype=np.bool_))
 
     assert select(nothing, 5, np.random.default_rng(0)).choices == ()
 

@@ -46,20 +46,6 @@ class Interval:
         return Interval(self.value * factor, self.low * factor, self.high * factor, self.n)
 
 
-def total(value_N: npt.ArrayLike, probability_N: npt.ArrayLike, *, level: float = LEVEL) -> Interval:
-    """Horvitz and Thompson's total: sum of value / probability over the labelled frames; unbiased.
-
-    Args:
-        value_N: finite numbers.
-        probability_N: of each frame to have been labelled, in (0, 1].
-        level: of the interval, which is the normal approximation and not cut off at zero.
-    """
-    y_N, p_N = _checked(value_N, probability_N)
-    value = float((y_N / p_N).sum())
-    error = math.sqrt(float(((1 - p_N) / p_N**2 * y_N**2).sum())) * _z(level)
-    return Interval(value, value - error, value + error, len(y_N))
-
-
 def mean(value_N: npt.ArrayLike, probability_N: npt.ArrayLike, *, level: float = LEVEL) -> Interval | None:
     """Hájek's mean of values in [0, 1] over all frames; None without labelled frames.
 
@@ -85,15 +71,8 @@ def mean(value_N: npt.ArrayLike, probability_N: npt.ArrayLike, *, level: float =
         effective = spread / variance
         # Student's t in place of the normal: the variance was estimated.
         effective *= (_z(level) / float(t.ppf((1 + level) / 2, count - 1))) ** 2
-    low, high = exact_interval(value, effective, level)
-    return Interval(value, low, high, count)
-
-
-def exact_interval(share: float, n: float, level: float = LEVEL) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a share seen among ``n`` (not necessarily whole) draws."""
-    _z(level)
-    low, high = clopper_pearson(share * n, n, (1 - level) / 2)
-    return min(share, low), max(share, high)
+    low, high = clopper_pearson(value * effective, effective, (1 - level) / 2)
+    return Interval(value, min(value, low), max(value, high), count)
 
 
 def add(parts: Sequence[Interval]) -> Interval:

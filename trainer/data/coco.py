@@ -79,7 +79,8 @@ def annotation_files(folder_or_json: Path, split: str | None = None) -> tuple[Pa
     if folder_or_json.is_file():
         return (folder_or_json,)
     folder = folder_or_json / "annotations"
-    everything = sorted(folder.glob("*.json"))
+    # macOS keeps a file ._NAME beside each NAME where the file system has no place for what it knows of it.
+    everything = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
     if not everything:
         raise DataNotFoundError(
             f"{folder_or_json} is not a COCO keypoints folder: it needs annotations/NAME.json beside images/"

@@ -145,3 +145,10 @@ def test_real_coco_agrees_with_pycocotools(real_folder: Callable[[str], Path]) -
         image = reference.loadImgs(annotation["image_id"])[0]
         assert data.images.describe(int(data.image_N[row])).startswith(image["file_name"])
         assert data.image(row).shape[:2] == (image["height"], image["width"])
+
+
+def test_the_files_that_macos_lays_beside_others_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for name in ("labels.json", "._labels.json"):
+        (tmp_path / "annotations" / name).write_bytes(b"\x00\x05\x16\x07")
+    assert annotation_files(tmp_path) == (tmp_path / "annotations" / "labels.json",)
