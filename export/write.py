@@ -51,8 +51,8 @@ from .shift import Applied, apply
 
 log = logging.getLogger("alpose")
 
-PREFERRED: tuple[HeadName, ...] = ("epck", "ll++conv", "ll++", "ll-gap", "ll", "epck-slim")
-"""Which of a checkpoint's heads goes into the bundle unless one is named."""
+PREFERRED: tuple[HeadName, ...] = ("epck", "ll++conv", "ll++conv-gap", "ll++", "ll-gap", "ll", "epck-slim")
+"""Which of a checkpoint's heads goes into the bundle unless one is named; others follow as they stand there."""
 
 PARITY_CROPS = 500
 GOLDEN_FRAMES = 8
@@ -193,7 +193,7 @@ def export(
 
 
 def _best_head(model: PoseModel, path: Path) -> HeadName:
-    for name in PREFERRED:
+    for name in (*PREFERRED, *model.heads):
         if name in model.heads:
             return name
     raise ConfigError(f"{path} has no loss head: train one, for example with --methods random,epck")

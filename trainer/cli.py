@@ -64,13 +64,13 @@ main.add_command(data)
 @click.option("--initial", type=click.IntRange(2),
               help="People labelled at the start; lsp fixes its 1,000. [default: the preset's]")  # fmt: skip
 @click.option("--profile", default="standard", show_default=True, type=click.Choice(["standard", "official-2021"]),
-              help="How PCK is computed; written into every result.")  # fmt: skip
+              help="How PCK is computed; written into every result. docs/cycles.md says what official-2021 leaves out.")  # fmt: skip
 @click.option("--start", default="warm", show_default=True, type=click.Choice(["warm", "cold"]),
               help="Retrain from the selecting model, or from fresh weights.")  # fmt: skip
 @click.option("--heads", "how", type=click.Choice(["frozen", "joint"]),
               help="Train loss heads after or beside the pose net; epck always after.")  # fmt: skip
 @click.option("--pairing", type=click.Choice(["disjoint", "all"]),
-              help="Which pairs of a batch ll, ll-gap, ll++ and ll++conv compare.")  # fmt: skip
+              help="Which pairs of a batch the heads of Learning Loss and LearningLoss++ compare.")  # fmt: skip
 @click.option("--egl", default="", metavar="NAME=VALUE,…",
               help="Of egl++ and egl++-lle: embedding=coarsest|penultimate, labels=truth|predicted, neighbours=30, "
               "perplexity=20, rank=8|exact.")  # fmt: skip

@@ -271,6 +271,8 @@ for _method in (
            head=Head(f"{_HEADS}GapHead", KL_LOSS), default=True),
     Method("ll++conv", Look("#c44a00", "#ff8a4a", (), "h", "LearningLoss++ with the convolutional head"),
            head=Head(f"{_HEADS}ConvHead", KL_LOSS), default=True),
+    Method("ll++conv-gap", Look("#c44a00", "#ff8a4a", (2, 2), "h", "the same, ending in an average as the paper writes"),
+           head=Head(f"{_HEADS}ConvHead", KL_LOSS, options={"ending": "gap"})),
     Method("egl++", Look("#7a3b12", "#d99b6c", (), "p", "EGL++: expected gradient if the labels were a neighbour's"),
            score=f"{_EGL}tsne_scores", check=f"{_EGL}check", reads_images=True),
     Method("egl++-lle", Look("#7a3b12", "#d99b6c", (2, 2), "p", "EGL++ with neighbours by locally linear embedding"),
