@@ -21,8 +21,8 @@ from .passes import Predicted, View, predict
 
 
 def augmented_views(
-    model: PoseModel, crops: Crops, machine: DeviceContext, *, views: int, seed: int, augment_by: AugmentConfig | None =
-    None, batch: int = 64, what: str = "looking",
+    model: PoseModel, crops: Crops, machine: DeviceContext, *, views: int, seed: int,
+    augment_by: AugmentConfig | None = None, batch: int = 64, what: str = "looking",
 ) -> Iterator[Predicted]:  # fmt: skip
     """Run a pose net over views of people.
 

@@ -82,8 +82,8 @@ def join(parts: Sequence[HeadDataset]) -> HeadDataset:
 
 
 def train_epck(
-    model: PoseModel, heads: Mapping[str, ExpectedPckHead], crops: Crops, config: HeadTraining | EpckTraining, machine:
-    DeviceContext, *, seed: int, validation: float, what: str = "expected-PCK heads",
+    model: PoseModel, heads: Mapping[str, ExpectedPckHead], crops: Crops, config: HeadTraining | EpckTraining,
+    machine: DeviceContext, *, seed: int, validation: float, what: str = "expected-PCK heads",
 ) -> dict[str, list[float]]:  # fmt: skip
     """Train heads in place on a frozen pose net, which does not change by a bit; one pass over the views feeds them all.
 
@@ -98,8 +98,8 @@ def train_epck(
 
 
 def collect(
-    model: PoseModel, heads: Mapping[str, ExpectedPckHead], crops: Crops, machine: DeviceContext, *, views: int, seed:
-    int, augment_by: AugmentConfig | None = None, what: str = "evidence",
+    model: PoseModel, heads: Mapping[str, ExpectedPckHead], crops: Crops, machine: DeviceContext, *, views: int,
+    seed: int, augment_by: AugmentConfig | None = None, what: str = "evidence",
 ) -> HeadDataset:  # fmt: skip
     """The evidence of every head on views of people, see :func:`alpose.trainer.augmented_views.augmented_views`."""
     for head in heads.values():
@@ -113,8 +113,8 @@ def collect(
 
 
 def fit(
-    heads: Mapping[str, ExpectedPckHead], dataset: HeadDataset, config: EpckTraining, machine: DeviceContext, *, seed: int,
-    target_NJ: Tensor | None = None,
+    heads: Mapping[str, ExpectedPckHead], dataset: HeadDataset, config: EpckTraining, machine: DeviceContext, *,
+    seed: int, target_NJ: Tensor | None = None,
 ) -> dict[str, list[float]]:  # fmt: skip
     """Train heads in place; they end in eval mode.
 

@@ -123,8 +123,8 @@ joints, and all take raw heights into the softmax (temperature 1 at a peak of 30
 
 
 def multipeak_entropy(
-    heatmaps_BJHW: Tensor, *, temperature: float, min_distance: int = 5, num_peaks: int | None = 5, threshold: float |
-    None = None, exclude_border: bool = False, merge_plateaus: bool = False,
+    heatmaps_BJHW: Tensor, *, temperature: float, min_distance: int = 5, num_peaks: int | None = 5,
+    threshold: float | None = None, exclude_border: bool = False, merge_plateaus: bool = False,
 ) -> Tensor:  # fmt: skip
     """Sum over joints of the entropy over the softmax of a map's peak values, in nats: (B,).
 

@@ -9,6 +9,7 @@ Shapes: B batch, S stacks, J joints, H W heatmap, N people.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, AdamW, Optimizer
 
 from alpose.runtime.errors import ConfigError
+from alpose.runtime.skeleton import Skeleton
 
 from .checkpoint import PoseModel
 from .data.augment import AugmentConfig, augment, to_input
@@ -38,6 +40,8 @@ from .models.hourglass import STRIDE, Features, PoseOutput
 from .objectives import PAIRINGS, Pairing, heatmap_mse, true_loss
 from .progress import progress
 from .training_state import Epoch, Schedule, Stepper, TrainingState, identity, refuse_divergence
+
+log = logging.getLogger("alpose")
 
 HeadsHow = Literal["frozen", "joint"]
 AnyHead = LossHead | AuxiliaryHead
@@ -154,9 +158,9 @@ def run_epochs(
 
 
 def train_pose(
-    model: PoseModel, crops: Crops, config: PoseTraining, machine: DeviceContext, *, seed: int, state: Path | None =
-    None, heads: Mapping[str, LossHead] | None = None, head_config: HeadTraining | None = None, best: bool = True, what:
-    str = "pose net",
+    model: PoseModel, crops: Crops, config: PoseTraining, machine: DeviceContext, *, seed: int,
+    state: Path | None = None, heads: Mapping[str, LossHead] | None = None, head_config: HeadTraining | None = None,
+    best: bool = True, what: str = "pose net",
 ) -> tuple[Epoch, ...]:  # fmt: skip
     """Train the pose net of ``model`` in place; it ends with the weights of its best validation epoch.
 
@@ -172,6 +176,7 @@ def train_pose(
         best: whether it ends with the weights of the best epoch, or else of the last.
         what: name in progress and log.
     """
+    _warn_without_pairs(model.skeleton, config.augment)
     valid_N = validation_mask(crops.data.ids, config.validation, seed)
     feed = Feed.open(crops.subset(np.flatnonzero(~valid_N)), machine)
     valid = Feed.open(crops.subset(np.flatnonzero(valid_N)), machine)
@@ -317,6 +322,12 @@ def _head_step(
         optimisers[name].step()
         losses[name] = loss
     return losses
+
+
+def _warn_without_pairs(skeleton: Skeleton, config: AugmentConfig) -> None:
+    if config.flip and not skeleton.flip_pairs:
+        log.warning("skeleton %s names no pairs of left and right joints: training images are not mirrored. Name joints "
+                    "left_… and right_…, or state the pairs with the dataset", skeleton.name)  # fmt: skip
 
 
 def _share_statistics(module: nn.Module, machine: DeviceContext) -> None:

@@ -92,8 +92,8 @@ class TrainingState:
     """Keeps the best epoch of a training, and saves and resumes the training between epochs."""
 
     def __init__(
-        self, path: Path | None, pose: nn.Module, optimiser: Optimizer, schedule: Stepper, heads:
-        Mapping[str, LossHead], head_optimisers: Mapping[str, Optimizer], machine: DeviceContext, *,
+        self, path: Path | None, pose: nn.Module, optimiser: Optimizer, schedule: Stepper,
+        heads: Mapping[str, LossHead], head_optimisers: Mapping[str, Optimizer], machine: DeviceContext, *,
         identity: str,
     ) -> None:  # fmt: skip
         self._path, self._machine, self._identity = path, machine, identity

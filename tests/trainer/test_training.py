@@ -273,6 +273,23 @@ def test_positions_of_unlabelled_joints_change_nothing(
         assert_same(one, other)
 
 
+def test_joints_without_pairs_are_never_mirrored_and_that_is_said_once(
+    crops: Crops, make_model: MakeModel, cpu: DeviceContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    nameless = replace(crops.data.skeleton, name="numbers", joints=("1", "2", "3"), flip_pairs=())
+    ends = []
+    for flip in (0.0, 1.0):
+        model = replace(make_model(), skeleton=nameless)
+        views = AugmentConfig(flip=flip)
+        train_pose(model, crops, replace(SHORT, epochs=2, augment=views), cpu, seed=0)
+        train_heads(model, some_heads(model, "ll"), crops, HeadTraining(epochs=1, batch=5), cpu, seed=0, validation=0.1)
+        ends.append(weights(model.pose))
+
+    assert_same(*ends)
+    (said,) = [record.getMessage() for record in caplog.records if "mirrored" in record.getMessage()]
+    assert "skeleton numbers names no pairs of left and right joints: training images are not mirrored" in said
+
+
 def test_a_training_that_diverges_says_so(crops: Crops, make_model: MakeModel, cpu: DeviceContext) -> None:
     with pytest.raises(ConfigError, match="diverged in epoch"):
         train_pose(make_model(), crops, replace(SHORT, lr=1e30), cpu, seed=0)

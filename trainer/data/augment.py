@@ -1,7 +1,8 @@
 """Augmentation of whole batches on the training device.
 
 One affine map per image moves pixels and joints alike: rotation, scale, shift, mirror (joints swap sides); then
-gain, contrast and colour. Random numbers come from a generator on the CPU, so that every device sees the same.
+gain, contrast and colour. Random numbers come from a generator on the CPU, so that every device sees the same, and the
+few numbers of the maps are computed there too: a GPU is not waited for.
 
 Shapes: B batch, J joints, S crop side without context, T with context.
 """
@@ -48,20 +49,22 @@ def to_input(pixels_BSS3: Tensor) -> Tensor:
 
 
 def augment(
-    pixels_BTT3: Tensor, joints_BJ2: Tensor, labelled_BJ: Tensor, *, size_px: int, flip_order: tuple[int, ...], config:
-    AugmentConfig, generator: torch.Generator,
+    pixels_BTT3: Tensor, joints_BJ2: Tensor, labelled_BJ: Tensor, *, size_px: int, flip_order: tuple[int, ...],
+    config: AugmentConfig, generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Random views: images (B, 3, S, S) in [0, 1], joints in pixels of the view, and which of them count.
 
-    A joint that leaves the view no longer counts: there is nothing there to learn from.
+    A joint that leaves the view no longer counts: there is nothing there to learn from. Where ``flip_order`` swaps no
+    joints, no image is mirrored: left and right are not known, and would be learnt from each other's labels.
     """
     batch, side = pixels_BTT3.shape[:2]
     device = pixels_BTT3.device
-    draw_B9 = torch.rand(batch, 9, generator=generator).mul_(2).sub_(1).to(device)
+    draw_B9 = torch.rand(batch, 9, generator=generator).mul_(2).sub_(1)
     angle_B = draw_B9[:, 0] * math.radians(config.rotation_deg)
     zoom_B = 1 + draw_B9[:, 1] * config.scale
     shift_B2 = draw_B9[:, 2:4] * config.shift * size_px
-    mirror_B = (draw_B9[:, 4] + 1) / 2 < config.flip
+    flip = config.flip if any(other != joint for joint, other in enumerate(flip_order)) else 0.0
+    mirror_B = (draw_B9[:, 4] + 1) / 2 < flip
 
     # view → crop with context, about the centres: p = A (v - c) + c' + shift
     sign_B = torch.where(mirror_B, -1.0, 1.0)
@@ -70,18 +73,23 @@ def augment(
         [torch.stack([cos_B * sign_B, -sin_B], dim=1), torch.stack([sin_B * sign_B, cos_B], dim=1)], dim=1
     )
     grid_B23 = torch.cat([forward_B22 * (size_px / side), shift_B2[:, :, None] * (2 / side)], dim=2)
+    inverse_B22 = torch.linalg.inv(forward_B22).mT
+    grid_B23, inverse_B22, shift_B2, mirror_B, colour_B4 = (
+        part.to(device, non_blocking=True)
+        for part in (grid_B23, inverse_B22, shift_B2, mirror_B, draw_B9[:, 5:9] * config.colour)
+    )
     grid = functional.affine_grid(grid_B23, [batch, 3, size_px, size_px], align_corners=False)
     images_B3SS = functional.grid_sample(
         to_input(pixels_BTT3), grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )
 
     centre = (size_px - 1) / 2
-    moved_BJ2 = (joints_BJ2 - centre - shift_B2[:, None]) @ torch.linalg.inv(forward_B22).mT + centre
+    moved_BJ2 = (joints_BJ2 - centre - shift_B2[:, None]) @ inverse_B22 + centre
     swapped_BJ2, swapped_BJ = moved_BJ2[:, list(flip_order)], labelled_BJ[:, list(flip_order)]
     view_BJ2 = torch.where(mirror_B[:, None, None], swapped_BJ2, moved_BJ2)
     counts_BJ = torch.where(mirror_B[:, None], swapped_BJ, labelled_BJ)
     inside_BJ = ((view_BJ2 > -0.5) & (view_BJ2 < size_px - 0.5)).all(dim=2)
-    return _colour(images_B3SS, draw_B9[:, 5:9] * config.colour), view_BJ2, counts_BJ & inside_BJ
+    return _colour(images_B3SS, colour_B4), view_BJ2, counts_BJ & inside_BJ
 
 
 def _colour(images_B3SS: Tensor, draw_B4: Tensor) -> Tensor:

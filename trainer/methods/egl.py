@@ -90,8 +90,8 @@ def _counts(crops: Crops) -> npt.NDArray[np.bool_]:
 
 
 def expected_gradient(
-    model: PoseModel, pool: Crops, labelled: Crops, pool_scored: Scored, labelled_scored: Scored, machine: DeviceContext,
-    config: EglConfig | None = None, *, method: str = "egl++", what: str = "egl++",
+    model: PoseModel, pool: Crops, labelled: Crops, pool_scored: Scored, labelled_scored: Scored,
+    machine: DeviceContext, config: EglConfig | None = None, *, method: str = "egl++", what: str = "egl++",
 ) -> Floats:  # fmt: skip
     """Score everybody of a pool (N,): the expected squared gradient norm (EGL++ paper, Eq. 7).
 
@@ -241,8 +241,8 @@ def _ordered(value: Tensor) -> Tensor:
 
 
 def _scores(
-    model: PoseModel, pool: Crops, labelled: Crops, near: Neighbours, machine: DeviceContext, config: EglConfig, what:
-    str,
+    model: PoseModel, pool: Crops, labelled: Crops, near: Neighbours, machine: DeviceContext, config: EglConfig,
+    what: str,
 ) -> Iterator[Tensor]:  # fmt: skip
     """Scores in parts, in the order of the pool."""
     feed, row_NK = Feed.open(pool, machine, resident=False), near.row_NK.cpu().numpy()

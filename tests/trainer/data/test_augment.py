@@ -111,11 +111,20 @@ def test_a_mirror_image_is_the_crop_from_right_to_left() -> None:
     torch.testing.assert_close(moved, mirrored, rtol=0, atol=1e-4)
 
 
+def test_where_left_and_right_are_not_known_no_image_is_mirrored() -> None:
+    """A mirrored left ear that is still called left would teach the net the wrong side; nothing else changes."""
+    pixels, joints, labelled = noise(20)
+    mixed: dict[str, Any] = {"rotation_deg": 45.0, "scale": 0.2, "shift": 0.1, "colour": 0.2}
+    for without, with_flip in zip(run(pixels, joints, labelled, **mixed), run(pixels, joints, labelled, flip=1.0, **mixed),
+                                  strict=True):  # fmt: skip
+        assert torch.equal(without, with_flip)
+
+
 def test_half_of_the_images_are_mirrored_at_a_half() -> None:
     """400 images: 200 expected, standard deviation 10."""
-    joints = torch.tensor([[[10.0, 20.0]]]).repeat(400, 1, 1)
+    joints = torch.tensor([[[10.0, 20.0], [12.0, 20.0]]]).repeat(400, 1, 1)
     black = torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8).expand(400, -1, -1, -1)
-    _, moved, _ = run(black, joints, torch.ones(400, 1, dtype=torch.bool), flip=0.5)
+    _, moved, _ = run(black, joints, torch.ones(400, 2, dtype=torch.bool), flip_order=(1, 0), flip=0.5)
 
     assert abs(int((moved[:, 0, 0] > 32).sum()) - 200) < 50
 
