@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("label_studio", reason="make test-annotation installs Label Studio")
 playwright = pytest.importorskip("playwright.sync_api", reason="make test-annotation installs playwright")
+Image = pytest.importorskip("PIL.Image", reason="make test-annotation installs Pillow")
 
 from alpose.runtime.skeleton import LSP  # noqa: E402
 from alpose.tools import sample  # noqa: E402
@@ -119,6 +120,20 @@ def alone(task: dict[str, Any], among: list[str]) -> list[str]:
             if all(other == one or np.hypot(*np.subtract(at[one], at[other])) > 5 for other in at)]  # fmt: skip
 
 
+def exported(studio: Studio, project: int, path: Path) -> Path:
+    """What the annotator's export button gives."""
+    answer = studio.api("GET", f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true")
+    path.write_text(json.dumps(answer))
+    return path
+
+
+def labels_of(dataset: Path, id_: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A picture of the dataset, and the people who are labelled in it."""
+    document = json.loads((dataset / ANNOTATIONS).read_text())
+    (image,) = (one for one in document["images"] if one["alpose"]["id"] == id_)
+    return image, [one for one in document["annotations"] if one["image_id"] == image["id"]]
+
+
 def test_a_correction_in_the_page_comes_back_and_nothing_else(work: Path, studio: Studio, page: Any) -> None:
     project = studio.project(work / "out")
     ours = json.loads((work / "out" / "tasks.json").read_text())
@@ -161,10 +176,7 @@ def test_a_correction_in_the_page_comes_back_and_nothing_else(work: Path, studio
     opened(page, studio, project, number_of[ids[2]])
     submit(page, studio, number_of[ids[2]], "same")
 
-    came = work / "came.json"
-    came.write_text(
-        json.dumps(studio.api("GET", f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true"))
-    )
+    came = exported(studio, project, work / "came.json")
     done = json.loads(call("import", came, "--inbox", work / "inbox", "--into", work / "dataset", "--json"))
     assert (done["problems"], done["unknown"], done["unopened"]) == ([], [], [])
     assert (done["corrected"], done["accepted"], done["merged"]["added"]) == (2, 1, 3)
@@ -187,3 +199,89 @@ def test_a_correction_in_the_page_comes_back_and_nothing_else(work: Path, studio
     visible_J = np.reshape(document["annotations"][row_of[ids[1]]]["keypoints"], (-1, 3))[:, 2]
     assert visible_J[LSP.index(hidden_joint)] == 1
     assert visible_J[LSP.index(deleted_joint)] == 0
+
+
+def test_pictures_made_smaller_by_the_annotators_give_labels_of_the_known_picture(
+    work: Path, studio: Studio, page: Any
+) -> None:
+    out = work / "out" / "small"
+    call(
+        "export",
+        work / "inbox",
+        "--to",
+        "label-studio",
+        "--out",
+        out,
+        "--image-url",
+        "/data/local-files/?d=small/images/",
+    )
+    for path in (out / "images").iterdir():
+        with Image.open(path) as picture:
+            smaller = picture.resize((picture.width // 2, picture.height // 2))
+        smaller.save(path)
+    project = studio.project(out)
+    task = next(one for one in json.loads((out / "tasks.json").read_text()) if alone(one, predicted(one)))
+    id_ = task["data"]["alpose_id"]
+    number = next(one["id"] for one in studio.tasks(project) if one["data"]["alpose_id"] == id_)
+    joint = alone(task, predicted(task))[0]
+    box = opened(page, studio, project, number)
+    x, y = on_screen(task, joint, box)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + DRAGGED_PX[0] / 2, y + DRAGGED_PX[1] / 2, steps=4)
+    page.mouse.move(x + DRAGGED_PX[0], y + DRAGGED_PX[1], steps=4)
+    page.mouse.up()
+    submit(page, studio, number, "smaller")
+    came = exported(studio, project, work / "smaller.json")
+    call("import", came, "--inbox", work / "inbox", "--into", work / "dataset-smaller")
+
+    image, (person,) = labels_of(work / "dataset-smaller", id_)
+    said_J3 = np.reshape(person["keypoints"], (-1, 3))
+    predicted_J3 = np.reshape(person["alpose"]["predicted"], (-1, 3))
+    for name, said, was in zip(LSP.joints, said_J3, predicted_J3, strict=True):
+        if name != joint and 0 <= was[0] <= image["width"] - 1 and 0 <= was[1] <= image["height"] - 1:
+            assert said[:2] == pytest.approx(was[:2], abs=0.011), name
+    moved = np.array(DRAGGED_PX) * image["width"] / box["width"]
+    place = LSP.index(joint)
+    assert said_J3[place, :2] - predicted_J3[place, :2] == pytest.approx(moved, rel=0.05, abs=1)
+
+
+def test_two_people_of_one_picture_are_two_people_of_the_dataset(work: Path, studio: Studio) -> None:
+    out = work / "out" / "two"
+    call(
+        "export",
+        work / "inbox",
+        "--to",
+        "label-studio",
+        "--out",
+        out,
+        "--image-url",
+        "/data/local-files/?d=two/images/",
+    )
+    project = studio.project(out)
+    task = json.loads((out / "tasks.json").read_text())[0]
+    id_ = task["data"]["alpose_id"]
+    number = next(one["id"] for one in studio.tasks(project) if one["data"]["alpose_id"] == id_)
+    regions = task["predictions"][0]["result"]
+    (frame,) = (one for one in regions if one["type"] == "rectanglelabels")
+    # A second person as the page would make one: a rectangle of their own, and joints below it.
+    other = {
+        **frame,
+        "id": "somebody",
+        "readonly": False,
+        "value": {**frame["value"], "x": 2.0, "y": 2.0, "width": 20.0, "height": 40.0},
+    }
+    joints = [
+        {**regions[0], "id": f"{joint}-of-somebody", "parentID": "somebody",
+         "value": {**regions[0]["value"], "x": 5.0 + place, "y": 6.0 + place, "keypointlabels": [joint]}}
+        for place, joint in enumerate(LSP.joints)
+    ]  # fmt: skip
+    studio.api("POST", f"/api/tasks/{number}/annotations/", {"result": [*regions, other, *joints]})
+    came = exported(studio, project, work / "two.json")
+    call("import", came, "--inbox", work / "inbox", "--into", work / "dataset-two")
+
+    image, people = labels_of(work / "dataset-two", id_)
+    assert len(people) == 2
+    somebody = next(one for one in people if np.reshape(one["keypoints"], (-1, 3))[0, 0] == pytest.approx(
+        5.0 / 100 * image["width"] - 0.5, abs=0.01))  # fmt: skip
+    assert somebody["num_keypoints"] == len(LSP)
