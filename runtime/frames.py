@@ -269,6 +269,13 @@ class HostFrame:
             _yuv_to_rgb(layout, self._channels(planes, all_bytes=True), (x0, top, x1, bottom), out_hw3[top - y0 :])
         return out_hw3
 
+    def thumbnail(self, longest: int) -> tuple[Bytes, int]:
+        """Every n-th pixel's green or luma (h, w), at most ``longest`` on a side, and n. A view: nothing is averaged."""
+        layout = LAYOUTS[self.format]
+        plane, byte = layout.channels[1 if layout.matrix is None else 0]
+        step = max(1, -(-max(self.height, self.width) // longest))
+        return self._planes()[plane][::step, ::step, byte], step
+
     def _planes(self) -> list[Bytes]:
         """Every plane of the layout, (rows, columns, bytes of a pixel); views where the rows are contiguous."""
         layout, (height, width) = LAYOUTS[self.format], (self.height, self.width)

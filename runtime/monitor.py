@@ -24,7 +24,7 @@ from .bundle import Bundle
 from .engines.catalog import AUTO, open_engine
 from .errors import ConfigError, DataError, QueueError
 from .frames import FrameFormat
-from .pipeline import FaultIsolation, FramePipeline, FrameReader
+from .pipeline import Detect, FaultIsolation, FramePipeline, FrameReader
 from .prometheus import Metrics
 from .queue import Queue
 from .queue.record import MAX_NAME, is_name
@@ -68,6 +68,9 @@ class Monitor:
         device_id: stands in every record. None: made once for a queue and kept in it; without a queue the host's name.
         roi: a fixed region (x0, y0, x1, y1) in which the person is, such as a seat.
         track: follow the person by their own poses. With neither, and no box in a call, the whole frame is looked at.
+        detect: like ``track``, and called with a frame while nobody is followed: a detector of the app's own, which
+            returns boxes (N, 4) as x0, y0, x1, y1 in pixels. The largest is looked at first. What it raises is counted
+            and logged, and costs no frame.
         frame_format: ``rgb``, ``bgr``, ``grey``, ``nv12``, ``nv21``, ``i420``, ``yuyv`` or ``uyvy``; of the YUV ones also with
             ``-bt709``.
         camera: name that stands in every record.
@@ -92,6 +95,7 @@ class Monitor:
         *,
         roi: Box | None = None,
         track: bool = False,
+        detect: Detect | None = None,
         frame_format: FrameFormat | str = "rgb",
         camera: str = "",
         public_key: str | Path | None = None,
@@ -109,7 +113,7 @@ class Monitor:
         self._busy = self._closing = False
         meters = Meters()
         counters, faults = meters.counters, FaultIsolation(meters.counters)
-        streams = Streams(self.bundle, camera, roi, track, counters)
+        streams = Streams(self.bundle, camera, roi, track or detect is not None, counters)
         form = FrameFormat.named(frame_format)
         self.device_id, self.camera = device_id or host_name(), camera
         with ExitStack() as made:
@@ -136,7 +140,7 @@ class Monitor:
             }
             reader = FrameReader(opened.engine, form)
             parts.pipeline = FramePipeline(self.bundle, self.trigger, reader, streams, parts.recorder, meters, faults,
-                                           seed)  # fmt: skip
+                                           seed, detect)  # fmt: skip
             parts.metrics = Metrics(parts.stats, metrics_port, metrics_file, counters)
             parts.resources = made.pop_all()
         # After the recorder's own, so that it runs before it: the score log is written as well.

@@ -13,7 +13,7 @@ import logging
 import math
 import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,9 +29,12 @@ from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_fore
 from .logs import RateLimitedLog
 from .recording import FrameRecorder, FrameResult, RegionOfInterest
 from .stats import Counters, Meters
-from .tracking import Streams, given_place
+from .tracking import Box, Stream, Streams, given_place, largest
 from .triggers import Decision, Observation, Policy, Setting, Trigger
 from .types import Engine, FrameTime, Outputs, Timings, Verdict
+
+Detect = Callable[[Any], Any]
+"""Takes a frame as the app gave it, and returns boxes (N, 4) of people, or None."""
 
 NO_DECISION = Decision(keep=False, inclusion_probability=0.0, flagged=False)
 """Where there is no policy, or where it failed."""
@@ -49,15 +52,19 @@ class FramePipeline:
         meters: what is measured and counted.
         faults: where faults after the engine's outputs go.
         seed: of the policy's draws and the drift test's.
+        detect: proposes boxes of people on a frame while nobody is followed.
     """
 
     def __init__(
         self, bundle: Bundle, trigger: Trigger | None, reader: FrameReader, streams: Streams,
         recorder: FrameRecorder | None, meters: Meters, faults: FaultIsolation, seed: int | None,
+        detect: Detect | None = None,
     ) -> None:  # fmt: skip
         of_drift, of_policy = np.random.SeedSequence(seed).spawn(2)
         calibration = bundle.calibration
         self._drift = Drift(calibration.histogram if calibration else None, seed=of_drift)
+        self._detect = detect
+        self._calibrated = calibration is not None
         self._policy: Policy | None = None
         if trigger is not None:
             self._policy = Policy(trigger, Setting(calibration=calibration, rng=np.random.default_rng(of_policy)))
@@ -103,8 +110,23 @@ class FramePipeline:
         """Take a frame and say where to look on it."""
         taken = self._reader.take(frame)
         stream = self._streams.get(name)
-        place = stream.locator.locate(taken.width, taken.height) if box is None else given_place(box)
+        place = (
+            given_place(box)
+            if box is not None
+            else stream.locator.locate(taken.width, taken.height, self._proposal(stream, taken, frame))
+        )
         return RegionOfInterest(stream, taken, place, self._crops.crop_of(place.box_4))
+
+    def _proposal(self, stream: Stream, taken: HostFrame | DeviceFrame, frame: Any) -> Box | None:
+        """Where somebody may be: what the app's detector says while nobody is followed, otherwise where something moves."""
+        try:
+            moved_4 = stream.moved(taken)
+            if self._detect is not None and stream.locator.searching:
+                return largest(self._detect(frame)) or moved_4
+            return moved_4
+        except Exception as error:
+            self._faults.report("detect", error)
+            return None
 
     def _decide(self, region: RegionOfInterest, outputs: Outputs, row: int, frame_time: FrameTime) -> FrameResult:
         """Bring one row of the outputs into the frame, update what is remembered of the stream, and ask the policy."""
@@ -112,7 +134,7 @@ class FramePipeline:
         keypoints_J2.flags.writeable = scores_J.flags.writeable = False
         observation = self._observe(region, keypoints_J2, scores_J, outputs, row, frame_time.policy_s)
         probability = observation.failure_probability
-        occupied = self._is_occupied(region, keypoints_J2, scores_J)
+        occupied = self._is_occupied(region, keypoints_J2, scores_J, probability if self._calibrated else math.nan)
         if occupied:
             try:
                 self._drift.update(probability, observation.time_s)
@@ -160,12 +182,15 @@ class FramePipeline:
         return observation
 
     def _is_occupied(
-        self, region: RegionOfInterest, keypoints_J2: npt.NDArray[np.float32], scores_J: npt.NDArray[np.float32]
-    ) -> bool:
+        self, region: RegionOfInterest, keypoints_J2: npt.NDArray[np.float32], scores_J: npt.NDArray[np.float32],
+        probability: float,
+    ) -> bool:  # fmt: skip
         """Update where the person is; False where a search found nobody."""
         frame = region.frame
         try:
-            return region.stream.locator.update(keypoints_J2, scores_J, region.place, frame.width, frame.height)
+            return region.stream.locator.update(
+                keypoints_J2, scores_J, region.place, frame.width, frame.height, probability
+            )
         except Exception as error:
             self._faults.report("where", error)
             return True

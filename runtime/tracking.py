@@ -12,6 +12,11 @@ The better half, because a person whose legs are hidden is a person; over the go
 high their scores get. A net gives a pose for an empty room too, with lower scores, but not with zeros: a small net trained
 on LSP with 0.2 to 0.45 where people had 0.4 to 0.9.
 
+*What scores do not tell*, two other witnesses do. The calibrated failure probability: a pose that the net itself takes for
+wrong is not believed to be a person for long. And movement: where the picture differs from what it usually is, as behind a
+fixed camera, somebody is likely to be, however badly the net sees them. Such a region is searched first, and a person in it
+is followed even while every pose is wrong: these are the frames that are worth labelling.
+
 Shapes: J joints; boxes are (x0, y0, x1, y1) in frame pixels.
 """
 
@@ -29,6 +34,7 @@ import numpy.typing as npt
 from .bundle import Bundle
 from .crop import FARTHEST_PX, MIN_REGION_PX
 from .errors import ConfigError, DataError
+from .frames import DeviceFrame, HostFrame
 from .queue.record import MAX_NAME, is_name
 from .signals import Signals
 from .stats import Counters
@@ -54,14 +60,19 @@ class Place:
 class Locator(Protocol):
     """Says where the person is on the frames of one stream."""
 
-    def locate(self, width: int, height: int) -> Place:
-        """Where to look on the next frame, of this size in pixels."""
+    @property
+    def searching(self) -> bool:
+        """Whether it is not known where the person is."""
+
+    def locate(self, width: int, height: int, proposal: Box | None = None) -> Place:
+        """Where to look on the next frame, of this size in pixels; somebody may be in ``proposal``."""
 
     def update(
         self, keypoints_J2: npt.NDArray[np.floating], scores_J: npt.NDArray[np.floating], place: Place,
-        width: int, height: int,
+        width: int, height: int, failure_probability: float = math.nan,
     ) -> bool:  # fmt: skip
-        """Learn what was found there: joints in frame pixels and their scores.
+        """Learn what was found there: joints in frame pixels, their scores, and the calibrated probability that they are
+        wrong (NaN where the bundle is not calibrated).
 
         Returns:
             Whether a person is there whose pose can be right or wrong. False for a search that found nobody.
@@ -75,7 +86,9 @@ class WholeFrame:
     margin: float = 1.0
     """The bundle's."""
 
-    def locate(self, width: int, height: int) -> Place:
+    searching = False
+
+    def locate(self, width: int, height: int, proposal: Box | None = None) -> Place:
         """The box whose crop has the frame's longer side."""
         return Place(_window((width - 1) / 2, (height - 1) / 2, max(width, height), self.margin), "whole")
 
@@ -99,7 +112,9 @@ class FixedRegion:
         if not near or not (values[:2] < values[2:]).all():
             raise ConfigError(f"a roi is (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1, got {self.roi!r:.100}")
 
-    def locate(self, width: int, height: int) -> Place:
+    searching = False
+
+    def locate(self, width: int, height: int, proposal: Box | None = None) -> Place:
         """The region; :class:`ConfigError` where it lies outside the frame altogether."""
         x0, y0, x1, y1 = self.roi
         if x0 >= width or y0 >= height or x1 < 0 or y1 < 0:
@@ -139,6 +154,12 @@ class TrackConfig:
     shrink: float = 0.3
     """The same inwards, times the square of the share of confident joints: a person of whom only the shoulders are
     confident is not a person of only shoulders, and would be less so in a crop of them."""
+    wrong: float = 0.8
+    """A pose with at least this failure probability is not believed, unless it lies where something moves."""
+    sure: float = 0.5
+    """A search ends at once at a pose with a lower failure probability; otherwise with the best of all its windows."""
+    supported: float = 0.3
+    """How much of the union of box and proposal their intersection must be for the one to confirm the other."""
     wider: float = 0.1
     """How much longer the box gets for each missed frame: a person who is missed has moved, or the box is too tight."""
     windows: tuple[float, ...] = (1.0, 0.67)
@@ -146,7 +167,8 @@ class TrackConfig:
     within it: a net sees more people in black bars than in any furniture."""
 
     def __post_init__(self) -> None:
-        shares = (self.find, self.keep, self.doubt, self.joint, self.shrink, self.grow, *self.windows)
+        shares = (self.find, self.keep, self.doubt, self.joint, self.shrink, self.grow, self.wrong, self.sure,
+                  self.supported, *self.windows)  # fmt: skip
         if not all(0 < value <= 1 for value in shares) or self.keep > self.find:
             raise ConfigError(f"track: all shares must be in (0, 1] and keep at most find, got {self}")
         if not self.patience >= 1 or not 0 <= self.wider <= 1:
@@ -163,6 +185,12 @@ class TrackState:
     """Frames without a confident pose, in a row."""
     looked: int = 0
     """Search windows since the person was lost."""
+    proposed: bool = False
+    """Whether the last window was a proposal: proposals and windows take turns."""
+    best_4: Box | None = None
+    """The least doubtful pose of this round of windows that might be a person, ..."""
+    best: float = math.inf
+    """... and its failure probability."""
 
 
 class Tracker:
@@ -179,18 +207,29 @@ class Tracker:
             raise ConfigError(f"track: margin must be at least 1 and typical above 0, got {margin} and {typical}")
         self.margin, self.typical, self.config = margin, typical, config or TrackConfig()
         self.state = TrackState()
+        self._proposal: Box | None = None
 
-    def locate(self, width: int, height: int) -> Place:
-        """The followed person's box, or the next search window."""
+    @property
+    def searching(self) -> bool:
+        """Whether nobody is followed."""
+        return self.state.box_4 is None
+
+    def locate(self, width: int, height: int, proposal: Box | None = None) -> Place:
+        """The followed person's box; without one the proposal and the next search window in turn."""
         state, config = self.state, self.config
+        self._proposal = proposal
         if state.box_4 is not None:
             return Place(_scaled(state.box_4, 1 + config.wider * state.missed, width, height), "track")
+        if proposal is not None and not state.proposed:
+            self.state = replace(state, proposed=True)
+            return Place(proposal, "search")
+        self.state = replace(state, proposed=False)
         windows = search_windows(width, height, config.windows, self.margin)
         return Place(windows[state.looked % len(windows)], "search")
 
     def update(
         self, keypoints_J2: npt.NDArray[np.floating], scores_J: npt.NDArray[np.floating], place: Place,
-        width: int, height: int,
+        width: int, height: int, failure_probability: float = math.nan,
     ) -> bool:  # fmt: skip
         """Follow, find or lose the person. Frames on which a followed person is missed count as theirs."""
         state, config, confidence_J = self.state, self.config, scores_J / self.typical
@@ -201,17 +240,98 @@ class Tracker:
         if place.source == "box":  # believed whatever the pose, and so is the person in it
             self.state = TrackState(seen_4 or _scaled(place.box_4, 1.0, width, height))
         elif place.source != "track":
-            found = seen_4 and confidence >= config.find
-            self.state = TrackState(seen_4) if found else replace(state, looked=state.looked + 1)
+            found_4 = seen_4 if confidence >= config.find else None
+            self.state = self._searched(found_4, failure_probability, width, height)
         else:
             missed, box_4 = state.missed + 1, state.box_4
             if seen_4 is not None:
-                missed = state.missed + config.doubt if confidence < config.find else 0.0
+                doubtful = confidence < config.find or failure_probability >= config.wrong
+                missed = state.missed + config.doubt if doubtful and not self._is_supported(seen_4) else 0.0
                 # From where was looked, not from the box before it was widened: a view that works is kept.
                 shrink = config.shrink * float((confidence_J >= config.joint).mean()) ** 2
                 box_4 = _moved(place.box_4, seen_4, config.grow, shrink)
             self.state = TrackState(box_4, missed) if missed < config.patience else TrackState()
         return place.source != "search" or self.state.box_4 is not None
+
+    def _searched(self, found_4: Box | None, probability: float, width: int, height: int) -> TrackState:
+        """What is known after one more window, in which ``found_4`` may be a person."""
+        state, config = self.state, self.config
+        if found_4 is not None:
+            if not probability >= config.sure or self._is_supported(found_4):  # NaN says nothing against it
+                return TrackState(found_4)
+            if probability < min(state.best, config.wrong):
+                state = replace(state, best_4=found_4, best=probability)
+        if state.proposed:
+            return state
+        looked = state.looked + 1
+        if looked % len(search_windows(width, height, config.windows, self.margin)):
+            return replace(state, looked=looked)
+        return TrackState(state.best_4, looked=looked)
+
+    def _is_supported(self, box_4: Box) -> bool:
+        """Whether the proposal says as well that somebody is there."""
+        return self._proposal is not None and _overlap(box_4, self._proposal) >= self.config.supported
+
+
+class Movement:
+    """Where the picture of a fixed camera differs from what it usually is.
+
+    The usual picture is a running mean, which follows fast where nothing happens (light changes) and slowly where
+    something does (a person who stands still stays visible for a minute). When most of the picture differs, the camera
+    has moved or the light has changed, and it starts anew.
+
+    Shapes: h w thumbnail.
+    """
+
+    LONGEST = 96
+    """Pixels of the thumbnail's longer side."""
+    LEVELS = 25.0
+    """A pixel that differs by more has changed."""
+    FAST = 0.05
+    """Share of the way to the present picture in one frame, where nothing has changed."""
+    SLOW = 0.02
+    """Levels in one frame where something has: a thousand frames until a person who stands still is furniture."""
+    LEAST, MOST = 0.005, 0.5
+    """Share of the pixels that must have changed for somebody to be there, and for the whole picture to be another."""
+
+    def __init__(self) -> None:
+        self._usual_hw: npt.NDArray[np.float32] | None = None
+
+    def __call__(self, thumbnail_hw: npt.NDArray[np.uint8]) -> Box | None:
+        """Take the next picture; the box of the largest change in pixels of the thumbnail, or None."""
+        now_hw = thumbnail_hw.astype(np.float32)
+        if self._usual_hw is None or self._usual_hw.shape != now_hw.shape:
+            self._usual_hw = now_hw
+            return None
+        change_hw = now_hw - self._usual_hw
+        change_hw -= np.median(change_hw[::2, ::2])  # a camera that adapts its exposure changes every pixel alike
+        changed_hw = np.abs(change_hw) > self.LEVELS
+        share = float(changed_hw.mean())
+        if share > self.MOST:
+            self._usual_hw = now_hw
+            return None
+        towards_hw = now_hw - self._usual_hw
+        self._usual_hw += np.where(
+            changed_hw, np.float32(self.SLOW) * np.sign(towards_hw), np.float32(self.FAST) * towards_hw
+        )
+        columns = _largest_run(changed_hw.sum(axis=0))
+        if columns is None:
+            return None
+        left, right = columns
+        rows = _largest_run(changed_hw[:, left:right].sum(axis=1))
+        if rows is None or changed_hw[rows[0] : rows[1], left:right].sum() < self.LEAST * changed_hw.size:
+            return None
+        return (float(left), float(rows[0]), float(right - 1), float(rows[1] - 1))
+
+
+def _largest_run(counts_N: npt.NDArray[np.integer]) -> tuple[int, int] | None:
+    """Start and end of the run of counts above one with the largest sum; gaps of two are part of a run."""
+    places = np.flatnonzero(counts_N > 1)
+    if not len(places):
+        return None
+    runs = np.split(places, np.flatnonzero(np.diff(places) > 3) + 1)
+    best = max(runs, key=lambda run: int(counts_N[run].sum()))
+    return int(best[0]), int(best[-1]) + 1
 
 
 def pose_confidence(scores_J: npt.NDArray[np.floating]) -> float:
@@ -269,6 +389,15 @@ def _scaled(box_4: Box, factor: float, width: int, height: int) -> Box:
             within(y1 + more_y, height))  # fmt: skip
 
 
+def _overlap(one_4: Box, other_4: Box) -> float:
+    """Intersection over union."""
+    wide = min(one_4[2], other_4[2]) - max(one_4[0], other_4[0])
+    high = min(one_4[3], other_4[3]) - max(one_4[1], other_4[1])
+    both = max(wide, 0.0) * max(high, 0.0)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one_4, other_4))
+    return both / (areas - both) if areas > both else 0.0
+
+
 def search_windows(width: int, height: int, shares: tuple[float, ...], margin: float) -> list[Box]:
     """Where to search: the whole frame, then squares that overlap by half or more, row by row."""
     windows = [_window((width - 1) / 2, (height - 1) / 2, max(width, height), margin)]
@@ -304,6 +433,19 @@ class Stream:
     """As records have it: the Monitor's camera, then the name."""
     locator: Locator
     signals: Signals
+    movement: Movement | None = None
+    """Where somebody moves; None where nobody is searched for."""
+
+    def moved(self, frame: HostFrame | DeviceFrame) -> Box | None:
+        """Where something moves on a frame; None where nothing does, or where it cannot be seen: frames on a GPU stay there."""
+        if self.movement is None or not isinstance(frame, HostFrame):
+            return None
+        thumbnail_hw, step = frame.thumbnail(Movement.LONGEST)
+        moved_4 = self.movement(thumbnail_hw)
+        if moved_4 is None:
+            return None
+        x0, y0, x1, y1 = (value * step for value in moved_4)
+        return (x0, y0, x1 + step - 1, y1 + step - 1)
 
 
 class Streams:
@@ -322,7 +464,7 @@ class Streams:
 
     def __init__(self, bundle: Bundle, camera: str, roi: Box | None, track: bool, counters: Counters) -> None:
         self._camera, self._skeleton, self._counters = camera, bundle.skeleton, counters
-        self._new_locator = _locators(bundle, roi, track)
+        self._new_locator, self._moving = _locators(bundle, roi, track), track
         self._known: OrderedDict[str, Stream] = OrderedDict()
 
     def get(self, name: str) -> Stream:
@@ -336,7 +478,8 @@ class Streams:
             raise DataError(
                 f"a stream's name, behind the camera's, has at most {MAX_NAME} printable letters, got {camera!r:.100}"
             )
-        stream = self._known[name] = Stream(name, camera, self._new_locator(), Signals(self._skeleton))
+        stream = self._known[name] = Stream(name, camera, self._new_locator(), Signals(self._skeleton),
+                                            Movement() if self._moving else None)  # fmt: skip
         if len(self._known) > MOST_STREAMS:
             self._known.popitem(last=False)
             self._counters.add("forgotten_streams_total")
@@ -353,6 +496,21 @@ def _locators(bundle: Bundle, roi: Box | None, track: bool) -> Callable[[], Loca
         return lambda: Tracker(margin=margin, typical=typical)
     fixed = WholeFrame(margin) if roi is None else FixedRegion(roi)
     return lambda: fixed
+
+
+def largest(boxes: Any) -> Box | None:
+    """The largest of the boxes that a detector gave, (N, 4) or (4,); None of none. :class:`DataError` for anything else."""
+    if boxes is None or len(boxes) == 0:
+        return None
+    try:
+        boxes_N4 = np.atleast_2d(np.asarray(boxes, dtype=np.float64))[:, :4]
+        x0_N, y0_N, x1_N, y1_N = boxes_N4.T
+    except (TypeError, ValueError, IndexError):
+        raise DataError(f"detect= returns boxes (N, 4) as x0, y0, x1, y1 in pixels, got {str(boxes)[:100]}") from None
+    x0, y0, x1, y1 = boxes_N4[int(np.argmax((x1_N - x0_N) * (y1_N - y0_N)))].tolist()
+    if not (x0 < x1 and y0 < y1) or not np.abs(boxes_N4).max() <= FARTHEST_PX:
+        raise DataError(f"detect= returns boxes (N, 4) as x0, y0, x1, y1 in pixels, got {str(boxes)[:100]}")
+    return (x0, y0, x1, y1)
 
 
 def given_place(box: Any) -> Place:

@@ -25,6 +25,7 @@ from hypothesis.extra import numpy as arrays
 from alpose import runtime
 from alpose.runtime import Bundle, Control, Monitor, Queue, Threshold
 from alpose.runtime.errors import AlposeError, ConfigError, DataError, WrongAnswerError
+from alpose.runtime.stats import Count
 
 from ..fakes import scripted as fakes
 
@@ -128,6 +129,27 @@ def test_a_person_who_was_found_is_followed_each_stream_on_its_own(make: Make) -
     monitor = make(engine=engine, track=True)
     places = [[one.place for one in monitor.batch([frame(), frame()], streams=["left", "right"])] for _ in range(3)]
     assert places == [["search", "search"], ["track", "search"], ["track", "search"]]
+
+
+def test_a_detector_of_the_apps_proposes_where_to_look_until_somebody_is_followed(make: Make) -> None:
+    far = np.array([[2.0, 2.0], [12.0, 2.0], [12.0, 12.0]], dtype=np.float32)
+    shown: list[Frame] = []
+
+    def detect(pixels: Frame) -> list[tuple[float, float, float, float]]:
+        shown.append(pixels)
+        return [BOX, (0.0, 0.0, 5.0, 5.0)]
+
+    engine = Scripted(lambda number: {"keypoints": far, "scores": 0.95, "failure_probability": 0.1})
+    monitor = make(engine=engine, detect=detect)
+    first, second = monitor(frame()), monitor(frame())
+    assert (first.place, first.box, second.place) == ("search", BOX, "track")
+    assert len(shown) == 1, "the detector is not called for a person who is followed"
+
+
+def test_a_detector_that_fails_costs_no_frame(make: Make) -> None:
+    monitor = make(detect=lambda pixels: 1 / 0)
+    assert monitor(frame()).place == "search"
+    assert monitor.stats().counts[Count("internal_errors_total", (("where", "detect"),))] == 1
 
 
 @pytest.mark.parametrize(

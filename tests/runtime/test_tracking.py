@@ -19,11 +19,13 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.tracking import (
     Box,
     FixedRegion,
+    Movement,
     Place,
     TrackConfig,
     Tracker,
     TrackState,
     WholeFrame,
+    largest,
     pose_box,
     pose_confidence,
     search_windows,
@@ -321,6 +323,106 @@ def test_limits_that_make_no_sense_are_an_error(change: dict[str, object]) -> No
 def test_a_track_of_no_margin_is_an_error(margin: float, usual: float) -> None:
     with pytest.raises(ConfigError, match="track"):
         Tracker(margin=margin, typical=usual)
+
+
+# --- proposals and doubts
+
+
+def test_a_proposal_is_searched_in_turn_with_the_windows() -> None:
+    track, windows = Tracker(margin=MARGIN), search_windows(WIDTH, HEIGHT, TrackConfig().windows, MARGIN)
+    places = []
+    for _ in range(4):
+        place = track.locate(WIDTH, HEIGHT, PERSON)
+        track.update(*Room(person=None).look(place), place, WIDTH, HEIGHT)
+        places.append(place)
+
+    assert [place.box_4 for place in places] == [PERSON, windows[0], PERSON, windows[1]]
+    assert {place.source for place in places} == {"search"}
+
+
+def test_a_pose_that_the_net_takes_for_wrong_is_not_followed_for_long() -> None:
+    track = Tracker(margin=MARGIN)
+    track.state = TrackState(PERSON)
+    for _ in range(math.ceil(track.config.patience / track.config.doubt)):
+        place = track.locate(WIDTH, HEIGHT)
+        assert place.source == "track"
+        track.update(*Room().look(place), place, WIDTH, HEIGHT, 0.95)
+
+    assert track.locate(WIDTH, HEIGHT).source == "search"
+
+
+def test_where_somebody_moves_a_wrong_pose_is_followed_on() -> None:
+    track = Tracker(margin=MARGIN)
+    track.state = TrackState(PERSON)
+    for _ in range(60):
+        place = track.locate(WIDTH, HEIGHT, PERSON)
+        track.update(*Room().look(place), place, WIDTH, HEIGHT, 0.95)
+
+    assert track.locate(WIDTH, HEIGHT, PERSON).source == "track"
+
+
+def test_a_search_takes_the_least_doubtful_pose_of_its_round() -> None:
+    track = Tracker(margin=MARGIN)
+    windows = search_windows(WIDTH, HEIGHT, track.config.windows, MARGIN)
+    scores_J = np.full(JOINTS, 0.8, np.float32)
+    for number in range(len(windows)):
+        assert track.searching
+        place = track.locate(WIDTH, HEIGHT)
+        at = (50.0 * number, 20.0, 50.0 * number + 40, 120.0)
+        track.update(joints_in(at), scores_J, place, WIDTH, HEIGHT, 0.6 if number == 2 else 0.75)
+
+    assert iou(track.locate(WIDTH, HEIGHT).box_4, (100.0, 20.0, 140.0, 120.0)) > 0.99
+
+
+def test_a_round_in_which_every_pose_is_wrong_finds_nobody() -> None:
+    track = Tracker(margin=MARGIN)
+    for _ in range(40):
+        place = track.locate(WIDTH, HEIGHT)
+        assert not track.update(*Room().look(place), place, WIDTH, HEIGHT, 0.9)
+
+
+def picture(person: Box | None, light: int = 0, shift: int = 0) -> npt.NDArray[np.uint8]:
+    """A room of 96 x 54, with somebody in it."""
+    room = np.tile(np.linspace(60, 160, 96).astype(int), (54, 1))
+    room = np.roll(room + light, shift, axis=1)
+    if person is not None:
+        x0, y0, x1, y1 = (int(value) for value in person)
+        room[y0:y1, x0:x1] = 20
+    noise = np.random.default_rng(0).integers(-4, 5, room.shape)
+    return np.clip(room + noise, 0, 255).astype(np.uint8)
+
+
+def test_somebody_who_comes_in_is_where_the_picture_changes() -> None:
+    movement, person = Movement(), (40.0, 10.0, 56.0, 50.0)
+    assert all(movement(picture(None)) is None for _ in range(10))
+    for _ in range(300):  # they stand still, and stay visible
+        found = movement(picture(person))
+        assert found is not None
+        assert iou(found, person) > 0.8
+    assert movement(picture(None)) is None, "they have left, and left nothing behind"
+
+
+def test_light_and_a_camera_that_moves_are_not_somebody() -> None:
+    movement = Movement()
+    movement(picture(None))
+    assert all(movement(picture(None, light=step)) is None for step in range(0, 60, 10))
+    assert movement(picture(None, shift=48)) is None
+    assert movement(picture(None, shift=48)) is None
+
+
+@pytest.mark.parametrize(
+    ("boxes", "wanted"),
+    [(None, None), ([], None), ([[0, 0, 10, 10], [5, 5, 40, 50]], (5, 5, 40, 50)), ((1, 2, 3, 4), (1, 2, 3, 4)),
+     ([[1, 2, 3, 4, 0.9]], (1, 2, 3, 4))],
+)  # fmt: skip
+def test_the_largest_box_of_a_detector_is_proposed(boxes: object, wanted: Box | None) -> None:
+    assert largest(boxes) == wanted
+
+
+@pytest.mark.parametrize("boxes", [[[1, 2, 3]], ["a"], [[3, 2, 1, 4]], [[0, 0, math.nan, 4]]])
+def test_what_is_not_a_box_is_an_error(boxes: object) -> None:
+    with pytest.raises(DataError, match="detect="):
+        largest(boxes)
 
 
 def test_a_box_of_nan_is_an_error_where_it_is_cut() -> None:
