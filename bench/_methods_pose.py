@@ -30,8 +30,8 @@ from alpose.trainer.data.records import ImageFiles, PoseData
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.feed import Feed
-from alpose.trainer.heatmaps import draw, find_peaks, to_cells
-from alpose.trainer.methods.gaussian_heads import APART, Over, skeleton_likelihood
+from alpose.trainer.heatmaps import draw, to_cells
+from alpose.trainer.methods.gaussian_heads import APART, Over, find_peaks, skeleton_likelihood
 from alpose.trainer.models.auxiliary import tree_of
 from alpose.trainer.models.hourglass import STRIDE
 

@@ -192,30 +192,6 @@ def _peak_entropy(maps_QHW: Tensor, temperature: float, rule: PeakRule) -> Tenso
     return -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum(dim=1)
 
 
-def find_peaks(
-    heatmaps_BJHW: Tensor, num_peaks: int, *, min_distance: int, exclude_border: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The highest peaks of each map: cells (B, J, P, 2) as (x, y), and ln softmax of their heights (B, J, P).
-
-    A peak is the highest cell within ``min_distance`` cells in both axes. Places without a peak weigh ln 0 = -inf. A map
-    without any (flat, or all of them within ``min_distance`` of an edge that is excluded) has one: its highest cell,
-    the first of equals, so that a person cut off by the frame is judged like everybody.
-    """
-    if num_peaks < 1 or min_distance < 0:
-        raise ConfigError(f"peaks: at least 1 and a distance of at least 0, got {num_peaks} and {min_distance}")
-    maps_QHW = heatmaps_BJHW.float().flatten(0, 1)
-    border = min_distance if exclude_border else 0
-    peaks = _find_peaks(maps_QHW, maps_QHW.amin(dim=(1, 2)), min_distance, border, num_peaks, merge=False)
-    value_QP = maps_QHW.new_full((len(maps_QHW), num_peaks), -torch.inf)
-    value_QP[:, 0] = 0.0
-    place_QP = maps_QHW.flatten(1).argmax(dim=1, keepdim=True).repeat(1, num_peaks)
-    rank_K = peaks.rank()
-    value_QP[peaks.map_K, rank_K], place_QP[peaks.map_K, rank_K] = peaks.value_K, peaks.cell_K
-    cells_QP2 = torch.stack([place_QP % maps_QHW.shape[2], place_QP // maps_QHW.shape[2]], dim=2).float()
-    shape = heatmaps_BJHW.shape[:2]
-    return cells_QP2.unflatten(0, shape), functional.log_softmax(value_QP, dim=1).unflatten(0, shape)
-
-
 class _Cells(NamedTuple):
     """Cells of many maps, those of one map together; of tiles the first cell, and the highest value."""
 

@@ -105,7 +105,7 @@ class Keypoint_ParallelWrapper:
         assert vl4pose_config["num_peaks"] == 1
 
     def __getitem__(self, i):
-        from alpose.trainer.heatmaps import find_peaks
+        from alpose.trainer.methods.gaussian_heads import find_peaks
 
         maps = torch.from_numpy(self.hm[i])[None]
         at = find_peaks(maps, 1, min_distance=self.edge, exclude_border=True)[0][0, :, 0].numpy()

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..heatmaps import decode, find_peaks
+from alpose.runtime.errors import ConfigError
+
+from ..heatmaps import decode
 from ..models.auxiliary import AuxiliaryConfig, AuxiliaryHead, Links
 from ..models.hourglass import Features
 from .options import ScoreOptions
@@ -165,6 +167,47 @@ def score(head: AuxiliaryHead, features: Features, heatmaps_BJHW: Tensor, option
     cells_BJP2, log_weight_BJP = find_peaks(heatmaps_BJHW, count, min_distance=apart, exclude_border=config.official)
     over: Over = "official-sum" if config.official else "expected"
     return -skeleton_likelihood(cells_BJP2, log_weight_BJP, said, config.links, over=over)
+
+
+def find_peaks(
+    heatmaps_BJHW: Tensor, num_peaks: int, *, min_distance: int, exclude_border: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The highest peaks of each map: cells (B, J, P, 2) as (x, y), and ln softmax of their heights (B, J, P).
+
+    A peak is the highest cell within ``min_distance`` cells in both axes. Places without a peak weigh ln 0 = -inf. A map
+    without any (flat, or all of them within ``min_distance`` of an edge that is excluded) has one: its highest cell,
+    the first of equals, so that a person cut off by the frame is judged like everybody.
+    """
+    if num_peaks < 1 or min_distance < 0:
+        raise ConfigError(f"peaks: at least 1 and a distance of at least 0, got {num_peaks} and {min_distance}")
+    maps_MHW = heatmaps_BJHW.float().flatten(0, 1)
+    height, width = maps_MHW.shape[1:]
+    window = _highest_near(_highest_near(maps_MHW, min_distance, 1), min_distance, 2)
+    is_peak = (maps_MHW == window) & (maps_MHW > maps_MHW.amin(dim=(1, 2), keepdim=True))
+    if exclude_border and min_distance:
+        inside = torch.zeros_like(is_peak)
+        inside[:, min_distance : height - min_distance, min_distance : width - min_distance] = True
+        is_peak &= inside
+    candidates_MK = maps_MHW.masked_fill(~is_peak, -torch.inf).flatten(1)
+    value_MP, place_MP = candidates_MK.topk(min(num_peaks, height * width), dim=1)
+    none_M = value_MP[:, 0] == -torch.inf
+    value_MP[:, 0] = value_MP[:, 0].masked_fill(none_M, 0.0)
+    place_MP[:, 0] = torch.where(none_M, maps_MHW.flatten(1).argmax(dim=1), place_MP[:, 0])
+    cells_MP2 = torch.stack([place_MP % width, place_MP // width], dim=2).float()
+    shape = heatmaps_BJHW.shape[:2]
+    return cells_MP2.unflatten(0, shape), functional.log_softmax(value_MP, dim=1).unflatten(0, shape)
+
+
+def _highest_near(maps: Tensor, reach: int, dim: int) -> Tensor:
+    """Highest within ``reach`` of each cell along an axis: windows of 1, 2, 4, … cells, then the rest."""
+    edge = maps.new_full([reach if axis == dim else size for axis, size in enumerate(maps.shape)], -torch.inf)
+    highest, width, whole = torch.cat([edge, maps, edge], dim=dim), 1, 2 * reach + 1
+    while width < whole:
+        step = min(width, whole - width)
+        kept = highest.shape[dim] - step
+        highest = torch.maximum(highest.narrow(dim, 0, kept), highest.narrow(dim, step, kept))
+        width += step
+    return highest
 
 
 def skeleton_likelihood(

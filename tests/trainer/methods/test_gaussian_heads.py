@@ -25,10 +25,10 @@ from alpose.trainer.checkpoint import PoseModel, new_auxiliary
 from alpose.trainer.data.catalog import Sizes, open_dataset
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import DeviceContext
-from alpose.trainer.heatmaps import draw, find_peaks
+from alpose.trainer.heatmaps import draw
 from alpose.trainer.methods.catalog import heads_of
 from alpose.trainer.methods.committee import bootstrap_weights, committee_loss, disagreement
-from alpose.trainer.methods.gaussian_heads import aleatoric_loss, link_loss, skeleton_likelihood
+from alpose.trainer.methods.gaussian_heads import aleatoric_loss, find_peaks, link_loss, skeleton_likelihood
 from alpose.trainer.models.auxiliary import AuxiliaryConfig, tree_of
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.presets import preset
