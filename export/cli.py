@@ -61,6 +61,8 @@ _PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exist
     metavar="lsp|lspet|mpii|synthetic|synthetic-hard|FOLDER",
     help="Labelled people that trained nothing. [default: the test part of the model's own dataset]",
 )
+@click.option("--flip-pairs", metavar="LEFT:RIGHT,...",
+              help="Joints that change places in a mirror, by name or number from 1. [default: as trained]")  # fmt: skip
 @click.option(
     "--data-root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -91,7 +93,8 @@ _PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exist
     "--cache", type=click.Path(path_type=Path, file_okay=False), envvar="ALPOSE_CACHE", help="Where crops are cached."
 )
 def bundle(
-    checkpoint: Path, out: Path, precision: Any, head: Any, calibration: str | None, data_root: Path | None,
+    checkpoint: Path, out: Path, precision: Any, head: Any, calibration: str | None, flip_pairs: str | None,
+    data_root: Path | None,
     failure: Any, failure_limit: float | None, also: tuple[str, ...], previous: Path | None, sign_key: Path | None,
     replace: bool, cache: Path | None,
 ) -> None:  # fmt: skip
@@ -102,7 +105,7 @@ def bundle(
 
     made = export_checkpoint(
         checkpoint, out, config=ExportConfig(precision=precision, failure=Failure(failure, failure_limit)), head=head,
-        calibration=calibration, data_root=data_root, also=also, previous=previous, sign_key=sign_key, replace=replace,
+        calibration=calibration, flip_pairs=flip_pairs, data_root=data_root, also=also, previous=previous, sign_key=sign_key, replace=replace,
         cache=cache or default_cache(),
     )  # fmt: skip
     click.echo(str(made))

@@ -8,6 +8,7 @@ Shapes: N people, S crop side, J joints, G golden frames.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import tempfile
 import time
@@ -28,7 +29,7 @@ from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, Precision, tenso
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import from_json, to_json
-from alpose.runtime.skeleton import Skeleton
+from alpose.runtime.skeleton import Skeleton, with_flip_pairs
 from alpose.runtime.types import Outputs
 from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import PoseModel
@@ -85,6 +86,7 @@ def export_checkpoint(
     config: ExportConfig | None = None,
     head: HeadName | None = None,
     calibration: str | None = None,
+    flip_pairs: str | None = None,
     data_root: Path | None = None,
     also: Sequence[str] = (),
     previous: Path | None = None,
@@ -100,6 +102,7 @@ def export_checkpoint(
         config: precision, definition of failure, limits.
         head: which loss head; the first of ``PREFERRED`` that the checkpoint has, unless named.
         calibration: a dataset by name or folder; the test part of the model's own unless named.
+        flip_pairs: joints that change places in a mirror, in place of those the model was trained with.
         data_root: where datasets are.
         also: more labelled people, on which the card shows what the thresholds do.
         previous: an older bundle, whose calibration the card shows on the same people.
@@ -108,6 +111,8 @@ def export_checkpoint(
         cache: for crops.
     """
     model = checkpoint.load(path)
+    if flip_pairs is not None:
+        model = dataclasses.replace(model, skeleton=with_flip_pairs(model.skeleton, flip_pairs))
     graph = MonitorGraph.from_model(model, head or _best_head(model, path))
     name = calibration or model.facts.get("dataset")
     if not name:

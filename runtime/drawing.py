@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .skeleton import Skeleton
+from .skeleton import Skeleton, is_left
 
 Image = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -126,13 +126,9 @@ def side_colours(skeleton: Skeleton) -> tuple[Colour, ...]:
     """A colour for each joint by the side of the person; joints that have no mirrored partner are in the middle."""
     colours = [MIDDLE] * len(skeleton)
     for a, b in skeleton.flip_pairs:
-        left, right = (a, b) if _is_left(skeleton.joints[a]) or not _is_left(skeleton.joints[b]) else (b, a)
+        left, right = (a, b) if is_left(skeleton.joints[a]) or not is_left(skeleton.joints[b]) else (b, a)
         colours[left], colours[right] = LEFT, RIGHT
     return tuple(colours)
-
-
-def _is_left(name: str) -> bool:
-    return name.lower().startswith(("l_", "l-")) or "left" in name.lower()
 
 
 def _part(image_HW3: Image, x0: float, y0: float, x1: float, y1: float) -> tuple[Image, int, int] | None:

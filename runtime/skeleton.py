@@ -5,7 +5,9 @@ Shapes: J joints, L links, P pairs.
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,15 +68,87 @@ class Skeleton:
         return fields_from_json(cls, value, where)
 
 
+SIDES = (
+    ("left", "right"), ("l", "r"), ("lt", "rt"), ("lft", "rgt"), ("lh", "rh"), ("gauche", "droite"), ("gauche", "droit"),
+    ("links", "rechts"), ("linke", "rechte"), ("linker", "rechter"), ("linkes", "rechtes"), ("izquierda", "derecha"),
+    ("izquierdo", "derecho"), ("esquerda", "direita"), ("esquerdo", "direito"), ("sinistra", "destra"),
+    ("sinistro", "destro"), ("sx", "dx"), ("hidari", "migi"), ("左", "右"),
+)  # fmt: skip
+"""What left and right are called in joint names."""
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+|\d+")
+
+
 def flip_pairs_by_name(joints: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """Pairs of joints whose names differ only in left and right (``left_knee``/``right_knee``, ``l_hip``/``r_hip``)."""
-    place = {name.lower(): index for index, name in enumerate(joints)}
-    pairs = []
-    for name, index in place.items():
-        partner = re.sub(r"(^|[^a-z])l(eft)?(?=[^a-z]|$)", lambda m: m[1] + ("right" if m[2] else "r"), name)
-        if partner != name and partner in place:
-            pairs.append((min(index, place[partner]), max(index, place[partner])))
+    """Return pairs of joints whose names differ only in left and right.
+
+    Whatever the spelling: ``left_knee``, ``knee.L``, ``LeftKnee``, ``LKnee``, ``leftknee``, ``kneel``, ``genou_gauche``.
+    A name is a pair only with its partner: ``lip`` alone has no side.
+    """
+    words = [tuple(word.lower() for word in _WORD.findall(name)) for name in joints]
+    place = {"".join(parts): joint for joint, parts in enumerate(words)}
+    pairs: set[tuple[int, int]] = set()
+    paired: set[int] = set()
+    for loosely in (False, True):  # the last letter of ``heel`` is a side only where nothing plainer is
+        for joint, parts in enumerate(words):
+            for swapped in _other_side(parts, loosely):
+                partner = place.get(swapped, joint)
+                if partner != joint and not {joint, partner} & paired:
+                    pairs.add((min(joint, partner), max(joint, partner)))
+                    paired |= {joint, partner}
     return tuple(sorted(pairs))
+
+
+def is_left(joint: str) -> bool:
+    """Return whether the first side that a joint's name tells is left."""
+    words = [word.lower() for word in _WORD.findall(joint)]
+    for word in words:
+        for left, right in SIDES:
+            if word in (left, right) or (_is_long(left) and (left in word or right in word)):
+                return left in word
+    return "l" in (joint[:1].lower(), joint[-1:].lower())
+
+
+def _is_long(side: str) -> bool:
+    """Whether a word for a side may be a part of another word."""
+    return len(side) > 3 or not side.isascii()
+
+
+def _other_side(words: tuple[str, ...], loosely: bool) -> Iterator[str]:
+    """Yield what the mirrored joint may be called, all its sides swapped at once."""
+    name = "".join(words)
+    for left, right in SIDES:
+        swap = {left: right, right: left}
+        if loosely:
+            if len(left) == 1 and len(name) > 3:
+                yield swap.get(name[0], name[0]) + name[1:]
+                yield name[:-1] + swap.get(name[-1], name[-1])
+        elif any(word in swap for word in words):
+            yield "".join(swap.get(word, word) for word in words)
+        elif _is_long(left) and (left in name or right in name):
+            yield "".join(swap.get(part, part) for part in re.split(f"({left}|{right})", name))
+
+
+def with_flip_pairs(skeleton: Skeleton, pairs: str | Sequence[Sequence[str | int]]) -> Skeleton:
+    """Return a skeleton with stated pairs: ``leftear:rightear,2:3`` or pairs of names; numbers count joints from 1.
+
+    ``none`` states that there are none.
+    """
+    if isinstance(pairs, str):
+        pairs = [] if pairs == "none" else [pair.split(":") for pair in pairs.split(",")]
+    found = []
+    for pair in pairs:
+        joints = [_joint(skeleton, str(joint).strip()) for joint in pair] if isinstance(pair, list | tuple) else []
+        if len(joints) != 2 or joints[0] == joints[1]:
+            raise DataError(f"flip pairs: {pair!r} is not two joints of {skeleton.name!r}; write LEFT:RIGHT,LEFT:RIGHT")
+        found.append((joints[0], joints[1]))
+    return dataclasses.replace(skeleton, flip_pairs=tuple(found))
+
+
+def _joint(skeleton: Skeleton, joint: str) -> int:
+    if joint not in skeleton.joints and joint.isdecimal() and 1 <= int(joint) <= len(skeleton):
+        return int(joint) - 1
+    return skeleton.index(joint)
 
 
 # LSP and LSPET count from the right ankle, as seen by the person.

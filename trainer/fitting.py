@@ -18,6 +18,7 @@ from typing import Any
 
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import write_json
+from alpose.runtime.skeleton import Skeleton
 
 from . import checkpoint
 from .checkpoint import PoseModel
@@ -60,6 +61,8 @@ class FitConfig:
     """Share of the images of each folder that has no ``val`` part of its own."""
     old_data: bool = True
     """Whether the people that trained the checkpoint train again: without them it forgets them."""
+    flip_pairs: str | None = None
+    """Joints that change places in a mirror, in place of what their names say: ``leftear:rightear,2:3``."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -85,6 +88,10 @@ class Source:
     name: str
     train: PoseData
     held_out: PoseData
+
+    def with_skeleton(self, skeleton: Skeleton) -> Source:
+        """The same people with the model's links and mirror pairs."""
+        return Source(self.name, self.train.with_skeleton(skeleton), self.held_out.with_skeleton(skeleton))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +151,11 @@ def fit(config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path
     chosen = with_net(preset(config.preset or (old.facts.get("preset", "laptop") if old else "laptop")), config.net)
     if old:
         chosen = with_net_of(chosen, old.pose.config)
-    new = [_source(name, chosen, data_root, config.hold_out) for name in config.data]
+    new = [_source(name, chosen, data_root, config) for name in config.data]
     before = _old_sources(old, chosen, data_root, {source.name for source in new}) if old and config.old_data else []
     sources = [*before, *new]
     model = _fresh(old, chosen, sources, config.seed)
+    sources = [source.with_skeleton(model.skeleton) for source in sources]
     train = prepare(_together([source.train for source in sources]), model.crop, cache)
     bare = replace(model.crop, context=0.0)
     held_out = {source.name: prepare(source.held_out, bare, cache) for source in sources if len(source.held_out)}
@@ -188,9 +196,9 @@ def measure(model: PoseModel, crops: Crops, machine: DeviceContext, what: str) -
     )
 
 
-def _source(name: str, chosen: Preset, data_root: Path | None, hold_out: float) -> Source:
+def _source(name: str, chosen: Preset, data_root: Path | None, config: FitConfig) -> Source:
     """A folder is split by its own parts where it has them, else by image; a benchmark as it always is."""
-    dataset = open_dataset(name, data_root, sizes=chosen.sizes, hold_out=hold_out)
+    dataset = open_dataset(name, data_root, sizes=chosen.sizes, hold_out=config.hold_out, flip_pairs=config.flip_pairs)
     return Source(name, dataset.train, dataset.test)
 
 
@@ -248,11 +256,12 @@ def _fresh(old: PoseModel | None, chosen: Preset, sources: Sequence[Source], see
     if old is None:
         recipe = chosen.recipe
         return checkpoint.new_model(recipe.net.config(len(skeleton)), skeleton, recipe.crop, recipe.target, seed)
-    if old.skeleton != skeleton:
+    if old.skeleton.joints != skeleton.joints:
         raise ConfigError(f"--from: the checkpoint has the joints of {old.skeleton.name!r}, {sources[-1].name} those of "
                           f"{skeleton.name!r}")  # fmt: skip
     crop = CropConfig(size_px=old.crop.size_px, margin=old.crop.margin, context=chosen.recipe.crop.context)
-    return replace(old, pose=copy.deepcopy(old.pose), heads={}, auxiliary={}, crop=crop, facts={})
+    # Old checkpoints found fewer pairs by name, and a new statement is meant.
+    return replace(old, pose=copy.deepcopy(old.pose), heads={}, auxiliary={}, crop=crop, facts={}, skeleton=skeleton)
 
 
 def _train(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton, flip_pairs_by_name
+from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton, flip_pairs_by_name, is_left, with_flip_pairs
 
 BUILT_IN = pytest.mark.parametrize("skeleton", [LSP, MPII, COCO], ids=lambda s: s.name)
 
@@ -72,6 +72,22 @@ def test_flip_pairs_follow_from_the_names(skeleton: Skeleton) -> None:
         (("l_hip", "r_hip"), {(0, 1)}),
         (("Left Knee", "nose", "Right Knee"), {(0, 2)}),
         (("hip_l", "hip_r"), {(0, 1)}),
+        (("leftear", "rightear"), {(0, 1)}),
+        (("snout", "earL", "earR"), {(1, 2)}),
+        (("LeftShoulder", "RightShoulder"), {(0, 1)}),
+        (("leftShoulder", "right_shoulder"), {(0, 1)}),
+        (("LShoulder", "RShoulder"), {(0, 1)}),
+        (("lshoulder", "rshoulder"), {(0, 1)}),
+        (("shoulder.L", "shoulder.R"), {(0, 1)}),
+        (("forelegL4", "forelegR4"), {(0, 1)}),
+        (("LEFT_EYE", "RIGHT_EYE"), {(0, 1)}),
+        (("kneel", "kneer"), {(0, 1)}),
+        (("oreille_gauche", "oreille_droite"), {(0, 1)}),
+        (("左耳", "右耳"), {(0, 1)}),
+        (("left_eye_left", "left_eye_right", "right_eye_left", "right_eye_right"), {(0, 3), (1, 2)}),
+        (("1", "2", "3"), set()),
+        (("lip", "nose", "rip"), set()),
+        (("upper_left", "lower_left", "lower_right"), {(1, 2)}),
         (("left_eye", "tail"), set()),
         (("ball", "barr"), set()),
     ],
@@ -114,3 +130,21 @@ def test_a_skeleton_that_contradicts_itself_is_an_error(changes: dict[str, Any])
 def test_json_that_is_no_skeleton_is_an_error(value: Any) -> None:
     with pytest.raises(DataError, match="skeleton"):
         Skeleton.from_json(value)
+
+
+def test_stated_pairs_are_names_or_numbers_from_1() -> None:
+    face = Skeleton("face", ("1", "2", "nose", "earA"), (), ())
+    assert with_flip_pairs(face, "nose:earA, 1:2").flip_pairs == ((2, 3), (0, 1))
+    assert with_flip_pairs(Skeleton("x", ("a", "b", "c"), (), ()), [[1, "c"]]).flip_pairs == ((0, 2),)
+    assert with_flip_pairs(LSP, "none").flip_pairs == ()
+    for wrong, words in (("nose", "not two joints"), ("nose:nose", "not two joints"), ("nose:eye", "no joint 'eye'"),
+                         ("nose:earA,nose:1", "in two flip pairs")):  # fmt: skip
+        with pytest.raises(DataError, match=words):
+            with_flip_pairs(face, wrong)
+
+
+@pytest.mark.parametrize(
+    ("joint", "left"), [("left_knee", True), ("lower_right", False), ("kneeL", True), ("RKnee", False)]
+)
+def test_the_side_of_a_joint_is_the_first_that_its_name_tells(joint: str, left: bool) -> None:
+    assert is_left(joint) == left

@@ -18,7 +18,7 @@ import numpy as np
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import write_atomically
-from alpose.runtime.skeleton import Skeleton
+from alpose.runtime.skeleton import Skeleton, flip_pairs_by_name
 
 from ..labels import HIDDEN, Answer, Answers, FindId, Floats, Handout, Ints, Pose, Task
 from .files import LabelFile
@@ -94,13 +94,16 @@ def document(tasks: Sequence[Task], skeleton: Skeleton) -> dict[str, Any]:
 
 def category(skeleton: Skeleton) -> dict[str, Any]:
     """The category of a skeleton, with its own joints; links count from 1."""
-    return {
+    value: dict[str, Any] = {
         "id": CATEGORY_ID,
         "name": CATEGORY,
         "supercategory": "",
         "keypoints": list(skeleton.joints),
         "skeleton": [[a + 1, b + 1] for a, b in skeleton.links],
     }
+    if set(skeleton.flip_pairs) != set(flip_pairs_by_name(skeleton.joints)):
+        value["flip_pairs"] = [[skeleton.joints[a], skeleton.joints[b]] for a, b in skeleton.flip_pairs]
+    return value
 
 
 def flat(keypoints_J2: Any, visibility_J: Any) -> list[float | int]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
+from alpose.runtime.skeleton import Skeleton, with_flip_pairs
 
 from .download import SOURCES, how_to_place
 from .records import Bools, PoseData, hashes, join
@@ -77,6 +78,11 @@ class Dataset:
         mask_N = np.zeros(len(row_N), dtype=np.bool_)
         mask_N[np.random.default_rng([seed, 1]).permutation(len(row_N))[:count]] = True
         return mask_N
+
+    def with_skeleton(self, skeleton: Skeleton) -> Dataset:
+        """Return the same people under a skeleton of the same joints."""
+        return replace(self, train=self.train.with_skeleton(skeleton), test=self.test.with_skeleton(skeleton),
+                       whole=None if self.whole is None else self.whole.with_skeleton(skeleton))  # fmt: skip
 
     def for_calibration(self) -> PoseData:
         """Return who may calibrate: those who test, or everybody of a folder that does not say who tests."""
@@ -177,8 +183,9 @@ register(Reader(name="coco", recognises=_recognises_coco, read=_read_coco, parts
 
 
 def open_dataset(
-    name: str, data_root: Path | None = None, *, sizes: Sizes | None = None, hold_out: float | None = None
-) -> Dataset:
+    name: str, data_root: Path | None = None, *, sizes: Sizes | None = None, hold_out: float | None = None,
+    flip_pairs: str | None = None,
+) -> Dataset:  # fmt: skip
     """Open a dataset by its name, or a folder by its path.
 
     Args:
@@ -187,13 +194,17 @@ def open_dataset(
         sizes: how many people are rendered, of synthetic sets.
         hold_out: the share of the images that tests in a folder without a part for it, by a hash of their names, so
             that a person keeps its side while the folder grows; None draws a fifth of them.
+        flip_pairs: which joints change places in a mirror, in place of what their names say:
+            see :func:`alpose.runtime.skeleton.with_flip_pairs`.
     """
     if opener := _OPENERS.get(name):
-        return opener(data_root, sizes or Sizes())
-    folder = find("coco", data_root) if name == "coco" else Path(name)
-    if not folder.exists():
-        raise ConfigError(f"{name!r} is neither one of {', '.join(NAMES)} nor a folder")
-    return _open_folder(folder, hold_out)
+        dataset = opener(data_root, sizes or Sizes())
+    else:
+        folder = find("coco", data_root) if name == "coco" else Path(name)
+        if not folder.exists():
+            raise ConfigError(f"{name!r} is neither one of {', '.join(NAMES)} nor a folder")
+        dataset = _open_folder(folder, hold_out)
+    return dataset if flip_pairs is None else dataset.with_skeleton(with_flip_pairs(dataset.test.skeleton, flip_pairs))
 
 
 def read_parts(name: str | Path, data_root: Path | None = None, split: str | None = None) -> tuple[PoseData, ...]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import read_json
-from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton, flip_pairs_by_name
+from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton, flip_pairs_by_name, with_flip_pairs
 
 from .records import Person, PoseData, from_people, inside, log_left_out
 
@@ -115,21 +115,22 @@ def stated_sizes(json_path: Path) -> dict[str, tuple[int, int]]:
 
 
 def skeleton_of(category: dict[str, Any], source: Path) -> Skeleton:
-    """The skeleton of a category: joint names, links counted from 1, left and right by name.
+    """The skeleton of a category: joint names, links counted from 1, left and right by name or as ``flip_pairs`` states.
 
-    One whose joint names are those of COCO, LSP or MPII, in order, is that built-in skeleton.
+    ``flip_pairs`` holds pairs of names, or of numbers counted from 1. One whose joint names are those of COCO, LSP or MPII, in order, is that built-in skeleton.
     """
     try:
         joints = tuple(str(joint) for joint in category["keypoints"])
         for known in (COCO, LSP, MPII):
-            if joints == known.joints:
+            if joints == known.joints and "flip_pairs" not in category:
                 return known
-        return Skeleton(
+        skeleton = Skeleton(
             name=str(category["name"]),
             joints=joints,
             links=tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()),
             flip_pairs=flip_pairs_by_name(joints),
         )
+        return with_flip_pairs(skeleton, category["flip_pairs"]) if "flip_pairs" in category else skeleton
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{source}: the category {str(category)[:200]} is not a skeleton: {error}") from error
 

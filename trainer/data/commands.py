@@ -70,12 +70,15 @@ def fetch(dataset: Fetchable, data_root: Path | None, mirror: str | None, only: 
 )
 @_data_root
 @_split
+@click.option(
+    "--flip-pairs", metavar="LEFT:RIGHT,...", help="Joints that change places in a mirror, where names do not tell."
+)
 @_as_json
-def verify(dataset: Any, data_root: Path | None, split: str | None, as_json: bool) -> None:
+def verify(dataset: Any, data_root: Path | None, split: str | None, flip_pairs: str | None, as_json: bool) -> None:
     """Check counts, hashes, labels and every image; exit status 1 when something is wrong."""
     from .verify import verify as verify_dataset
 
-    report = verify_dataset(dataset, data_root, split)
+    report = verify_dataset(dataset, data_root, split, flip_pairs)
     click.echo(json_text(report) if as_json else "\n".join(report.lines()))
     if not report.ok:
         raise click.exceptions.Exit(1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
@@ -137,6 +137,15 @@ class PoseData:
             boxes_N4=self.boxes_N4[rows_M],
             head_N=None if self.head_N is None else self.head_N[rows_M],
         )
+
+    def with_skeleton(self, skeleton: Skeleton) -> PoseData:
+        """The same people under a skeleton of the same joints; links and mirror pairs may differ."""
+        if skeleton.joints != self.skeleton.joints:
+            raise DataError(
+                f"{self.name} has the {len(self.skeleton)} joints of {self.skeleton.name!r}, needed are the "
+                f"{len(skeleton)} of {skeleton.name!r}: {', '.join(skeleton.joints)}"
+            )
+        return replace(self, skeleton=skeleton)
 
     def image(self, row: int) -> npt.NDArray[np.uint8]:
         """The image of one person, uint8 (H, W, 3) RGB. Raises :class:`ImageError`."""

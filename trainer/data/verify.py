@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import AlposeError
+from alpose.runtime.skeleton import with_flip_pairs
 
 from ..progress import progress
 from .catalog import READERS, DatasetName, Reader, find, reader_of
@@ -119,7 +120,9 @@ class VerifyReport:
         return [*lines, self.summary]
 
 
-def verify(dataset: DatasetName | Path, data_root: Path | None = None, split: str | None = None) -> VerifyReport:
+def verify(
+    dataset: DatasetName | Path, data_root: Path | None = None, split: str | None = None, flip_pairs: str | None = None
+) -> VerifyReport:
     """Check a dataset by name below a data root, or a folder by its path.
 
     A dataset that is not there at all is a :class:`DataNotFoundError`; anything wrong with one that is there is in
@@ -129,6 +132,7 @@ def verify(dataset: DatasetName | Path, data_root: Path | None = None, split: st
         dataset: a name, or a folder or file; ``lsp`` stands for LSP and LSPET, as the benchmark needs both.
         data_root: where datasets lie; None looks at $ALPOSE_DATA.
         split: in COCO form, which annotation files; None for all.
+        flip_pairs: which joints change places in a mirror, in place of what their names say.
     """
     if dataset in ("lsp", "lspet"):
         names: tuple[LspName, ...] = ("lsp", "lspet") if dataset == "lsp" else ("lspet",)
@@ -138,9 +142,11 @@ def verify(dataset: DatasetName | Path, data_root: Path | None = None, split: st
     if reader.name == "mpii":
         return VerifyReport(str(dataset), (verify_mpii(folder),))
     if reader.name == "coco":
-        return VerifyReport(str(dataset), tuple(verify_coco(path) for path in annotation_files(folder, split)))
+        return VerifyReport(
+            str(dataset), tuple(verify_coco(path, flip_pairs) for path in annotation_files(folder, split))
+        )
     parts = (split,) if split else reader.parts(folder) or (None,)
-    return VerifyReport(str(dataset), tuple(verify_part(reader, folder, part) for part in parts))
+    return VerifyReport(str(dataset), tuple(verify_part(reader, folder, part, flip_pairs) for part in parts))
 
 
 def verify_lsp(name: LspName, folder: Path) -> FolderReport:
@@ -215,20 +221,31 @@ def verify_mpii(folder: Path) -> FolderReport:
     return _verify_any("mpii", folder, lambda: read_mpii(folder), extra, facts)
 
 
-def verify_coco(json_path: Path) -> FolderReport:
+def verify_coco(json_path: Path, flip_pairs: str | None = None) -> FolderReport:
     """One annotation file in COCO form with its images, whole or in part."""
+    return _verify_joints("coco", json_path, lambda: read_coco(json_path), flip_pairs, lambda: stated_sizes(json_path))
+
+
+def verify_part(reader: Reader, folder: Path, part: str | None, flip_pairs: str | None = None) -> FolderReport:
+    """Check a part of any other kind of dataset folder."""
+    return _verify_joints(reader.name, folder, lambda: reader.read(folder, part), flip_pairs)
+
+
+def _verify_joints(
+    name: str, folder: Path, read: Callable[[], PoseData], flip_pairs: str | None,
+    stated: Callable[[], dict[str, tuple[int, int]]] | None = None,
+) -> FolderReport:  # fmt: skip
+    """Check a folder whose joints are its own: which of them change places in a mirror is shown."""
     facts: list[tuple[str, str]] = []
 
     def extra(data: PoseData) -> list[Check]:
-        facts.append(("joints", f"{len(data.skeleton)} ({data.skeleton.name})"))
+        skeleton = data.skeleton if flip_pairs is None else with_flip_pairs(data.skeleton, flip_pairs)
+        pairs = ", ".join(f"{skeleton.joints[a]}/{skeleton.joints[b]}" for a, b in skeleton.flip_pairs)
+        facts.append(("joints", f"{len(skeleton)} ({skeleton.name})"))
+        facts.append(("mirror pairs", pairs or "none: training will mirror nothing; state them with --flip-pairs"))
         return []
 
-    return _verify_any("coco", json_path, lambda: read_coco(json_path), extra, facts, lambda: stated_sizes(json_path))
-
-
-def verify_part(reader: Reader, folder: Path, part: str | None) -> FolderReport:
-    """Check a part of any other kind of dataset folder."""
-    return _verify_any(reader.name, folder, lambda: reader.read(folder, part), lambda _: [], [])
+    return _verify_any(name, folder, read, extra, facts, stated)
 
 
 def _verify_any(

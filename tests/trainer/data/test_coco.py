@@ -10,6 +10,7 @@ import pytest
 
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.skeleton import COCO, LSP
+from alpose.tools.formats.coco import category
 from alpose.trainer.data.coco import annotation_files, read_coco, skeleton_of
 
 from .folders import JOINTS, coco_document, coco_person, write_coco
@@ -50,6 +51,16 @@ def test_what_is_left_out_is_counted_in_one_line(tmp_path: Path, caplog: pytest.
 def test_names_of_a_built_in_skeleton_give_that_skeleton(tmp_path: Path) -> None:
     for known in (COCO, LSP):
         assert skeleton_of({"id": 1, "name": "person", "keypoints": list(known.joints)}, tmp_path) is known
+
+
+@pytest.mark.parametrize("stated", [[["a", "c"]], [[1, 3]]])
+def test_a_category_may_state_its_mirror_pairs(stated: Any) -> None:
+    made = skeleton_of({"id": 1, "name": "face", "keypoints": ["a", "b", "c"], "flip_pairs": stated}, Path("x"))
+    assert made.flip_pairs == ((0, 2),)
+    assert skeleton_of(category(made), Path("x")).flip_pairs == made.flip_pairs, "what we write we read"
+    assert "flip_pairs" not in category(COCO)
+    with pytest.raises(DataError, match="no joint 'd'"):
+        skeleton_of({"id": 1, "name": "face", "keypoints": ["a", "b", "c"], "flip_pairs": [["a", "d"]]}, Path("x"))
 
 
 @pytest.mark.parametrize("name", ["../x.jpg", "/etc/hostname", "more/../../x.jpg", "..\\x.jpg", "C:x.jpg", ""])

@@ -127,6 +127,8 @@ def test_own_folder(tmp_path: Path) -> None:
     assert facts["joints labelled"] == "4 of 4"
     assert facts["labelled joints said to be occluded"] == "2"
     assert facts["labelled joints outside their image"] == "2"
+    assert "training will mirror nothing" in facts["mirror pairs"]
+    assert dict(verify(tmp_path, flip_pairs="tip:tail").parts[0].facts)["mirror pairs"] == "tip/tail"
 
 
 def test_own_folder_with_resized_images(tmp_path: Path) -> None:
