@@ -61,6 +61,7 @@ _PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exist
     metavar="lsp|lspet|mpii|synthetic|synthetic-hard|FOLDER",
     help="Labelled people that trained nothing. [default: the test part of the model's own dataset]",
 )
+@click.option("--split", help="The part of a COCO folder that calibrates, such as val2017. [default: val, else all]")
 @click.option("--flip-pairs", metavar="LEFT:RIGHT,...",
               help="Joints that change places in a mirror, by name or number from 1. [default: as trained]")  # fmt: skip
 @click.option(
@@ -93,7 +94,7 @@ _PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exist
     "--cache", type=click.Path(path_type=Path, file_okay=False), envvar="ALPOSE_CACHE", help="Where crops are cached."
 )
 def bundle(
-    checkpoint: Path, out: Path, precision: Any, head: Any, calibration: str | None, flip_pairs: str | None,
+    checkpoint: Path, out: Path, precision: Any, head: Any, calibration: str | None, split: str | None, flip_pairs: str | None,
     data_root: Path | None,
     failure: Any, failure_limit: float | None, also: tuple[str, ...], previous: Path | None, sign_key: Path | None,
     replace: bool, cache: Path | None,
@@ -105,7 +106,7 @@ def bundle(
 
     made = export_checkpoint(
         checkpoint, out, config=ExportConfig(precision=precision, failure=Failure(failure, failure_limit)), head=head,
-        calibration=calibration, flip_pairs=flip_pairs, data_root=data_root, also=also, previous=previous, sign_key=sign_key, replace=replace,
+        calibration=calibration, split=split, flip_pairs=flip_pairs, data_root=data_root, also=also, previous=previous, sign_key=sign_key, replace=replace,
         cache=cache or default_cache(),
     )  # fmt: skip
     click.echo(str(made))

@@ -35,7 +35,7 @@ from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.catalog import Sizes, open_dataset
 from alpose.trainer.data.crops import CropConfig, Crops, unseen_crops
-from alpose.trainer.data.records import Bools, PoseData
+from alpose.trainer.data.records import Bools, PoseData, who_trained
 from alpose.trainer.metrics import Failure, ProfileName, profile_of
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.presets import preset
@@ -86,6 +86,7 @@ def export_checkpoint(
     config: ExportConfig | None = None,
     head: HeadName | None = None,
     calibration: str | None = None,
+    split: str | None = None,
     flip_pairs: str | None = None,
     data_root: Path | None = None,
     also: Sequence[str] = (),
@@ -102,6 +103,7 @@ def export_checkpoint(
         config: precision, definition of failure, limits.
         head: which loss head; the first of ``PREFERRED`` that the checkpoint has, unless named.
         calibration: a dataset by name or folder; the test part of the model's own unless named.
+        split: the part of a COCO folder that calibrates, such as ``val2017``; its ``val`` part, or everybody, by default.
         flip_pairs: joints that change places in a mirror, in place of those the model was trained with.
         data_root: where datasets are.
         also: more labelled people, on which the card shows what the thresholds do.
@@ -120,10 +122,10 @@ def export_checkpoint(
             f"{path} does not say which dataset it was trained on: name labelled people with --calibration"
         )
     sizes = preset(model.facts["preset"]).sizes if "preset" in model.facts else Sizes()
-    seen = frozenset(model.facts.get("labelled_ids", ()))
+    seen = who_trained(model.facts)
 
     def people(of: str) -> Crops:
-        labelled = open_dataset(of, data_root, sizes=sizes).for_calibration()
+        labelled = open_dataset(of, data_root, sizes=sizes, split=split).for_calibration()
         return unseen_crops(labelled, model.skeleton, model.crop, cache, seen)
 
     made = {key: model.facts[key] for key in ("what", "dataset", "preset", "seed", "labelled", "test_pck", "train_seconds")
@@ -291,8 +293,8 @@ def _see(graph: MonitorGraph, crops: Crops, config: ExportConfig) -> _Seen:
         evidence.append(evidence_B3)
         failed.append(failed_B)
         defined.append(defined_B)
-    ids = tuple(crops.data.images.describe(int(row)) for row in crops.data.image_N)
-    return _Seen(np.concatenate(evidence).astype(np.float64), np.concatenate(failed), np.concatenate(defined), ids)
+    return _Seen(np.concatenate(evidence).astype(np.float64), np.concatenate(failed), np.concatenate(defined),
+                 crops.data.pictures())  # fmt: skip
 
 
 def _calibrate(seen: _Seen, crops: Crops, config: ExportConfig) -> CalibrationReport:

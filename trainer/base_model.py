@@ -149,6 +149,7 @@ def train(
         recipe=asdict(recipe),
         labelled=len(labelled),
         labelled_ids=list(labelled.data.ids),
+        labelled_people=sorted(labelled.data.people_keys()),
         train_seconds=time.perf_counter() - started,
         head_seconds=0.0,
         losses=[[round(epoch.train_loss, 6), round(epoch.validation_loss, 6)] for epoch in history],

@@ -198,6 +198,9 @@ def detect(
 @click.option("--epochs", type=click.IntRange(1), help="Of the pose net. [default: the preset's]")
 @click.option("--hold-out", default=0.25, show_default=True, type=click.FloatRange(0, 0.9, min_open=True, max_open=True),
               help="Share of the images that trains nothing, of folders without a val part.")  # fmt: skip
+@click.option(
+    "--group-by", metavar="FIELD", help="Hold out whole groups: a field of the images, such as driver, camera or clip."
+)
 @click.option("--flip-pairs", metavar="LEFT:RIGHT,...",
               help="Joints that change places in a mirror, by name or number from 1, where names do not tell.")  # fmt: skip
 @click.option("--without-old-data", is_flag=True, help="Do not train again on the people that trained the checkpoint.")
@@ -206,7 +209,7 @@ def detect(
 @place_options
 def fit(
     data_: tuple[str, ...], start: Path | None, out: Path, preset_name: Any, net: Any, heads: str | None,
-    epochs: int | None, hold_out: float, flip_pairs: str | None, without_old_data: bool, seed: int, as_json: bool,
+    epochs: int | None, hold_out: float, group_by: str | None, flip_pairs: str | None, without_old_data: bool, seed: int, as_json: bool,
     place: Place,
 ) -> None:  # fmt: skip
     """Train a model and its loss heads on your own data; with --from, train a model on.
@@ -224,7 +227,7 @@ def fit(
 
     config = FitConfig(
         data=data_, start=start, preset=preset_name, heads=names_in(heads) if heads else None,
-        epochs=epochs, hold_out=hold_out, flip_pairs=flip_pairs, old_data=not without_old_data, seed=seed, net=net,
+        epochs=epochs, hold_out=hold_out, group_by=group_by, flip_pairs=flip_pairs, old_data=not without_old_data, seed=seed, net=net,
     )  # fmt: skip
     machine = place.machine()
     result = run_fit(config, out, machine, data_root=place.data_root, cache=place.cache)

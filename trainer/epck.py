@@ -92,7 +92,7 @@ def train_epck(
     """
     how = config if isinstance(config, EpckTraining) else EpckTraining()
     what = what.replace("loss head", "expected-PCK head")
-    learners = crops.subset(np.flatnonzero(~validation_mask(crops.data.ids, validation, seed)))
+    learners = crops.subset(np.flatnonzero(~validation_mask(crops.data.split_names(), validation, seed)))
     dataset = collect(model, heads, learners, machine, views=how.views_for(len(learners)), seed=seed, what=what)
     return fit(heads, dataset, how, machine, seed=seed)
 

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import write_json
 from alpose.runtime.skeleton import Skeleton
@@ -24,7 +26,7 @@ from . import checkpoint
 from .checkpoint import PoseModel
 from .data.catalog import open_dataset
 from .data.crops import CropConfig, Crops, prepare
-from .data.records import PoseData, join
+from .data.records import PoseData, join, trained, who_trained
 from .device import DeviceContext, environment
 from .methods.catalog import heads_of
 from .methods.selection import judge_scored
@@ -61,6 +63,8 @@ class FitConfig:
     """Share of the images of each folder that has no ``val`` part of its own."""
     old_data: bool = True
     """Whether the people that trained the checkpoint train again: without them it forgets them."""
+    group_by: str | None = None
+    """A field of the images, such as ``driver``, ``camera`` or ``clip``: who shares it is held out, or validates, together."""
     flip_pairs: str | None = None
     """Joints that change places in a mirror, in place of what their names say: ``leftear:rightear,2:3``."""
     seed: int = 0
@@ -151,8 +155,9 @@ def fit(config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path
     chosen = with_net(preset(config.preset or (old.facts.get("preset", "laptop") if old else "laptop")), config.net)
     if old:
         chosen = with_net_of(chosen, old.pose.config)
-    new = [_source(name, chosen, data_root, config) for name in config.data]
-    before = _old_sources(old, chosen, data_root, {source.name for source in new}) if old and config.old_data else []
+    seen = who_trained(old.facts) if old else frozenset()
+    new = [_source(name, chosen, data_root, config, seen) for name in config.data]
+    before = _old_sources(old, chosen, data_root, new, seen) if old and config.old_data else []
     sources = [*before, *new]
     model = _fresh(old, chosen, sources, config.seed)
     sources = [source.with_skeleton(model.skeleton) for source in sources]
@@ -196,23 +201,28 @@ def measure(model: PoseModel, crops: Crops, machine: DeviceContext, what: str) -
     )
 
 
-def _source(name: str, chosen: Preset, data_root: Path | None, config: FitConfig) -> Source:
+def _source(name: str, chosen: Preset, data_root: Path | None, config: FitConfig, seen: Collection[str]) -> Source:
     """A folder is split by its own parts where it has them, else by image; a benchmark as it always is."""
-    dataset = open_dataset(name, data_root, sizes=chosen.sizes, hold_out=config.hold_out, flip_pairs=config.flip_pairs)
+    dataset = open_dataset(name, data_root, sizes=chosen.sizes, hold_out=config.hold_out, flip_pairs=config.flip_pairs,
+                           group_by=config.group_by, seen=seen)  # fmt: skip
     return Source(name, dataset.train, dataset.test)
 
 
-def _old_sources(old: PoseModel, chosen: Preset, data_root: Path | None, given: Collection[str]) -> list[Source]:
+def _old_sources(
+    old: PoseModel, chosen: Preset, data_root: Path | None, new: Sequence[Source], seen: frozenset[str]
+) -> list[Source]:
     """The people that trained the checkpoint, from the datasets that it names; those given anew are not repeated."""
     facts = old.facts
     datasets: Sequence[str] = facts.get("datasets") or [facts["dataset"]] if "dataset" in facts else []
     if not datasets:
         raise ConfigError("--from: this checkpoint does not say what trained it: give that data with --data and "
                           "--without-old-data")  # fmt: skip
-    trained = frozenset(facts.get("labelled_ids", ()))
     sizes = preset(facts["preset"]).sizes if "preset" in facts else chosen.sizes
     sources = []
-    again = {_place(name) for name in given}
+    again = {_place(source.name) for source in new}
+    given = {key for source in new for part in (source.train, source.held_out) for key in part.people_keys()}
+    if seen <= given:  # under another name, or in a copy
+        return []
     for name in datasets:
         if _place(name) in again:
             continue
@@ -227,23 +237,21 @@ def _old_sources(old: PoseModel, chosen: Preset, data_root: Path | None, given: 
         test = benchmark.test
         if Path(name).is_dir():  # its own split, whatever it was: who trained is known by id
             everyone = join(everyone.name, everyone, test)
-            test = everyone.subset([row for row, id_ in enumerate(everyone.ids) if id_ not in trained])
-        sources.append(Source(name, _only(everyone, trained, name), test))
+            test = everyone.subset(np.flatnonzero(~trained(everyone, seen)))
+        again_N = np.array([key in given for key in everyone.people_keys()], dtype=np.bool_)
+        found = everyone.subset(np.flatnonzero(trained(everyone, seen, exactly=True) & ~again_N))
+        if not len(found) and not again_N.any():
+            raise ConfigError(
+                f"{name} holds nobody of those who trained this checkpoint: is it another version of the data?"
+            )
+        if len(found):
+            sources.append(Source(name, found, test))
     return sources
 
 
 def _place(name: str) -> str:
     """One name for a folder, however its path is written."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
-
-
-def _only(data: PoseData, ids: Collection[str], name: str) -> PoseData:
-    found = data.subset([row for row, id_ in enumerate(data.ids) if id_ in ids])
-    if not len(found):
-        raise ConfigError(
-            f"{name} holds nobody of those who trained this checkpoint: is it another version of the data?"
-        )
-    return found
 
 
 def _together(parts: Sequence[PoseData]) -> PoseData:
@@ -292,7 +300,7 @@ def _facts(
     config: FitConfig, chosen: Preset, sources: Sequence[Source], train: Crops, old: PoseModel | None, result: Fit,
     machine: DeviceContext,
 ) -> dict[str, Any]:  # fmt: skip
-    """Provenance; ``labelled_ids`` is what keeps a later calibration apart from the training."""
+    """Provenance; ``labelled_people`` is what keeps a later calibration apart from the training."""
     name = config.preset or (old.facts.get("preset", "laptop") if old else "laptop")
     return {
         "what": "fit",
@@ -304,6 +312,7 @@ def _facts(
         "labelled": len(train),
         # Who trained once stays known, whether or not it trained again.
         "labelled_ids": sorted({*train.data.ids, *(old.facts.get("labelled_ids", ()) if old else ())}),
+        "labelled_people": sorted({*train.data.people_keys(), *(who_trained(old.facts) if old else ())}),
         "train_seconds": result.seconds,
         "held_out": result.to_json()["after"],
         "environment": environment(machine),

@@ -177,7 +177,7 @@ def train_pose(
         what: name in progress and log.
     """
     _warn_without_pairs(model.skeleton, config.augment)
-    valid_N = validation_mask(crops.data.ids, config.validation, seed)
+    valid_N = validation_mask(crops.data.split_names(), config.validation, seed)
     feed = Feed.open(crops.subset(np.flatnonzero(~valid_N)), machine)
     valid = Feed.open(crops.subset(np.flatnonzero(valid_N)), machine)
     joint, head_how = dict(heads or {}), head_config or HeadTraining(how="joint")
@@ -262,7 +262,9 @@ def _train_by_objective(
     model: PoseModel, heads: Mapping[str, H], crops: Crops, config: HeadTraining, machine: DeviceContext, seed: int,
     validation: float, damaged: bool, what: str,
 ) -> dict[str, list[float]]:  # fmt: skip
-    feed = Feed.open(crops.subset(np.flatnonzero(~validation_mask(crops.data.ids, validation, seed))), machine)
+    feed = Feed.open(
+        crops.subset(np.flatnonzero(~validation_mask(crops.data.split_names(), validation, seed))), machine
+    )
     model.to(machine.device)
     optimisers = {name: Adam(head.to(machine.device).train().parameters(), config.lr, fused=True)
                   for name, head in heads.items()}  # fmt: skip

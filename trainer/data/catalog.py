@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -34,7 +34,7 @@ from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
 from alpose.runtime.skeleton import Skeleton, with_flip_pairs
 
 from .download import SOURCES, how_to_place
-from .records import Bools, PoseData, hashes, join
+from .records import Bools, PoseData, join, split_groups, trained
 
 DatasetName: TypeAlias = Literal["lsp", "lspet", "mpii", "coco"]
 """Datasets that lie in a data root under their names."""
@@ -101,6 +101,8 @@ class Reader:
     """Whether a folder, or a file, is of this kind: at least the labels or the images are there."""
     read: Callable[[Path, str | None], PoseData]
     """The people of a folder, of one part or of the only one. Broken labels are a :class:`DataError` that names them."""
+    groups: Callable[[Path, str | None, str], Mapping[str, str]] | None = None
+    """What each person of a part belongs to, by id, from the name of a field; None where labels do not say it."""
     parts: Callable[[Path], tuple[str, ...]] = lambda _: ()
     """Names of the parts of a folder that are read one at a time; none where it is one whole."""
 
@@ -167,6 +169,12 @@ def _read_coco(folder: Path, part: str | None) -> PoseData:
     return read_coco(folder, part)
 
 
+def _groups_of_coco(folder: Path, part: str | None, field: str) -> Mapping[str, str]:
+    from .coco import groups
+
+    return groups(folder, part, field)
+
+
 def _parts_of_coco(folder: Path) -> tuple[str, ...]:
     from .coco import annotation_files
 
@@ -176,7 +184,9 @@ def _parts_of_coco(folder: Path) -> tuple[str, ...]:
 register(Reader(name="lsp", recognises=lambda folder: _recognises_lsp(folder, 4), read=_read_lsp))
 register(Reader(name="lspet", recognises=lambda folder: _recognises_lsp(folder, 5), read=_read_lspet))
 register(Reader(name="mpii", recognises=_recognises_mpii, read=_read_mpii))
-register(Reader(name="coco", recognises=_recognises_coco, read=_read_coco, parts=_parts_of_coco))
+register(
+    Reader(name="coco", recognises=_recognises_coco, read=_read_coco, parts=_parts_of_coco, groups=_groups_of_coco)
+)
 
 
 # --- Opening
@@ -184,7 +194,7 @@ register(Reader(name="coco", recognises=_recognises_coco, read=_read_coco, parts
 
 def open_dataset(
     name: str, data_root: Path | None = None, *, sizes: Sizes | None = None, hold_out: float | None = None,
-    flip_pairs: str | None = None,
+    flip_pairs: str | None = None, group_by: str | None = None, seen: Collection[str] = (), split: str | None = None,
 ) -> Dataset:  # fmt: skip
     """Open a dataset by its name, or a folder by its path.
 
@@ -192,8 +202,12 @@ def open_dataset(
         name: one of :data:`NAMES`, or the path of a folder or of an annotation file.
         data_root: where datasets lie; None looks at $ALPOSE_DATA.
         sizes: how many people are rendered, of synthetic sets.
-        hold_out: the share of the images that tests in a folder without a part for it, by a hash of their names, so
+        hold_out: the share of the images that tests in a folder without a part for it, by a hash of their content, so
             that a person keeps its side while the folder grows; None draws a fifth of them.
+        group_by: a field of a COCO folder's images, such as ``driver``, ``camera`` or ``clip``: people of one group lie
+            on one side, because neighbouring frames resemble each other.
+        seen: who trained a net that is trained on: they are never held out.
+        split: the part of a COCO folder that tests, such as ``val2017``.
         flip_pairs: which joints change places in a mirror, in place of what their names say:
             see :func:`alpose.runtime.skeleton.with_flip_pairs`.
     """
@@ -203,7 +217,7 @@ def open_dataset(
         folder = find("coco", data_root) if name == "coco" else Path(name)
         if not folder.exists():
             raise ConfigError(f"{name!r} is neither one of {', '.join(NAMES)} nor a folder")
-        dataset = _open_folder(folder, hold_out)
+        dataset = _open_folder(folder, hold_out, group_by, seen, split)
     return dataset if flip_pairs is None else dataset.with_skeleton(with_flip_pairs(dataset.test.skeleton, flip_pairs))
 
 
@@ -227,13 +241,32 @@ def read_parts(name: str | Path, data_root: Path | None = None, split: str | Non
     return tuple(reader.read(folder, part) for part in parts or (None,))
 
 
-def _open_folder(folder: Path, hold_out: float | None) -> Dataset:
+def _open_folder(
+    folder: Path, hold_out: float | None, group_by: str | None, seen: Collection[str], split: str | None
+) -> Dataset:
     reader = reader_of(folder)
     parts = reader.parts(folder)
+
+    def read(part: str | None) -> PoseData:
+        data = reader.read(folder, part)
+        if group_by is None:
+            return data
+        if reader.groups is None:
+            raise ConfigError(f"--group-by {group_by}: a dataset of the kind {reader.name} does not say it ({folder})")
+        group_of = reader.groups(folder, part, group_by)
+        return replace(data, groups=tuple(group_of[id_] for id_ in data.ids))
+
+    if split is not None:
+        everyone = read(split)
+        return Dataset(name=folder.name, train=everyone.subset([]), test=everyone)
     if any("train" in part for part in parts) and any("val" in part for part in parts):
-        return Dataset(name=folder.name, train=reader.read(folder, "train"), test=reader.read(folder, "val"))
-    everyone = reader.read(folder, None)
-    held_N = _fifth(everyone) if hold_out is None else held_out(everyone, hold_out)
+        train, test = read("train"), read("val")
+        return Dataset(name=folder.name, train=train, test=test.subset(np.flatnonzero(~trained(test, seen))))
+    everyone = read(None)
+    if hold_out is None and group_by is None:
+        held_N = _fifth(everyone)
+    else:
+        held_N = held_out(everyone, hold_out or 0.2, trained(everyone, seen) if seen else None)
     test = everyone.subset(np.flatnonzero(held_N), f"{everyone.name}-test" if hold_out is None else None)
     return Dataset(name=folder.name, train=everyone.subset(np.flatnonzero(~held_N)), test=test, whole=everyone)
 
@@ -247,12 +280,16 @@ def _fifth(data: PoseData) -> Bools:
     return mask_N
 
 
-def held_out(data: PoseData, share: float) -> Bools:
-    """Return which people are held out: a hash of the image decides, and two people of one photograph share it."""
-    image_of = [id_.rpartition("#")[0] or id_ for id_ in data.ids]
-    mask_N = np.asarray(hashes(image_of, "hold out") < int(share * 2**32))
+def held_out(data: PoseData, share: float, never: Bools | None = None) -> Bools:
+    """Return which people are held out: a hash of the picture's content decides, or of the group's name.
+
+    So a person keeps its side while a folder grows, is renamed or merged, and two people of one photograph share it.
+    """
+    names = data.groups or data.pictures()
+    mask_N = split_groups(names, share, "hold out", never)
     if mask_N.all() or not mask_N.any():
-        raise DataError(f"{data.name}: {len(set(image_of))} images are too few to hold {share:.0%} of them out")
+        what = "groups" if data.groups else "images"
+        raise DataError(f"{data.name}: {len(set(names))} {what} are too few to hold {share:.0%} of them out")
     return mask_N
 
 

@@ -104,6 +104,30 @@ def find_annotations(folder_or_json: Path, split: str | None = None) -> Path:
     return found[0]
 
 
+def groups(folder_or_json: Path, split: str | None, field: str) -> dict[str, str]:
+    """Return the group of each person, by id: a field of its image, such as ``driver``, ``camera`` or ``clip``.
+
+    The field stands in the image itself, or one level deeper (``extra``, ``alpose``). A person whose image does not say
+    it is an error that names the image: a split would be a guess.
+    """
+    json_path = find_annotations(folder_or_json, split)
+    value = read_json(json_path)
+    name = _root(json_path).resolve().name or "coco"
+    found, file_of = {}, {}
+    for image in value["images"]:
+        nested = [part for part in image.values() if isinstance(part, dict)]
+        file_of[image["id"]] = str(image["file_name"])
+        found[image["id"]] = next((part[field] for part in (image, *nested) if part.get(field) is not None), None)
+    group_of = {}
+    for annotation in value["annotations"]:
+        image_id = annotation.get("image_id")
+        if image_id in found:
+            if found[image_id] is None:
+                raise DataError(f"{json_path}: the image {file_of[image_id]} has no field {field!r} to group by")
+            group_of[_id(name, file_of[image_id], annotation["id"])] = str(found[image_id])
+    return group_of
+
+
 def stated_sizes(json_path: Path) -> dict[str, tuple[int, int]]:
     """Width and height in pixels that an annotation file states, by file name; images without them are left
     out."""
@@ -197,10 +221,13 @@ def _person(annotation: dict[str, Any], files: dict[Any, str], joints: int, name
         if not np.isfinite([x, y, width, height]).all() or width < 0 or height < 0:
             raise DataError(f"{where}: bbox must be finite with sides of 0 or more, got {annotation['bbox']!r}")
         box_4[:] = x, y, x + width, y + height
-    stem = PurePosixPath(files[annotation["image_id"]]).with_suffix("")
     v_J = keypoints_J3[:, 2]
-    return Person(f"{name}/{stem}#{annotation['id']}", files[annotation["image_id"]], keypoints_J3[:, :2], v_J > 0,
+    return Person(_id(name, files[annotation["image_id"]], annotation["id"]), files[annotation["image_id"]], keypoints_J3[:, :2], v_J > 0,
                   v_J == 2, box_4)  # fmt: skip
+
+
+def _id(name: str, file: str, annotation: Any) -> str:
+    return f"{name}/{PurePosixPath(file).with_suffix('')}#{annotation}"
 
 
 def _image_folder(names: list[str], root: Path, source: Path) -> Path:

@@ -1,6 +1,6 @@
 """Crops of a whole dataset, cut once, in parallel, into one memory-mapped file.
 
-A cache is named by a hash of all that made it: the labels, the images, the crop and this file's version. A
+A cache is named by a hash of all that made it: the pictures' content, the boxes, the crop and this file's version. A
 second start opens it at once; anything that differs makes another cache. Images that cannot be read are left out
 by name and counted; they never stop a run.
 
@@ -28,11 +28,11 @@ from alpose.runtime.io import read_json, remove_abandoned, replacing, write_json
 from alpose.runtime.skeleton import Skeleton
 
 from ..progress import progress
-from .records import Bools, Floats, ImageError, PoseData
+from .records import Bools, Floats, ImageError, PoseData, trained
 
 log = logging.getLogger("alpose")
 
-VERSION = 2
+VERSION = 3
 """Raise this when the pixels of a crop change."""
 
 
@@ -121,8 +121,8 @@ def prepare(data: PoseData, config: CropConfig, cache: Path, workers: int | None
         _make(data, config, path, notes, workers or os.cpu_count() or 1)
     side = config.size_px + 2 * config.context_px
     try:
-        left_out: dict[str, str] = read_json(notes)["left_out"]
-    except (KeyError, TypeError) as error:
+        reasons = {int(row): str(reason) for row, reason in read_json(notes)["left_out"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{notes} does not say who was left out: delete it") from error
     try:
         pixels_NSS3 = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -130,21 +130,18 @@ def prepare(data: PoseData, config: CropConfig, cache: Path, workers: int | None
         raise DataError(f"{path} is damaged ({error}): delete it") from error
     if pixels_NSS3.shape != (len(data), side, side, 3):
         raise DataError(f"{path} has shape {pixels_NSS3.shape}, expected {(len(data), side, side, 3)}: delete it")
+    left_out = tuple(f"{data.ids[row]}: {reason}" for row, reason in reasons.items())
     if left_out:
-        shown = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
-        log.warning("%s: %d of %d people left out (%s%s)", data.name, len(left_out), len(data), shown,
+        log.warning("%s: %d of %d people left out (%s%s)", data.name, len(left_out), len(data), "; ".join(left_out[:5]),
                     "; ..." if len(left_out) > 5 else "")  # fmt: skip
-    rows_N = np.array([row for row, id_ in enumerate(data.ids) if id_ not in left_out], dtype=np.int64)
+    rows_N = np.array([row for row in range(len(data)) if row not in reasons], dtype=np.int64)
     if not len(rows_N):
-        raise DataError(
-            f"{data.name}: none of its {len(data)} people could be cut, first: {next(iter(left_out.items()))}"
-        )
+        raise DataError(f"{data.name}: none of its {len(data)} people could be cut, first: {left_out[0]}")
     kept = data.subset(rows_N)
     crop_N = [config.crop_of(box_4) for box_4 in kept.boxes_N4]
     joints_NJ2 = np.stack([crop.to_crop(joints) for crop, joints in zip(crop_N, kept.joints_NJ2, strict=True)])
     scale_N = np.array([crop.scale for crop in crop_N], dtype=np.float32)
-    reasons = tuple(f"{name}: {reason}" for name, reason in left_out.items())
-    return Crops(kept, config, pixels_NSS3, rows_N, scale_N, joints_NJ2, reasons)
+    return Crops(kept, config, pixels_NSS3, rows_N, scale_N, joints_NJ2, left_out)
 
 
 def unseen_crops(people: PoseData, skeleton: Skeleton, crop: CropConfig, cache: Path, seen: Collection[str]) -> Crops:
@@ -155,10 +152,11 @@ def unseen_crops(people: PoseData, skeleton: Skeleton, crop: CropConfig, cache: 
         skeleton: of the model; another one is an error.
         crop: of the model.
         cache: for the crops.
-        seen: ids that the model was trained or its epoch chosen on: left out, and counted in the log.
+        seen: who trained the model or chose its epoch, from :func:`~alpose.trainer.data.records.who_trained`: everybody
+            on their pictures is left out, and counted in the log.
     """
     crops = prepare(people.with_skeleton(skeleton), replace(crop, context=0.0), cache)
-    unseen_N = np.array([id_ not in seen for id_ in crops.data.ids], dtype=np.bool_)
+    unseen_N = ~trained(crops.data, seen)
     if not unseen_N.any():
         raise DataError(f"all {len(crops)} people of {people.name} trained this model: calibrate with others")
     if not unseen_N.all():
@@ -168,8 +166,9 @@ def unseen_crops(people: PoseData, skeleton: Skeleton, crop: CropConfig, cache: 
 
 
 def _key(data: PoseData, config: CropConfig) -> str:
-    made_of = json.dumps([VERSION, data.fingerprint(), asdict(config)])
-    return hashlib.sha256(made_of.encode()).hexdigest()[:20]
+    """Hash of all that makes the pixels: a renamed folder or a corrected label needs no new crops."""
+    made_of = [VERSION, data.pictures(), data.boxes_N4.tolist(), asdict(config)]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
 
 
 def _make(data: PoseData, config: CropConfig, path: Path, notes: Path, workers: int) -> None:
@@ -194,5 +193,5 @@ def _make(data: PoseData, config: CropConfig, path: Path, notes: Path, workers: 
         with ThreadPoolExecutor(workers) as pool:
             reasons = list(progress(pool.map(one, range(len(data))), f"crops of {data.name}", len(data)))
         pixels_NSS3.flush()
-        left_out = {id_: reason for id_, reason in zip(data.ids, reasons, strict=True) if reason}
+        left_out = {row: reason for row, reason in enumerate(reasons) if reason}
         write_json(notes, {"left_out": left_out, "people": len(data)})

@@ -8,12 +8,16 @@ Joints that are not labelled keep whatever position the file holds: only the mas
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -44,7 +48,7 @@ class Images(Protocol):
         ...
 
     def describe(self, index: int) -> str:
-        """What tells this image's content from another's without decoding it (a path, a size, a seed)."""
+        """What tells this picture from every other and is the same for every copy: a hash of its content, or a seed."""
         ...
 
 
@@ -71,12 +75,19 @@ class ImageFiles:
         return np.asarray(cv2.cvtColor(image_HW3, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
     def describe(self, index: int) -> str:
-        """Name and size in bytes; a missing file counts as size -1."""
+        """Hash of the file's content; a file that cannot be read goes by its name."""
         path = self.paths[index]
         try:
-            return f"{path.name}:{path.stat().st_size}"
+            state = path.stat()
+            # Whatever changes the content changes one of these, so that it is read once in a process.
+            return _content(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
         except OSError:
-            return f"{path.name}:-1"
+            return f"missing:{path.name}"
+
+
+@functools.lru_cache(maxsize=1 << 20)
+def _content(path: Path, *_state: int) -> str:
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,8 @@ class PoseData:
     """(x0, y0, x1, y1) around the person, before any margin."""
     head_N: Floats | None = None
     """MPII's head-box diagonal in pixels, NaN where there is none; None for datasets without head boxes."""
+    groups: tuple[str, ...] | None = None
+    """What everybody belongs to (a driver, a camera, a clip), where a split by that was asked for."""
 
     def __post_init__(self) -> None:
         count, joints = len(self.ids), len(self.skeleton)
@@ -136,6 +149,7 @@ class PoseData:
             visible_NJ=self.visible_NJ[rows_M],
             boxes_N4=self.boxes_N4[rows_M],
             head_N=None if self.head_N is None else self.head_N[rows_M],
+            groups=None if self.groups is None else tuple(self.groups[row] for row in rows_M),
         )
 
     def with_skeleton(self, skeleton: Skeleton) -> PoseData:
@@ -151,12 +165,28 @@ class PoseData:
         """The image of one person, uint8 (H, W, 3) RGB. Raises :class:`ImageError`."""
         return self.images.read(int(self.image_N[row]))
 
+    def pictures(self) -> tuple[str, ...]:
+        """Everybody's picture by its content, whatever its file is called."""
+        rows = np.unique(self.image_N).tolist()
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            described = dict(zip(rows, pool.map(self.images.describe, rows), strict=True))
+        return tuple(described[row] for row in self.image_N.tolist())
+
+    def people_keys(self) -> tuple[str, ...]:
+        """Everybody by picture and place: the same in a copied, renamed or merged folder."""
+        places = (",".join(f"{value:.0f}" for value in box_4) for box_4 in self.boxes_N4.tolist())
+        return tuple(f"{picture}@{place}" for picture, place in zip(self.pictures(), places, strict=True))
+
+    def split_names(self) -> tuple[str, ...]:
+        """What must stay on one side of a split: everybody's group where one was asked for, else the image's name."""
+        return self.groups or tuple(id_.rpartition("#")[0] or id_ for id_ in self.ids)
+
     def fingerprint(self) -> str:
-        """sha256 over ids, labels, boxes and what is known of the images without decoding them."""
+        """sha256 over ids, labels, boxes and the pictures' content."""
         digest = hashlib.sha256()
         digest.update(repr((self.name, self.skeleton.to_json(), self.ids)).encode())
-        for row in self.image_N:
-            digest.update(self.images.describe(int(row)).encode())
+        for picture in self.pictures():
+            digest.update(picture.encode())
         for array in (self.joints_NJ2, self.labelled_NJ, self.visible_NJ, self.boxes_N4, self.head_N):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
@@ -200,6 +230,7 @@ def join(name: str, *parts: PoseData) -> PoseData:
                 "their skeletons differ"
             )
     offsets = np.cumsum([0] + [len(part.images) for part in parts[:-1]])
+    grouped = any(part.groups for part in parts)
     has_head = all(part.head_N is not None for part in parts)
     return PoseData(
         name=name,
@@ -212,6 +243,7 @@ def join(name: str, *parts: PoseData) -> PoseData:
         visible_NJ=np.concatenate([part.visible_NJ for part in parts]),
         boxes_N4=np.concatenate([part.boxes_N4 for part in parts]),
         head_N=np.concatenate([part.head_N for part in parts if part.head_N is not None]) if has_head else None,
+        groups=tuple(name for part in parts for name in part.split_names()) if grouped else None,
     )
 
 
@@ -309,6 +341,47 @@ def inside(folder: Path, name: str, source: Path) -> Path:
             "Nothing was read or written there"
         )
     return folder / PurePosixPath(name)
+
+
+def trained(data: PoseData, seen: Collection[str], *, exactly: bool = False) -> Bools:
+    """Return who trained a model, (N,): everybody on a picture that it was trained on.
+
+    Args:
+        data: people.
+        seen: from :func:`who_trained`.
+        exactly: the very people, without others on their pictures.
+    """
+    keys = {found[0]: found[1] for name in seen if (found := _KEY.fullmatch(name))}
+    mask_N = np.array([id_ in seen for id_ in data.ids], dtype=np.bool_) if len(keys) < len(seen) else np.zeros(
+        len(data), dtype=np.bool_)  # fmt: skip
+    if keys:
+        names, known = (data.people_keys(), keys.keys()) if exactly else (data.pictures(), set(keys.values()))
+        mask_N |= np.array([name in known for name in names], dtype=np.bool_)
+    return mask_N
+
+
+_KEY = re.compile(r"(.*)@(?:-?\d+|nan)(?:,(?:-?\d+|nan)){3}")
+
+
+def who_trained(facts: Mapping[str, Any]) -> frozenset[str]:
+    """Return who trained a checkpoint, from its facts: keys of people, or the ids of those that an old one names."""
+    return frozenset(facts.get("labelled_people") or facts.get("labelled_ids", ()))
+
+
+def split_groups(names: Sequence[str], share: float, purpose: str, never: Bools | None = None) -> Bools:
+    """Return which people a share holds out, whole groups at a time; a hash of the group's name decides.
+
+    Args:
+        names: of everybody's group, from :meth:`PoseData.split_names` or :meth:`PoseData.pictures`.
+        share: of the groups.
+        purpose: splits for different purposes are independent.
+        never: people who may not be held out, with their whole group: those who trained the net already.
+    """
+    mask_N = np.asarray(hashes(names, purpose) < int(share * 2**32))
+    if never is not None:
+        tainted = {name for name, is_in in zip(names, never.tolist(), strict=True) if is_in}
+        mask_N &= np.array([name not in tainted for name in names], dtype=np.bool_)
+    return mask_N
 
 
 def hashes(names: Sequence[str], purpose: str) -> npt.NDArray[np.uint32]:

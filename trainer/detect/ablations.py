@@ -76,7 +76,7 @@ class Training:
     validates_N: npt.NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
-        validates_N = validation_mask(self.labelled.data.ids, self.recipe.pose.validation, self.seed)
+        validates_N = validation_mask(self.labelled.data.split_names(), self.recipe.pose.validation, self.seed)
         object.__setattr__(self, "validates_N", validates_N)
 
     @property

@@ -11,7 +11,7 @@ import pytest
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.skeleton import COCO, LSP
 from alpose.tools.formats.coco import category
-from alpose.trainer.data.coco import annotation_files, read_coco, skeleton_of
+from alpose.trainer.data.coco import annotation_files, groups, read_coco, skeleton_of
 
 from .folders import JOINTS, coco_document, coco_person, write_coco
 
@@ -51,6 +51,15 @@ def test_what_is_left_out_is_counted_in_one_line(tmp_path: Path, caplog: pytest.
 def test_names_of_a_built_in_skeleton_give_that_skeleton(tmp_path: Path) -> None:
     for known in (COCO, LSP):
         assert skeleton_of({"id": 1, "name": "person", "keypoints": list(known.joints)}, tmp_path) is known
+
+
+def test_the_group_of_an_image_is_a_field_of_it_or_one_level_deeper(tmp_path: Path) -> None:
+    value = coco_document()
+    value["images"][0]["driver"], value["images"][1]["extra"] = 7, {"driver": "anna"}
+    found = groups(write_coco(tmp_path / "cranes", value), None, "driver")
+    assert found == {"cranes/a#1": "7", "cranes/more/b#2": "anna", "cranes/a#3": "7"}
+    with pytest.raises(DataError, match=r"the image a\.jpg has no field 'clip'"):
+        groups(tmp_path / "cranes", None, "clip")
 
 
 @pytest.mark.parametrize("stated", [[["a", "c"]], [[1, 3]]])
@@ -154,7 +163,7 @@ def test_real_coco_agrees_with_pycocotools(real_folder: Callable[[str], Path]) -
         x, y, width, height = annotation["bbox"]
         np.testing.assert_allclose(data.boxes_N4[row], (x, y, x + width, y + height), rtol=1e-5)
         image = reference.loadImgs(annotation["image_id"])[0]
-        assert data.images.describe(int(data.image_N[row])).startswith(image["file_name"])
+        assert data.images.paths[int(data.image_N[row])].name == image["file_name"]  # type: ignore[attr-defined]
         assert data.image(row).shape[:2] == (image["height"], image["width"])
 
 
