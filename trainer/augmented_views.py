@@ -26,16 +26,8 @@ def augmented_views(
 ) -> Iterator[Predicted]:  # fmt: skip
     """Run a pose net over views of people.
 
-    Args:
-        model: pose net; it does not change.
-        crops: people.
-        machine: where to compute.
-        views: of each person; 0 is everybody once, as they are.
-        seed: decides the views.
-        augment_by: how views differ from the crop; None for damaged ones (:mod:`alpose.trainer.data.degrade`), each
-            with its own strength.
-        batch: views at a time.
-        what: name in progress.
+    Everybody is seen ``views`` times, or once as they are where that is 0. Views differ from the crop by ``augment_by``, or
+    are damaged, each with its own strength (:mod:`alpose.trainer.data.degrade`); the seed decides them.
 
     Raises:
         DataError: there are no people.

@@ -118,13 +118,8 @@ def fit(
 ) -> dict[str, list[float]]:  # fmt: skip
     """Train heads in place; they end in eval mode.
 
-    Args:
-        heads: fresh or trained; their standardisation is taken from the dataset.
-        dataset: evidence and truth.
-        config: how.
-        machine: where.
-        seed: decides order and dropout.
-        target_NJ: probabilities in [0, 1] in place of those that follow from the distances.
+    Their standardisation is taken from the dataset; the seed decides order and dropout. ``target_NJ`` are probabilities in
+    [0, 1] in place of those that follow from the distances.
     """
     counts_NJ = dataset.counts_NJ
     if not counts_NJ.any():

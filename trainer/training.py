@@ -164,17 +164,10 @@ def train_pose(
 ) -> tuple[Epoch, ...]:  # fmt: skip
     """Train the pose net of ``model`` in place; it ends with the weights of its best validation epoch.
 
-    Args:
-        model: the pose net, fresh or trained (warm start).
-        crops: all labelled people; the inner validation split is taken from them.
-        config: how.
-        machine: where; under ``torchrun`` each process takes its share of every batch.
-        seed: decides order, augmentation and validation split.
-        state: file for resuming; the caller discards it (:func:`discard`) once the checkpoint is safe.
-        heads: heads to train in the same steps (``how="joint"``).
-        head_config: how these heads are trained.
-        best: whether it ends with the weights of the best epoch, or else of the last.
-        what: name in progress and log.
+    The inner validation split is taken from the people; the seed decides it, the order and the augmentation. Under
+    ``torchrun`` each process takes its share of every batch. A training that finds its own ``state`` file resumes it; the
+    caller discards the file (:func:`discard`) once the checkpoint is safe. ``heads`` learn in the same steps
+    (``how="joint"``). Without ``best`` the net ends with the weights of its last epoch.
     """
     _warn_without_pairs(model.skeleton, config.augment)
     valid_N = validation_mask(crops.data.split_names(), config.validation, seed)
@@ -233,16 +226,8 @@ def train_heads(
     The heads that learn by an objective share one pass over the views; those with a training procedure of their own
     (``Head.train`` in the catalog) share that. The people that validated the pose net train no head.
 
-    Args:
-        model: the pose net.
-        heads: by name; they end in eval mode.
-        crops: all labelled people.
-        config: views, batches, rate and epochs of the heads that learn by an objective.
-        machine: where.
-        seed: decides order and views.
-        validation: share of the people that validated the pose net.
-        damaged: whether the views are those of :mod:`alpose.trainer.data.degrade`, each batch with its own strength.
-        what: name in progress and log.
+    ``validation`` is the share of the people that validated the pose net. With ``damaged`` the views are those of
+    :mod:`alpose.trainer.data.degrade`, each batch with its own strength.
 
     Returns:
         Each head's mean loss per epoch.

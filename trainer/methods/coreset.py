@@ -100,10 +100,7 @@ def _refuse_not_finite(points_ND: Tensor, what: str) -> None:
 def greedy_k_centre(points_ND: Tensor, start_LD: Tensor, k: int) -> tuple[Rows, npt.NDArray[np.float32]]:
     """The point farthest from all centres, again and again; see :func:`k_centre`.
 
-    Args:
-        points_ND: float32, finite, on any device; is not copied as a whole.
-        start_LD: float32, finite, on the same device; at least one row.
-        k: how many; at most N.
+    Both sets are float32, finite and on one device; the points are not copied as a whole.
 
     Returns:
         Rows in the order picked, and every row's distance (not squared) to the start (N,).

@@ -98,16 +98,9 @@ def expected_gradient(
     One forward pass and ``config.rank`` vector-Jacobian products per image; beside the net and one image's activations
     little is held (N·K neighbours).
 
-    Args:
-        model: the pose net; its weights and modes are as before afterwards.
-        pool: unlabelled people; their labels are not looked at.
-        labelled: labelled people, with labels. Those without a single labelled joint in view are nobody's neighbours.
-        pool_scored: what :func:`alpose.trainer.scoring.score` said of the pool, for the embeddings.
-        labelled_scored: the same of the labelled people.
-        machine: where.
-        config: options; by default the paper's.
-        method: whether neighbours are weighted by t-SNE or by locally linear embedding.
-        what: name in progress and log.
+    ``pool_scored`` and ``labelled_scored`` are for the embeddings. Labels of the pool are not looked at; labelled people
+    without a single labelled joint in view are nobody's neighbours. ``method`` says whether neighbours are weighted by t-SNE
+    or by locally linear embedding. The net's weights and modes are as before afterwards.
 
     Raises:
         ConfigError: fewer labelled people than neighbours.

@@ -54,12 +54,7 @@ def fit_ensemble(
 ) -> Ensemble:
     """Fit the whole and the bootstrap samples, each of N rows drawn with replacement.
 
-    Args:
-        x_ND: labelled rows, at least two more than columns.
-        y_N: their targets.
-        members: K.
-        rng: decides the samples.
-        intercept: whether a column of ones is added.
+    There must be two more labelled rows than columns, of which the column of ones for the intercept is one.
 
     Raises:
         ConfigError: too few rows, or no member.
@@ -129,15 +124,7 @@ def select(
 ) -> tuple[npt.NDArray[np.int64], Doubles]:  # fmt: skip
     """Choose ``k`` rows of a pool to label next: their numbers, best first, and everybody's score (M,).
 
-    Args:
-        criterion: ``egl-linear`` or ``model-change``.
-        x_ND: labelled rows.
-        y_N: their targets.
-        pool_MD: rows without targets.
-        k: budget.
-        rng: decides the bootstrap samples.
-        members: size of the ensemble.
-        intercept: whether a column of ones is added.
+    An ensemble of so many members is fitted to bootstrap samples of the labelled rows, which ``rng`` decides.
     """
     if criterion not in CRITERIA:
         raise ConfigError(f"unknown criterion {criterion!r}; known: {', '.join(CRITERIA)}")

@@ -38,15 +38,6 @@ def nearest_neighbours(
     Nearest is by the embedding that ``egl++`` is set to, for all methods alike; ``egl++`` itself orders and weighs
     neighbours by its own affinities (``egl++-lle`` by its weights). People without a labelled joint in view are
     nobody's neighbours.
-
-    Args:
-        method: who selected.
-        crops: the pool.
-        pool: its embeddings and predictions.
-        labelled: the labelled people before the selection.
-        labelled_scored: their embeddings.
-        selection: what was selected, and by which score.
-        config: of ``egl++``.
     """
     usable_M = np.flatnonzero(can_be_neighbour(labelled))
     first_M = selection.rows_M[:FIRST]
