@@ -12,11 +12,9 @@ import itertools
 import logging
 import math
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
@@ -27,6 +25,8 @@ from .logs import RateLimitedLog
 from .stats import COUNTERS, Counters, LatencyInfo, Stats, is_counter_name
 
 if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
+
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
@@ -162,6 +162,10 @@ def serve(stats: Callable[[], Stats], port: int, host: str = "127.0.0.1") -> Met
     """
     if not isinstance(port, int) or not 0 <= port <= 65535:
         raise ConfigError(f"a metrics port is a number from 0 to 65535, got {port!r}")
+    # A tenth of a second, for those who want no metrics by HTTP.
+    import socket
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
     client, registry = _prometheus(), _registry(stats)
     places = threading.BoundedSemaphore(MOST_CONNECTIONS)
 
@@ -215,9 +219,9 @@ def serve(stats: Callable[[], Stats], port: int, host: str = "127.0.0.1") -> Met
         raise ConfigError(f"metrics cannot be served on {host} port {port}: {_advice(error)}") from error
 
 
-def _cut_off(request: socket.socket) -> None:
+def _cut_off(request: Any) -> None:
     with contextlib.suppress(OSError):
-        request.shutdown(socket.SHUT_RDWR)
+        request.shutdown(2)  # socket.SHUT_RDWR
 
 
 def write_textfile(stats: Stats, path: str | Path) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -43,10 +41,6 @@ ARRAYS = {
     "embedding_GD": np.float32,
 }
 """The arrays of ``golden.npz`` and their types; the tolerances, ``tol_*``, are float64 scalars beside them."""
-
-_DAMAGE = (DataError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError, RuntimeError,
-           OverflowError, MemoryError)  # fmt: skip
-"""What reading a damaged archive raises; an array that claims an absurd size ends in the last two."""
 
 UNITS = {"keypoints": "px", "scores": "", "predicted_loss": "", "failure_probability": "", "embedding": ""}
 
@@ -126,12 +120,18 @@ class Golden:
 
         Raises :class:`DataError` for anything that is not a whole set of finite, matching arrays.
         """
+        import zipfile  # only bundles need it, and not every import of the runtime
+        import zlib
+
+        # What a damaged archive raises; an array that claims an absurd size ends in the last two.
+        damage = (DataError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError, RuntimeError,
+                  OverflowError, MemoryError)  # fmt: skip
         try:
             arrays = _unpack(content)
             tolerances = Tolerances(**{item.name: _scalar(arrays, f"tol_{item.name}") for item in fields(Tolerances)})
             frames_GSS3, *answers = (_typed(arrays, name, dtype) for name, dtype in ARRAYS.items())
             return cls(frames_GSS3, Outputs(*answers), tolerances)
-        except _DAMAGE as error:
+        except damage as error:
             raise DataError(f"{where} holds no usable golden frames: {error}") from error
 
 
@@ -356,6 +356,8 @@ def _require_form(frames_GSS3: npt.NDArray[np.uint8], expected: Outputs) -> None
 
 def _unpack(content: bytes) -> dict[str, npt.NDArray[Any]]:
     """The arrays of an npz without pickle: exactly the wanted ones, and no more bytes than are sensible."""
+    import zipfile
+
     wanted = sorted([*ARRAYS, *(f"tol_{item.name}" for item in fields(Tolerances))])
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = sorted(entry.filename.removesuffix(".npy") for entry in archive.infolist())

@@ -20,9 +20,6 @@ from ..bundle import Bundle
 from ..bundle.golden import Golden, GoldenReport, run_golden
 from ..errors import ConfigError, WrongAnswerError
 from ..types import Engine
-from .onnx import OnnxEngine, providers
-from .tensorrt import TensorRTEngine
-from .tensorrt_plans import PLAN, rebuild
 
 log = logging.getLogger("alpose.monitor")
 
@@ -75,11 +72,40 @@ def engine_names() -> str:
     return ", ".join([AUTO, *(kind.spelling for kind in engine_kinds())])
 
 
+# The libraries' own files are imported when an engine is opened: an import of alpose.runtime pays for none.
+
+
+def _onnx(bundle: Bundle, provider: str, threads: int) -> Engine:
+    from .onnx import OnnxEngine
+
+    return OnnxEngine(bundle, provider, threads)
+
+
+def _no_cuda(bundle: Bundle) -> str | None:
+    from .onnx import providers
+
+    return None if "cuda" in providers() else "this onnxruntime was built without CUDA, or is not installed"
+
+
+def _tensorrt(bundle: Bundle, _: str, threads: int) -> Engine:
+    from .tensorrt import TensorRTEngine
+
+    return TensorRTEngine(bundle)
+
+
+def _no_plan(bundle: Bundle) -> str | None:
+    from .tensorrt_plans import PLAN, rebuild
+
+    if any(bundle.engines.glob(f"*{PLAN}")):
+        return None
+    return f"none was built on this device; {rebuild(bundle)} builds one"
+
+
 register(
     EngineKind(
         name="cpu",
         summary="ONNX Runtime on the processor",
-        open=lambda bundle, _, threads: OnnxEngine(bundle, "cpu", threads),
+        open=lambda bundle, _, threads: _onnx(bundle, "cpu", threads),
         automatic=30,
     )
 )
@@ -87,10 +113,8 @@ register(
     EngineKind(
         name="cuda",
         summary="ONNX Runtime on an NVIDIA GPU",
-        open=lambda bundle, _, threads: OnnxEngine(bundle, "cuda", threads),
-        absent=lambda bundle: (
-            None if "cuda" in providers() else "this onnxruntime was built without CUDA, or is not installed"
-        ),
+        open=lambda bundle, _, threads: _onnx(bundle, "cuda", threads),
+        absent=_no_cuda,
         automatic=20,
     )
 )
@@ -98,12 +122,8 @@ register(
     EngineKind(
         name="tensorrt",
         summary="a TensorRT engine that was built on this device",
-        open=lambda bundle, _, threads: TensorRTEngine(bundle),
-        absent=lambda bundle: (
-            None
-            if any(bundle.engines.glob(f"*{PLAN}"))
-            else f"none was built on this device; {rebuild(bundle)} builds one"
-        ),
+        open=_tensorrt,
+        absent=_no_plan,
         automatic=10,
     )
 )
@@ -111,7 +131,7 @@ register(
     EngineKind(
         name="onnx",
         summary="any provider of ONNX Runtime, by its own name",
-        open=OnnxEngine,
+        open=_onnx,
         argument="provider",
     )
 )
