@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy.typing as npt
 
 from .bundle import Bundle
-from .engines.catalog import AUTO, open_engine
+from .engines.catalog import AUTO, Opened, Verify, open_engine
 from .errors import ConfigError, DataError, QueueError
 from .frames import FrameFormat
 from .pipeline import Detect, FaultIsolation, FramePipeline, FrameReader
@@ -63,7 +63,7 @@ class Monitor:
         queue: where frames are kept: a path, or a :class:`Queue` with settings of its own, which stays the caller's to
             close. None: verdicts only.
         trigger: which frames; a :class:`Trigger` or its text. None: :data:`DEFAULT_TRIGGER` if there is a queue.
-        engine: see :func:`alpose.runtime.engines.catalog.open_engine`; its golden frames are asked before this returns.
+        engine: see :func:`alpose.runtime.engines.catalog.open_engine`; its golden frames run before this returns.
         threads: of the engine on a CPU; None: two at most.
         device_id: stands in every record. None: made once for a queue and kept in it; without a queue the host's name.
         roi: a fixed region (x0, y0, x1, y1) in which the person is, such as a seat.
@@ -75,6 +75,8 @@ class Monitor:
             ``-bt709``.
         camera: name that stands in every record.
         public_key: the bundle must have been signed by it.
+        verify: ``background`` starts without waiting for the golden frames: they run beside the camera, ``verdict.verified``
+            is False until they have passed, and if they fail every further call raises :class:`WrongAnswerError`.
         allow_fallback: go on with the CPU where the engine asked for does not run.
         metrics_port: serve Prometheus metrics on this port of the loopback; 0 takes any.
         metrics_file: write them there as text, for node_exporter, every 15 seconds.
@@ -100,6 +102,7 @@ class Monitor:
         camera: str = "",
         public_key: str | Path | None = None,
         allow_fallback: bool = False,
+        verify: Verify = "first",
         metrics_port: int | None = None,
         metrics_file: str | Path | None = None,
         seed: int | None = None,
@@ -117,7 +120,7 @@ class Monitor:
         form = FrameFormat.named(frame_format)
         self.device_id, self.camera = device_id or host_name(), camera
         with ExitStack() as made:
-            opened = open_engine(self.bundle, engine, threads, allow_fallback)
+            opened = open_engine(self.bundle, engine, threads, allow_fallback, verify)
             made.callback(opened.close)
             for attempt in opened.fallbacks:
                 counters.add("fallback_total", what=f"engine {attempt.engine}")
@@ -136,8 +139,9 @@ class Monitor:
                 "camera": camera,
                 "bundle": self.bundle.manifest.name,
                 "bundle_sha256": self.bundle.sha256,
-                "engine": EngineState.of(opened, engine if isinstance(engine, str) else "the one given"),
             }
+            parts.opened = opened
+            parts.asked = engine if isinstance(engine, str) else "the one given"
             reader = FrameReader(opened.engine, form)
             parts.pipeline = FramePipeline(self.bundle, self.trigger, reader, streams, parts.recorder, meters, faults,
                                            seed, detect)  # fmt: skip
@@ -269,11 +273,21 @@ class Monitor:
                 raise ConfigError("this Monitor was closed: make a new one")
             self._busy = True
             try:
-                return self._parts.pipeline(frames, boxes, names, time_ns)
+                return self._verdicts(frames, boxes, names, time_ns)
             finally:
                 self._busy = False
                 if self._closing:
                     self.close()
+
+    def _verdicts(
+        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | None
+    ) -> list[Verdict]:
+        background = self._parts.opened.background
+        if background is None or background.verified:
+            return self._parts.pipeline(frames, boxes, names, time_ns)
+        background.require()
+        verdicts = self._parts.pipeline(frames, boxes, names, time_ns)
+        return [replace(verdict, verified=False) for verdict in verdicts]
 
     def _warn(self) -> None:
         """What a user should know from the start."""
@@ -296,6 +310,9 @@ class _Parts:
     known: dict[str, Any] = field(default_factory=dict)
     """The fields of :class:`Stats` that do not change."""
     pipeline: FramePipeline = field(init=False)
+    opened: Opened = field(init=False)
+    asked: str = ""
+    """What the app called its engine."""
     recorder: FrameRecorder | None = None
     numbers: QueueNumbers | None = None
     metrics: Metrics | None = None
@@ -310,6 +327,7 @@ class _Parts:
             queue=self.numbers.state() if self.numbers else None,
             drift=self.pipeline.drift,
             more_counts=self.numbers.counts() if self.numbers else None,
+            engine=EngineState.of(self.opened, self.asked),
             **self.known,
         )
 

@@ -379,13 +379,13 @@ class EngineState:
     fallback: bool = False
     """Whether it is not what was asked for; it was allowed then."""
     golden_deviation: Mapping[str, float] = field(default_factory=dict)
-    """Output → largest deviation; the keypoints' is in pixels of the crop."""
+    """Output → largest deviation; the keypoints' is in pixels of the crop. Empty until the golden frames have passed."""
 
     @classmethod
     def of(cls, opened: Opened, asked: str) -> EngineState:
         """The state of an engine that was opened; of several golden reports the largest deviations."""
         deviation: dict[str, float] = {}
-        for check in (check for report in opened.golden for check in report.checks):
+        for check in (check for report in opened.reports for check in report.checks):
             deviation[check.output] = max(check.deviation, deviation.get(check.output, 0.0))
         name = str(getattr(opened.engine, "name", type(opened.engine).__name__))
         provider = str(getattr(opened.engine, "provider", name))

@@ -146,3 +146,5 @@ class Verdict:
     """Running number of this Monitor's verdicts, from 0."""
     stream: str = ""
     """Camera or person, as given to :meth:`Monitor.batch`."""
+    verified: bool = True
+    """Whether the engine's golden frames had passed; False only for a Monitor with ``verify="background"``, at its start."""

@@ -51,7 +51,9 @@ CONTROL_SHARE = 0.1
 @click.option("--show", "video_path", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.mp4",
               help="Write an annotated video: .mp4, .webm (plays in browsers), .avi.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
-              help="auto, cpu, cuda, tensorrt (native), or onnx:PROVIDER.")  # fmt: skip
+              help="auto, cpu, cuda, tensorrt (native), onnx:PROVIDER, or an engine that was registered.")  # fmt: skip
+@click.option("--verify", default="first", show_default=True, type=click.Choice(["first", "background"]),
+              help="Verify the engine with the golden frames before the first frame, or beside the camera.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Of ONNX Runtime.  [default: 2]")
 @click.option("--allow-fallback", is_flag=True, help="Go on with the CPU where the engine asked for does not run.")
 @click.option("--public-key", type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -88,7 +90,7 @@ CONTROL_SHARE = 0.1
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run(
     bundle: Path, source: str, roi: Any, track: bool, queue: Path | None, budget: float | None, trigger: str | None,
-    video_path: Path | None, engine: str, threads: int | None, allow_fallback: bool, public_key: Path | None,
+    video_path: Path | None, engine: str, verify: Any, threads: int | None, allow_fallback: bool, public_key: Path | None,
     device_id: str | None, camera: str, store: Any, seal_to: Path | None, max_bytes: int | None, max_age_s: float | None,
     clip: Any, metrics_port: int | None, metrics_file: Path | None, limit: int | None, realtime: bool,
     fps: float | None, seed: int | None, quiet: bool, as_json: bool,
@@ -133,7 +135,7 @@ def run(
         monitor = Monitor(
             bundle, queue=kept, trigger=policy, engine=engine, threads=threads, device_id=device_id, roi=roi,
             track=track, frame_format="bgr", camera=camera, public_key=public_key, allow_fallback=allow_fallback,
-            metrics_port=metrics_port, metrics_file=metrics_file, seed=seed,
+            verify=verify, metrics_port=metrics_port, metrics_file=metrics_file, seed=seed,
         )  # fmt: skip
         stack.callback(monitor.close)
         if monitor.metrics_url:

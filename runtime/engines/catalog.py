@@ -12,18 +12,26 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from ..bundle import Bundle
 from ..bundle.golden import Golden, GoldenReport, run_golden
 from ..errors import ConfigError, WrongAnswerError
-from ..types import Engine
+from ..types import Engine, Outputs
 
 log = logging.getLogger("alpose.monitor")
 
 AUTO = "auto"
+Verify = Literal["first", "background"]
+"""When the golden frames run: before the engine answers anything else, or beside it."""
+
 GOLDEN_BATCH = 8
 """Rows of the batches in which golden frames are answered, where the engine takes so many."""
 
@@ -152,6 +160,69 @@ class Attempt:
         return f"{self.engine}: {self.problem or 'runs'}"
 
 
+class BackgroundVerification:
+    """The golden frames on an engine, in a thread of their own while the engine already answers the camera."""
+
+    def __init__(self, engine: Engine, golden: Golden) -> None:
+        self.reports: tuple[GoldenReport, ...] = ()
+        self.verified = False
+        """Whether all golden frames have passed."""
+        self._engine, self._golden = engine, golden
+        self._error: Exception | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="alpose-verify", daemon=True)
+        self._thread.start()
+
+    def require(self) -> None:
+        """Raise what was found wrong with the engine, such as :class:`WrongAnswerError`; nothing where nothing was yet."""
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Begin no further call of the engine, and wait for the one that runs."""
+        self._stopping = True
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self.reports = tuple(report.require() for report in verify_engine(self, self._golden))
+            self.verified = True
+            log.info("engine %s; golden frames passed", self.name)
+        except _StoppedError:
+            pass
+        except Exception as error:  # kept for the camera's thread, which raises it
+            log.error("engine %s is refused: %s", self.name, error)
+            self._error = error
+
+    # What verify_engine sees: the engine, between whose calls the verification can be stopped.
+
+    @property
+    def name(self) -> str:
+        """The engine's."""
+        return _name(self._engine)
+
+    @property
+    def max_batch(self) -> int:
+        """The engine's."""
+        return int(getattr(self._engine, "max_batch", GOLDEN_BATCH))
+
+    @property
+    def golden_batches(self) -> tuple[int, ...]:
+        """The engine's."""
+        return golden_batches(self._engine)
+
+    def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
+        """Answer, unless the verification was stopped."""
+        if self._stopping:
+            raise _StoppedError
+        return self._engine(frames_NHW3)
+
+
+class _StoppedError(Exception):
+    """The Monitor is closing."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Opened:
     """An engine whose answers to the golden frames are right, and what was tried before it."""
@@ -163,6 +234,13 @@ class Opened:
     """In their order; the last one runs."""
     ours: bool
     """Made here, so to be closed by :meth:`close`; False for an engine that the caller made."""
+    background: BackgroundVerification | None = None
+    """Where the golden frames are still running, or ran, while the engine answered already."""
+
+    @property
+    def reports(self) -> tuple[GoldenReport, ...]:
+        """All golden reports so far; all passed."""
+        return self.background.reports if self.background else self.golden
 
     @property
     def fallbacks(self) -> tuple[Attempt, ...]:
@@ -170,7 +248,9 @@ class Opened:
         return tuple(attempt for attempt in self.attempts if attempt.fallback)
 
     def close(self) -> None:
-        """Close the engine if it was made here and can be closed."""
+        """Close the engine if it was made here and can be closed, once nothing runs on it any more."""
+        if self.background is not None:
+            self.background.stop()
         if self.ours:
             _close(self.engine)
 
@@ -182,7 +262,11 @@ def default_threads() -> int:
 
 
 def open_engine(
-    bundle: Bundle, engine: str | Engine = AUTO, threads: int | None = None, allow_fallback: bool = False
+    bundle: Bundle,
+    engine: str | Engine = AUTO,
+    threads: int | None = None,
+    allow_fallback: bool = False,
+    verify: Verify = "first",
 ) -> Opened:
     """Open an engine and verify it with the golden frames.
 
@@ -193,6 +277,8 @@ def open_engine(
             name take that one; an object that answers frames is taken as it is, and is the caller's to close.
         threads: of ONNX Runtime within an operator; None: :func:`default_threads`.
         allow_fallback: go on with the CPU where the engine that was chosen by name does not run.
+        verify: ``first`` returns once the golden frames have passed; ``background`` returns at once and lets them run in
+            a thread, for an engine that two threads may call. ``auto`` then takes the first engine that starts.
 
     Raises:
         WrongAnswerError: the engine does not give the answers that the bundle expects.
@@ -201,26 +287,31 @@ def open_engine(
     """
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ConfigError(f"threads must be at least 1, got {threads!r}")
+    if verify not in get_args(Verify):
+        raise ConfigError(f"verify must be one of {', '.join(get_args(Verify))}, got {verify!r}")
     if not isinstance(engine, str):
         if not callable(engine):
             raise ConfigError(f"an engine is a name ({engine_names()}) or answers frames, got {engine!r}")
-        reports = tuple(report.require() for report in verify_engine(engine, bundle.golden))
-        return _opened(Opened(engine, reports, (Attempt(_name(engine), None),), ours=False))
+        return _verified(engine, bundle, (Attempt(_name(engine), None),), verify, ours=False)
     threads = threads or default_threads()
     if engine.lower() == AUTO:
         ranked = [(kind.automatic, kind.name) for kind in engine_kinds() if kind.automatic is not None]
-        return _first([name for _, name in sorted(ranked)], bundle, threads)
+        return _first([name for _, name in sorted(ranked)], bundle, threads, verify)
     kind, argument = _parse(engine)
     name = f"{kind.name}:{argument}" if argument else kind.name
     chain = [name, "cpu"] if allow_fallback and name not in ("cpu", "onnx:cpu") else [name]
-    return _first(chain, bundle, threads, chosen=True)
+    return _first(chain, bundle, threads, verify, chosen=True)
 
 
 def verify_engine(engine: Engine, golden: Golden) -> tuple[GoldenReport, ...]:
     """The golden frames on an engine, alone and in batches, of the sizes that it was built for where it has some."""
+    return tuple(run_golden(engine, golden, batch=size) for size in golden_batches(engine))
+
+
+def golden_batches(engine: Engine) -> tuple[int, ...]:
+    """The batches in which an engine is verified: its own choice, or as many rows as it takes."""
     largest = max(1, min(GOLDEN_BATCH, int(getattr(engine, "max_batch", GOLDEN_BATCH))))
-    sizes = getattr(engine, "golden_batches", (largest,))
-    return tuple(run_golden(engine, golden, batch=size) for size in sizes)
+    return tuple(getattr(engine, "golden_batches", (largest,)))
 
 
 def _parse(text: str) -> tuple[EngineKind, str]:
@@ -232,7 +323,7 @@ def _parse(text: str) -> tuple[EngineKind, str]:
     return kind, argument
 
 
-def _first(names: list[str], bundle: Bundle, threads: int, *, chosen: bool = False) -> Opened:
+def _first(names: list[str], bundle: Bundle, threads: int, verify: Verify, *, chosen: bool = False) -> Opened:
     """The first of these that runs and answers rightly; ``chosen``: the first name was the user's own."""
     attempts: list[Attempt] = []
     errors: list[Exception] = []
@@ -243,12 +334,11 @@ def _first(names: list[str], bundle: Bundle, threads: int, *, chosen: bool = Fal
             attempts.append(Attempt(name, absent))
             continue
         try:
-            made, reports = _make(kind, argument, bundle, threads)
+            made = kind.open(bundle, argument, threads)
+            return _verified(made, bundle, (*attempts, Attempt(name, None)), verify, ours=True)
         except Exception as error:  # a library may raise anything while it starts; the next one is tried
             attempts.append(Attempt(name, _summary(error), fallback=True))
             errors.append(error)
-            continue
-        return _opened(Opened(made, reports, (*attempts, Attempt(name, None)), ours=True))
     if len(errors) == 1:  # its own error says more than a list of one
         raise errors[0]
     tried = "\n  ".join(map(str, attempts))
@@ -257,14 +347,21 @@ def _first(names: list[str], bundle: Bundle, threads: int, *, chosen: bool = Fal
     ) from errors[-1]
 
 
-def _make(kind: EngineKind, argument: str, bundle: Bundle, threads: int) -> tuple[Engine, tuple[GoldenReport, ...]]:
-    """An engine with its passed golden frames; one that is refused is closed first."""
-    engine = kind.open(bundle, argument, threads)
+def _verified(engine: Engine, bundle: Bundle, attempts: tuple[Attempt, ...], verify: Verify, *, ours: bool) -> Opened:
+    """An engine with its golden frames passed or running; one of ours that is refused is closed first."""
+    for attempt in attempts[:-1]:
+        log.log(logging.WARNING if attempt.fallback else logging.DEBUG, "engine %s", attempt)
+    if verify == "background":
+        log.info("engine %s; its golden frames run in the background", _name(engine))
+        return Opened(engine, (), attempts, ours, BackgroundVerification(engine, bundle.golden))
     try:
-        return engine, tuple(report.require() for report in verify_engine(engine, bundle.golden))
+        reports = tuple(report.require() for report in verify_engine(engine, bundle.golden))
     except BaseException:
-        _close(engine)
+        if ours:
+            _close(engine)
         raise
+    log.info("engine %s; golden frames passed", _name(engine))
+    return Opened(engine, reports, attempts, ours)
 
 
 def _close(engine: Engine) -> None:
@@ -282,10 +379,3 @@ def _summary(error: Exception) -> str:
     """One line, except for wrong answers: their table is the deviation."""
     text = str(error).strip() or type(error).__name__
     return text if isinstance(error, WrongAnswerError) else text.splitlines()[0]
-
-
-def _opened(opened: Opened) -> Opened:
-    for attempt in opened.attempts[:-1]:
-        log.log(logging.WARNING if attempt.fallback else logging.DEBUG, "engine %s", attempt)
-    log.info("engine %s; golden frames passed", _name(opened.engine))
-    return opened
