@@ -79,3 +79,16 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", prose):
         assert (page.parent / target).exists(), target
+
+
+def test_the_architecture_names_files_that_are_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    files = {path.name for folder in ("runtime", "trainer", "export", "tools", "tests")
+             for path in (ROOT / folder).rglob("*.py")}  # fmt: skip
+    folders = {f"{name}/" for name in re.findall(r"`(?:\w+/)*(\w+)/`", page)}
+    there = {f"{path.name}/" for path in ROOT.glob("*/**") if path.is_dir()} | {
+        f"{path.name}/" for path in ROOT.iterdir()
+    }
+
+    assert set(re.findall(r"\b\w+\.py\b", page)) <= files
+    assert folders <= there
