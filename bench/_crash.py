@@ -261,7 +261,7 @@ def examine(
     limit = BOUNDED if bounded else ROOMY
     taken = sum(Path(f"{path}{end}").stat().st_size for end in ("", "-wal") if Path(f"{path}{end}").exists())
     problems = list(early)
-    with Queue(path, max_bytes=limit, on_damage="raise") as queue:  # SQLite's quick_check is part of opening.
+    with Queue(path, max_bytes=limit, on_damage="raise") as queue:
         report = queue.check()
         if not report.ok:
             problems.append(f"check: {report}"[:500])

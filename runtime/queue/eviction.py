@@ -53,7 +53,7 @@ CHECKPOINT_BYTES = 4 << 20
 FRAME_BYTES = 24
 """Of a page's header in the log."""
 
-OVERHEAD_PAGES = 16
+OVERHEAD_PAGES = 19
 """Pages that one insertion or deletion changes beside its own content, at most: a leaf in each of the trees that know
 of a record, and what their balancing touches."""
 
@@ -191,7 +191,9 @@ def end_control_period(transaction: Transaction) -> None:
     """
     db = transaction.db
     period, rate = control_period(db)
-    left = db.execute("SELECT 1 FROM record WHERE draw IS NOT NULL AND state = 'queued' LIMIT 1").fetchone()
+    left = db.execute(
+        "SELECT 1 FROM record INDEXED BY record_control WHERE draw IS NOT NULL AND state = 'queued' LIMIT 1"
+    ).fetchone()
     if rate < 1 and left is None:
         db.execute("UPDATE control SET ended_ns = ? WHERE period = ?", (transaction.now_ns, period))
         db.execute("INSERT INTO control (began_ns, rate) VALUES (?, 1.0)", (transaction.now_ns,))
@@ -233,11 +235,14 @@ def make_room(
         Why the record is not to be stored (``full``, ``control``), or None where there is room now.
     """
     db, bounds = transaction.db, database.bounds
+    held, counted = 0, -1  # bytes of control records, and in which transaction they were counted
     while True:
         transaction.reserve(cost)
         if database.used_pages() + pages <= bounds.usable_pages:
             return None
-        found = _victim(db, bounds.file_pages * bounds.page_bytes * CONTROL_SHARE, spare)
+        if counted != transaction.number:
+            held, counted = _control_bytes(db), transaction.number
+        found = _victim(db, held > bounds.file_pages * bounds.page_bytes * CONTROL_SHARE, spare)
         if found is None:
             return "full"
         row, reason = found
@@ -252,6 +257,7 @@ def make_room(
             continue  # Others may have written in between: look again.
         if reason == "control" and row.draw is not None:
             lower_control_rate(db, row.draw)
+            held -= row.bytes
             if row.flagged:  # It was wanted for its own sake too, and competes with its like from here on.
                 db.execute("UPDATE record SET draw = NULL WHERE seq = ?", (row.seq,))
                 tables.count(db, "control_demoted_total")
@@ -259,22 +265,30 @@ def make_room(
         evict(transaction, row, reason, erased)
 
 
-def _victim(db: sqlite3.Connection, control_bytes: float, spare: Collection[int]) -> tuple[Row, str] | None:
-    """The least valuable record and the reason that is counted for it."""
+def _control_bytes(db: sqlite3.Connection) -> int:
+    query = "SELECT coalesce(sum(bytes), 0) FROM record INDEXED BY record_control WHERE draw IS NOT NULL AND state = 'queued'"
+    return int(db.execute(query).fetchone()[0])
+
+
+def _victim(db: sqlite3.Connection, control_first: bool, spare: Collection[int]) -> tuple[Row, str] | None:
+    """The least valuable record and the reason that is counted for it; every query is answered by an index."""
     but = f"seq NOT IN ({', '.join(str(int(seq)) for seq in spare)})"
     row = tables.select(db, f"WHERE state = 'pulled' AND {but} ORDER BY seq")
     if row is not None:
         return row, "acknowledged"
     control = "draw IS NOT NULL AND state = 'queued'"
-    held = db.execute(f"SELECT coalesce(sum(bytes), 0) FROM record WHERE {control}").fetchone()[0]
-    if held <= control_bytes:
-        row = tables.select(db, f"WHERE draw IS NULL AND state = 'queued' AND {but} ORDER BY rank, seq")
+    if not control_first:
+        row = tables.select(
+            db, f"INDEXED BY record_rank WHERE draw IS NULL AND state = 'queued' AND {but} ORDER BY rank, seq"
+        )
         if row is not None:
             return row, "full"
-    row = tables.select(db, f"WHERE {control} AND {but} ORDER BY draw DESC")
+    row = tables.select(db, f"INDEXED BY record_control WHERE {control} AND {but} ORDER BY draw DESC")
     if row is not None:
         return row, "control"
-    row = tables.select(db, f"WHERE draw IS NULL AND state = 'queued' AND {but} ORDER BY rank, seq")
+    row = tables.select(
+        db, f"INDEXED BY record_rank WHERE draw IS NULL AND state = 'queued' AND {but} ORDER BY rank, seq"
+    )
     return None if row is None else (row, "full")
 
 
@@ -297,6 +311,7 @@ def update_after_opening(database: Database, transaction: Transaction, policy: P
         tables.set_meta(db, "redate_ns", begun.redate_ns)
     if database.given_max_bytes not in (None, tables.meta(db, "max_bytes")):
         tables.set_meta(db, "max_bytes", database.given_max_bytes)
+    _add_indexes(database, transaction)
     life, shift = policy.half_life_s or half_life_s(db), tables.meta(db, "redate_ns")
     if shift is not None or tables.meta(db, "half_life_s") != life:
         tables.set_meta(db, "next_half_life_s", life)
@@ -310,6 +325,18 @@ def update_after_opening(database: Database, transaction: Transaction, policy: P
         _update(transaction, "rank = worth + put_ns / 1e9 / :life", "1", {"life": life})
         tables.set_meta(db, "half_life_s", life)
         tables.remove_meta(db, "next_half_life_s")
+
+
+def _add_indexes(database: Database, transaction: Transaction) -> None:
+    """Give a file of an older alpose the indexes that it lacks, where its log has room for them."""
+    for statement in tables.missing_indexes(transaction.db):
+        first, last = transaction.db.execute("SELECT min(seq), max(seq) FROM record").fetchone()
+        rows = 0 if first is None else last - first + 1
+        pages = rows * tables.INDEX_ROW_BYTES // database.bounds.page_bytes + OVERHEAD_PAGES
+        if pages <= transaction.most and make_room(database, transaction, pages, pages, None) is None:
+            transaction.db.execute(statement)
+            transaction.has_changed()
+            transaction.consume(pages)
 
 
 def _update(transaction: Transaction, change: str, where: str, values: dict[str, float]) -> None:

@@ -412,3 +412,53 @@ def test_whatever_is_done_in_whatever_order(kit: Kit, tmp_path: Path) -> None:
         max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     run_state_machine_as_test(Machine, settings=limits)
+
+
+# What it costs.
+
+
+def test_every_question_of_eviction_and_of_the_numbers_is_answered_by_an_index(kit: Kit, path: Path) -> None:
+    with Queue(path, max_bytes=4 * MB) as queue:
+        while not queue.counters().get(("evicted_total", "full")):
+            kit.put(queue, 50_000, control_draw=0.5)
+            kit.put(queue, 50_000)
+        asked: list[str] = []
+        db = queue._database.db  # type: ignore[union-attr]
+        db.set_trace_callback(asked.append)
+        kit.put(queue, BIG)
+        queue.info()
+        db.set_trace_callback(None)
+        selects = [sql for sql in asked if sql.startswith("SELECT") and "FROM record" in sql]
+        assert len(selects) > 8
+        for sql in selects:
+            for *_, plan in db.execute(f"EXPLAIN QUERY PLAN {sql}"):
+                assert "SCAN record" not in plan or "INDEX" in plan or "ORDER BY seq" in sql, (plan, sql)
+                assert plan != "USE TEMP B-TREE FOR ORDER BY", (plan, sql)
+
+
+def test_a_file_of_an_older_alpose_gets_the_index_when_it_is_written(kit: Kit, path: Path) -> None:
+    with Queue(path) as queue:
+        kept = kit.put(queue)
+        queue._database.db.execute("DROP INDEX record_state")  # type: ignore[union-attr]
+    with Queue(path, readonly=True) as queue:
+        assert [record.id for record in queue.peek()] == [kept.id]
+    with Queue(path) as queue:
+        query = "SELECT 1 FROM sqlite_master WHERE name = 'record_state'"
+        assert queue._database.db.execute(query).fetchone()  # type: ignore[union-attr]
+        assert queue.check().ok
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="says how much a process reads")
+def test_opening_reads_a_little_of_a_large_file(kit: Kit, path: Path) -> None:
+    def read_bytes() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    with Queue(path) as queue:
+        queue._database.db.execute("PRAGMA synchronous = OFF")  # type: ignore[union-attr]
+        for _ in range(60):
+            kit.put(queue, 500_000)
+    assert path.stat().st_size > 25 * MB
+    before = read_bytes()
+    with Queue(path):
+        pass
+    assert read_bytes() - before < 2 * MB
