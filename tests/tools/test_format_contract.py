@@ -252,7 +252,7 @@ def changed_coco(folder: Path, change: Callable[[Any], Any]) -> Path:
     [
         (lambda d: d["images"][0].update(file_name="holiday.jpg"), "carries no id"),
         (lambda d: d["annotations"][0].update(keypoints=[1, 2, 3]), "14 times x, y, v"),
-        (lambda d: d["annotations"][0]["keypoints"].__setitem__(2, 7), "v is not 0, 1 or 2"),
+        (lambda d: d["annotations"][0]["keypoints"].__setitem__(2, 7), "with v 0, 1 or 2"),
         (lambda d: d["annotations"][0].update(image_id=77), "belongs to no image"),
         (lambda d: d["annotations"].append("x"), "belongs to no image"),
     ],

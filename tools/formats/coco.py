@@ -19,8 +19,9 @@ import numpy as np
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import write_atomically
 from alpose.runtime.skeleton import Skeleton, flip_pairs_by_name
+from alpose.trainer.data.coco import category_with_joints, not_a_person, placed_joints, plain_id, stated_size
 
-from ..labels import HIDDEN, Answer, Answers, FindId, Floats, Handout, Ints, Pose, Task
+from ..labels import HIDDEN, Answer, Answers, FindId, Handout, Pose, Task
 from .files import LabelFile
 
 CATEGORY_ID, CATEGORY = 1, "person"
@@ -28,8 +29,6 @@ DIGITS = 2
 """CVAT and others round to hundredths of a pixel; so do we, to know our own answers again."""
 RESOLUTION_PX = 10.0**-DIGITS
 LISTS = ("images", "annotations", "categories")
-FARTHEST_PX = 1e6
-"""A joint beyond this is a damaged number, not a place."""
 
 
 class Coco:
@@ -52,11 +51,12 @@ class Coco:
 
     def read(self, file: LabelFile, find_id: FindId) -> Answers:
         """One answer an image that carries an id; every person in it with joints."""
-        category_id, joints = _category(file)
+        found_category = category_with_joints(file.value["categories"], file.name)
+        joints = tuple(str(joint) for joint in found_category["keypoints"])
         found = _Found(file.name, joints)
         images = _images(file, find_id, found.problems)
         for place, annotation in enumerate(file.value["annotations"]):
-            found.add(annotation, f"{file.name}: annotations[{place}]", category_id, images)
+            found.add(annotation, f"{file.name}: annotations[{place}]", found_category.get("id"), images)
         answers: dict[str, Answer] = {}
         for key, people in found.people.items():
             id_, size = images[key]
@@ -135,20 +135,6 @@ def _annotation(task: Task, place: int) -> dict[str, Any]:
 # --- Back
 
 
-def _category(file: LabelFile) -> tuple[str | None, tuple[str, ...]]:
-    """Key and joints of the one category that has joints; where several have, of the one called as ours."""
-    found = [
-        one for one in file.value["categories"] if isinstance(one, dict) and isinstance(one.get("keypoints"), list)
-    ]
-    found = [one for one in found if one["keypoints"]]
-    if len(found) > 1:
-        found = [one for one in found if one.get("name") == CATEGORY] or found
-    if len(found) != 1:
-        raise DataError(f"{file.name}: expected one category with keypoints, found {len(found)}. From CVAT, export as "
-                        "COCO Keypoints 1.0")  # fmt: skip
-    return _key(found[0].get("id")), tuple(str(joint) for joint in found[0]["keypoints"])
-
-
 def _images(file: LabelFile, find_id: FindId, problems: list[str]) -> dict[str, tuple[str, tuple[float, float] | None]]:
     """Record's id and stated size of each image, by its key. That a key names two files is an error: a pose could be stored
     as that of another picture."""
@@ -156,7 +142,7 @@ def _images(file: LabelFile, find_id: FindId, problems: list[str]) -> dict[str, 
     images = {}
     for place, image in enumerate(file.value["images"]):
         name = str(image.get("file_name")) if isinstance(image, dict) else str(image)[:80]
-        key = _key(image.get("id")) if isinstance(image, dict) else None
+        key = plain_id(image.get("id")) if isinstance(image, dict) else None
         if key is not None and names.setdefault(key, name) != name:
             raise DataError(
                 f"{file.name}: image id {image['id']!r} is given twice, to {names[key]} and to {name}: whose pose is whose cannot be "
@@ -168,7 +154,7 @@ def _images(file: LabelFile, find_id: FindId, problems: list[str]) -> dict[str, 
         elif key is None:
             problems.append(f"{file.name}: images[{place}] ({name}) has no usable id")
         else:
-            images[key] = (id_, _size(image))
+            images[key] = (id_, stated_size(image))
     return images
 
 
@@ -183,32 +169,28 @@ class _Found:
     problems: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def add(self, annotation: Any, where: str, category_id: str | None, images: dict[str, Any]) -> None:
+    def add(self, annotation: Any, where: str, category_id: Any, images: dict[str, Any]) -> None:
         """One annotation: a person, something else, or a problem."""
         known = annotation if isinstance(annotation, dict) else {}
-        if category_id is not None and "category_id" in known and _key(known["category_id"]) != category_id:
-            self.left_out["annotations of other categories"] += 1
+        reason = not_a_person(known, category_id)
+        if reason is not None:
+            self.left_out[reason] += 1
             return
-        if str(known.get("iscrowd") or 0).lower() not in ("0", "false"):
-            self.left_out["crowds"] += 1
-            return
-        key = _key(known.get("image_id"))
+        key = plain_id(known.get("image_id"))
         if key is None or key not in images:
             self.problems.append(f"{where} belongs to no image with an id of a record")
             return
         people = self.people.setdefault(key, [])
         try:
-            keypoints_J2, visibility_J = _joints(known.get("keypoints"), len(self.joints))
-        except (TypeError, ValueError, OverflowError) as error:
-            self.problems.append(
-                f"{where} ({images[key][0]}): keypoints must be {len(self.joints)} times x, y, v ({error})"
-            )
+            keypoints_J2, visibility_J = placed_joints(known.get("keypoints"), len(self.joints))
+        except ValueError as error:
+            self.problems.append(f"{where} ({images[key][0]}): {error}")
             return
-        unplaced_J = (visibility_J != HIDDEN) & ~keypoints_J2.any(axis=1)
-        if unplaced_J.any():
-            names = ", ".join(self.joints[joint] for joint in np.flatnonzero(unplaced_J))
-            self.problems.append(f"{where} ({images[key][0]}): {names} at 0, 0 is taken for not labelled")
-            visibility_J[unplaced_J] = HIDDEN
+        unplaced = [joint for joint, v, placed in zip(self.joints, known["keypoints"][2::3], visibility_J, strict=True)
+                    if float(v or 0) and not placed]  # fmt: skip
+        if unplaced:
+            self.problems.append(f"{where} ({images[key][0]}): {', '.join(unplaced)} at 0, 0 is taken for not labelled")
+        keypoints_J2 = np.where(visibility_J[:, None] != HIDDEN, keypoints_J2, 0.0)
         if any(np.array_equal(keypoints_J2, one.keypoints_J2) for one in people):
             self.left_out["poses that are there twice"] += 1
             return
@@ -217,36 +199,3 @@ class _Found:
     def notes(self) -> tuple[str, ...]:
         """What was passed over without being a problem, counted."""
         return tuple(f"{self.name}: {count} {what}" for what, count in self.left_out.items())
-
-
-def _joints(value: Any, count: int) -> tuple[Floats, Ints]:
-    """Positions and visibility; what is not labelled may be anything."""
-    if not isinstance(value, list):
-        raise TypeError(f"got {'nothing' if value is None else type(value).__name__}")
-    if len(value) != 3 * count:
-        raise ValueError(f"got {len(value)} numbers")
-    visibility_J = np.array([float(v) for v in value[2::3]])
-    if not np.isin(visibility_J, (0, 1, 2)).all():
-        raise ValueError("v is not 0, 1 or 2")
-    keypoints_J2 = np.zeros((count, 2))
-    for joint in np.flatnonzero(visibility_J):
-        keypoints_J2[joint] = float(value[3 * joint]), float(value[3 * joint + 1])
-    if not (np.abs(keypoints_J2) <= FARTHEST_PX).all():
-        raise ValueError(f"a number is not finite, or beyond {FARTHEST_PX:.0f}")
-    return keypoints_J2, visibility_J.astype(np.int64)
-
-
-def _size(image: dict[str, Any]) -> tuple[float, float] | None:
-    """The stated size; None where there is none, or where it is not one."""
-    try:
-        width, height = float(image["width"]), float(image["height"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return (width, height) if 1 < width < FARTHEST_PX and 1 < height < FARTHEST_PX else None
-
-
-def _key(value: Any) -> str | None:
-    """An id as some tools write it as a number and others as text; None for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None

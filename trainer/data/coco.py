@@ -16,11 +16,14 @@ Shapes: N people, J joints.
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
+import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import read_json
@@ -30,15 +33,20 @@ from .records import Person, PoseData, from_people, inside, log_left_out
 
 log = logging.getLogger("alpose")
 
+FARTHEST_PX = 1e6
+"""A joint beyond this is a damaged number, not a place."""
+SHOWN = 20
+"""Damaged images and annotations that are logged one by one."""
+
 
 def read_coco(folder_or_json: Path, split: str | None = None) -> PoseData:
     """People with at least one labelled joint, from a folder or from one JSON file in it.
 
     v = 0 is not labelled, 1 labelled but occluded, 2 visible. Several people may share an image. Left out and
-    counted in one log line: crowds (``iscrowd``), people without labelled joints (``num_keypoints`` 0),
-    annotations of categories without joints. People without ``bbox`` get the tight box of their joints,
-    counted too. Ids are ``NAME/IMAGE#ANNOTATION``, with the name of the folder, the stem of the file name and
-    the annotation's id.
+    counted in one log line: crowds (``iscrowd``), people without labelled joints, annotations of categories
+    without joints; whoever is damaged is logged by name as well, and the rest is read. People without ``bbox``
+    get the tight box of their joints, counted too. Ids are ``NAME/IMAGE#ANNOTATION``, with the name of the
+    folder, the stem of the file name and the annotation's id.
 
     Args:
         folder_or_json: the dataset folder or its annotation file.
@@ -52,21 +60,37 @@ def read_coco(folder_or_json: Path, split: str | None = None) -> PoseData:
         isinstance(value.get(key), list) for key in ("images", "annotations", "categories")
     ):
         raise DataError(f"{json_path} is not in COCO form: it needs the lists images, annotations and categories")
-    category, skeleton = _category(value["categories"], json_path)
+    category = category_with_joints(value["categories"], str(json_path))
+    skeleton = skeleton_of(category, json_path)
     name = root.resolve().name or "coco"
-    files = _files(value["images"], root, json_path)
-    people: list[Person] = []
+    problems: list[str] = []
+    files = _files(value["images"], root, json_path, problems)
+    people: dict[str, Person] = {}
     left_out: Counter[str] = Counter()
-    for annotation in value["annotations"]:
-        reason = _left_out(annotation, category, json_path)
-        person = None if reason else _person(annotation, files, len(skeleton), name, json_path)
-        if person and person.labelled_J.any():
-            people.append(person)
-        else:
-            left_out[reason or "people without labelled joints"] += 1
+    # Some converters never count, and write 0 for everybody.
+    counted = any(isinstance(one, dict) and one.get("num_keypoints") for one in value["annotations"])
+    for row, annotation in enumerate(value["annotations"]):
+        where = f"{json_path}: annotation {annotation.get('id', row) if isinstance(annotation, dict) else row!r}"
+        reason = not_a_person(annotation, category.get("id")) if isinstance(annotation, dict) else None
+        if counted and isinstance(annotation, dict) and annotation.get("num_keypoints") == 0:
+            reason = reason or "people without labelled joints"
+        if reason is None:
+            try:
+                person = _person(annotation, row, files, skeleton, name, left_out)
+            except (DataError, TypeError, ValueError, OverflowError) as error:
+                problems.append(f"{where}{error}")
+                continue
+            reason = _kept(person, people, json_path)
+        if reason is not None:
+            left_out[reason] += 1
+    if problems and not people:
+        raise DataError(problems[0])
+    for problem in problems[:SHOWN]:
+        log.warning("left out: %s", problem)
+    left_out["damaged images or annotations"] = len(problems)
     log_left_out(json_path, len(people), left_out)
-    folder = _image_folder(list(dict.fromkeys(person.image for person in people)), root, json_path)
-    return from_people(name, skeleton, people, lambda file: folder / file, json_path)
+    folder = _image_folder(list(dict.fromkeys(person.image for person in people.values())), root, json_path)
+    return from_people(name, skeleton, list(people.values()), lambda file: _on_disk(folder, file), json_path)
 
 
 def annotation_files(folder_or_json: Path, split: str | None = None) -> tuple[Path, ...]:
@@ -113,29 +137,29 @@ def groups(folder_or_json: Path, split: str | None, field: str) -> dict[str, str
     json_path = find_annotations(folder_or_json, split)
     value = read_json(json_path)
     name = _root(json_path).resolve().name or "coco"
-    found, file_of = {}, {}
+    found: dict[str, Any] = {}
+    file_of: dict[str, str] = {}
     for image in value["images"]:
-        nested = [part for part in image.values() if isinstance(part, dict)]
-        file_of[image["id"]] = str(image["file_name"])
-        found[image["id"]] = next((part[field] for part in (image, *nested) if part.get(field) is not None), None)
+        key = plain_id(image.get("id")) if isinstance(image, dict) else None
+        if key is not None:
+            nested = [part for part in image.values() if isinstance(part, dict)]
+            file_of[key] = _local_name(str(image.get("file_name")))
+            found[key] = next((part[field] for part in (image, *nested) if part.get(field) is not None), None)
     group_of = {}
-    for annotation in value["annotations"]:
-        image_id = annotation.get("image_id")
-        if image_id in found:
-            if found[image_id] is None:
-                raise DataError(f"{json_path}: the image {file_of[image_id]} has no field {field!r} to group by")
-            group_of[_id(name, file_of[image_id], annotation["id"])] = str(found[image_id])
+    for row, annotation in enumerate(value["annotations"]):
+        key = plain_id(annotation.get("image_id")) if isinstance(annotation, dict) else None
+        if key in found:
+            if found[key] is None:
+                raise DataError(f"{json_path}: the image {file_of[key]} has no field {field!r} to group by")
+            group_of[_id(name, file_of[key], annotation, row)] = str(found[key])
     return group_of
 
 
 def stated_sizes(json_path: Path) -> dict[str, tuple[int, int]]:
-    """Width and height in pixels that an annotation file states, by file name; images without them are left
-    out."""
-    return {
-        str(image["file_name"]): (int(image["width"]), int(image["height"]))
-        for image in read_json(json_path)["images"]
-        if image.get("width") and image.get("height")
-    }
+    """Width and height in pixels that an annotation file states, by file name; images without them are left out."""
+    images = [image for image in read_json(json_path)["images"] if isinstance(image, dict)]
+    sizes = {_local_name(str(image.get("file_name"))): stated_size(image) for image in images}
+    return {name: (int(size[0]), int(size[1])) for name, size in sizes.items() if size is not None}
 
 
 def skeleton_of(category: dict[str, Any], source: Path) -> Skeleton:
@@ -151,7 +175,7 @@ def skeleton_of(category: dict[str, Any], source: Path) -> Skeleton:
         skeleton = Skeleton(
             name=str(category["name"]),
             joints=joints,
-            links=tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()),
+            links=_links(category.get("skeleton") or (), joints),
             flip_pairs=flip_pairs_by_name(joints),
         )
         return with_flip_pairs(skeleton, category["flip_pairs"]) if "flip_pairs" in category else skeleton
@@ -159,82 +183,174 @@ def skeleton_of(category: dict[str, Any], source: Path) -> Skeleton:
         raise DataError(f"{source}: the category {str(category)[:200]} is not a skeleton: {error}") from error
 
 
-def _category(categories: list[Any], source: Path) -> tuple[Any, Skeleton]:
-    """Id and skeleton of the one category that has joints."""
-    found = [category for category in categories if isinstance(category, dict) and category.get("keypoints")]
-    if len(found) != 1:
-        names = [category.get("name") for category in found]
-        raise DataError(
-            f"{source}: expected one category with keypoints, found {len(found)} {names or ''}. "
-            "Give its joint names as categories[0].keypoints, or keep one category per file"
+# --- What files of many tools have in common
+
+
+def category_with_joints(categories: list[Any], where: str) -> dict[str, Any]:
+    """The one category that has joints; where several have, the one called ``person``."""
+    found = [one for one in categories if isinstance(one, dict) and one.get("keypoints")]
+    if len(found) > 1:
+        found = [one for one in found if one.get("name") == "person"] or found
+    if len(found) != 1 or not isinstance(found[0]["keypoints"], list):
+        names = [one.get("name") for one in found]
+        raise DataError(f"{where}: expected one category with keypoints, found {len(found)} {names or ''}. Give its joint names as "
+                        "categories[0].keypoints, or keep one category per file; from CVAT, export as COCO Keypoints 1.0")  # fmt: skip
+    category: dict[str, Any] = found[0]
+    return category
+
+
+def plain_id(value: Any) -> str | None:
+    """An id, which some tools write as a number and others as text; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else None
+
+
+def not_a_person(annotation: dict[str, Any], category_id: Any) -> str | None:
+    """Why an annotation is meant as something else than one person; None where it is one."""
+    if category_id is not None and plain_id(annotation.get("category_id", category_id)) != plain_id(category_id):
+        return "annotations of other categories"
+    if str(annotation.get("iscrowd") or 0).lower() not in ("0", "0.0", "false"):
+        return "crowds"
+    return None
+
+
+def placed_joints(value: Any, count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Positions (J, 2) and visibility (J,) from x, y, v, x, y, v, …; what is not labelled may be any number or none.
+
+    :class:`TypeError` or :class:`ValueError` says what is wrong. A joint at exactly 0, 0 is not labelled, whatever its v: that
+    is how tools write a joint that nobody has placed.
+    """
+    if not isinstance(value, list) or len(value) != 3 * count:
+        got = (
+            f"{len(value)} values" if isinstance(value, list) else "nothing" if value is None else type(value).__name__
         )
-    return found[0].get("id"), skeleton_of(found[0], source)
+        raise ValueError(f"keypoints must be {count} times x, y, v, got {got}")
+    try:
+        values_J3 = np.array(value, dtype=np.float64).reshape(count, 3)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"keypoints must be {count} times x, y, v: {error}") from error
+    points_J2, labelled_J = values_J3[:, :2], values_J3[:, 2] != 0
+    fine = np.isin(values_J3[:, 2], (0, 1, 2)).all() and (np.abs(points_J2[labelled_J]) <= FARTHEST_PX).all()
+    if not fine:
+        raise ValueError(
+            f"keypoints must be finite, within {FARTHEST_PX:.0f} px, with v 0, 1 or 2, got {value[:9]} ..."
+        )
+    labelled_J &= points_J2.any(axis=1)
+    return np.nan_to_num(points_J2, nan=0.0, posinf=0.0, neginf=0.0), np.where(labelled_J, values_J3[:, 2], 0).astype(
+        np.int64
+    )
 
 
-def _files(images: list[Any], root: Path, source: Path) -> dict[Any, str]:
-    """File name by image id; a name that leaves the folder is refused."""
-    files: dict[Any, str] = {}
+def stated_size(image: dict[str, Any]) -> tuple[float, float] | None:
+    """Width and height that a file states for an image; None where there are none, or they are not a size."""
+    try:
+        width, height = float(image["width"]), float(image["height"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (width, height) if 1 < width < FARTHEST_PX and 1 < height < FARTHEST_PX else None
+
+
+# --- One file
+
+
+def _links(pairs: Any, joints: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Links by the names of their joints, or by numbers from 1; from 0 where a 0 is among them."""
+    numbers = [[joints.index(end) if end in joints else int(end) for end in pair] for pair in pairs]
+    named = any(end in joints for pair in pairs for end in pair)
+    first = 0 if named or any(0 in pair for pair in numbers) else 1
+    return tuple((a - first, b - first) for a, b in numbers)
+
+
+def _files(images: list[Any], root: Path, source: Path, problems: list[str]) -> dict[str, str]:
+    """File name by image id; a name that leaves the folder is refused, and so is an id that names two files."""
+    files: dict[str, str] = {}
     for row, image in enumerate(images):
-        try:
-            key, file = image["id"], str(image["file_name"])
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{source}: images[{row}] needs id and file_name: {str(image)[:200]}") from error
-        if key in files:
-            raise DataError(f"{source}: image id {key!r} is given twice ({files[key]} and {file})")
+        key = plain_id(image.get("id")) if isinstance(image, dict) else None
+        if key is None or not isinstance(image.get("file_name"), str):
+            problems.append(f"{source}: images[{row}] needs id and file_name: {str(image)[:200]}")
+            continue
+        file = _local_name(image["file_name"])
+        if files.get(key, file) != file:
+            raise DataError(f"{source}: image id {key} is given twice ({files[key]} and {file})")
         inside(root, file, source)
         files[key] = file
     return files
 
 
-def _left_out(annotation: Any, category: Any, source: Path) -> str | None:
-    """Why an annotation is not a person to learn from; None when it is one."""
+def _person(
+    annotation: Any, row: int, files: dict[str, str], skeleton: Skeleton, name: str, left_out: Counter[str]
+) -> Person:
+    """One annotation, checked. What is raised begins behind its name."""
     if not isinstance(annotation, dict):
-        raise DataError(f"{source}: an annotation is {str(annotation)[:200]}, expected an object")
-    if annotation.get("category_id") != category:
-        return "annotations of other categories"
-    if annotation.get("iscrowd"):
-        return "crowds"
-    if annotation.get("num_keypoints") == 0 or not annotation.get("keypoints"):
+        raise DataError(f" is {str(annotation)[:200]}, expected an object")
+    image = plain_id(annotation.get("image_id"))
+    if image is None or image not in files:
+        raise DataError(f" needs an id, and an image_id that images lists; it has {annotation.get('image_id')!r}")
+    try:
+        value = annotation.get("keypoints") or [0] * 3 * len(skeleton)
+        points_J2, v_J = placed_joints(value, len(skeleton))
+        box_4 = _box(annotation.get("bbox"))
+    except ValueError as error:
+        raise DataError(f": {error}") from error
+    left_out["joints said to be visible at 0, 0"] += int(
+        (np.array(value[2::3], dtype=np.float64) != 0).sum() - (v_J > 0).sum()
+    )
+    return Person(_id(name, files[image], annotation, row), files[image], points_J2.astype(np.float32),
+                  v_J > 0, v_J == 2, box_4)  # fmt: skip
+
+
+def _box(value: Any) -> npt.NDArray[np.float32]:
+    """Corners of a box; NaN where the file has none, or one without a side, as tools write for people without a box."""
+    if not value:
+        return np.full(4, np.nan, dtype=np.float32)
+    try:
+        x, y, width, height = (float(number) for number in value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"bbox must be x, y, width, height, got {value!r}") from error
+    if not np.isfinite([x, y, width, height]).all() or width < 0 or height < 0:
+        raise ValueError(f"bbox must be finite with sides of 0 or more, got {value!r}")
+    if not width and not height:
+        return np.full(4, np.nan, dtype=np.float32)
+    return np.array([x, y, x + width, y + height], dtype=np.float32)
+
+
+def _kept(person: Person, people: dict[str, Person], source: Path) -> str | None:
+    """Add somebody to the people; why not, where nobody is added."""
+    if not person.labelled_J.any():
         return "people without labelled joints"
+    same = people.setdefault(person.id, person)
+    if same is not person:
+        if not np.array_equal(same.joints_J2, person.joints_J2):
+            raise DataError(f"{source}: ids are not unique: two people have the id {person.id}")
+        return "people that are there twice"
     return None
 
 
-def _person(annotation: dict[str, Any], files: dict[Any, str], joints: int, name: str, source: Path) -> Person:
-    """One annotation, checked."""
-    where = f"{source}: annotation {annotation.get('id')!r}"
-    if annotation.get("id") is None or annotation.get("image_id") not in files:
-        raise DataError(
-            f"{where} needs an id, and an image_id that images lists; it has {annotation.get('image_id')!r}"
-        )
-    try:
-        keypoints_J3 = np.asarray(annotation["keypoints"], dtype=np.float32).reshape(joints, 3)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: keypoints must be {joints} times x, y, v: {error}") from error
-    if not np.isfinite(keypoints_J3).all() or not np.isin(keypoints_J3[:, 2], (0, 1, 2)).all():
-        raise DataError(f"{where}: keypoints must be finite with v 0, 1 or 2, got {annotation['keypoints'][:9]} ...")
-    box_4 = np.full(4, np.nan, dtype=np.float32)
-    if annotation.get("bbox") is not None:
-        try:
-            x, y, width, height = (float(number) for number in annotation["bbox"])
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{where}: bbox must be x, y, width, height, got {annotation['bbox']!r}") from error
-        if not np.isfinite([x, y, width, height]).all() or width < 0 or height < 0:
-            raise DataError(f"{where}: bbox must be finite with sides of 0 or more, got {annotation['bbox']!r}")
-        box_4[:] = x, y, x + width, y + height
-    v_J = keypoints_J3[:, 2]
-    return Person(_id(name, files[annotation["image_id"]], annotation["id"]), files[annotation["image_id"]], keypoints_J3[:, :2], v_J > 0,
-                  v_J == 2, box_4)  # fmt: skip
+def _local_name(name: str) -> str:
+    """The name of a file in the dataset's folder, where a tool wrote an address or a path of another system."""
+    if "://" in name or "?d=" in name or name.startswith("/data/"):
+        name = PurePosixPath(unquote(name.partition("?d=")[2] or name.partition("?")[0])).name
+    return name.replace("\\", "/")
 
 
-def _id(name: str, file: str, annotation: Any) -> str:
-    return f"{name}/{PurePosixPath(file).with_suffix('')}#{annotation}"
+def _on_disk(folder: Path, name: str) -> Path:
+    """The file of that name, or of the same name as another system or a service writes it."""
+    others = (name, unquote(name), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return next((folder / one for one in others if (folder / one).is_file()), folder / name)
+
+
+def _id(name: str, file: str, annotation: dict[str, Any], row: int) -> str:
+    """The id of a person: that of the annotation, or where it has none, its place in the file."""
+    id_ = plain_id(annotation.get("id"))
+    return f"{name}/{PurePosixPath(file).with_suffix('')}#{f'row-{row}' if id_ is None else id_}"
 
 
 def _image_folder(names: list[str], root: Path, source: Path) -> Path:
     """Return whichever folder of the known layouts holds the images."""
     suffix = _suffix(source)
     folders = [root / "images" / suffix, root / suffix, root / "images", root]
-    present = [sum((folder / name).is_file() for name in names[:50]) for folder in folders]
+    present = [sum(_on_disk(folder, name).is_file() for name in names[:50]) for folder in folders]
     if names and not max(present):
         places = ", ".join(str(folder) for folder in dict.fromkeys(folders))
         raise DataNotFoundError(f"{source}: no image is there, the first is {names[0]}; looked in {places}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,8 @@ def test_missing_images_are_counted_and_none_at_all_is_an_error(
         ({"annotations": [coco_person(1, 7, keypoints=[None, 2, 2] * 3)]}, "annotation 1: keypoints"),
         ({"annotations": [coco_person(1, 7, bbox=[1, 2, -3, 4])]}, "sides of 0 or more"),
         ({"annotations": [coco_person(1, 7, bbox=[1, 2, 3])]}, "bbox must be x, y, width, height"),
-        ({"annotations": [coco_person(1, 7), coco_person(1, 7)]}, "ids are not unique"),
-        ({"images": [{"id": 7, "file_name": "a.jpg"}] * 2}, "given twice"),
+        ({"annotations": [coco_person(1, 7), coco_person(1, 7, keypoints=[9, 9, 2] * 3)]}, "ids are not unique"),
+        ({"images": [{"id": 7, "file_name": f"{name}.jpg"} for name in "ab"]}, "given twice"),
         ({"images": [{"file_name": "a.jpg"}]}, r"images\[0\] needs id"),
         ({"categories": []}, "expected one category with keypoints, found 0"),
         ({"categories": [{"id": 2, "name": "x", "keypoints": ["a", "a"]}]}, "not a skeleton"),
@@ -172,3 +173,90 @@ def test_the_files_that_macos_lays_beside_others_are_passed_over(tmp_path: Path)
     for name in ("labels.json", "._labels.json"):
         (tmp_path / "annotations" / name).write_bytes(b"\x00\x05\x16\x07")
     assert annotation_files(tmp_path) == (tmp_path / "annotations" / "labels.json",)
+
+
+def everybody(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
+    def changed(document: dict[str, Any]) -> None:
+        for annotation in document["annotations"]:
+            change(annotation)
+
+    return changed
+
+
+def images(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
+    def changed(document: dict[str, Any]) -> None:
+        for image in document["images"]:
+            change(image)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        everybody(lambda a: a.update(num_keypoints=0)),
+        everybody(lambda a: a.update(bbox=[0, 0, 0, 0])),
+        everybody(lambda a: a.update(bbox=[])),
+        everybody(lambda a: a.update(category_id="2")),
+        everybody(lambda a: a.update(iscrowd="0")),
+        everybody(lambda a: a.update(keypoints=[str(value) for value in a["keypoints"]])),
+        everybody(lambda a: a.update(keypoints=[float(value) for value in a["keypoints"]])),
+        everybody(lambda a: a.pop("id")),
+        everybody(lambda a: a.update(segmentation={"counts": "abc"}, area=None)),
+        images(lambda i: i.update(id=str(i["id"]))),
+        images(lambda i: i.update(width="40")),
+        images(lambda i: i.update(file_name="https://bucket.example.org/p/a.jpg?sig=a")),
+        images(lambda i: i.update(file_name="/data/local-files/?d=images/a.jpg")),
+        images(lambda i: i.update(file_name=i["file_name"].replace("/", "\\"))),
+        images(lambda i: i.update(file_name=i["file_name"].replace(".", "%2E"))),
+        lambda d: d["annotations"].append(dict(d["annotations"][0])),
+        lambda d: (
+            d["categories"].append({"id": 9, "name": "dog", "keypoints": ["tail"]})
+            or d["categories"][1].update(name="person")
+        ),
+    ],
+)
+def test_files_of_other_tools_are_read(tmp_path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    document = coco_document()
+    change(document)
+    assert len(read_coco(write_coco(tmp_path, document))) == 3
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), 1e300, "x"])
+def test_one_damaged_person_is_named_and_the_rest_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any
+) -> None:
+    document = coco_document()
+    document["annotations"][1]["keypoints"][:3] = [value, 1, 2]
+    document["annotations"][2]["keypoints"][:3] = [None, float("nan"), 0]
+    with caplog.at_level(logging.WARNING, "alpose"):
+        data = read_coco(write_coco(tmp_path, document))
+    assert len(data) == 2
+    assert not data.labelled_NJ[1, 0]
+    assert "annotation 2: keypoints" in caplog.text
+    assert "1 damaged images or annotations" in caplog.text
+
+
+def test_a_joint_at_the_corner_is_one_that_nobody_has_placed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    document = coco_document()
+    document["annotations"][0]["keypoints"][:3] = [0, 0, 2]
+    with caplog.at_level(logging.WARNING, "alpose"):
+        data = read_coco(write_coco(tmp_path, document))
+    assert not data.labelled_NJ[0, 0]
+    assert "1 joints said to be visible at 0, 0" in caplog.text
+
+
+@pytest.mark.parametrize("links", [[[1, 2], [1, 3]], [[0, 1], [0, 2]], [["a", "b"], ["a", "c"]]])
+def test_links_count_from_one_from_zero_or_by_name(links: Any) -> None:
+    skeleton = skeleton_of({"id": 1, "name": "x", "keypoints": ["a", "b", "c"], "skeleton": links}, Path("x"))
+    assert skeleton.links == ((0, 1), (0, 2))
+
+
+@pytest.mark.parametrize(("on_disk", "in_file"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_are_found_in_either_form_of_unicode(tmp_path: Path, on_disk: Any, in_file: Any) -> None:
+    name = "Jürgen é.jpg"
+    document = coco_document()
+    document["images"][0]["file_name"] = unicodedata.normalize(in_file, name)
+    root = write_coco(tmp_path, document)
+    (root / "images" / "a.jpg").rename(root / "images" / unicodedata.normalize(on_disk, name))
+    assert read_coco(root).image(0).shape == (30, 40, 3)
