@@ -81,14 +81,14 @@ def pair_kl(predicted_B: Tensor, true_B: Tensor, *, pairing: Pairing = "disjoint
 
 def margin_loss(head: LossHead, batch: HeadBatch) -> Tensor:
     """Learning loss of a head on a batch; images whose joints all left the view have no true loss and are in no pair."""
-    seen_B, how = batch.counts_BJ.any(dim=1), batch.config
-    return margin_ranking(head(batch.features)[seen_B], batch.true_B[seen_B], margin=how.margin, pairing=how.pairing)
+    rows_M, how = batch.seen_M, batch.config
+    return margin_ranking(head(batch.features)[rows_M], batch.true_B[rows_M], margin=how.margin, pairing=how.pairing)
 
 
 def kl_loss(head: LossHead, batch: HeadBatch) -> Tensor:
     """LearningLoss++ of a head on a batch, on the same images."""
-    seen_B = batch.counts_BJ.any(dim=1)
-    return pair_kl(head(batch.features)[seen_B], batch.true_B[seen_B], pairing=batch.config.pairing)
+    rows_M = batch.seen_M
+    return pair_kl(head(batch.features)[rows_M], batch.true_B[rows_M], pairing=batch.config.pairing)
 
 
 def _mean(values_P: Tensor, like_B: Tensor) -> Tensor:

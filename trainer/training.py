@@ -122,6 +122,8 @@ class HeadBatch(NamedTuple):
     """Joints that are labelled and in view."""
     true_B: Tensor
     """The loss of each image."""
+    seen_M: Tensor
+    """Rows of the images with a joint that counts: the others have no true loss."""
     ids: tuple[str, ...]
     config: HeadTraining
     seed: int
@@ -285,7 +287,8 @@ def _train_by_objective(
 def _head_batch(output: PoseOutput, views: Views, config: HeadTraining, seed: int) -> HeadBatch:
     true_B = true_loss(output.heatmaps_BSJHW, views.target_BJHW, views.counts_BJ)
     last_BJHW = output.heatmaps_BSJHW[:, -1].detach().float().clone()
-    return HeadBatch(output.features.detached(), last_BJHW, views.target_BJHW, views.counts_BJ, true_B.clone(),
+    seen_M = views.counts_BJ.any(dim=1).nonzero()[:, 0]  # once for all heads: a GPU is waited for here
+    return HeadBatch(output.features.detached(), last_BJHW, views.target_BJHW, views.counts_BJ, true_B.clone(), seen_M,
                      views.ids, config, seed)  # fmt: skip
 
 

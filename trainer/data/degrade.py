@@ -8,6 +8,8 @@ Shapes: B batch, S side.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -33,16 +35,25 @@ def degrade(images_B3SS: Tensor, strength_B: Tensor, generator: torch.Generator)
         strength_B: in [0, 1] for each image: how often each kind of damage falls on it, and how large occluders are.
         generator: on the CPU, so that every device draws the same.
     """
-    device = images_B3SS.device
-    strength_B = strength_B.to(device)
-    out = images_B3SS
+    device, out = images_B3SS.device, images_B3SS
     for _ in range(OCCLUDERS):
-        out = _occlude(out, images_B3SS.flip(0), strength_B, generator)
-    draw_B7 = torch.rand(len(out), 7, generator=generator).to(device)
-    out = _blur(out, draw_B7[:, 0], draw_B7[:, 1] < strength_B)
-    out = _expose(out, draw_B7[:, 3], draw_B7[:, 4], draw_B7[:, 2] < 0.5 * strength_B)
-    noise = torch.randn(out.shape, generator=generator).to(device) * (0.1 * draw_B7[:, 6]).view(-1, 1, 1, 1)
-    return torch.where(_image(draw_B7[:, 5] < 0.4 * strength_B), (out + noise).clamp(0, 1), out)
+        out = _occlude(out, images_B3SS.flip(0), strength_B.to(device), generator)
+    draw_B7, strength_B = torch.rand(len(out), 7, generator=generator), strength_B.cpu()
+    noise = torch.randn(out.shape, generator=generator)
+    blurred_B, kind_B = draw_B7[:, 1] < strength_B, draw_B7[:, 0]
+    out = out.clone()
+    for chosen_B, damage, *numbers in (
+        (blurred_B & (kind_B >= 0.0) & (kind_B < 0.2), partial(_blur, factor=2)),
+        (blurred_B & (kind_B >= 0.2) & (kind_B < 0.3), partial(_blur, factor=4)),
+        (draw_B7[:, 2] < 0.5 * strength_B, _expose, draw_B7[:, 3], draw_B7[:, 4]),
+        (draw_B7[:, 5] < 0.4 * strength_B, _add_noise, noise, draw_B7[:, 6]),
+    ):
+        # Who is damaged is known on the CPU: a GPU is not waited for, and nobody else is computed on.
+        rows_M = chosen_B.nonzero()[:, 0]
+        if len(rows_M):
+            here_M = rows_M.to(device)
+            out[here_M] = damage(out[here_M], *(number[rows_M].to(device) for number in numbers))
+    return out
 
 
 def _occlude(images: Tensor, others: Tensor, strength_B: Tensor, generator: torch.Generator) -> Tensor:
@@ -60,20 +71,22 @@ def _occlude(images: Tensor, others: Tensor, strength_B: Tensor, generator: torc
     return torch.where(covered, filling, images)
 
 
-def _blur(images: Tensor, kind_B: Tensor, on_B: Tensor) -> Tensor:
-    """A fifth of the images at half, a tenth at a quarter of the resolution, by area and back."""
-    for factor, low, high in ((2, 0.0, 0.2), (4, 0.2, 0.3)):
-        small = functional.avg_pool2d(images, factor)
-        coarse = functional.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False)
-        images = torch.where(_image(on_B & (kind_B >= low) & (kind_B < high)), coarse, images)
-    return images
+def _blur(images: Tensor, *, factor: int) -> Tensor:
+    """Down to a half or a quarter of the resolution, by area, and back."""
+    small = functional.avg_pool2d(images, factor)
+    return functional.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _expose(images: Tensor, gamma_B: Tensor, gain_B: Tensor, on_B: Tensor) -> Tensor:
+def _expose(images: Tensor, gamma_M: Tensor, gain_M: Tensor) -> Tensor:
     """Gamma within e^±0.9 and gain within e^±0.6, both from uniform draws in [0, 1]."""
-    gamma = torch.exp((gamma_B * 2 - 1) * 0.9).view(-1, 1, 1, 1)
-    gain = torch.exp((gain_B * 2 - 1) * 0.6).view(-1, 1, 1, 1)
-    return torch.where(_image(on_B), (images.clamp_min(1e-4) ** gamma * gain).clamp(0, 1), images)
+    gamma = torch.exp((gamma_M * 2 - 1) * 0.9).view(-1, 1, 1, 1)
+    gain = torch.exp((gain_M * 2 - 1) * 0.6).view(-1, 1, 1, 1)
+    return (images.clamp_min(1e-4) ** gamma * gain).clamp(0, 1)
+
+
+def _add_noise(images: Tensor, noise: Tensor, amount_M: Tensor) -> Tensor:
+    """Gaussian noise of a standard deviation up to a tenth."""
+    return (images + noise * (0.1 * amount_M).view(-1, 1, 1, 1)).clamp(0, 1)
 
 
 def _image(value_B: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alpose.trainer.checkpoint import PoseModel, new_head
+from alpose.trainer.data import degrade as degradation
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.data.degrade import degrade, views_of
 from alpose.trainer.device import DeviceContext
@@ -88,7 +89,7 @@ def test_what_is_drawn_does_not_depend_on_strength() -> None:
 def test_occluders_cover_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of at most half the side each, filled with one colour or with another picture's own pixels."""
     for other in ("_blur", "_expose"):
-        monkeypatch.setattr(f"alpose.trainer.data.degrade.{other}", lambda images, *_: images)
+        monkeypatch.setattr(f"alpose.trainer.data.degrade.{other}", lambda images, *_, **__: images)
     monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.zeros(shape))
     before = images(200)
     after = worse(before, 1.0)
@@ -101,6 +102,30 @@ def test_occluders_cover_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     assert theirs_BSS.any()
     for image, covered_SS, theirs_SS in zip(after, covered_BSS, theirs_BSS, strict=True):
         assert len(image[:, covered_SS & ~theirs_SS].unique(dim=1).T) <= 2  # colours
+
+
+@pytest.mark.parametrize("count", [1, 5, 24])
+def test_images_are_damaged_as_if_every_damage_were_computed_for_all(count: int) -> None:
+    """The slow twin: each kind of damage on the whole batch, then kept where it was drawn; not a bit differs."""
+    before = images(count)
+    strength_B = torch.rand(count, generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(9)
+    slow = before
+    for _ in range(degradation.OCCLUDERS):
+        slow = degradation._occlude(slow, before.flip(0), strength_B, generator)
+    draw_B7 = torch.rand(count, 7, generator=generator)
+
+    def keep(on_B: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+        return torch.where(on_B.view(-1, 1, 1, 1), changed, slow)
+
+    kind_B, blurred_B = draw_B7[:, 0], draw_B7[:, 1] < strength_B
+    slow = keep(blurred_B & (kind_B < 0.2), degradation._blur(slow, factor=2))
+    slow = keep(blurred_B & (kind_B >= 0.2) & (kind_B < 0.3), degradation._blur(slow, factor=4))
+    slow = keep(draw_B7[:, 2] < 0.5 * strength_B, degradation._expose(slow, draw_B7[:, 3], draw_B7[:, 4]))
+    noise = torch.randn(slow.shape, generator=generator)
+    slow = keep(draw_B7[:, 5] < 0.4 * strength_B, degradation._add_noise(slow, noise, draw_B7[:, 6]))
+
+    assert torch.equal(degrade(before, strength_B, torch.Generator().manual_seed(9)), slow)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
