@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, DataNotFoundError, MissingExtraError
+from ..frames import LAYOUTS, FrameFormat, check_frame
 from .sources import (
     METADATA_PREFIX,
     SUFFIXES,
@@ -45,6 +46,8 @@ class CameraSettings:
     """Frames a second."""
     pixel_format: str | None = None
     """Four letters as V4L2 and OpenCV name it: ``MJPG``, ``YUYV``, ``GREY``."""
+    frame_format: FrameFormat = FrameFormat.BGR
+    """How its frames come: every other than BGR is read as the camera gives it, and OpenCV converts nothing."""
 
     def __post_init__(self) -> None:
         if self.pixel_format is not None and len(self.pixel_format) != 4:
@@ -84,7 +87,7 @@ def open_source(
         target: int | str = int(source) if is_number else source
         return Live(name, lambda: OpenCvCapture(cv2, target, name, settings, gstreamer=is_pipeline))
     if settings.given:
-        raise ConfigError(f"{source} is a recording: width, height, rate and pixel format are asked of cameras")
+        raise ConfigError(f"{source} is a recording: width, height, rate and formats are those of cameras alone")
     path = Path(source)
     if not path.exists():
         raise DataNotFoundError(
@@ -122,6 +125,9 @@ class OpenCvCapture:
                                    (cv2.CAP_PROP_FPS, settings.rate)):  # fmt: skip
             if value is not None:
                 self._capture.set(property_id, value)
+        self._format = settings.frame_format
+        if self._format is not FrameFormat.BGR:
+            self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
 
     @property
     def fps(self) -> float | None:
@@ -149,9 +155,11 @@ class OpenCvCapture:
             return False
 
     def decode(self) -> Frame | None:
-        """Decode the present frame; one of a grey camera gets three channels."""
+        """Decode the present frame; one of a grey camera gets three channels, unless its format was named."""
         try:
             _, frame = self._capture.retrieve()
+            if self._format is not FrameFormat.BGR:
+                return None if frame is None else self._raw(np.asarray(frame))
             if frame is not None and frame.size and (frame.ndim == 2 or frame.shape[2] == 1):
                 frame = self._cv2.cvtColor(frame, self._cv2.COLOR_GRAY2BGR)
         except self._cv2.error:
@@ -159,6 +167,16 @@ class OpenCvCapture:
         if frame is None or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
             return None
         return np.asarray(frame)
+
+    def _raw(self, frame: Frame) -> Frame | None:
+        """A frame as the camera gave it. Where OpenCV gives its bytes as one row, or with an axis more, they get their shape."""
+        properties = (self._cv2.CAP_PROP_FRAME_HEIGHT, self._cv2.CAP_PROP_FRAME_WIDTH)
+        height, width = (int(self._capture.get(each)) for each in properties)
+        shape = LAYOUTS[self._format].shape(height, width)
+        if frame.size == np.prod(shape) > 0:
+            frame = frame.reshape(shape)
+        check_frame(frame.dtype, frame.shape, self._format)
+        return frame
 
     def time_s(self) -> float | None:
         """The present frame's timestamp."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .. import drawing
 from ..drawing import Colour, Image
 from ..errors import ConfigError, DataError
+from ..frames import FrameFormat, accept
 from ..skeleton import Skeleton
 from ..types import Verdict
 from .capture import import_cv2
@@ -57,7 +58,10 @@ class AnnotatedVideo:
         ConfigError: this OpenCV cannot write such a file, or there is no such folder.
     """
 
-    def __init__(self, path: Path, skeleton: Skeleton, fps: float | None) -> None:
+    def __init__(
+        self, path: Path, skeleton: Skeleton, fps: float | None, frame_format: FrameFormat = FrameFormat.BGR
+    ) -> None:
+        self._format = frame_format
         self._cv2: Any = import_cv2("writing an annotated video")
         if path.suffix.lower() not in CODECS:
             raise ConfigError(f"{path}: a video's name ends in one of {', '.join(CODECS)}")
@@ -73,8 +77,10 @@ class AnnotatedVideo:
         self._last_s = 0.0
         self._skipped_s = 0.0
 
-    def write(self, frame_bgr_HW3: Frame, verdict: Verdict, time_s: float, threshold: float | None) -> None:
+    def write(self, frame: Frame, verdict: Verdict, time_s: float, threshold: float | None) -> None:
         """Add the frame of this time; one that came late is preceded by a standstill, so that the clock is right."""
+        bgr = self._format is FrameFormat.BGR
+        frame_bgr_HW3 = frame if bgr else np.ascontiguousarray(accept(frame, self._format).to_rgb()[..., ::-1])
         height, width = frame_bgr_HW3.shape[:2]
         scale = min(max(1.0, WIDTHS_PX[0] / width), WIDTHS_PX[1] / width)
         size = (max(2, round(width * scale)), max(2, round(height * scale)))

@@ -52,6 +52,9 @@ CONTROL_SHARE = 0.1
               help="Write an annotated video: .mp4, .webm (plays in browsers), .avi.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
               help="auto, cpu, cuda, tensorrt (native), onnx:PROVIDER, or an engine that was registered.")  # fmt: skip
+@click.option("--frame-format", default="bgr", show_default=True, metavar="FORMAT",
+              help="Read a camera's or pipeline's frames as they come: grey, nv12, nv21, i420, yuyv or uyvy, the YUV ones "
+                   "also with -bt709.")  # fmt: skip
 @click.option("--verify", default="first", show_default=True, type=click.Choice(["first", "background"]),
               help="Verify the engine with the golden frames before the first frame, or beside the camera.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Of ONNX Runtime.  [default: 2]")
@@ -90,7 +93,7 @@ CONTROL_SHARE = 0.1
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run(
     bundle: Path, source: str, roi: Any, track: bool, queue: Path | None, budget: float | None, trigger: str | None,
-    video_path: Path | None, engine: str, verify: Any, threads: int | None, allow_fallback: bool, public_key: Path | None,
+    video_path: Path | None, engine: str, frame_format: str, verify: Any, threads: int | None, allow_fallback: bool, public_key: Path | None,
     device_id: str | None, camera: str, store: Any, seal_to: Path | None, max_bytes: int | None, max_age_s: float | None,
     clip: Any, metrics_port: int | None, metrics_file: Path | None, limit: int | None, realtime: bool,
     fps: float | None, seed: int | None, quiet: bool, as_json: bool,
@@ -111,6 +114,7 @@ def run(
     from ..camera import capture
     from ..camera.loop import stop_signals, watch
     from ..camera.overlay import AnnotatedVideo
+    from ..frames import FrameFormat
     from ..monitor import Monitor
     from ..queue import Queue
 
@@ -126,7 +130,8 @@ def run(
     with ExitStack() as stack:
         live = stack.enter_context(LiveLine(wanted=not quiet))
         stop = stack.enter_context(stop_signals())
-        opened = capture.open_source(source, fps=fps, realtime=realtime)
+        settings = capture.CameraSettings(frame_format=FrameFormat.named(frame_format))
+        opened = capture.open_source(source, fps=fps, realtime=realtime, settings=settings)
         stack.callback(opened.close)
         kept = None
         if queue is not None:
@@ -134,7 +139,7 @@ def run(
                                              seal_to=seal_to, clip=clip))  # fmt: skip
         monitor = Monitor(
             bundle, queue=kept, trigger=policy, engine=engine, threads=threads, device_id=device_id, roi=roi,
-            track=track, frame_format="bgr", camera=camera, public_key=public_key, allow_fallback=allow_fallback,
+            track=track, frame_format=frame_format, camera=camera, public_key=public_key, allow_fallback=allow_fallback,
             verify=verify, metrics_port=metrics_port, metrics_file=metrics_file, seed=seed,
         )  # fmt: skip
         stack.callback(monitor.close)
@@ -142,7 +147,7 @@ def run(
             log.info("metrics: %s", monitor.metrics_url)
         video = None
         if video_path is not None:
-            video = AnnotatedVideo(video_path, monitor.bundle.skeleton, opened.fps)
+            video = AnnotatedVideo(video_path, monitor.bundle.skeleton, opened.fps, settings.frame_format)
             stack.callback(video.close)
         watch(monitor, opened, stop, live, video=video, limit=limit)
         live.show("writing what was flagged …")

@@ -11,11 +11,14 @@ import pytest
 
 from alpose.runtime.camera.sources import SourceError
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
+from alpose.runtime.frames import FrameFormat, accept
 from alpose.runtime.skeleton import LSP
+
+from ...fakes.frames import noise
 
 cv2: Any = pytest.importorskip("cv2")
 
-from alpose.runtime.camera.capture import open_source  # noqa: E402 - after the skip
+from alpose.runtime.camera.capture import CameraSettings, open_source  # noqa: E402 - after the skip
 from alpose.runtime.camera.overlay import WINDOW_S, AnnotatedVideo, strip_height  # noqa: E402
 
 FPS, COUNT, SIDE = 20.0, 30, (96, 128)
@@ -172,3 +175,63 @@ def test_a_video_that_cannot_be_written_is_an_error_before_the_first_frame(tmp_p
         AnnotatedVideo(tmp_path / "out.gif", LSP, 10.0)
     with pytest.raises(ConfigError, match="make the folder first"):
         AnnotatedVideo(tmp_path / "absent" / "out.mp4", LSP, 10.0)
+
+
+class RawCapture:
+    """As much of a V4L2 camera behind OpenCV as raw frames need: it gives its bytes as they are, here as one row."""
+
+    def __init__(self, frame: Any, height: int, width: int) -> None:
+        self.frame, self.converts = frame.reshape(1, -1), True
+        self.size = {cv2.CAP_PROP_FRAME_HEIGHT: height, cv2.CAP_PROP_FRAME_WIDTH: width}
+
+    def isOpened(self) -> bool:
+        return True
+
+    def set(self, property_id: int, value: float) -> bool:
+        if property_id == cv2.CAP_PROP_CONVERT_RGB:
+            self.converts = bool(value)
+        return True
+
+    def get(self, property_id: int) -> float:
+        return float(self.size.get(property_id, 0))
+
+    def grab(self) -> bool:
+        return True
+
+    def retrieve(self) -> tuple[bool, Any]:
+        assert not self.converts
+        return True, self.frame
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("frame_format", [each for each in FrameFormat if each is not FrameFormat.BGR])
+def test_a_cameras_own_format_reaches_the_monitor_and_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame_format: FrameFormat
+) -> None:
+    raw = noise(frame_format, 48, 64)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: RawCapture(raw, 48, 64))
+    source = open_source("0", settings=CameraSettings(frame_format=frame_format))
+    found = next(shot for shot in source.frames() if shot is not None)
+    source.close()
+    np.testing.assert_array_equal(found.frame_HW3, raw)
+
+    written: list[Any] = []
+    video = AnnotatedVideo(tmp_path / "out.avi", LSP, 25.0, frame_format)
+    monkeypatch.setattr(video._overlay, "draw", lambda frame, *_, **__: written.append(frame) or frame)
+    monkeypatch.setattr(video, "_writer", SimpleNamespace(write=lambda _: None, release=lambda: None))
+    monkeypatch.setattr(video, "_size", (640, 480))
+    video.write(found.frame_HW3, None, 0.0, None)  # type: ignore[arg-type]
+    expected = accept(raw, frame_format).to_rgb()[..., ::-1]
+    np.testing.assert_array_equal(written[0], cv2.resize(expected, (640, 480), interpolation=cv2.INTER_LINEAR))
+
+
+def test_a_camera_that_gives_another_format_says_what_came(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: RawCapture(noise(FrameFormat.YUYV, 48, 64), 48, 64))
+    source = open_source("0", settings=CameraSettings(frame_format=FrameFormat.NV12))
+    assert next(source.frames()) is None
+    assert "a frame in NV12 is uint8 (H * 3/2, W), H and W even, got uint8" in caplog.text
+    source.close()
