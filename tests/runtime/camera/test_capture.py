@@ -218,8 +218,13 @@ def test_a_cameras_own_format_reaches_the_monitor_and_the_video(
     np.testing.assert_array_equal(found.frame_HW3, raw)
 
     written: list[Any] = []
+
+    def draw(frame: Any, *_: object, **__: object) -> Any:
+        written.append(frame)
+        return frame
+
     video = AnnotatedVideo(tmp_path / "out.avi", LSP, 25.0, frame_format)
-    monkeypatch.setattr(video._overlay, "draw", lambda frame, *_, **__: written.append(frame) or frame)
+    monkeypatch.setattr(video._overlay, "draw", draw)
     monkeypatch.setattr(video, "_writer", SimpleNamespace(write=lambda _: None, release=lambda: None))
     monkeypatch.setattr(video, "_size", (640, 480))
     video.write(found.frame_HW3, None, 0.0, None)  # type: ignore[arg-type]
