@@ -24,6 +24,7 @@ from alpose.runtime.skeleton import Skeleton
 
 from .data.crops import CropConfig
 from .methods.catalog import head_named
+from .methods.options import MEMBERS
 from .models import NetConfig, PoseNet, build_net, channels_of, net_from_json, net_to_json
 from .models.auxiliary import AuxiliaryConfig, AuxiliaryHead, build_auxiliary, tree_of
 from .models.heads import HeadConfig, HeadName, LossHead, build_head
@@ -96,7 +97,7 @@ def new_head(model: PoseModel, name: HeadName, seed: int) -> LossHead:
         return build_head(head_config(model, name))
 
 
-def new_auxiliary(model: PoseModel, name: str, seed: int, *, members: int = 5) -> AuxiliaryHead:
+def new_auxiliary(model: PoseModel, name: str, seed: int, *, members: int = MEMBERS) -> AuxiliaryHead:
     """An auxiliary head with fresh weights that fits a model; they depend on ``seed``, ``name`` and ``members`` alone."""
     net = model.pose.config
     config = AuxiliaryConfig(

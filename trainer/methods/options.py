@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 from alpose.runtime.errors import ConfigError
 
 Border = Literal["kept", "dropped"]
+MEMBERS = 5
+"""Of a committee."""
 EmbeddingName = Literal["coarsest", "penultimate"]
 LabelSource = Literal["truth", "predicted"]
 
@@ -50,7 +52,7 @@ class ScoreOptions:
     """Of ``multipeak``: whether peaks within its distance of the edge count."""
     peaks: int = 5
     """Of ``vl4pose``: candidates per joint; its official form has one, as the published configuration."""
-    members: int = 5
+    members: int = MEMBERS
     """Of ``ensemble`` its heads, of ``ensemble-nets`` its nets, the one that the stage starts from among them."""
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from alpose.runtime.errors import ConfigError
 from alpose.runtime.skeleton import Skeleton
 
 from ..methods.catalog import head_named, resolve
+from ..methods.options import MEMBERS
 from .hourglass import Features
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class AuxiliaryConfig:
     """(parent, child), parents first: :func:`tree_of`."""
     peak: float = 30.0
     """Height of the training heatmaps."""
-    members: int = 5
+    members: int = MEMBERS
 
     def __post_init__(self) -> None:
         if head_named(self.name).group != "auxiliary":
