@@ -103,12 +103,14 @@ def test_what_does_not_count_teaches_nothing(model: PoseModel, cpu: DeviceContex
 
     def learnt(distance: float, target: float | None) -> dict[str, Tensor]:
         heads = heads_of(model)
-        lesson = planted(heads, 64, 1)
+        dataset = planted(heads, 64, 1)
         counts_NJ = torch.rand(64, JOINTS, generator=torch.Generator().manual_seed(3)) < 0.7
         counts_NJ[5] = False
-        lesson = lesson._replace(counts_NJ=counts_NJ, distance_NJ=lesson.distance_NJ.masked_fill(~counts_NJ, distance))
+        dataset = dataset._replace(
+            counts_NJ=counts_NJ, distance_NJ=dataset.distance_NJ.masked_fill(~counts_NJ, distance)
+        )
         target_NJ = None if target is None else torch.full((64, JOINTS), 0.4).masked_fill(~counts_NJ, target)
-        losses = fit(heads, lesson, SHORT, cpu, seed=0, target_NJ=target_NJ)
+        losses = fit(heads, dataset, SHORT, cpu, seed=0, target_NJ=target_NJ)
         assert all(math.isfinite(loss) for of_head in losses.values() for loss in of_head)
         return weights(heads)
 
@@ -118,43 +120,43 @@ def test_what_does_not_count_teaches_nothing(model: PoseModel, cpu: DeviceContex
 
 def test_what_does_not_count_is_not_taken_for_wrong(model: PoseModel, cpu: DeviceContext) -> None:
     heads = heads_of(model, "epck-slim")
-    lesson = planted(heads, 400, 1)
+    dataset = planted(heads, 400, 1)
     counts_NJ = torch.rand(400, JOINTS, generator=torch.Generator().manual_seed(3)) < 0.4
-    fit(heads, lesson._replace(counts_NJ=counts_NJ), replace(SHORT, epochs=8, batch=32), cpu, seed=0)
+    fit(heads, dataset._replace(counts_NJ=counts_NJ), replace(SHORT, epochs=8, batch=32), cpu, seed=0)
 
     with torch.no_grad():
-        right_NJ = torch.sigmoid(heads["epck-slim"].logits(lesson.evidence["epck-slim"]))
-    assert float(right_NJ.mean()) == pytest.approx(float((lesson.distance_NJ < 1).float().mean()), abs=0.1)
+        right_NJ = torch.sigmoid(heads["epck-slim"].logits(dataset.evidence["epck-slim"]))
+    assert float(right_NJ.mean()) == pytest.approx(float((dataset.distance_NJ < 1).float().mean()), abs=0.1)
 
 
 def test_a_joint_that_nobody_labelled_does_not_blur_the_others(model: PoseModel, cpu: DeviceContext) -> None:
     heads = heads_of(model)
-    lesson = planted(heads, 128, 1)
-    lesson.counts_NJ[:, 2] = False
-    fit(heads, lesson, SHORT, cpu, seed=0)
+    dataset = planted(heads, 128, 1)
+    dataset.counts_NJ[:, 2] = False
+    fit(heads, dataset, SHORT, cpu, seed=0)
 
     for name, head in heads.items():
         with torch.no_grad():
-            logits_NJ = head.logits(lesson.evidence[name])
+            logits_NJ = head.logits(dataset.evidence[name])
         lowest_J, highest_J = logits_NJ.aminmax(dim=0)
         assert (lowest_J == highest_J).tolist() == [False, False, True], name
 
 
 def test_nobody_to_learn_from_is_an_error(model: PoseModel, make_crops: MakeCrops, cpu: DeviceContext) -> None:
     heads = heads_of(model)
-    lesson = planted(heads, 8, 1)
+    dataset = planted(heads, 8, 1)
     with pytest.raises(DataError, match=r"labelled joints of people who can be measured.*there is none"):
-        fit(heads, lesson._replace(counts_NJ=torch.zeros_like(lesson.counts_NJ)), SHORT, cpu, seed=0)
+        fit(heads, dataset._replace(counts_NJ=torch.zeros_like(dataset.counts_NJ)), SHORT, cpu, seed=0)
     with pytest.raises(DataError, match="expected-PCK heads: there is nobody to look at"):
         train_epck(model, heads, make_crops(1), SHORT, cpu, seed=0, validation=0.1)
 
 
 def test_what_is_not_a_number_stops_the_training(model: PoseModel, cpu: DeviceContext) -> None:
     heads = heads_of(model)
-    lesson = planted(heads, 16, 1)
-    lesson.evidence["epck"][3, 0, 0] = math.inf
+    dataset = planted(heads, 16, 1)
+    dataset.evidence["epck"][3, 0, 0] = math.inf
     with pytest.raises(ConfigError, match=r"diverged in epoch 0.*epck"):
-        fit(heads, lesson, SHORT, cpu, seed=0)
+        fit(heads, dataset, SHORT, cpu, seed=0)
 
 
 @pytest.mark.parametrize("people", [1, 3, 500])
@@ -165,7 +167,7 @@ def test_fewer_people_than_a_batch_also_teach(people: int, model: PoseModel, cpu
     assert all(value.isfinite().all() for value in weights(heads).values())
 
 
-def test_lessons_are_joined_and_taken_in_order(model: PoseModel) -> None:
+def test_datasets_are_joined_and_taken_in_order(model: PoseModel) -> None:
     heads = heads_of(model)
     a, b = planted(heads, 3, 1), planted(heads, 2, 2)
     part = join([a, b]).take(torch.tensor([4, 0]))

@@ -191,7 +191,7 @@ def test_every_step_of_every_epoch_sees_new_views(
     assert len({tuple(drawn.tolist()) for drawn in seen}) == 6
 
 
-def test_the_epoch_with_the_lowestvalidation_loss_wins(
+def test_the_epoch_with_the_lowest_validation_loss_wins(
     crops: Crops, make_model: MakeModel, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss: Iterator[float]

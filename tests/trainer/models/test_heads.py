@@ -103,15 +103,6 @@ def test_parameter_counts_at_the_papers_size(name: HeadName, ending: Ending, exp
     assert parameters(model) == expected
 
 
-@pytest.mark.parametrize("ending", ["conv", "gap"])
-@ALL
-def test_every_parameter_gets_a_gradient(name: HeadName, ending: Ending) -> None:
-    model = head(name, ending=ending)
-    model(features(8)).sum().backward()
-
-    assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
 @pytest.mark.parametrize(
     ("name", "uses"),
     [("ll", {0, 1, 2}), ("ll++conv", {0, 1, 2}), ("ll-gap", {"penultimate"}), ("ll++", {"penultimate"})],
