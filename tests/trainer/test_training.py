@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 import math
@@ -24,9 +25,10 @@ from alpose.trainer.checkpoint import PoseModel, load, new_head
 from alpose.trainer.data.augment import AugmentConfig, augment
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import DeviceContext
+from alpose.trainer.heatmaps import draw, to_cells
 from alpose.trainer.methods.catalog import KL_LOSS, MARGIN_LOSS, trained_with
 from alpose.trainer.models.heads import LossHead
-from alpose.trainer.objectives import Pairing
+from alpose.trainer.objectives import Pairing, heatmap_mse, margin_ranking, pair_kl, true_loss
 from alpose.trainer.results import Results
 from alpose.trainer.training import HeadTraining, PoseTraining, train_heads, train_pose, validation_mask
 from alpose.trainer.training_state import Epoch, Schedule, discard
@@ -153,6 +155,47 @@ def test_training_follows_its_seed_and_no_other_random_numbers(
     assert ends[0][0] == ends[1][0]
     assert_same(ends[0][1], ends[1][1])
     assert differ(ends[0][1], ends[2][1])
+
+
+def test_a_training_is_the_plain_loop_to_the_last_bit(crops: Crops, make_model: MakeModel, cpu: DeviceContext) -> None:
+    """The slow twin: each step written out, for the pose net and a head of each objective beside it."""
+    config, how = replace(SHORT, epochs=2, augment=AugmentConfig()), HeadTraining(how="joint", margin=0.5)
+    found, plain = make_model(stacks=2), make_model(stacks=2)
+    heads, plain_heads = some_heads(found, "ll", "ll++conv"), some_heads(plain, "ll", "ll++conv")
+    train_pose(found, crops, config, cpu, seed=3, heads=heads, head_config=how, best=False)
+
+    people = crops.subset(np.flatnonzero(~validation_mask(crops.data.ids, config.validation, 3)))
+    plain.to(cpu.device).pose.train()
+    optimiser = torch.optim.AdamW(plain.pose.parameters(), config.lr, weight_decay=0.0, fused=True)
+    head_optimisers = {
+        name: torch.optim.Adam(head.parameters(), how.lr, fused=True) for name, head in plain_heads.items()
+    }
+    for epoch in range(2):
+        digest = hashlib.sha256(f"3/augment/{epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        for rows_B in training.batches_of(len(people), config.batch, 3, epoch):
+            images, joints, counts = augment(
+                torch.from_numpy(people.read(rows_B)), torch.from_numpy(people.joints_NJ2[rows_B]),
+                torch.from_numpy(people.labelled_NJ[rows_B]), size_px=64, flip_order=plain.skeleton.flip_order(),
+                config=config.augment, generator=generator,
+            )  # fmt: skip
+            target = draw(to_cells(joints, 4), 16, sigma=plain.target.sigma, peak=plain.target.peak)
+            output = plain.pose(images.contiguous(memory_format=torch.channels_last))
+            optimiser.zero_grad()
+            heatmap_mse(output.heatmaps_BSJHW, target, counts).mean().backward()
+            optimiser.step()
+            seen_B = counts.any(dim=1)
+            true_M = true_loss(output.heatmaps_BSJHW, target, counts)[seen_B]
+            for name, head in plain_heads.items():
+                predicted_M = head(output.features.detached())[seen_B]
+                loss = margin_ranking(predicted_M, true_M, margin=0.5) if name == "ll" else pair_kl(predicted_M, true_M)
+                head_optimisers[name].zero_grad()
+                loss.backward()
+                head_optimisers[name].step()
+
+    assert_same(weights(found.pose), weights(plain.pose))
+    for name, head in heads.items():
+        assert_same(weights(head), weights(plain_heads[name]))
 
 
 def test_an_epoch_shows_full_batches_of_different_people_in_an_order_of_its_own() -> None:
