@@ -26,7 +26,7 @@ from .models.heads import LossHead
 from .results import load_npz, save_npz
 from .run import Run
 from .scoring import COLUMNS, PREFIXES, Scored, score
-from .training import PoseTraining, train_heads, train_pose
+from .training import PoseTraining, train_heads, train_pose, validation_mask
 from .training_state import discard
 
 SCORED = "scored.npz"
@@ -137,6 +137,7 @@ def train(
     recipe = run.config.recipe
     beside = _able_to_learn_beside(heads) if recipe.heads.how == "joint" else []
     joint = {name: checkpoint.new_head(model, name, seed) for name in beside}
+    validates_N = validation_mask(labelled.data.split_names(), config.validation, seed)
     started = time.perf_counter()
     history = train_pose(model, labelled, config, run.machine, seed=seed, state=state, heads=joint,
                          head_config=recipe.heads, what=what)  # fmt: skip
@@ -150,6 +151,9 @@ def train(
         labelled=len(labelled),
         labelled_ids=list(labelled.data.ids),
         labelled_people=sorted(labelled.data.people_keys()),
+        validated_pictures=sorted(
+            {picture for picture, validated in zip(labelled.data.pictures(), validates_N, strict=True) if validated}
+        ),
         train_seconds=time.perf_counter() - started,
         head_seconds=0.0,
         losses=[[round(epoch.train_loss, 6), round(epoch.validation_loss, 6)] for epoch in history],

@@ -195,27 +195,29 @@ def detect(
 @click.option("--preset", "preset_name", type=PRESET, help="Recipe. [default: the checkpoint's, or laptop]")
 @click.option("--net", type=NET, help="Another pose net than the preset's hourglass, for a new model; tiny: for tests.")
 @click.option("--heads", help="Loss heads, comma-separated. [default: the checkpoint's, or epck]")
-@click.option("--epochs", type=click.IntRange(1), help="Of the pose net. [default: the preset's]")
+@click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="TOML",
+              help="What differs from the preset: rates, batches, augmentation, epochs; see docs/loop.md.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(1), help="Of the pose net. [default: the recipe's]")
 @click.option("--hold-out", default=0.25, show_default=True, type=click.FloatRange(0, 0.9, min_open=True, max_open=True),
               help="Share of the images that trains nothing, of folders without a val part.")  # fmt: skip
-@click.option(
-    "--group-by", metavar="FIELD", help="Hold out whole groups: a field of the images, such as driver, camera or clip."
-)
+@click.option("--group-by", metavar="FIELD", help="Keep each group on one side of every split: a field of the images, "
+              "such as driver, camera or clip.")  # fmt: skip
 @click.option("--flip-pairs", metavar="LEFT:RIGHT,...",
               help="Joints that change places in a mirror, by name or number from 1, where names do not tell.")  # fmt: skip
 @click.option("--without-old-data", is_flag=True, help="Do not train again on the people that trained the checkpoint.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json in place of a table.")
+@failure_options
 @place_options
 def fit(
     data_: tuple[str, ...], start: Path | None, out: Path, preset_name: Any, net: Any, heads: str | None,
-    epochs: int | None, hold_out: float, group_by: str | None, flip_pairs: str | None, without_old_data: bool, seed: int, as_json: bool,
-    place: Place,
+    recipe: Path | None, epochs: int | None, hold_out: float, group_by: str | None, flip_pairs: str | None,
+    without_old_data: bool, seed: int, as_json: bool, failure: Any, failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
     """Train a model and its loss heads on your own data; with --from, train a model on.
 
-    Writes OUT/model.safetensors with OUT/model.json beside it, and OUT/fit.json: PCK and failure detection on the
-    people that were held out, before and after. Interrupt it whenever you like: the same command goes on.
+    Writes OUT/model.safetensors with OUT/model.json beside it, OUT/fit.json with PCK and failure detection on the
+    people that were held out, before and after, and OUT/losses.csv with the loss of every epoch. Interrupt it whenever you like: the same command goes on.
 
     \b
     alpose-train fit --data my-keypoints/ --out models/first
@@ -224,10 +226,12 @@ def fit(
     """
     from .fitting import FitConfig
     from .fitting import fit as run_fit
+    from .metrics import Failure
 
     config = FitConfig(
         data=data_, start=start, preset=preset_name, heads=names_in(heads) if heads else None,
-        epochs=epochs, hold_out=hold_out, group_by=group_by, flip_pairs=flip_pairs, old_data=not without_old_data, seed=seed, net=net,
+        recipe=recipe, epochs=epochs, hold_out=hold_out, group_by=group_by, flip_pairs=flip_pairs,
+        old_data=not without_old_data, seed=seed, net=net, failure=Failure(failure, failure_limit),
     )  # fmt: skip
     machine = place.machine()
     result = run_fit(config, out, machine, data_root=place.data_root, cache=place.cache)

@@ -129,16 +129,27 @@ class HeadBatch(NamedTuple):
     seed: int
 
 
-def validation_mask(ids: tuple[str, ...], share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Which people validate: a hash of (seed, id) decides.
+def validation_mask(names: tuple[str, ...], share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which people validate: a hash of (seed, name) decides, so that people of one name are on one side.
 
-    So a person keeps its side while the labelled set grows, and no set has to be stored.
+    So a person keeps its side while the labelled set grows, and no set has to be stored. A share of 0 is nobody.
+
+    Args:
+        names: of everybody's picture or group, from :meth:`PoseData.split_names`.
+        share: of the names.
+        seed: of the training.
     """
-    limit = int(share * 2**32)
-    mask_N = np.array([_hash(seed, "validation", id_) % 2**32 < limit for id_ in ids])
-    if mask_N.all() or not mask_N.any():  # a handful of people: keep one for validation
-        mask_N = np.arange(len(ids)) == 0
+    mask_N = np.array([validation_place(name, seed) < share for name in names], dtype=np.bool_)
+    if share and (mask_N.all() or not mask_N.any()):  # a handful of people: keep one picture for validation
+        mask_N = np.array([name == names[0] for name in names], dtype=np.bool_)
+    if share and mask_N.all():  # all of one photograph
+        mask_N = np.arange(len(names)) == 0
     return mask_N
+
+
+def validation_place(name: str, seed: int) -> float:
+    """A number in [0, 1) for a picture or group: below the share that validates, it does."""
+    return (_hash(seed, "validation", name) % 2**32) / 2**32
 
 
 def run_epochs(
@@ -162,17 +173,19 @@ def run_epochs(
 def train_pose(
     model: PoseModel, crops: Crops, config: PoseTraining, machine: DeviceContext, *, seed: int,
     state: Path | None = None, heads: Mapping[str, LossHead] | None = None, head_config: HeadTraining | None = None,
-    best: bool = True, what: str = "pose net",
+    best: bool = True, what: str = "pose net", validates_N: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Epoch, ...]:  # fmt: skip
     """Train the pose net of ``model`` in place; it ends with the weights of its best validation epoch.
 
-    The inner validation split is taken from the people; the seed decides it, the order and the augmentation. Under
+    The inner validation split is taken from the people, by :func:`validation_mask` unless ``validates_N`` says who chooses
+    the epoch and trains nothing; the seed decides it, the order and the augmentation. Under
     ``torchrun`` each process takes its share of every batch. A training that finds its own ``state`` file resumes it; the
     caller discards the file (:func:`discard`) once the checkpoint is safe. ``heads`` learn in the same steps
     (``how="joint"``). Without ``best`` the net ends with the weights of its last epoch.
     """
     _warn_without_pairs(model.skeleton, config.augment)
-    valid_N = validation_mask(crops.data.split_names(), config.validation, seed)
+    split = () if validates_N is None else (validates_N.tobytes(),)
+    valid_N = validation_mask(crops.data.split_names(), config.validation, seed) if validates_N is None else validates_N
     feed = Feed.open(crops.subset(np.flatnonzero(~valid_N)), machine)
     valid = Feed.open(crops.subset(np.flatnonzero(valid_N)), machine)
     joint, head_how = dict(heads or {}), head_config or HeadTraining(how="joint")
@@ -187,7 +200,7 @@ def train_pose(
         ids = [machine.device.index] if machine.device.type == "cuda" else None
         net = DistributedDataParallel(net, device_ids=ids)
     kept = TrainingState(state, model.pose, optimiser, schedule, joint, head_optimisers, machine,
-                         identity=identity(model, joint, crops, config, head_how, seed))  # fmt: skip
+                         identity=identity(model, joint, crops, config, head_how, seed, *split))  # fmt: skip
     first = kept.resume()
 
     def step(views: Views) -> Mapping[str, Tensor]:

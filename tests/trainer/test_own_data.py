@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -18,52 +17,26 @@ from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.run import RunConfig
 
-
-def write_images(people: PoseData, folder: Path) -> list[str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [f"{row:05d}.jpg" for row in range(len(people))]
-    for row, name in enumerate(names):
-        cv2.imwrite(str(folder / name), people.image(row)[..., ::-1])
-    return names
+from .own_data import write_coco_folder, write_images
 
 
-def write_coco(people: PoseData, root: Path, part: str) -> None:
-    """A part of a COCO folder; image 3 of it is cut off, image 4 is missing."""
-    names = [f"{part}-{name}" for name in write_images(people, root / "scratch")]
-    (root / "images").mkdir(exist_ok=True)
-    for name in names:
-        (root / "scratch" / name.removeprefix(f"{part}-")).rename(root / "images" / name)
-    broken = root / "images" / names[3]
-    broken.write_bytes(broken.read_bytes()[:300])
-    (root / "images" / names[4]).unlink()
-    annotations = []
-    for row in range(len(people)):
-        points = np.where(people.labelled_NJ[row][:, None], people.joints_NJ2[row], 0.0)
-        keypoints = np.column_stack([points, np.where(people.labelled_NJ[row], 2, 0)]).ravel().tolist()
-        x0, y0, x1, y1 = (float(value) for value in people.boxes_N4[row])
-        annotations.append({
-            "id": row + 1, "image_id": row + 1, "category_id": 1, "keypoints": keypoints, "iscrowd": 0,
-            "num_keypoints": int(people.labelled_NJ[row].sum()), "bbox": [x0, y0, x1 - x0, y1 - y0], "area": 1.0,
-        })  # fmt: skip
-    category = {
-        "id": 1,
-        "name": "person",
-        "keypoints": list(LSP.joints),
-        "skeleton": [[a + 1, b + 1] for a, b in LSP.links],
-    }
-    value = {"images": [{"id": row + 1, "file_name": name, "width": 160, "height": 180} for row, name in enumerate(names)],
-             "annotations": annotations, "categories": [category]}  # fmt: skip
-    (root / "annotations").mkdir(exist_ok=True)
-    (root / "annotations" / f"person_keypoints_{part}.json").write_text(json.dumps(value))
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    """A COCO folder of two parts; image 3 of each is cut off, image 4 is missing."""
+    people = read_people(seed=3, count=60, domain="easy")
+    for part, rows in (("train", np.arange(40)), ("val", np.arange(40, 60))):
+        write_coco_folder(people.subset(rows), tmp_path / "mine", f"person_keypoints_{part}", f"{part}-")
+        broken = tmp_path / "mine" / "images" / f"{part}-00003.jpg"
+        broken.write_bytes(broken.read_bytes()[:300])
+        (tmp_path / "mine" / "images" / f"{part}-00004.jpg").unlink()
+    return str(tmp_path / "mine")
 
 
 def write_mpii(people: PoseData, root: Path, part: str) -> None:
-    names = [f"{part}{name}" for name in write_images(people, root / "scratch")]
-    (root / "images").mkdir(exist_ok=True)
+    names = write_images(people, root / "images", part)
     (root / "annot").mkdir(exist_ok=True)
     entries = []
     for row, name in enumerate(names):
-        (root / "scratch" / name.removeprefix(part)).rename(root / "images" / name)
         joints_J2 = np.zeros((len(MPII), 2))
         known_J = np.zeros(len(MPII), dtype=bool)
         for place, joint in enumerate(MPII.joints):
@@ -82,14 +55,9 @@ def config(dataset: str, **changes: Any) -> RunConfig:
 
 
 def test_a_coco_folder_with_broken_images_runs_and_says_who_is_left_out(
-    tmp_path: Path, cpu: DeviceContext, caplog: pytest.LogCaptureFixture
+    mine: str, tmp_path: Path, cpu: DeviceContext, caplog: pytest.LogCaptureFixture
 ) -> None:
-    people = read_people(seed=3, count=60, domain="easy")
-    write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
-    write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
-    results = run_benchmark(
-        config(str(tmp_path / "mine")), tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache"
-    )
+    results = run_benchmark(config(mine), tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
 
     assert [row.method for row in results.rows] == ["random", "entropy"]
     assert results.config["people"] == 38
@@ -100,11 +68,10 @@ def test_a_coco_folder_with_broken_images_runs_and_says_who_is_left_out(
     assert "val-00004.jpg" in caplog.text
 
 
-def test_seeds_draw_different_initial_sets_where_the_dataset_fixes_none(tmp_path: Path, cpu: DeviceContext) -> None:
-    people = read_people(seed=3, count=60, domain="easy")
-    write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
-    write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
-    run = config(str(tmp_path / "mine"), seeds=2, methods=("random",))
+def test_seeds_draw_different_initial_sets_where_the_dataset_fixes_none(
+    mine: str, tmp_path: Path, cpu: DeviceContext
+) -> None:
+    run = config(mine, seeds=2, methods=("random",))
     run_benchmark(run, tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
 
     labelled = [
@@ -115,14 +82,9 @@ def test_seeds_draw_different_initial_sets_where_the_dataset_fixes_none(tmp_path
     assert labelled[0] != labelled[1]
 
 
-def test_too_large_an_initial_set_says_so(tmp_path: Path, cpu: DeviceContext) -> None:
-    people = read_people(seed=3, count=60, domain="easy")
-    write_coco(people.subset(np.arange(40)), tmp_path / "mine", "train")
-    write_coco(people.subset(np.arange(40, 60)), tmp_path / "mine", "val")
+def test_too_large_an_initial_set_says_so(mine: str, tmp_path: Path, cpu: DeviceContext) -> None:
     with pytest.raises(ConfigError, match="cannot label 100 of 38 people"):
-        run_benchmark(
-            config(str(tmp_path / "mine"), initial=100), tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache"
-        )
+        run_benchmark(config(mine, initial=100), tmp_path / "run", cpu, data_root=None, cache=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("profile", ["standard", "official-2021"])
