@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -239,3 +241,8 @@ def test_what_a_page_is_told_stays_text(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_the_same_input_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     assert PAGES[name](tmp_path, "a name") == PAGES[name](tmp_path, "a name")
+
+
+def test_pages_of_tools_and_cards_need_no_torch() -> None:
+    code = "import sys, alpose.export.card, alpose.tools.gallery, alpose.tools.field.page; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

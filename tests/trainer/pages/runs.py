@@ -15,6 +15,7 @@ import numpy as np
 
 from alpose.runtime.skeleton import LSP
 from alpose.trainer import metrics
+from alpose.trainer.pages.run_folder import RunInfo, run_info
 from alpose.trainer.results import Gallery, Results, Row, Scores, stage_folder
 
 NOISE = {"random": None, "coreset": 3.0, "entropy": 0.9, "multipeak": 1.1, "ll": 1.2, "ll-gap": 1.5, "ll++": 0.8,
@@ -115,6 +116,19 @@ def row(method: str, seed: int, stage: int = 1, **values: Any) -> Row:
     plain: dict[str, Any] = dict.fromkeys(Row.__dataclass_fields__)
     counts = {"labelled": 20 * stage, "pool": 60, "selected": 20, "failures": 1, "unscored": 0, "score_seconds": 1.0}
     return Row(**{**plain, **counts, "method": method, "seed": seed, "stage": stage, "neighbours": {}, **values})
+
+
+def facts(rows: Sequence[Row], **config: Any) -> RunInfo:
+    """Of a run with these rows."""
+    return run_info(Results({"dataset": "lsp", **config}, {}, tuple(rows)))
+
+
+def scores(N: int, selected_M: Sequence[int], seed: int = 0) -> Scores:
+    """A pool whose scores tie here and there."""
+    generator = np.random.default_rng(seed)
+    loss_N, pck_N = generator.gamma(2, 1, N).astype(np.float32), generator.uniform(0, 1, N).astype(np.float32)
+    return Scores(tuple(f"p{n}" for n in range(N)), np.round(loss_N).astype(np.float32), loss_N, pck_N,
+                  np.array(selected_M, dtype=np.int64))  # fmt: skip
 
 
 def cells(page: str, label: str) -> dict[str, list[tuple[str, str, bool]]]:
