@@ -29,7 +29,7 @@ from .prometheus import Metrics
 from .queue import Queue
 from .queue.record import MAX_NAME, is_name
 from .queue.recorder import QueueNumbers
-from .recording import FrameRecorder, host_name, new_device_id
+from .recording import QUEUE_START_S, FrameRecorder, host_name, new_device_id
 from .stats import EngineState, Meters, Stats
 from .tracking import Box, Streams
 from .triggers import Budget, Control, Episodes, Trigger, parse
@@ -37,8 +37,6 @@ from .types import Engine, Verdict
 
 log = logging.getLogger("alpose.monitor")
 
-QUEUE_START_S = 2.0
-"""So long a Monitor waits at its start for the disk of its queue."""
 
 DEFAULT_TRIGGER: Trigger = Episodes(Budget(per_hour=20)) | Control(per_hour=2)
 """Of a Monitor with a queue: the most doubtful moments of an hour, the best frames of each, and two by chance."""
@@ -130,7 +128,7 @@ class Monitor:
                     queue = made.enter_context(Queue(queue, open_now=False))
                 made.callback(parts.end)
                 self.device_id = _device_id(queue, device_id, faults)
-                parts.recorder = FrameRecorder(queue, self.bundle, self.device_id, counters)
+                parts.recorder = FrameRecorder(queue, self.bundle, self.device_id, camera, counters)
                 parts.numbers = QueueNumbers(queue, parts.recorder.recorder, faults.report)
             else:
                 made.callback(parts.end)

@@ -68,6 +68,8 @@ class FramePipeline:
         self._policy: Policy | None = None
         if trigger is not None:
             self._policy = Policy(trigger, Setting(calibration=calibration, rng=np.random.default_rng(of_policy)))
+            if recorder is not None:
+                recorder.restore(self._policy, trigger)
         self._crops, self._reader, self._streams, self._recorder = bundle.crop, reader, streams, recorder
         self._meters, self._counters, self._faults = meters, meters.counters, faults
         self._clock = FrameClock(meters.counters)

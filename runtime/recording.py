@@ -9,12 +9,17 @@ Shapes: J joints, D dimensions of the embedding.
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import math
 import platform
 import secrets
+import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +27,14 @@ import numpy.typing as npt
 from . import scorelog
 from .bundle import Bundle
 from .crop import Crop
-from .errors import DataError
+from .errors import DataError, QueueError
 from .frames import DeviceFrame, HostFrame, Region
 from .queue import Queue, Record
 from .queue.record import Candidate, FrameCopy
 from .queue.recorder import Recorder
 from .stats import Counters
 from .tracking import MOST_STREAMS, Place, Stream
-from .triggers import Decision, Observation
+from .triggers import Decision, Observation, Policy, State, Trigger
 from .types import FrameTime
 
 PREVIOUS_BYTES = 64 << 20
@@ -47,6 +52,11 @@ CHUNK_ROWS = 2048
 """Rows of a chunk, 32 KiB: it fits into the smallest queue."""
 CHUNK_OPEN_S = 300.0
 """A chunk that was begun so long ago is handed over, full or not: a crash loses what is still here."""
+
+QUEUE_START_S = 2.0
+"""So long a Monitor waits at its start for the disk of its queue."""
+STATE_EVERY_S = 60.0
+"""Between two copies of what the policy has learned, which a restart goes on from."""
 
 CopyRegion = Callable[[Region], npt.NDArray[np.uint8]]
 """Makes an RGB copy of a region of the frame; only called for pixels that are kept."""
@@ -89,16 +99,29 @@ class FrameRecorder:
         queue: where to; it stays its owner's, who closes it after the recorder.
         bundle: what looks at the frames.
         device: id of this device.
+        camera: the Monitor's name of its camera.
         counters: where drops and errors are counted.
     """
 
-    def __init__(self, queue: Queue, bundle: Bundle, device: str, counters: Counters) -> None:
-        self._bundle, self._device = bundle, device
+    def __init__(self, queue: Queue, bundle: Bundle, device: str, camera: str, counters: Counters) -> None:
+        self._queue, self._bundle, self._device, self._counters = queue, bundle, device, counters
         self._log = FrameLog(bundle.sha256, device, counters)
-        self.recorder = Recorder(queue, counters=counters, introduce=self._introduce, maintenance=(self._log.write,))
+        self._state = PolicyState(camera, bundle.sha256)
+        maintenance = (self._log.write, self._save_state)
+        self.recorder = Recorder(queue, counters=counters, introduce=self._introduce, maintenance=maintenance)
         before, after = queue.clip if queue.store != "keypoints" else (0, 0)
         self._previous = PreviousFrames(before, PREVIOUS_BYTES, counters) if before else None
         self._follows = after > 0
+
+    def restore(self, policy: Policy, trigger: Trigger) -> None:
+        """Let a policy go on from what it had learned when this queue was last used, and save what it learns now."""
+        try:
+            data = self._queue.within(QUEUE_START_S, lambda: self._queue.load_state(self._state.key))
+        except QueueError:  # the disk is not there yet: it is read when it is
+            self._state.follow(policy, trigger)
+        else:
+            self._state.follow(policy, trigger)
+            self._state.restore(data)
 
     def record(self, result: FrameResult, copy: CopyRegion) -> bool:
         """Hand over what is to be kept of a person on a frame, and log that they were seen.
@@ -129,12 +152,20 @@ class FrameRecorder:
         if self._previous is not None:
             self._previous.add(camera, FrameCopy(time.wall_ns, copy(whole)))
         self._log.add(camera, time, result.observation, decision, kept)
+        self._state.refresh(time.monotonic_ns)
         return kept
 
     def close(self) -> None:
         """Write what waits, the log too, and end the recorder's threads."""
         self._log.finish()
+        self._state.refresh(None)
         self.recorder.close()
+
+    def _save_state(self, queue: Queue) -> None:
+        try:
+            self._state.save(queue)
+        except DataError:  # more cameras than the queue keeps states for, or too many budgets
+            self._counters.add("unsaved_states_total")
 
     def _introduce(self, queue: Queue) -> None:
         """Tell the queue about device and bundle, also a fresh one that takes the place of a lost file."""
@@ -209,6 +240,64 @@ class PreviousFrames:
             self._counters.add("dropped_pictures_total", reason="clip_memory")
         if not held:
             del self._held[camera]
+
+
+class PolicyState:
+    """What a policy has learned, copied on the camera's thread, and written into the queue's file on the recorder's.
+
+    It is for an equal policy alone. With another bundle, whose scores mean something else, the account goes on, and what
+    was learned of the scores does not.
+    """
+
+    def __init__(self, camera: str, bundle_sha256: str) -> None:
+        self.key = f"policy-{hashlib.sha256(camera.encode()).hexdigest()[:16]}" if camera else "policy"
+        self._about = {"trigger": "", "bundle": bundle_sha256}
+        self._policy: Policy | None = None
+        self._copied_ns = 0
+        self._state: State | None = None
+        self._saved: State | None = None
+        self._loaded = False
+        self._late: bytes | None = None
+        """What was read after the start; the camera's thread restores it."""
+
+    def follow(self, policy: Policy, trigger: Trigger) -> None:
+        """Copy the state of this policy from now on."""
+        self._policy, self._about["trigger"] = policy, str(trigger)
+
+    def restore(self, data: bytes | None) -> None:
+        """Let the policy go on from what was saved, if that is of an equal one."""
+        self._loaded = True
+        if data is None or self._policy is None:
+            return
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                state = {name: arrays[name] for name in arrays.files}
+            about = json.loads(state.pop("about").tobytes())
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # by another version: it is learned again
+            return
+        if about.get("trigger") == self._about["trigger"]:
+            self._policy.restore(state, same_bundle=about.get("bundle") == self._about["bundle"])
+
+    def refresh(self, now_ns: int | None) -> None:
+        """Copy the state, now and then; with None, at the end, in any case."""
+        if self._late is not None:
+            data, self._late = self._late, None
+            self.restore(data)
+        if self._policy is not None and (now_ns is None or now_ns - self._copied_ns >= STATE_EVERY_S * 1e9):
+            self._state, self._copied_ns = self._policy.state(), now_ns or 0
+
+    def save(self, queue: Queue) -> None:
+        """Write the last copy, if it was not written yet; before the first one, read what there is."""
+        if not self._loaded:
+            self._late, self._loaded = queue.load_state(self.key), True
+        state = self._state
+        if state is None or state is self._saved or self._late is not None:
+            return
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(self._about).encode(), dtype=np.uint8), **state}
+        np.savez_compressed(buffer, **arrays)
+        queue.save_state(self.key, buffer.getvalue())
+        self._saved = state
 
 
 # --- the log of all frames

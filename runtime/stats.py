@@ -60,6 +60,7 @@ COUNTERS: Mapping[str, tuple[str | None, str]] = {
     "quarantined_total": (None, "Damaged files that were moved aside."),
     "orphaned_logs_total": (None, "Write-ahead logs of files that went away while they were open."),
     "unreadable_states_total": ("reason", "States of programs that could not be read."),
+    "unsaved_states_total": (None, "States of policies for which the queue had no place."),
     "clock_backwards_total": (None, "Times that the wall clock was found behind the queue's own."),
     "clock_implausible_total": (None, "Starts with a wall clock too far ahead to be believed."),
 }

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
@@ -39,6 +39,10 @@ MEMORY_PLACES = 512
 
 MANY_STREAMS = 64
 """Streams for which a trigger holds state before it looks for some that it may forget."""
+
+
+State = dict[str, npt.NDArray[np.float32]]
+"""What a trigger has learned, by name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -193,6 +197,18 @@ class ActiveTrigger(ABC):
             kept_elsewhere: another branch keeps the frame too, so this branch alone cannot let it go later.
         """
 
+    def state(self) -> State:
+        """What this trigger has learned and a restart should not lose; arrays that nobody writes to any more."""
+        return {}
+
+    def restore(self, state: State, same_bundle: bool) -> None:  # noqa: B027
+        """Go on from an earlier :meth:`state` of an equal trigger.
+
+        Args:
+            state: as :meth:`state` gave it.
+            same_bundle: it was learned with this bundle, so its scores mean the same.
+        """
+
     @property
     def threshold(self) -> float | None:
         """The limit on the failure probability that was in force for the frame just evaluated."""
@@ -343,6 +359,15 @@ class _ActiveJoin(ActiveTrigger):
         """The first that a part has."""
         return next((part.episode for part in self._parts if part.episode is not None), None)
 
+    def state(self) -> State:
+        """Those of the parts, each name behind the part's number."""
+        return nest_states(self._parts)
+
+    def restore(self, state: State, same_bundle: bool) -> None:
+        """Give each part its own."""
+        for number, part in enumerate(self._parts):
+            part.restore(nested_state(state, number), same_bundle)
+
     def _threshold(self, choose: Callable[..., float | None]) -> float | None:
         return choose((part.threshold for part in self._parts if part.threshold is not None), default=None)
 
@@ -418,6 +443,18 @@ class _ActiveAllOf(_ActiveJoin):
     def replaces(self) -> tuple[int, ...]:
         """What any part replaces."""
         return tuple(chain.from_iterable(part.replaces for part in self._parts))
+
+
+def nest_states(parts: Iterable[ActiveTrigger | None]) -> State:
+    """The states of several triggers as one."""
+    return {f"{number}.{name}": value for number, part in enumerate(parts) if part is not None
+            for name, value in part.state().items()}  # fmt: skip
+
+
+def nested_state(state: State, number: int) -> State:
+    """The state of one trigger out of several."""
+    prefix = f"{number}."
+    return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
 
 # --- for writing triggers

@@ -17,6 +17,7 @@ from .base import (
     Observation,
     Reason,
     Setting,
+    State,
     Trigger,
     refuse_control,
     register,
@@ -140,6 +141,12 @@ class _ActiveEpisodes(ActiveTrigger):
         if self._rival is not None:
             self._now.kept.remove(self._rival)
         self._now.kept.append(_Kept(self._sequence, self._time_s, self._score, kept_elsewhere))
+
+    def state(self) -> State:
+        return self._inner.state()
+
+    def restore(self, state: State, same_bundle: bool) -> None:
+        self._inner.restore(state, same_bundle)
 
     @property
     def threshold(self) -> float | None:

@@ -25,7 +25,10 @@ from .base import (
     Observation,
     Reason,
     Setting,
+    State,
     Trigger,
+    nest_states,
+    nested_state,
 )
 from .rates import ActiveControl, Control
 
@@ -105,6 +108,16 @@ class Policy:
             control_rate=rate,
             distance=distance,
         )
+
+    def state(self) -> State:
+        """What has been learned and a restart should not lose; see :func:`pack_state`."""
+        return nest_states((self._main, self._control))
+
+    def restore(self, state: State, same_bundle: bool) -> None:
+        """Go on from an earlier :meth:`state` of an equal policy."""
+        for number, part in enumerate((self._main, self._control)):
+            if part is not None:
+                part.restore(nested_state(state, number), same_bundle)
 
     def on_stored(self, kept: bool) -> None:
         """Say what became of the last decision. Without it, the frame counts as not kept."""

@@ -4,7 +4,7 @@ A budget's account earns ``per_hour / 3600`` a second while frames come, up to a
 every frame that was really kept. A frame is flagged if its score is in the top share ``q`` of what was seen lately and
 the account holds a whole frame, where
 
-    q = (wanted frames per frame) · (flagged per kept) · x / (1 - x),     x = account / cap.
+    q = (wanted frames per frame) · (flagged per kept) · (x / (1 - x))³,     x = account / cap.
 
 * Half full asks for exactly the wanted rate. A full account lowers the threshold to nothing, so no income is ever lost;
   an empty one flags nothing. Hence after t hours ``kept = per_hour · t ± cap / 2``, whatever the scores do: no gain has
@@ -13,8 +13,10 @@ the account holds a whole frame, where
 * *Flagged per kept* is how many of its frames it takes until one is kept, where Episodes, Cooldown or Novel hold most
   of them back. Without it the account would have to run nearly full to ask for enough, and take what comes.
 
-"Seen lately" is a histogram of the failure probability. It begins with the bundle's calibration set, and like the counts
-of flagged and kept forgets half in :data:`HALF_LIFE_S`. Where many frames share the bin at the threshold (a calibrated
+"Seen lately" is a histogram of the failure probability. It begins with the bundle's calibration set, which counts until
+the stream itself has been seen for :data:`PRIOR_S`: a calibration set that is harder than the field would else hold the
+threshold above all of it. Like the counts of flagged and kept it forgets half in :data:`HALF_LIFE_S`, and survives a
+restart: drives are short. Where many frames share the bin at the threshold (a calibrated
 score has plateaus) a draw takes the right part of them, and the decision says with which probability.
 """
 
@@ -24,17 +26,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ..bundle.manifest import HISTOGRAM_BINS
 from ..errors import ConfigError
-from .base import ActiveTrigger, Observation, Reason, Setting, Trigger, register, require_positive, require_share
+from .base import ActiveTrigger, Observation, Reason, Setting, State, Trigger, register, require_positive, require_share
 
 BINS = 64 * HISTOGRAM_BINS
 """Bins of the failure probability: steps of 0.00024, far finer than any calibration set can tell apart."""
 
 HALF_LIFE_S = 3600.0
 PRIOR_S = 30.0
-"""How many seconds of frames the calibration histogram counts for at the start."""
+"""How many seconds of frames the calibration histogram counts for at the start, and how long it counts at all."""
 PRIOR_FRAMES = 4.0
 """Frames flagged and kept that are assumed to have been before the start."""
 
@@ -79,6 +82,11 @@ class Pace:
         self._weight = 1.0 if frames_per_second is None else 1 / 16
         self._last_s: float | None = None
 
+    def restore(self, interval_s: float) -> None:
+        """Go on from an earlier :attr:`interval_s`."""
+        if interval_s > 0.0:
+            self.interval_s, self._weight = interval_s, 1 / 16
+
     def step(self, time_s: float) -> float:
         """Seconds since the last observation, at most a pause long and never negative."""
         last_s, self._last_s = self._last_s, time_s
@@ -119,16 +127,31 @@ class Scores:
     moves little from frame to frame and the histogram is long.
     """
 
-    __slots__ = ("_mass", "_tail", "_total", "_weight", "bin")
+    __slots__ = ("_mass", "_seen_s", "_stream", "_tail", "_total", "_weight", "bin")
 
     def __init__(self, histogram: tuple[int, ...] | None) -> None:
         prior = histogram if histogram and sum(histogram) else (1,) * HISTOGRAM_BINS
         fine = BINS // len(prior)
         scale = PRIOR_S / (sum(prior) * fine)
         self._mass = [count * scale for count in prior for _ in range(fine)]
+        self._stream: list[float] | None = [0.0] * BINS
+        """The stream alone, while the prior counts too."""
+        self._seen_s = 0.0
         self._weight = 1.0
         self._total, self._tail = math.fsum(self._mass), 0.0
         self.bin = BINS - 1
+
+    def state(self) -> npt.NDArray[np.float32]:
+        """Seconds of the stream in each bin; empty while the prior counts too."""
+        if self._stream is not None:
+            return np.empty(0, dtype=np.float32)
+        return (np.array(self._mass) / self._weight).astype(np.float32)
+
+    def restore(self, mass: npt.NDArray[np.float32]) -> None:
+        """Go on from an earlier :meth:`state`."""
+        if len(mass) == BINS and np.isfinite(mass).all() and (mass >= 0).all() and mass.any():
+            self._mass, self._stream, self._weight = mass.astype(np.float64).tolist(), None, 1.0
+            self._sum_up()
 
     def find(self, share: float) -> float:
         """Move :attr:`bin` to where the top ``share`` ends; the part of that bin which belongs to it, 0 to 1."""
@@ -150,13 +173,18 @@ class Scores:
         self._total += mass
         if place > self.bin:
             self._tail += mass
+        if self._stream is not None:
+            self._stream[place] += mass
+            self._seen_s += seconds
+            if self._seen_s >= PRIOR_S:
+                self._mass, self._stream = self._stream, None
+                self._sum_up()
         if self._weight > _RENEW_AT:
-            self._renew()
+            self._mass = [mass / self._weight for mass in self._mass]
+            self._weight = 1.0
+            self._sum_up()
 
-    def _renew(self) -> None:
-        """Go back to weight 1, with exact sums."""
-        self._mass = [mass / self._weight for mass in self._mass]
-        self._weight = 1.0
+    def _sum_up(self) -> None:
         self._total, self._tail = math.fsum(self._mass), math.fsum(self._mass[self.bin + 1 :])
 
 
@@ -208,6 +236,20 @@ class _ActiveBudget(ActiveTrigger):
             self._account = min(self._account - 1.0 + replaced, self._cap)
             self._kept = max(self._kept + 1.0 - replaced, _LEAST_KEPT)
 
+    def state(self) -> State:
+        numbers = (self._account, self._flagged, self._kept, self._pace.interval_s)
+        return {"numbers": np.array(numbers, dtype=np.float32), "scores": self._scores.state()}
+
+    def restore(self, state: State, same_bundle: bool) -> None:
+        numbers = state.get("numbers", np.empty(0)).tolist()
+        if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+            return
+        self._account = min(max(numbers[0], 0.0), self._cap)
+        self._pace.restore(numbers[3])
+        if same_bundle:
+            self._flagged, self._kept = max(numbers[1], 0.0), max(numbers[2], _LEAST_KEPT)
+            self._scores.restore(state.get("scores", np.empty(0, dtype=np.float32)))
+
     @property
     def threshold(self) -> float | None:
         """The lower edge of the bin; while the account is full, the one last in force."""
@@ -225,7 +267,7 @@ class _ActiveBudget(ActiveTrigger):
         if room <= 0.0:
             return math.inf
         wanted = self._per_s * self._pace.interval_s
-        return wanted * max(self._flagged / self._kept, 1.0) * self._account / room
+        return wanted * max(self._flagged / self._kept, 1.0) * (self._account / room) ** 3
 
 
 @register
@@ -276,6 +318,15 @@ class ActiveControl(ActiveTrigger):
             self.probability = min(1.0, self._per_s * self._pace.interval_s)
         self.draw = self._draws.next()
         self.fires = self.draw < self.probability
+
+    def state(self) -> State:
+        """The pace of the stream."""
+        return {"interval_s": np.array([self._pace.interval_s], dtype=np.float32)}
+
+    def restore(self, state: State, same_bundle: bool) -> None:
+        """Go on with that pace."""
+        for interval_s in state.get("interval_s", np.empty(0)).tolist():
+            self._pace.restore(interval_s)
 
     def reasons(self) -> tuple[Reason, ...]:
         """The draw and the rate."""

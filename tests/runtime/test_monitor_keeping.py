@@ -26,7 +26,7 @@ from alpose.runtime.frames import HostFrame
 from alpose.runtime.pipeline import FrameClock
 from alpose.runtime.queue.images import decode
 from alpose.runtime.queue.record import FrameCopy
-from alpose.runtime.recording import FrameLog, FrameRecorder, PreviousFrames
+from alpose.runtime.recording import FrameLog, FrameRecorder, PolicyState, PreviousFrames
 from alpose.runtime.signals import Signals
 from alpose.runtime.stats import Counters
 from alpose.runtime.tracking import WholeFrame
@@ -234,6 +234,42 @@ def test_a_clock_that_is_set_is_no_hour(make: Make) -> None:
     assert clock(5 * SECOND).policy_s - jumped.policy_s == pytest.approx(2)
     assert [n for _, n in counters.snapshot().items()] == [2]
     assert clock(None).policy_s >= jumped.policy_s
+
+
+def drive(make: Make, path: Path, trigger: Any, count: int = 1200, **options: Any) -> list[bool]:
+    """A drive of 10 minutes of frames that are all alike, in a Monitor of its own."""
+    script = Scripted(lambda number: {"failure_probability": 0.2 + (number * 37 % 101) / 505})
+    with make(path, trigger, script, **options) as monitor:
+        return [monitor(frame(), time_ns=10**18 + number * SECOND // 2).kept for number in range(count)]
+
+
+def test_what_a_policy_has_learned_survives_a_restart(make: Make, tmp_path: Path) -> None:
+    path, spend_all = tmp_path / "q.db", "Budget(30) | Budget(40)"
+    first = drive(make, path, spend_all, count=120)
+    with Queue(path, readonly=True) as queue:
+        assert queue.load_state("policy") is not None
+    again = [drive(make, path, spend_all, count=120) for _ in range(3)]
+    assert sum(map(sum, (first, *again))) < 4 * 8  # the account is not half full at each start
+    fresh = drive(make, tmp_path / "other.db", spend_all, count=120)
+    assert fresh == first
+
+
+def test_state_is_for_an_equal_policy_alone_and_each_camera_has_its_own(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "q.db"
+    for camera in ("", "left", "right"):
+        drive(make, path, "Budget(3600)", count=60, camera=camera)
+    with Queue(path, readonly=True) as queue:
+        states = [queue.load_state(PolicyState(camera, "").key) for camera in ("", "left", "right")]
+    assert None not in states
+    assert drive(make, path, "Budget(7200)", count=60) == drive(make, tmp_path / "other.db", "Budget(7200)", count=60)
+
+
+def test_a_state_that_cannot_be_read_is_learned_anew(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "q.db"
+    for damage in (b"", b"no archive", b"PK\x05\x06" + bytes(18)):
+        with Queue(path) as queue:
+            queue.save_state("policy", damage)
+        assert any(drive(make, path, "Budget(3600)", count=60))
 
 
 # --- nothing behind the answer reaches the app

@@ -151,6 +151,24 @@ def test_a_frame_that_was_not_to_be_kept_teaches_nothing(trigger: Trigger) -> No
 
 
 @policies
+def test_it_goes_on_from_its_state(trigger: Trigger) -> None:
+    """A policy that takes over another's state saves the same one, and decides on what comes next without an error."""
+    setting = Setting(CALIBRATION, np.random.default_rng(0), 5.0)
+    first, second = Policy(trigger, setting), Policy(trigger, setting)
+    frames = observations()
+    for frame in frames[:1000]:
+        first.on_stored(first.decide(frame).keep)
+    second.restore(first.state(), same_bundle=True)
+    assert second.state().keys() == first.state().keys()
+    for name, value in first.state().items():
+        assert value.dtype == np.float32
+        np.testing.assert_allclose(second.state()[name], value, rtol=1e-5)
+    second.restore({name: value[:1] for name, value in first.state().items()}, same_bundle=True)  # of another version
+    for frame in frames[1000:]:
+        assert 0.0 <= second.decide(frame).inclusion_probability <= 1.0
+
+
+@policies
 def test_stated_probabilities_add_up_to_what_is_kept(trigger: Trigger) -> None:
     """Over many seeds, the number of kept frames lies around the sum of what was stated, within four deviations."""
     frames = observations()
@@ -176,7 +194,7 @@ def test_memory_is_bounded_whatever_the_streams_are_called(trigger: Trigger) -> 
 
     feed(0, 6000)
     before = feed(6000, 100)
-    assert feed(6100, 3000) - before < 1000
+    assert feed(6100, 12_000) - before < 6000  # one object a frame would be 12,000; a histogram has 4096 bins
 
 
 @pytest.mark.parametrize("name", TRIGGERS)
