@@ -296,7 +296,13 @@ class PolicyState:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(self._about).encode(), dtype=np.uint8), **state}
         np.savez_compressed(buffer, **arrays)
-        queue.save_state(self.key, buffer.getvalue())
+        try:
+            queue.save_state(self.key, buffer.getvalue())
+        except QueueError:  # tried again
+            raise
+        except DataError:
+            self._saved = state
+            raise
         self._saved = state
 
 

@@ -310,9 +310,9 @@ def test_a_frame_that_could_not_be_handed_over_is_counted_as_dropped(
 
 def test_an_answer_that_is_no_number_is_counted_and_not_flagged(make: Make, tmp_path: Path) -> None:
     bad = {"failure_probability": np.nan, "keypoints": np.inf, "embedding": np.nan, "predicted_loss": np.nan}
-    script = Scripted(lambda number: bad if number % 2 else {"failure_probability": 0.9})
+    script = Scripted(lambda number: bad if number % 2 else {"failure_probability": 0.4})
     path = tmp_path / "q.db"
-    with make(path, (Threshold(0.5) & Novel(1e-9)) | Control(rate=1.0), script, track=True) as monitor:
+    with make(path, (Threshold(0.3) & Novel(1e-9)) | Control(rate=1.0), script, track=True) as monitor:
         verdicts = [monitor(frame(10 * number)) for number in range(12)]
         assert [verdict.flagged for verdict in verdicts] == [True, False] * 6
         assert total(monitor, "unsound_answers_total") == 6
@@ -325,22 +325,22 @@ def test_an_answer_that_is_no_number_is_counted_and_not_flagged(make: Make, tmp_
 def test_an_empty_room_is_not_flagged_and_tells_the_drift_test_nothing(make: Make, tmp_path: Path) -> None:
     far = np.array([[2.0, 2.0], [12.0, 2.0], [12.0, 12.0]], dtype=np.float32)
     script = Scripted(
-        lambda number: {"failure_probability": 0.97, "scores": 0.05 if number < 4 else 0.95, "keypoints": far}
+        lambda number: {"failure_probability": 0.4, "scores": 0.05 if number < 4 else 0.95, "keypoints": far}
     )
     path = tmp_path / "q.db"
-    with make(path, Threshold(0.5) | Novel(1e-9) | Control(rate=1.0), script, track=True) as monitor:
+    with make(path, Threshold(0.3) | Novel(1e-9) | Control(rate=1.0), script, track=True) as monitor:
         verdicts = [monitor(frame(number), time_ns=number * 60 * SECOND) for number in range(6)]
         # The fifth frame is searched as well, and somebody is found on it.
         assert [one.place for one in verdicts] == ["search"] * 5 + ["track"]
         assert [one.flagged for one in verdicts] == [False] * 4 + [True] * 2
-        assert all(one.failure_probability == pytest.approx(0.97) for one in verdicts)
+        assert all(one.failure_probability == pytest.approx(0.4) for one in verdicts)
         stats = monitor.stats()
         assert stats.frames == {"control": 4, "flagged": 2}
         assert total(monitor, "unoccupied_frames_total") == 4
         assert (sum(stats.scores.counts), stats.scores.refused, stats.drift.observed) == (2, 0, 1)
         monitor.flush()
     with Queue(path) as queue:
-        assert [one.failure_probability for one in queue.peek()] == [pytest.approx(0.97)] * 6
+        assert [one.failure_probability for one in queue.peek()] == [pytest.approx(0.4)] * 6
         assert [one.inclusion_probability for one in queue.peek()] == [1.0] * 6
         logged = [scorelog.decode(chunk.data).failure_probability_N for chunk in queue.scores()]
         assert np.isnan(np.concatenate(logged)).tolist() == [True] * 4 + [False] * 2

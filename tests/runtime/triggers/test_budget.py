@@ -177,7 +177,7 @@ def test_an_account_that_cannot_pay_says_so() -> None:
 
     assert [decision.keep for decision in decisions] == [True] * 10 + [False] * 40
     assert decisions[-1].inclusion_probability == 0.0
-    assert str(decisions[-1].reasons[0]).startswith("budget spent 0.1")
+    assert str(decisions[-1].reasons[0]).startswith("budget spent 0.")
 
 
 def test_the_first_minutes_go_by_the_calibration_set() -> None:
