@@ -26,7 +26,7 @@ from ..statistics import (
 )
 from . import formatting as fmt
 from .kit import Cell, Column, Row, Table, cells
-from .run_folder import UNKNOWN, RunInfo, lookup
+from .run_folder import UNKNOWN, RunInfo, failure_words, lookup
 
 MIN_SEEDS = 3
 """Fewer pairs than this give a test no power worth printing."""
@@ -52,6 +52,11 @@ class Measure:
     better: Better
     form: Form
     meaning: str
+    """``{failure}`` stands for the run's definition of a failure."""
+
+    def explained(self, info: RunInfo) -> str:
+        """The meaning in this run."""
+        return self.meaning.replace("{failure}", failure_words(info.failure))
 
 
 def loss_spread(summary: Summary) -> str:
@@ -63,7 +68,7 @@ MEASURES = (
     Measure("selected_true_loss", "True loss", "higher", loss_spread,
             "Mean true loss (heatmap error against the labels) of what was selected, in the training loss's unit."),
     Measure("auroc", "AUROC", "higher", fmt.spread,
-            "Area under the ROC curve of the score against failure (image PCK below 0.5): how often a failure scores "
+            "Area under the ROC curve of the score against failure ({failure}): how often a failure scores "
             "above a success. 0.5 is chance, 1 is perfect."),
     Measure("aurc", "AURC", "lower", fmt.spread,
             "Area under the risk-coverage curve: the failure rate of the images that are kept, averaged over how many "
@@ -73,7 +78,7 @@ MEASURES = (
     Measure("pearson", "Pearson", "higher", fmt.spread,
             "Linear correlation of the score with the true loss (1 is perfect); few large losses weigh heavily."),
     Measure("precision_at_budget", "Precision", "higher", fmt.percent_spread,
-            "Share of failures (image PCK below 0.5) among what was selected."),
+            "Share of failures ({failure}) among what was selected."),
     Measure("gap_closed", "Gap closed", "higher", fmt.percent_spread,
             "How far the selected PCK lies on the way from the pool's mean (0 %, random selection) to that of oracle-pck "
             "(100 %). Negative is worse than random."),
@@ -192,7 +197,7 @@ def accuracy_table(info: RunInfo) -> Table:
 def detection_table(info: RunInfo) -> Table:
     """Table C: how well each score finds failures in the pool at the first stage."""
     columns = [spread_column(info, info.first_stage, m.field, m.better, m.form) for m in MEASURES]
-    titles = tuple(Column(measure.title, ARROWS[measure.better], measure.meaning) for measure in MEASURES)
+    titles = tuple(Column(measure.title, ARROWS[measure.better], measure.explained(info)) for measure in MEASURES)
     notes = (*seed_note(info), *oracle_note(info), *best_note(info))
     return Table("Method", titles, method_rows(info, columns), notes)
 
@@ -200,7 +205,7 @@ def detection_table(info: RunInfo) -> Table:
 def cost_table(info: RunInfo) -> Table:
     """Table D: what each selection cost and what it left out."""
     titles = (Column("Scoring", "per stage"), Column("Training", "per stage"), Column("Pool", "all stages, all seeds"),
-              Column("Left out", "PCK undefined", LEFT_OUT), Column("Failures", "among the rest", "Image PCK below 0.5."),
+              Column("Left out", "PCK undefined", LEFT_OUT), Column("Failures", "among the rest", f"A failure: {failure_words(info.failure)}."),
               Column("Finished", "of the selections"))  # fmt: skip
     asked = len(info.seeds) * len(info.stages)
     rows = tuple(

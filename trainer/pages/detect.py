@@ -68,7 +68,10 @@ def render(run: Path, results: DetectResults) -> str:
         tried=tables.tried_table(results),
         ablations=tables.ablation_table(results),
         sets=tables.set_table(results),
-        measures=(("AUROC", tables.AUROC), *((measure.title, measure.meaning) for measure in tables.MEASURES)),
+        measures=(
+            ("AUROC", tables.auroc_words(results)),
+            *((measure.title, measure.meaning) for measure in tables.MEASURES),
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from ..statistics import BINS, Summary, is_defined, mean_sd
 from . import formatting as fmt
 from .cycles_tables import ARROWS, Better, Form, best_of, shown_alone
 from .kit import Cell, Column, Row, Table, cells
+from .run_folder import failure_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,14 @@ MEASURES = (
     Measure("Way to oracle", "higher", "How far the AUROC lies on the way from the best free score's (0 %) to that of "
             "the true loss itself (100 %).", field("way_to_oracle"), fmt.percent_spread),
 )  # fmt: skip
-AUROC = (
-    "Probability that a failure (image PCK below 0.5) scores higher than a success, ties half. 0.5 is chance, 1 is "
-    "perfect."
-)
+
+
+def auroc_words(results: DetectResults) -> str:
+    """What AUROC is, with the run's definition of a failure."""
+    return (
+        f"Probability that a failure ({failure_words(results.catalogue.failure)}) scores higher than a success, ties half. "
+        "0.5 is chance, 1 is perfect."
+    )
 
 
 def level(results: DetectResults) -> str:
@@ -132,7 +137,7 @@ def detector_table(results: DetectResults, found: SetResult) -> Table:
         of: dict[str, Summary] = {d.name: mean_sd(m.values(results, d.name, found.name)) for d in here}
         top = best_of({name: of[name].mean for name in rivals}, m.better, shown_alone(m.form))
         columns.append({name: Cell(m.form(summary), best=name in top) for name, summary in of.items()})
-    titles = (Column("AUROC", f"↑ {level(results)} interval", AUROC),
+    titles = (Column("AUROC", f"↑ {level(results)} interval", auroc_words(results)),
               *(Column(m.title, ARROWS[m.better], m.meaning) for m in MEASURES))  # fmt: skip
     return grouped(titles, here, lambda d: ([column[d.name] for column in columns], ""), set_notes(results, found))
 

@@ -293,3 +293,11 @@ def test_risk_curve_of_hand_worked_scores() -> None:
 def test_no_two_methods_of_the_benchmark_look_the_same() -> None:
     looks = [method.look for method in METHODS.values()]
     assert len({(look.light, look.dash, look.marker) for look in looks}) == len(looks)
+
+
+def test_the_page_states_the_definition_of_a_failure_of_its_run(tmp_path: Path, small_run: Run) -> None:
+    write_run(tmp_path, ["random", "ll"], failure={"name": "image-pck", "limit": 0.3})
+    page = write_report(tmp_path).read_text()
+
+    assert page.count("image PCK below 0.3") == small_run[1].count("image PCK below 0.5") > 3
+    assert "below 0.5" not in page
