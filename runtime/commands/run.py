@@ -51,7 +51,8 @@ CONTROL_SHARE = 0.1
 @click.option("--show", "video_path", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.mp4",
               help="Write an annotated video: .mp4, .webm (plays in browsers), .avi.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
-              help="auto, cpu, cuda, tensorrt (native), onnx:PROVIDER, or an engine that was registered.")  # fmt: skip
+              help="auto, cpu, cuda, tensorrt (native), onnx:PROVIDER, plugin:LIBRARY_OR_PACKAGE, or an engine that was "
+                   "registered.")  # fmt: skip
 @click.option("--frame-format", default="bgr", show_default=True, metavar="FORMAT",
               help="Read a camera's or pipeline's frames as they come: grey, nv12, nv21, i420, yuyv or uyvy, the YUV ones "
                    "also with -bt709.")  # fmt: skip

@@ -143,6 +143,14 @@ register(
         argument="provider",
     )
 )
+register(
+    EngineKind(
+        name="plugin",
+        summary="a provider for ONNX Runtime in a library or package of its own: TensorRT-RTX, OpenVINO, QNN",
+        open=lambda bundle, library, threads: _onnx(bundle, f"plugin:{library}", threads),
+        argument="library or package",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +281,8 @@ def open_engine(
     Args:
         bundle: what it runs.
         engine: ``auto`` takes a TensorRT engine that was built on this device, else ONNX Runtime on CUDA, else on the
-            CPU; ``tensorrt``, ``cuda``, ``cpu``, ``onnx:NAME`` (any provider of ONNX Runtime) and every registered
-            name take that one; an object that answers frames is taken as it is, and is the caller's to close.
+            CPU; ``tensorrt``, ``cuda``, ``cpu``, ``onnx:NAME`` (any provider of ONNX Runtime), ``plugin:LIBRARY`` (see
+            :func:`~alpose.runtime.engines.onnx.plugin_device`) and every registered name take that one; an object that answers frames is taken as it is, and is the caller's to close.
         threads: of ONNX Runtime within an operator; None: :func:`default_threads`.
         allow_fallback: go on with the CPU where the engine that was chosen by name does not run.
         verify: ``first`` returns once the golden frames have passed; ``background`` returns at once and lets them run in

@@ -9,7 +9,9 @@ Shapes: N batch, S crop side.
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,13 @@ TELEMETRY = "ORT_DISABLE_TELEMETRY"
 """The variable that keeps ONNX Runtime 1.32 and later from sending usage data, read when its library is loaded."""
 
 
+PLUGIN = "plugin:"
+DEVICE_TYPES = ("NPU", "GPU", "CPU")
+_plugins: dict[str, tuple[str, ...]] = {}
+"""Libraries of providers that this process has registered, and the names of the providers that each brought."""
+_plugins_lock = threading.Lock()
+
+
 def import_onnxruntime(feature: str = "running a bundle") -> Any:
     """The module ``onnxruntime``, with its telemetry switched off before its library is loaded.
 
@@ -64,7 +73,8 @@ class OnnxEngine:
     Args:
         source: a :class:`Bundle`, the path of its folder, or the path of a bare ``model.onnx``. A folder is opened with
             all its checks.
-        provider: ``cpu``, ``cuda``, ``tensorrt`` or a name as ONNX Runtime knows it.
+        provider: ``cpu``, ``cuda``, ``tensorrt``, a name as ONNX Runtime knows it, or ``plugin:`` and the library of a
+            provider that is not part of ONNX Runtime; see :func:`plugin_device`.
         threads: within an operator; None leaves it to ONNX Runtime, which takes all cores.
         allow_fallback: go on with the CPU where the provider does not start.
 
@@ -85,9 +95,15 @@ class OnnxEngine:
             raise ConfigError(f"threads must be at least 1, got {threads}")
         bundle, where, content = _content(source)
         runtime = import_onnxruntime()
-        wanted = _provider(runtime, provider, allow_fallback)
         options = _options(runtime, threads)
-        chain = [wanted] if wanted == CPU else [wanted, CPU]
+        chain: list[str] | None = None
+        if provider.lower().startswith(PLUGIN):
+            device = plugin_device(runtime, provider[len(PLUGIN) :])
+            wanted = str(device.ep_name)
+            options.add_provider_for_devices([device], {})
+        else:
+            wanted = _provider(runtime, provider, allow_fallback)
+            chain = [wanted] if wanted == CPU else [wanted, CPU]
         try:
             self._session = runtime.InferenceSession(content, options, providers=chain)
         except Exception as error:  # its errors have no common parent
@@ -173,6 +189,62 @@ def providers() -> tuple[str, ...]:
     except MissingExtraError:
         return ()
     return tuple(LONG.get(name, name) for name in runtime.get_available_providers() if name != REMOTE)
+
+
+def plugin_device(runtime: Any, text: str) -> Any:
+    """The device of a provider from a library of its own, which is loaded and registered on its first use.
+
+    Args:
+        runtime: the module ``onnxruntime``, 1.23 or newer.
+        text: the path of the library, or the name of a package that has ``get_library_path()``, such as
+            ``onnxruntime-ep-openvino``. ``,GPU``, ``,NPU`` or ``,CPU`` behind it chooses the kind of device; without, it is the
+            first one that the provider lists.
+
+    Raises:
+        ConfigError: there is no such library, it does not load, or it has no such device.
+    """
+    if not hasattr(runtime, "register_execution_provider_library"):
+        raise ConfigError(f"a provider's own library needs onnxruntime 1.23 or newer, this is {runtime.__version__}")
+    place, _, kind = text.rpartition(",") if text.upper().endswith(tuple(f",{each}" for each in DEVICE_TYPES)) else (
+        text, "", "")  # fmt: skip
+    library = _plugin_library(place)
+    with _plugins_lock:  # a library can be registered once
+        if library not in _plugins:
+            before = {device.ep_name for device in runtime.get_ep_devices()}
+            try:
+                runtime.register_execution_provider_library(f"alpose {library}", library)
+            except Exception as error:  # its errors have no common parent
+                raise ConfigError(f"{library} is not a provider that ONNX Runtime {runtime.__version__} loads: "
+                                  f"{str(error)[:300]}") from error  # fmt: skip
+            brought = [device.ep_name for device in runtime.get_ep_devices() if device.ep_name not in before]
+            _plugins[library] = tuple(dict.fromkeys(brought))
+    devices = [device for device in runtime.get_ep_devices() if device.ep_name in _plugins[library]]
+    chosen = [device for device in devices if not kind or _device_type(device) == kind.upper()]
+    if not chosen:
+        there = ", ".join(dict.fromkeys(_device_type(device) for device in devices)) or "none"
+        wanted = f"no {kind.upper()}" if kind else "no device"
+        raise ConfigError(f"the provider of {library} finds {wanted} that it can use here; it has: {there}")
+    return chosen[0]
+
+
+def _device_type(device: Any) -> str:
+    return str(device.device.type).rpartition(".")[2]
+
+
+def _plugin_library(place: str) -> str:
+    """The path of a provider's library, from itself or from the package that has it."""
+    if Path(place).is_file():
+        return str(Path(place).resolve())
+    module = place.replace("-", "_")
+    if not module.isidentifier():
+        raise DataNotFoundError(f"{place} does not exist: give a provider's library, or a package such as "
+                                "onnxruntime-ep-openvino")  # fmt: skip
+    try:
+        return str(Path(importlib.import_module(module).get_library_path()).resolve())
+    except ModuleNotFoundError:
+        raise DataNotFoundError(f"there is neither a file nor a package {place}: pip install {place}") from None
+    except (AttributeError, FileNotFoundError) as error:
+        raise ConfigError(f"the package {place} has no library of a provider: {error}") from error
 
 
 def _options(runtime: Any, threads: int | None) -> Any:

@@ -121,6 +121,14 @@ def onnx_cpu(folder: Path) -> Iterator[Case]:
 
 
 @contextmanager
+def onnx_plugin(folder: Path) -> Iterator[Case]:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime_ep_openvino", reason="no provider's own package is installed")
+    engine = OnnxEngine(write_pixels_model(folder / "model.onnx"), "plugin:onnxruntime-ep-openvino", threads=1)
+    yield Case(engine, S, 3, S * S * 3)
+
+
+@contextmanager
 def _tensorrt(folder: Path, batch: tuple[int, int, int]) -> Iterator[Case]:
     cuda = fake_cuda.FakeCuda()
     with pytest.MonkeyPatch.context() as patch, ExitStack() as made:
@@ -143,6 +151,7 @@ def scripted_engine(folder: Path) -> Iterator[Case]:
 
 CASES: dict[str, tuple[str | None, Callable[[Path], Any]]] = {
     "onnxruntime cpu": ("cpu", onnx_cpu),
+    "onnxruntime with OpenVINO's plugin": ("plugin", onnx_plugin),
     "tensorrt, batch 1": ("tensorrt", lambda folder: _tensorrt(folder, (1, 1, 1))),
     "tensorrt, batches 2 to 4": ("tensorrt", lambda folder: _tensorrt(folder, (2, 3, 4))),
     "tensorrt, batch 4": ("tensorrt", lambda folder: _tensorrt(folder, (4, 4, 4))),

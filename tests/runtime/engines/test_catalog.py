@@ -148,7 +148,7 @@ def test_a_fallback_that_is_allowed_is_counted(bundle: Bundle, made: type[Made])
 
 @pytest.mark.parametrize("wish", ["gpu", "", "onnxcpu", "onnx:", "cpu:1", 3, None])
 def test_an_unknown_wish_is_an_error_that_names_the_known_ones(bundle: Bundle, wish: Any) -> None:
-    with pytest.raises(ConfigError, match="tensorrt, onnx:<provider>"):
+    with pytest.raises(ConfigError, match="tensorrt, onnx:<provider>, plugin:<library or package>"):
         open_engine(bundle, wish)
 
 

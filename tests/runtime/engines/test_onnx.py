@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from alpose.runtime.engines import onnx as adapter
-from alpose.runtime.engines.onnx import OnnxEngine, providers
+from alpose.runtime.engines.onnx import OnnxEngine, plugin_device, providers
 from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundError, MissingExtraError
 from alpose.runtime.types import OUTPUT_NAMES, form_problems
 
@@ -159,6 +160,60 @@ def test_a_silent_fallback_to_the_cpu_is_an_error(write: Write, monkeypatch: pyt
         OnnxEngine(write(), "cuda")
     assert FakeSession.asked == ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert providers() == ("tensorrt", "cuda", "cpu")
+
+
+class PluginRuntime(FakeRuntime):
+    """A runtime to which a provider's library can be registered, which then brings one on a GPU and one on the CPU."""
+
+    def __init__(self, *, loads: bool = True, brings: tuple[str, ...] = ("GPU", "CPU")) -> None:
+        self.loads, self.brings = loads, brings
+        self.registered: list[str] = []
+
+    def register_execution_provider_library(self, name: str, library: str) -> None:
+        if not self.loads:
+            raise RuntimeError("invalid ELF header")
+        self.registered.append(library)
+
+    def get_ep_devices(self) -> list[Any]:
+        kinds = [("CPUExecutionProvider", "CPU")]
+        kinds += [("MineExecutionProvider", kind) for kind in self.brings] if self.registered else []
+        return [
+            SimpleNamespace(ep_name=name, device=SimpleNamespace(type=f"DeviceType.{kind}")) for name, kind in kinds
+        ]
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(adapter, "_plugins", {})
+    (tmp_path / "libmine.so").write_bytes(b"code")
+    (tmp_path / "mine_ep.py").write_text(f"def get_library_path():\n    return {str(tmp_path / 'libmine.so')!r}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "libmine.so"
+
+
+def test_a_providers_own_library_is_registered_once_and_its_device_chosen(library: Path) -> None:
+    runtime = PluginRuntime()
+    for place, kind in ((str(library), "GPU"), ("mine-ep", "GPU"), (f"{library},cpu", "CPU"), ("mine_ep,GPU", "GPU")):
+        device = plugin_device(runtime, place)
+        assert (device.ep_name, device.device.type) == ("MineExecutionProvider", f"DeviceType.{kind}")
+    assert runtime.registered == [str(library)]
+    with pytest.raises(ConfigError, match="finds no NPU that it can use here; it has: GPU, CPU"):
+        plugin_device(runtime, f"{library},NPU")
+
+
+def test_a_providers_library_that_cannot_be_used_says_why(library: Path) -> None:
+    with pytest.raises(ConfigError, match=r"libmine\.so is not a provider that ONNX Runtime 0 loads: invalid ELF"):
+        plugin_device(PluginRuntime(loads=False), str(library))
+    with pytest.raises(ConfigError, match="finds no device that it can use here; it has: none"):
+        plugin_device(PluginRuntime(brings=()), str(library))
+    with pytest.raises(DataNotFoundError, match="neither a file nor a package not-there: pip install not-there"):
+        plugin_device(PluginRuntime(), "not-there")
+    with pytest.raises(DataNotFoundError, match=r"absent\.so does not exist"):
+        plugin_device(PluginRuntime(), str(library.with_name("absent.so")))
+    with pytest.raises(ConfigError, match="the package json has no library of a provider"):
+        plugin_device(PluginRuntime(), "json")
+    with pytest.raises(ConfigError, match=r"onnxruntime 1\.23 or newer, this is 0"):
+        plugin_device(FakeRuntime, str(library))
 
 
 def test_an_engine_that_waits_uses_no_cpu(write: Write) -> None:
