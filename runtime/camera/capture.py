@@ -59,13 +59,17 @@ class CameraSettings:
         return self != CameraSettings()
 
 
+LONGEST_NUMBER = 3
+"""Digits of a camera's number."""
+
+
 def open_source(
     source: str, *, fps: float | None = None, realtime: bool = False, settings: CameraSettings | None = None
 ) -> Source:
     """Open what ``--source`` names.
 
     Args:
-        source: the number of a camera, ``/dev/video0``, an address with ``://``, a GStreamer pipeline (elements joined
+        source: the number of a camera (where no file or folder is called so), ``/dev/video0``, an address with ``://``, a GStreamer pipeline (elements joined
             by ``!``, ending in ``appsink``), a video or picture, or a folder of pictures.
         fps: of a recording, in place of what it announces. Cameras decide themselves.
         realtime: play recordings at their own speed.
@@ -79,7 +83,10 @@ def open_source(
     if fps is not None and not 0 < fps <= 1000:
         raise ConfigError(f"fps must lie in (0, 1000], got {fps}")
     settings = settings or CameraSettings()
-    is_number, is_pipeline = source.isascii() and source.isdigit(), "!" in source and not Path(source).exists()
+    # A folder or file of that name is meant, not a camera or a pipeline: people name folders by dates and numbers.
+    named = not Path(source).exists()
+    is_number = named and source.isascii() and source.isdigit() and len(source) <= LONGEST_NUMBER
+    is_pipeline = named and "!" in source
     if is_number or is_pipeline or "://" in source or _is_device(Path(source)):
         name = (
             f"camera {source}" if is_number else "the GStreamer pipeline" if is_pipeline else without_password(source)

@@ -16,6 +16,7 @@ Shapes: N people, J joints.
 from __future__ import annotations
 
 import logging
+import os
 import unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -336,7 +337,9 @@ def _local_name(name: str) -> str:
 
 def _on_disk(folder: Path, name: str) -> Path:
     """The file of that name, or of the same name as another system or a service writes it."""
-    others = (name, unquote(name), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    others = [name, unquote(name), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    # Where the locale is C, names on the disk are bytes that Python cannot write as letters.
+    others += [os.fsdecode(one.encode(errors="surrogateescape")) for one in others]
     return next((folder / one for one in others if (folder / one).is_file()), folder / name)
 
 

@@ -50,6 +50,18 @@ def test_a_video_gives_its_frames_in_order_with_its_own_times(video: Path) -> No
     np.testing.assert_allclose(times, np.arange(COUNT) / FPS, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["0", "20240131", "20240131123000", "a ! b"])
+def test_a_folder_may_be_called_like_a_camera(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    cv2.imwrite(f"{name}/1.png", np.full((8, 8, 3), 50, dtype=np.uint8))
+    source = open_source(name)
+    assert not source.live
+    assert levels(source)[0] == [50]
+    with pytest.raises(DataNotFoundError, match="20240201 is not a file, folder or camera"):
+        open_source("20240201")
+
+
 def test_a_damaged_picture_among_others_is_left_out_and_counted(tmp_path: Path) -> None:
     for number in range(4):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((8, 8, 3), 50 * number, dtype=np.uint8))
