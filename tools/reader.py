@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from alpose.runtime.errors import DataError
@@ -118,7 +116,7 @@ class Reader:
 @contextmanager
 def open_reader(source: Source) -> Iterator[Reader]:
     """A queue at one moment. :class:`DataError` where it is none, and :class:`ChangedError` where it moved meanwhile."""
-    if isinstance(source, LocalSource) and not _lacks_index(source.path):
+    if isinstance(source, LocalSource):
         try:
             if source.path.is_file() and not source.path.stat().st_size:
                 raise DataError(f"{source.path} is empty: it was not copied, or not yet")
@@ -130,19 +128,8 @@ def open_reader(source: Source) -> Iterator[Reader]:
         except sqlite3.Error as error:
             raise DataError(f"{source.path} cannot be read as a queue: {error}. Was it copied whole?") from error
         return
-    if isinstance(source, LocalSource):
-        import fsspec
-
-        source = RemoteSource(source.url, str(source.path.absolute()), fsspec.filesystem("file"))
     with _remote_reader(source) as reader:
         yield reader
-
-
-def _lacks_index(path: Path) -> bool:
-    """Whether a queue has a log whose index cannot be made: on a card that is mounted read-only, of a device that lost its
-    power. SQLite refuses such a file; our own reader of logs needs no index."""
-    log, index = (path.with_name(path.name + ending) for ending in ("-wal", "-shm"))
-    return log.exists() and not index.exists() and not os.access(path.parent, os.W_OK)
 
 
 @contextmanager

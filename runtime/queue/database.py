@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -545,13 +547,28 @@ def open_readonly(path: Path, *, max_bytes: int | None, busy_timeout_s: float) -
     # A log beside it tells of a writer, or of one that was killed. Without one nobody writes, and looking at the file
     # as one that cannot change spares the files that SQLite would otherwise leave beside a mere copy.
     live = beside(path, "-wal").exists()
-    db = _connect(path, "ro" if live else "immutable", busy_timeout_s)
-    try:
-        _require_ours(db, path)
-        return Database(path, db, _bounds(db, max_bytes), None, frozen=not live)
-    except BaseException:
-        db.close()
-        raise
+    with _with_index(path) if live else nullcontext(path) as place:
+        db = _connect(place, "ro" if live else "immutable", busy_timeout_s)
+        try:
+            _require_ours(db, path)
+            return Database(path, db, _bounds(db, max_bytes), None, frozen=not live)
+        except BaseException:
+            db.close()
+            raise
+
+
+@contextmanager
+def _with_index(path: Path) -> Iterator[Path]:
+    """The file, or a copy of it and its log where SQLite cannot make the log's index: on a card that is mounted
+    read-only, of a device that lost its power. The copy goes at once; what is open stays readable."""
+    if beside(path, "-shm").exists() or os.access(path.parent, os.W_OK):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="alpose-") as folder:
+        place = Path(folder) / "queue.db"
+        for ending in ("", "-wal"):
+            shutil.copyfile(beside(path, ending), beside(place, ending))
+        yield place
 
 
 def has_log(path: Path) -> bool:
