@@ -500,12 +500,10 @@ def open_writable(
     """
     if not path.parent.is_dir():
         raise DataNotFoundError(f"{path.parent} is not a folder: make it before a queue is put there")
-    logged = has_log(path)
     _create(path)
     db = _connect(path, "rw", busy_timeout_s)
     try:
-        pages = tables.pragma(db, "page_count")
-        short = not logged and path.stat().st_size < pages * tables.pragma(db, "page_size")
+        short = _is_short(db, path)
         if tables.is_empty(db):
             _fill(db, clock, quarantined)
         _require_ours(db, path)
@@ -523,6 +521,20 @@ def open_writable(
     except BaseException:
         db.close()
         raise
+
+
+def _is_short(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether pages are missing at the file's end, and no log has them."""
+    db.execute("BEGIN")
+    try:
+        # While this snapshot is held, nobody copies a log into the file, or cuts pages off it.
+        pages = tables.pragma(db, "page_count")
+        with suppress(FileNotFoundError):
+            if beside(path, "-wal").stat().st_size:
+                return False
+        return path.stat().st_size < pages * tables.pragma(db, "page_size")
+    finally:
+        db.execute("ROLLBACK")
 
 
 def _bounds(db: sqlite3.Connection, max_bytes: int | None) -> Bounds:
