@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from alpose.runtime.queue import Picture, Queue, Record, acknowledgements
+from alpose.runtime.queue import Damage, Picture, Queue, Record, acknowledgements
 from alpose.runtime.queue.acknowledgements import Acknowledgement
 
 BOUNDED = 4 << 20
@@ -50,6 +50,12 @@ class Told:
     """Ids of which a put was begun: they may be there."""
     erased: set[str] = field(default_factory=set)
     """Ids that were, or may have been, erased or superseded on purpose."""
+    chunks: set[str] = field(default_factory=set)
+    """sha256 of the chunks of the score log that were acknowledged."""
+    tallied: int = 0
+    """Frames whose tally was acknowledged."""
+    tallying: int = 0
+    """Frames whose tally was begun: they may be there."""
     doing: dict[int, str] = field(default_factory=dict)
     """Writer → what it was at when it was last heard."""
 
@@ -60,6 +66,9 @@ class Told:
         self.begun.update(said.get("begun", ()))
         self.erased.update(said.get("erased", ()))
         self.stored.update(said.get("stored", {}))
+        self.chunks.update(said.get("chunks", ()))
+        self.tallied += said.get("tallied", 0)
+        self.tallying += said.get("tallying", 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +89,13 @@ class Outcome:
     erased: int
     lost: int
     torn: int
+    chunks: int
+    """Of the score log, acknowledged over the life of the file so far."""
+    chunks_lost: int
+    tallied: int
+    """Frames whose tally was acknowledged, likewise."""
+    tallies_lost: int
+    """Frames of these that no tally has."""
     over_bound: int
     """Bytes that file and log took beyond the bound."""
     problems: tuple[str, ...]
@@ -110,10 +126,12 @@ def write(path: Path, seed: int, bounded: bool, tell: Callable[..., None]) -> No
             elif choice < 0.9:
                 _acknowledge_by_file(queue, rng, tell)
             elif choice < 0.95:
-                tell(doing="tally")
+                tell(doing="tally", tallying=30)
                 queue.tally(device="d", bundle="0" * 64, at_ns=time.time_ns(), frames=30)
-                queue.add_scores(NOISE[:4000], device="d", bundle="0" * 64, began_ns=0, ended_ns=1, frames=250)
-                tell()
+                chunk = rng.randbytes(4000)
+                tell(doing="scores", tallied=30)
+                queue.add_scores(chunk, device="d", bundle="0" * 64, began_ns=0, ended_ns=1, frames=250)
+                tell(chunks=[hashlib.sha256(chunk).hexdigest()])
             else:
                 tell(doing="tidy")
                 queue.tidy()
@@ -279,6 +297,13 @@ def examine(
                 if hashlib.sha256(picture.data).hexdigest() != picture.sha256:
                     torn += 1
         counters = queue.counters()
+        damaged = list[Damage]()
+        chunks = {hashlib.sha256(chunk.data).hexdigest() for chunk in queue.scores(damaged.append)}
+        torn += len(damaged)
+        frames = sum(tally.frames for tally in queue.tallies())
+    if frames > told.tallying:
+        problems.append(f"{frames} frames are tallied, and {told.tallying} were")
+    evicted_chunks = sum(n for (name, _), n in counters.items() if name == "evicted_scores_total")
     missing = told.stored.keys() - there.keys() - told.erased
     evicted = sum(n for (name, reason), n in counters.items() if name == "evicted_total" and reason != "episode")
     gone = sum(n for (name, _), n in counters.items() if name in ("evicted_total", "deleted_total"))
@@ -298,6 +323,10 @@ def examine(
         erased=len(told.erased & told.stored.keys() - there.keys()),
         lost=max(0, len(missing) - evicted),
         torn=torn,
+        chunks=len(told.chunks),
+        chunks_lost=max(0, len(told.chunks - chunks) - evicted_chunks),
+        tallied=told.tallied,
+        tallies_lost=max(0, told.tallied - frames),
         over_bound=max(0, taken - limit),
         problems=tuple(problems),
     )

@@ -69,7 +69,8 @@ def main(trials: int, seed: int, rounds: int, folder: Path | None, out: Path) ->
     rows = [[name, f"{1e3 * s['median']:.1f}", f"{1e3 * s['p99']:.1f}"] for name, s in each]
     click.echo(table(["", "p50 ms", "p99 ms"], rows))
     click.echo(f"{trials} kills; written to {out}")
-    if counts["lost"] or counts["torn"] or counts["bytes over the bound"] or result["problems"]:
+    broken = ("lost", "torn", "chunks lost", "tallied frames lost", "bytes over the bound")
+    if any(counts[name] for name in broken) or result["problems"]:
         raise WrongAnswerError(f"the queue did not keep its word: {counts}, {result['problems'][:5]}")
 
 
@@ -105,6 +106,10 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
             "erased on purpose": sum(file.erased for file in files),
             "lost": sum(outcome.lost for outcome in outcomes),
             "torn": sum(outcome.torn for outcome in outcomes),
+            "chunks of the score log acknowledged": sum(file.chunks for file in files),
+            "chunks lost": sum(outcome.chunks_lost for outcome in outcomes),
+            "frames tallied": sum(file.tallied for file in files),
+            "tallied frames lost": sum(outcome.tallies_lost for outcome in outcomes),
             "bytes over the bound": sum(outcome.over_bound for outcome in outcomes),
         },
         "problems": [problem for outcome in outcomes for problem in outcome.problems],

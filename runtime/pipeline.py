@@ -40,6 +40,15 @@ NO_DECISION = Decision(keep=False, inclusion_probability=0.0, flagged=False)
 """Where there is no policy, or where it failed."""
 
 
+OUTCOMES = ("flagged", "control", "passed")
+"""What becomes of a person on a frame, and of the frame."""
+
+
+def outcome_of(decision: Decision) -> str:
+    """One of :data:`OUTCOMES`."""
+    return "flagged" if decision.flagged else "control" if decision.keep else "passed"
+
+
 class FramePipeline:
     """The way of a frame, and the state that it takes.
 
@@ -106,6 +115,14 @@ class FramePipeline:
             decision_s=ended_s - inferred_s,
             total_s=ended_s - began_s,
         )
+        # Several persons may be on one frame: it counts once, as the most that became of any of them.
+        outcomes: dict[int, str] = {}
+        for frame, (result, _) in zip(frames, results, strict=True):
+            outcomes[id(frame)] = min(
+                outcomes.get(id(frame), "passed"), outcome_of(result.decision), key=OUTCOMES.index
+            )
+        self._meters.call(outcomes.values(), crop_s=timings.crop_s, inference_s=timings.inference_s,
+                          decision_s=timings.decision_s, total_s=timings.total_s)  # fmt: skip
         return [self._verdict(result, kept, timings) for result, kept in results]
 
     def _locate(self, frame: Any, box: npt.ArrayLike | None, name: str) -> RegionOfInterest:
@@ -217,10 +234,7 @@ class FramePipeline:
 
     def _verdict(self, result: FrameResult, kept: bool, timings: Timings) -> Verdict:
         decision, observation, place = result.decision, result.observation, result.region.place
-        outcome = "flagged" if decision.flagged else "control" if decision.keep else "passed"
-        self._meters.frame(outcome, result.failure_probability if result.occupied else None, crop_s=timings.crop_s,
-                           inference_s=timings.inference_s, decision_s=timings.decision_s,
-                           total_s=timings.total_s)  # fmt: skip
+        self._meters.person(outcome_of(decision), result.failure_probability if result.occupied else None)
         verdict = Verdict(
             keypoints=result.keypoints_J2,
             scores=result.scores_J,

@@ -16,7 +16,7 @@ import time
 import weakref
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 COUNTERS: Mapping[str, tuple[str | None, str]] = {
     "frames_total": ("decision", "Frames by what was decided: flagged, control (kept by chance alone), passed."),
+    "persons_total": ("decision", "Persons on frames by what was decided; a frame with two counts twice."),
     "source_faults_total": (
         "what",
         "Frames that the source lost before the monitor saw them, and cameras opened again, by what.",
@@ -438,6 +439,11 @@ class Stats:
         return self.by("frames_total", "decision")
 
     @property
+    def persons(self) -> dict[str, int]:
+        """Persons on frames, by the same decisions: a frame with two counts once there and twice here."""
+        return self.by("persons_total", "decision")
+
+    @property
     def dropped(self) -> dict[str, int]:
         """Frames that should have been kept and were not, by reason."""
         return self.by("dropped_frames_total", "reason")
@@ -489,22 +495,31 @@ class Meters:
         self._started_s = time.monotonic()
         self._recent_s: deque[float] = deque(maxlen=128)
 
-    def frame(
-        self, decision: str, failure_probability: float | None, *, crop_s: float, inference_s: float, decision_s: float,
-        total_s: float,
-    ) -> None:  # fmt: skip
-        """Count one frame: what became of it (flagged, control, passed), its score, and how long each part took.
+    def person(self, decision: str, failure_probability: float | None) -> None:
+        """Count one person on a frame: what became of them (flagged, control, passed), and their score.
 
         The score is None where nobody was there whose pose could be wrong.
         """
-        self.counters.add("frames_total", decision=decision)
+        self.counters.add("persons_total", decision=decision)
         if failure_probability is not None:
             self.scores.add(failure_probability)
+
+    def call(
+        self, decisions: Iterable[str], *, crop_s: float, inference_s: float, decision_s: float, total_s: float
+    ) -> None:
+        """Count one call: the decision of each frame in it, and how long each part of the call took."""
+        for decision in decisions:
+            self.counters.add("frames_total", decision=decision)
+            self._recent_s.append(time.monotonic())
         self.crop.add(crop_s)
         self.inference.add(inference_s)
         self.decision.add(decision_s)
         self.total.add(total_s)
-        self._recent_s.append(time.monotonic())
+
+    def frame(self, decision: str, failure_probability: float | None, **seconds: float) -> None:
+        """Count a call with one frame and one person on it."""
+        self.person(decision, failure_probability)
+        self.call([decision], **seconds)
 
     @property
     def frames_per_second(self) -> float:
@@ -542,7 +557,7 @@ class Meters:
 # The table for people.
 
 PARTS = ("crop", "inference", "decision", "total")
-SHOWN_APART = ("frames_total", "dropped_frames_total", "evicted_total", "internal_errors_total")
+SHOWN_APART = ("frames_total", "persons_total", "dropped_frames_total", "evicted_total", "internal_errors_total")
 """Counters that have a line of their own; the others stand together in the last one."""
 
 
@@ -557,6 +572,8 @@ def _rows(stats: Stats) -> Iterator[tuple[str, str]]:
     frames = stats.frames
     total, uptime = sum(frames.values()), _duration(stats.uptime_s)
     yield "frames", f"{total:,} in {uptime}, {stats.frames_per_second:.1f}/s: {_counts(frames) or 'none yet'}"
+    if sum(stats.persons.values()) != total:
+        yield "persons", f"{sum(stats.persons.values()):,}: {_counts(stats.persons)}"
     for name in ("dropped", "evicted", "errors"):
         counts: dict[str, int] = getattr(stats, name)
         if counts:

@@ -34,6 +34,7 @@ def test_fifty_kills_at_random_moments_lose_and_tear_nothing(tmp_path: Path) -> 
     assert sum(outcome["lost"] for outcome in outcomes) == 0
     assert sum(outcome["torn"] for outcome in outcomes) == 0
     assert sum(outcome["over_bound"] for outcome in outcomes) == 0
+    assert sum(outcome["chunks_lost"] + outcome["tallies_lost"] for outcome in outcomes) == 0
     # They were trials of something: records were acknowledged, evicted, and writers died in the middle of a put.
     assert sum(outcome["acknowledged"] for outcome in outcomes) > 200
     assert sum(outcome["evicted"] for outcome in outcomes) > 50
@@ -57,7 +58,9 @@ def test_a_crash_trial_would_notice_a_lost_a_torn_and_a_foreign_record(tmp_path:
         db.execute("UPDATE picture SET data = zeroblob(532) WHERE key / 256 = 2")
         db.execute("UPDATE record SET arrays = zeroblob(length(arrays)) WHERE seq = 3")
     told.begun.discard([*told.stored][3])
+    told.chunks, told.tallied = {"0" * 64}, 7
     broken = crash.examine(path, 0, told)
+    assert (broken.chunks_lost, broken.tallies_lost) == (1, 7)
     assert broken.lost == 2  # the one that is gone, and the one whose manifest cannot be read
     assert broken.torn == 2
     assert any("nobody put" in problem for problem in broken.problems)
