@@ -142,7 +142,10 @@ def _recognises_mpii(folder: Path) -> bool:
 
 
 def _recognises_coco(folder: Path) -> bool:
-    return folder.suffix == ".json" if folder.is_file() else any((folder / "annotations").glob("*.json"))
+    if folder.is_file():
+        return folder.suffix == ".json"
+    places = ("annotations/*.json", "_annotations.coco.json", "*/_annotations.coco.json")
+    return any(True for place in places for _ in folder.glob(place))
 
 
 def _read_lsp(folder: Path, _part: str | None) -> PoseData:
@@ -176,9 +179,9 @@ def _groups_of_coco(folder: Path, part: str | None, field: str) -> Mapping[str, 
 
 
 def _parts_of_coco(folder: Path) -> tuple[str, ...]:
-    from .coco import annotation_files
+    from .coco import annotation_files, part_of
 
-    return tuple(path.stem for path in annotation_files(folder))
+    return tuple(part_of(path) for path in annotation_files(folder))
 
 
 register(Reader(name="lsp", recognises=lambda folder: _recognises_lsp(folder, 4), read=_read_lsp))

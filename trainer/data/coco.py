@@ -4,6 +4,7 @@
 
     FOLDER/annotations/NAME.json                 with FOLDER/images/
     FOLDER/annotations/person_keypoints_val2017.json  with FOLDER/val2017/ (or FOLDER/images/val2017/)
+    FOLDER/train/_annotations.coco.json          with its images beside it
 
 Coordinates are kept: COCO counts pixels from 0 and rounds joints to whole pixels; a box (x, y, width, height)
 becomes (x, y, x + width, y + height).
@@ -36,23 +37,24 @@ log = logging.getLogger("alpose")
 
 FARTHEST_PX = 1e6
 """A joint beyond this is a damaged number, not a place."""
+ROBOFLOW = "_annotations.coco.json"
 SHOWN = 20
 """Damaged images and annotations that are logged one by one."""
 
 
-def read_coco(folder_or_json: Path, split: str | None = None) -> PoseData:
+def read_coco(folder_or_json: Path, split: str | None = None, *, broken: list[str] | None = None) -> PoseData:
     """People with at least one labelled joint, from a folder or from one JSON file in it.
 
     v = 0 is not labelled, 1 labelled but occluded, 2 visible. Several people may share an image. Left out and
     counted in one log line: crowds (``iscrowd``), people without labelled joints, annotations of categories
     without joints; whoever is damaged is logged by name as well, and the rest is read. People without ``bbox``
-    get the tight box of their joints, counted too. Ids are ``NAME/IMAGE#ANNOTATION``, with the name of the
-    folder, the stem of the file name and the annotation's id.
+    get the tight box of their joints, counted too. Joints are believed, not ``num_keypoints``. Ids are
+    ``NAME/IMAGE#ANNOTATION``, with the name of the folder, the stem of the file name and the annotation's id.
 
     Args:
         folder_or_json: the dataset folder or its annotation file.
-        split: where a folder holds several annotation files, what tells the wanted one: ``val2017``, or
-        ``val``.
+        split: where a folder holds several annotation files, what tells the wanted one: ``val2017``, or ``val``.
+        broken: filled with what is wrong with images and annotations that are left out; None logs it.
     """
     json_path = find_annotations(folder_or_json, split)
     root = _root(json_path)
@@ -63,18 +65,14 @@ def read_coco(folder_or_json: Path, split: str | None = None) -> PoseData:
         raise DataError(f"{json_path} is not in COCO form: it needs the lists images, annotations and categories")
     category = category_with_joints(value["categories"], str(json_path))
     skeleton = skeleton_of(category, json_path)
-    name = root.resolve().name or "coco"
+    name = _name(json_path)
     problems: list[str] = []
     files = _files(value["images"], root, json_path, problems)
     people: dict[str, Person] = {}
     left_out: Counter[str] = Counter()
-    # Some converters never count, and write 0 for everybody.
-    counted = any(isinstance(one, dict) and one.get("num_keypoints") for one in value["annotations"])
     for row, annotation in enumerate(value["annotations"]):
         where = f"{json_path}: annotation {annotation.get('id', row) if isinstance(annotation, dict) else row!r}"
         reason = not_a_person(annotation, category.get("id")) if isinstance(annotation, dict) else None
-        if counted and isinstance(annotation, dict) and annotation.get("num_keypoints") == 0:
-            reason = reason or "people without labelled joints"
         if reason is None:
             try:
                 person = _person(annotation, row, files, skeleton, name, left_out)
@@ -86,12 +84,23 @@ def read_coco(folder_or_json: Path, split: str | None = None) -> PoseData:
             left_out[reason] += 1
     if problems and not people:
         raise DataError(problems[0])
-    for problem in problems[:SHOWN]:
-        log.warning("left out: %s", problem)
+    if broken is None:
+        for problem in problems[:SHOWN]:
+            log.warning("left out: %s", problem)
+    else:
+        broken += problems
+    # Some converters never count, and write 0 for everybody.
+    counted = any(isinstance(one, dict) and one.get("num_keypoints") for one in value["annotations"])
+    contradicting = sum(_contradicts(annotation) for annotation in value["annotations"]) if counted else 0
+    if contradicting:
+        log.warning(
+            "%s: num_keypoints of %d people contradicts their joints; the joints decide", json_path, contradicting
+        )
     left_out["damaged images or annotations"] = len(problems)
     log_left_out(json_path, len(people), left_out)
     folder = _image_folder(list(dict.fromkeys(person.image for person in people.values())), root, json_path)
-    return from_people(name, skeleton, list(people.values()), lambda file: _on_disk(folder, file), json_path)
+    return from_people(name, skeleton, list(people.values()), lambda file: _on_disk(folder, file), json_path,
+                       stated=_sizes(value["images"]))  # fmt: skip
 
 
 def annotation_files(folder_or_json: Path, split: str | None = None) -> tuple[Path, ...]:
@@ -106,14 +115,16 @@ def annotation_files(folder_or_json: Path, split: str | None = None) -> tuple[Pa
     folder = folder_or_json / "annotations"
     # macOS keeps a file ._NAME beside each NAME where the file system has no place for what it knows of it.
     everything = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+    if not everything:  # Roboflow's layout: a folder for each part, its labels beside its images
+        everything = sorted([*folder_or_json.glob(ROBOFLOW), *folder_or_json.glob(f"*/{ROBOFLOW}")])
     if not everything:
         raise DataNotFoundError(
             f"{folder_or_json} is not a COCO keypoints folder: it needs annotations/NAME.json beside images/"
         )
     found = [path for path in everything if path.name.startswith("person_keypoints")] or everything
     if split is not None:
-        exact = [path for path in found if split in (path.stem, _suffix(path))]
-        found = exact or [path for path in found if split in path.stem]
+        exact = [path for path in found if split in (part_of(path), _suffix(path))]
+        found = exact or [path for path in found if split in part_of(path)]
     if not found:
         names = ", ".join(path.name for path in everything)
         raise DataNotFoundError(f"{folder} has no annotation file for split {split!r}: it holds {names}")
@@ -137,7 +148,7 @@ def groups(folder_or_json: Path, split: str | None, field: str) -> dict[str, str
     """
     json_path = find_annotations(folder_or_json, split)
     value = read_json(json_path)
-    name = _root(json_path).resolve().name or "coco"
+    name = _name(json_path)
     found: dict[str, Any] = {}
     file_of: dict[str, str] = {}
     for image in value["images"]:
@@ -156,9 +167,14 @@ def groups(folder_or_json: Path, split: str | None, field: str) -> dict[str, str
     return group_of
 
 
-def stated_sizes(json_path: Path) -> dict[str, tuple[int, int]]:
+def part_of(json_path: Path) -> str:
+    """Return what an annotation file is called among those of its folder."""
+    return json_path.parent.name if json_path.name == ROBOFLOW else json_path.stem
+
+
+def _sizes(images: list[Any]) -> dict[str, tuple[int, int]]:
     """Width and height in pixels that an annotation file states, by file name; images without them are left out."""
-    images = [image for image in read_json(json_path)["images"] if isinstance(image, dict)]
+    images = [image for image in images if isinstance(image, dict)]
     sizes = {_local_name(str(image.get("file_name"))): stated_size(image) for image in images}
     return {name: (int(size[0]), int(size[1])) for name, size in sizes.items() if size is not None}
 
@@ -316,6 +332,15 @@ def _box(value: Any) -> npt.NDArray[np.float32]:
     return np.array([x, y, x + width, y + height], dtype=np.float32)
 
 
+def _contradicts(annotation: Any) -> bool:
+    """Whether an annotation states another number of labelled joints than it has."""
+    try:
+        labelled = sum(float(v) != 0 for v in annotation["keypoints"][2::3])
+        return annotation["num_keypoints"] is not None and int(annotation["num_keypoints"]) != labelled
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def _kept(person: Person, people: dict[str, Person], source: Path) -> str | None:
     """Add somebody to the people; why not, where nobody is added."""
     if not person.labelled_J.any():
@@ -364,6 +389,12 @@ def _root(json_path: Path) -> Path:
     """The dataset folder of an annotation file."""
     folder = json_path.parent
     return folder.parent if folder.name == "annotations" else folder
+
+
+def _name(json_path: Path) -> str:
+    """What the people of an annotation file are called after: the dataset folder, with the part in Roboflow's layout."""
+    root = _root(json_path).resolve()
+    return f"{root.parent.name}/{root.name}" if json_path.name == ROBOFLOW else root.name or "coco"
 
 
 def _suffix(json_path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import logging
+import lzma
 import os
 import shutil
 import stat
@@ -328,11 +329,13 @@ def unpack(archive: Path, folder: Path) -> None:
         zipfile.BadZipFile,
         tarfile.TarError,
         zlib.error,
+        lzma.LZMAError,
         EOFError,
         NotImplementedError,
         RuntimeError,
     ) as error:
-        raise DataError(f"{archive} is damaged: {error}") from error
+        # A compression or an encryption that is not known is no damage, but ends here too.
+        raise DataError(f"{archive} cannot be unpacked, it is damaged or of an unusual kind: {error}") from error
 
 
 def _unpack_zip(archive: Path, folder: Path) -> None:

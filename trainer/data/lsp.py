@@ -134,10 +134,19 @@ def read_mat(path: Path, variable: str) -> Any:
     """One variable of a MATLAB file, structs as objects and single elements unwrapped."""
     if not path.is_file():
         raise DataNotFoundError(f"{path} does not exist")
+    with open(path, "rb") as file:
+        if file.read(10) == b"MATLAB 7.3":
+            raise DataError(
+                f"{path} was saved by a newer MATLAB (-v7.3): restore the published file, or save it with -v7"
+            )
     try:
-        return scipy.io.loadmat(path, struct_as_record=False, squeeze_me=True, variable_names=[variable])[variable]
-    except KeyError:
-        raise DataError(f"{path} has no variable {variable!r}") from None
+        found = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=True, variable_names=[variable])
+        if variable not in found:
+            held = ", ".join(name for name, *_ in scipy.io.whosmat(path)) or "none"
+            raise DataError(f"{path} has no variable {variable!r}; it has: {held}")
+        return found[variable]
+    except DataError:
+        raise
     except (
         Exception
     ) as error:  # scipy raises many kinds on damaged files, NotImplementedError and zlib.error among them

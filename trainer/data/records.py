@@ -54,9 +54,16 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """Images on disk, decoded with OpenCV (grey images become RGB; EXIF rotation is ignored, as labels do)."""
+    """Images on disk, decoded with OpenCV; grey images become RGB.
+
+    A picture that EXIF turns is read as it is stored, as the published datasets are labelled, or upright, as browsers
+    and a Monitor show it. Where the labels state its size, the size decides.
+    """
 
     paths: tuple[Path, ...]
+    upright: bool = False
+    stated: tuple[tuple[int, int] | None, ...] | None = None
+    """Width and height of each image according to the labels."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,10 +75,14 @@ class ImageFiles:
             encoded = np.fromfile(path, dtype=np.uint8)
         except OSError as error:
             raise ImageError(f"{path}: {error.strerror or error}") from error
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        image_HW3 = cv2.imdecode(encoded, flags) if encoded.size else None
+        image_HW3 = _decoded(encoded, self.upright)
         if image_HW3 is None:
             raise ImageError(f"{path}: cannot be decoded as an image ({encoded.size} bytes)")
+        stated = self.stated[index] if self.stated else None
+        if stated and image_HW3.shape[1::-1] != stated:
+            other_HW3 = _decoded(encoded, not self.upright)
+            if other_HW3 is not None and other_HW3.shape[1::-1] == stated:
+                image_HW3 = other_HW3
         return np.asarray(cv2.cvtColor(image_HW3, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
     def describe(self, index: int) -> str:
@@ -83,6 +94,11 @@ class ImageFiles:
             return _content(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
         except OSError:
             return f"missing:{path.name}"
+
+
+def _decoded(encoded: npt.NDArray[np.uint8], upright: bool) -> npt.NDArray[np.uint8] | None:
+    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.imdecode(encoded, flags) if encoded.size else None
 
 
 @functools.lru_cache(maxsize=1 << 20)
@@ -276,7 +292,7 @@ class Person:
 
 def from_people(
     name: str, skeleton: Skeleton, people: Sequence[Person], place: Callable[[str], Path], source: Path,
-    *, heads: bool = False,
+    *, heads: bool = False, stated: Mapping[str, tuple[int, int]] | None = None,
 ) -> PoseData:  # fmt: skip
     """Put people in rows, with the images that show at least one of them; a person without a box gets that of its joints.
 
@@ -287,6 +303,7 @@ def from_people(
         place: where the file of an image name lies.
         source: the file of labels, for the log.
         heads: whether people of this dataset have head sizes.
+        stated: width and height of the images that the labels state, by name; images are then read upright.
     """
     count, J = len(people), len(skeleton)
     names = list(dict.fromkeys(person.image for person in people))
@@ -301,7 +318,11 @@ def from_people(
         name=name,
         skeleton=skeleton,
         ids=tuple(person.id for person in people),
-        images=image_files([place(image) for image in names], source),
+        images=image_files(
+            [place(image) for image in names],
+            source,
+            None if stated is None else [stated.get(image) for image in names],
+        ),
         image_N=np.array([row_of[person.image] for person in people], dtype=np.int64),
         joints_NJ2=joints_NJ2,
         labelled_NJ=labelled_NJ,
@@ -311,12 +332,14 @@ def from_people(
     )
 
 
-def image_files(paths: Sequence[Path], source: Path | str) -> ImageFiles:
+def image_files(
+    paths: Sequence[Path], source: Path | str, stated: Sequence[tuple[int, int] | None] | None = None
+) -> ImageFiles:
     """Return images on disk; missing ones are counted in the log, and fail when they are read."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
         log.warning("%s: %d of %d images are missing, the first is %s", source, len(missing), len(paths), missing[0])
-    return ImageFiles(tuple(paths))
+    return ImageFiles(tuple(paths), stated is not None, None if stated is None else tuple(stated))
 
 
 def log_left_out(source: Path | str, kept: int, left_out: Mapping[str, int]) -> None:
@@ -335,6 +358,10 @@ def inside(folder: Path, name: str, source: Path) -> Path:
         source: the file that the name came from, for the message.
     """
     windows = PureWindowsPath(name)
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise DataError(f"{source}: the name {name!a} holds half a character; no file can be called so") from None
     if not name or "\0" in name or windows.drive or windows.root or ".." in windows.parts:
         raise DataError(
             f"{source}: the name {name!r} leaves the folder {folder}; it must be relative, without '..'. "

@@ -9,13 +9,13 @@ Shapes: N people, J joints.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -24,11 +24,11 @@ from alpose.runtime.skeleton import with_flip_pairs
 
 from ..progress import progress
 from .catalog import READERS, DatasetName, Reader, find, reader_of
-from .coco import annotation_files, read_coco, stated_sizes
+from .coco import annotation_files, read_coco
 from .download import SOURCES, file_sha256, images_sha256
 from .lsp import AxisOrder, not_positions, read_joints
 from .mpii import MAT_PLACES, NEWELL_PLACES, newell_valid_people, read_mpii
-from .records import ImageFiles, PoseData
+from .records import ImageError, ImageFiles, PoseData
 
 LspName: TypeAlias = Literal["lsp", "lspet"]
 
@@ -66,7 +66,7 @@ class FolderReport:
     facts: tuple[tuple[str, str], ...]
     """Counts that are good to know and have no right value."""
     broken: tuple[str, ...]
-    """Images that are missing, cut off or not decodable, with the reason."""
+    """Images that are missing, cut off or not decodable, and annotations that cannot be read, with the reason."""
 
     @property
     def ok(self) -> bool:
@@ -117,7 +117,8 @@ class VerifyReport:
             if len(part.broken) > LISTED:
                 lines.append(f"  and {len(part.broken) - LISTED:,} more; the JSON form lists all")
             lines.append("")
-        return [*lines, self.summary]
+        # A name on the disk need not be text that a terminal can show.
+        return [line.encode(errors="backslashreplace").decode() for line in (*lines, self.summary)]
 
 
 def verify(
@@ -166,7 +167,7 @@ def verify_lsp(name: LspName, folder: Path) -> FolderReport:
         checks.append(Check("joints.mat sha256", str(source.joints_sha256), file_sha256(mat)))
         checks += lsp_label_checks(name, joints_NJ2, flag_NJ, found_order)
     paths = tuple(images / f"im{row:0{digits}d}.jpg" for row in range(1, count + 1))
-    sizes_M2, broken = decode_all(paths, f"decoding {name}")
+    sizes_M2, _, broken = decode_all(ImageFiles(paths), f"decoding {name}")
     checks.append(Check("images sha256", str(source.images_sha256), images_sha256(images)))
     checks.append(Check("images decoded", f"{count:,}", f"{len(paths) - len(broken):,}"))
     if people == count:
@@ -223,18 +224,18 @@ def verify_mpii(folder: Path) -> FolderReport:
 
 def verify_coco(json_path: Path, flip_pairs: str | None = None) -> FolderReport:
     """One annotation file in COCO form with its images, whole or in part."""
-    return _verify_joints("coco", json_path, lambda: read_coco(json_path), flip_pairs, lambda: stated_sizes(json_path))
+    problems: list[str] = []
+    return _verify_joints("coco", json_path, lambda: read_coco(json_path, broken=problems), flip_pairs, problems)
 
 
 def verify_part(reader: Reader, folder: Path, part: str | None, flip_pairs: str | None = None) -> FolderReport:
     """Check a part of any other kind of dataset folder."""
-    return _verify_joints(reader.name, folder, lambda: reader.read(folder, part), flip_pairs)
+    return _verify_joints(reader.name, folder, lambda: reader.read(folder, part), flip_pairs, [])
 
 
 def _verify_joints(
-    name: str, folder: Path, read: Callable[[], PoseData], flip_pairs: str | None,
-    stated: Callable[[], dict[str, tuple[int, int]]] | None = None,
-) -> FolderReport:  # fmt: skip
+    name: str, folder: Path, read: Callable[[], PoseData], flip_pairs: str | None, problems: list[str]
+) -> FolderReport:
     """Check a folder whose joints are its own: which of them change places in a mirror is shown."""
     facts: list[tuple[str, str]] = []
 
@@ -243,9 +244,10 @@ def _verify_joints(
         pairs = ", ".join(f"{skeleton.joints[a]}/{skeleton.joints[b]}" for a, b in skeleton.flip_pairs)
         facts.append(("joints", f"{len(skeleton)} ({skeleton.name})"))
         facts.append(("mirror pairs", pairs or "none: training will mirror nothing; state them with --flip-pairs"))
-        return []
+        return [Check("annotations that cannot be read", "0", f"{len(problems):,}")]
 
-    return _verify_any(name, folder, read, extra, facts, stated)
+    report = _verify_any(name, folder, read, extra, facts)
+    return replace(report, broken=(*problems, *report.broken))
 
 
 def _verify_any(
@@ -254,67 +256,113 @@ def _verify_any(
     read: Callable[[], PoseData],
     extra: Callable[[PoseData], list[Check]],
     facts: list[tuple[str, str]],
-    stated: Callable[[], dict[str, tuple[int, int]]] | None = None,
 ) -> FolderReport:
     """What must hold for any dataset: it can be read, its images decode, its numbers are usable."""
     try:
         data = read()
     except AlposeError as error:
         return FolderReport(name, str(folder), 0, 0, (Check("labels are readable", "yes", f"no: {error}"),), (), ())
-    paths = data.images.paths if isinstance(data.images, ImageFiles) else ()
-    sizes_M2, broken = decode_all(paths, f"decoding {name}")
-    usable_N = np.isfinite(data.boxes_N4).all(axis=1) & (data.boxes_N4[:, 2:] >= data.boxes_N4[:, :2]).all(axis=1)
+    images = data.images if isinstance(data.images, ImageFiles) else ImageFiles(())
+    sizes_M2, turned_M, broken = decode_all(images, f"decoding {name}")
+    usable_N = np.isfinite(data.boxes_N4).all(axis=1) & (data.boxes_N4[:, 2:] > data.boxes_N4[:, :2]).any(axis=1)
+    good = len(images) - len(broken)
     checks = [
         Check("people with a usable box", f"{len(data):,}", f"{int(usable_N.sum()):,}"),
-        Check("images decoded", f"{len(paths):,}", f"{len(paths) - len(broken):,}"),
+        Check("images decoded", f"{len(images):,}", f"{good:,}"),
     ]
     if len(data) == 0:
         checks.append(Check("people with labelled joints", "at least 1", "0"))
-    if stated is not None:
-        sizes = stated()
-        wrong = sum(
-            min(found) >= 0 and _stated(path, sizes) not in (None, tuple(found))
-            for path, found in zip(paths, sizes_M2.tolist(), strict=True)
-        )
+    if images.stated is not None:
+        wrong = sum(stated not in (None, tuple(found)) and min(found) >= 0
+                    for stated, found in zip(images.stated, sizes_M2.tolist(), strict=True))  # fmt: skip
         checks.append(Check("images of another size than the labels say", "0", f"{wrong:,}"))
     checks += extra(data)
+    if turned_M.any():
+        read_as = "upright, as browsers show them" if images.upright else "as they are stored"
+        facts.append(("images that EXIF turns", f"{int(turned_M.sum()):,}, read {read_as}"))
     labelled, visible = int(data.labelled_NJ.sum()), int(data.visible_NJ.sum())
+    outside = _outside(data.joints_NJ2, data.labelled_NJ, sizes_M2[data.image_N]) if len(images) else 0
     facts += [
         ("joints labelled", f"{labelled:,} of {data.labelled_NJ.size:,}"),
         ("labelled joints said to be occluded", f"{labelled - visible:,}"),
-        (
-            "labelled joints outside their image",
-            f"{_outside(data.joints_NJ2, data.labelled_NJ, sizes_M2[data.image_N]):,}",
-        ),
+        ("labelled joints outside their image", f"{outside:,}"),
     ]
-    return FolderReport(name, str(folder), len(data), len(paths) - len(broken), tuple(checks), tuple(facts), broken)
+    return FolderReport(name, str(folder), len(data), good, tuple(checks), tuple(facts), broken)
 
 
-def decode_all(paths: Sequence[Path], what: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Width and height (M, 2) of every image, -1 where it is broken, and the broken ones with the reason."""
+def decode_all(images: ImageFiles, what: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], tuple[str, ...]]:
+    """Width and height (M, 2) of every image, -1 where it is broken; which EXIF turns (M,); the broken with the reason."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(progress(pool.map(_decode, paths), what, len(paths)))
-    broken = tuple(f"{path}: {size}" for path, size in zip(paths, found, strict=True) if isinstance(size, str))
-    sizes = [(-1, -1) if isinstance(size, str) else size for size in found]
-    return np.array(sizes, dtype=np.int64).reshape(len(paths), 2), broken
+        found = list(progress(pool.map(lambda row: _decode(images, row), range(len(images))), what, len(images)))
+    broken = tuple(
+        f"{path}: {size}" for path, (size, _) in zip(images.paths, found, strict=True) if isinstance(size, str)
+    )
+    sizes = [(-1, -1) if isinstance(size, str) else size for size, _ in found]
+    turned_M = np.array([turned for _, turned in found], dtype=np.bool_)
+    return np.array(sizes, dtype=np.int64).reshape(len(images), 2), turned_M, broken
 
 
-def _decode(path: Path) -> tuple[int, int] | str:
-    """Width and height of an image, or what is wrong with it."""
+def _decode(images: ImageFiles, row: int) -> tuple[tuple[int, int] | str, bool]:
+    """Width and height of an image, or what is wrong with it, and whether EXIF turns it."""
     try:
-        content = path.read_bytes()
+        content = images.paths[row].read_bytes()
     except OSError as error:
-        return error.strerror or str(error)
+        return error.strerror or str(error), False
+    turned = orientation(content) > 1
     # Some versions of OpenCV fill what is missing with grey and say nothing.
-    if content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda"):
-        return f"JPEG is cut off after {len(content):,} bytes"
-    if content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]:
-        return f"PNG is cut off after {len(content):,} bytes"
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image_HW3 = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags) if content else None
-    if image_HW3 is None:
-        return f"cannot be decoded as an image ({len(content):,} bytes)"
-    return int(image_HW3.shape[1]), int(image_HW3.shape[0])
+    if content.startswith(b"\xff\xd8") and not _jpeg_is_whole(content):
+        return f"JPEG is cut off after {len(content):,} bytes", turned
+    if content.startswith(b"\x89PNG") and not _png_is_whole(content):
+        return f"PNG is cut off after {len(content):,} bytes", turned
+    try:
+        height, width = images.read(row).shape[:2]
+    except ImageError:
+        return f"cannot be decoded as an image ({len(content):,} bytes)", turned
+    return (width, height), turned
+
+
+def _jpeg_is_whole(content: bytes) -> bool:
+    """Whether the segments of a JPEG lead to its end; what lies behind the end, such as a film, is no matter."""
+    place = 2
+    while 0 <= (place := content.find(b"\xff", place)) < len(content) - 1:
+        marker = content[place + 1]
+        if marker == 0xD9:
+            return True
+        if marker == 0xFF:  # filling
+            place += 1
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # within the picture's data
+            place += 2
+        else:
+            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return False
+
+
+def _png_is_whole(content: bytes) -> bool:
+    """Whether the chunks of a PNG lead to its end."""
+    place = 8
+    while place + 12 <= len(content):
+        if content[place + 4 : place + 8] == b"IEND":
+            return True
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    return False
+
+
+def orientation(content: bytes) -> int:
+    """How EXIF says that a JPEG is turned, 1 to 8; 1, as it is stored, where it says nothing."""
+    start = content.find(b"Exif\0\0", 0, 1 << 16)
+    tiff = content[start + 6 : start + 6 + (1 << 16)] if start >= 0 else b""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    try:
+        if order is None:
+            return 1
+        at = struct.unpack_from(f"{order}I", tiff, 4)[0]
+        for entry in range(struct.unpack_from(f"{order}H", tiff, at)[0]):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at + 2 + 12 * entry)
+            if tag == 0x112:
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
 
 
 def _outside(
@@ -323,12 +371,6 @@ def _outside(
     """Labelled joints beyond the edge of their image; images that did not decode count for nothing."""
     beyond_NJ = ((joints_NJ2 < -0.5) | (joints_NJ2 > sizes_N2[:, None] - 0.5)).any(axis=-1)
     return int((beyond_NJ & labelled_NJ & (sizes_N2[:, :1] >= 0)).sum())
-
-
-def _stated(path: Path, sizes: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
-    """What the labels say of an image; its name there may have folders in front."""
-    tails = ("/".join(path.parts[-length:]) for length in range(1, len(path.parts)))
-    return next((sizes[tail] for tail in tails if tail in sizes), None)
 
 
 def _newell_check(data: PoseData, path: Path) -> Check:

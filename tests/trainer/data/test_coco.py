@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import unicodedata
 from collections.abc import Callable
@@ -7,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.skeleton import COCO, LSP
 from alpose.tools.formats.coco import category
+from alpose.trainer.data.catalog import open_dataset, read_parts
 from alpose.trainer.data.coco import annotation_files, groups, read_coco, skeleton_of
+from alpose.trainer.data.verify import verify
 
-from .folders import JOINTS, coco_document, coco_person, write_coco
+from .folders import JOINTS, coco_document, coco_person, write_coco, write_images
 
 
 def test_folder_with_its_own_skeleton(tmp_path: Path) -> None:
@@ -134,6 +138,59 @@ def test_damage_is_named(tmp_path: Path, changes: dict[str, Any], message: str) 
         read_coco(write_coco(tmp_path, coco_document(**changes)))
 
 
+def test_joints_decide_and_a_box_of_no_size_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    people = [
+        coco_person(1, 7, num_keypoints=0), coco_person(2, 7, num_keypoints=5), coco_person(3, 7, bbox=[5, 5, 0, 0]),
+        coco_person(4, 7, bbox=[]), coco_person(5, 7, num_keypoints=None),
+    ]  # fmt: skip
+    with caplog.at_level(logging.WARNING, "alpose"):
+        data = read_coco(write_coco(tmp_path, coco_document(annotations=people)))
+    assert len(data) == 5
+    assert "num_keypoints of 2 people contradicts their joints" in caplog.text
+    assert "2 people without a box" in caplog.text
+    np.testing.assert_allclose(data.boxes_N4[2:4], [(5, 6, 7, 8)] * 2)
+
+
+def test_roboflows_layout(tmp_path: Path) -> None:
+    root = tmp_path / "rf"
+    for part, count in (("train", 3), ("valid", 1)):
+        (root / part).mkdir(parents=True)
+        value = coco_document(annotations=[coco_person(n, 7) for n in range(count)])
+        (root / part / "_annotations.coco.json").write_text(json.dumps(value))
+        write_images(root / part, "a.jpg", height=30, width=40)
+    assert [len(data) for data in read_parts(root)] == [3, 1]
+    dataset = open_dataset(str(root))
+    assert (len(dataset.train), len(dataset.test)) == (3, 1)
+    assert dataset.train.ids[0] == "rf/train/a#0"
+    assert len(read_parts(root / "train")[0]) == 3
+    assert verify(root).ok
+
+
+@pytest.mark.parametrize(("turn", "stated", "first"), [
+    (6, (30, 40), "turned"), (6, (40, 30), "stored"), (6, None, "turned"), (3, (40, 30), "turned"), (1, (40, 30), "stored"),
+])  # fmt: skip
+def test_a_picture_that_exif_turns_is_read_as_its_labels_say(
+    tmp_path: Path, turn: int, stated: tuple[int, int] | None, first: str
+) -> None:
+    stored_HW3 = np.zeros((30, 40, 3), dtype=np.uint8)
+    stored_HW3[:8, :8] = 255
+    value = coco_document(annotations=[coco_person(1, 7)])
+    value["images"] = [
+        {"id": 7, "file_name": "a.png"} | (dict(zip(("width", "height"), stated, strict=True)) if stated else {})
+    ]
+    root = write_coco(tmp_path, value)
+    write_turned(root / "images" / "a.png", stored_HW3, turn)
+    image_HW3 = read_coco(root).image(0)
+    upright_HW3 = {6: np.rot90(stored_HW3, -1), 3: np.rot90(stored_HW3, 2), 1: stored_HW3}[turn]
+    np.testing.assert_array_equal(image_HW3, upright_HW3 if first == "turned" else stored_HW3)
+
+
+def write_turned(path: Path, image_HW3: Any, turn: int) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x112] = turn
+    PIL.Image.fromarray(image_HW3).save(path, exif=exif)
+
+
 def test_no_folder_and_no_json(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match="not a COCO keypoints folder"):
         read_coco(tmp_path)
@@ -234,6 +291,9 @@ def test_one_damaged_person_is_named_and_the_rest_is_read(
     assert len(data) == 2
     assert not data.labelled_NJ[1, 0]
     assert "annotation 2: keypoints" in caplog.text
+    report = verify(tmp_path)
+    assert not report.ok
+    assert "annotation 2: keypoints" in report.parts[0].broken[0]
     assert "1 damaged images or annotations" in caplog.text
 
 

@@ -91,7 +91,10 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match=r"joints\.mat does not exist"):
         read_lsp(root)
     scipy.io.savemat(root / "joints.mat", {"other": np.zeros(3)})
-    with pytest.raises(DataError, match="no variable 'joints'"):
+    with pytest.raises(DataError, match="no variable 'joints'; it has: other"):
+        read_lsp(root)
+    (root / "joints.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(600))
+    with pytest.raises(DataError, match=r"newer MATLAB \(-v7\.3\)"):
         read_lsp(root)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 import scipy.io
 
 from alpose.runtime.errors import DataNotFoundError
-from alpose.trainer.data.verify import decode_all, lsp_label_checks, verify, verify_lsp
+from alpose.trainer.data.records import ImageFiles
+from alpose.trainer.data.verify import decode_all, lsp_label_checks, orientation, verify, verify_lsp
 
 Points = npt.NDArray[np.float32]
 
@@ -92,7 +94,7 @@ def test_broken_images_are_named_with_the_reason(tmp_path: Path) -> None:
     paths[2].write_bytes(paths[2].read_bytes()[:-100])
     paths[3].write_text("not an image")
     paths[4].touch()
-    sizes_M2, broken = decode_all(paths, "decoding")
+    sizes_M2, _, broken = decode_all(ImageFiles(tuple(paths)), "decoding")
     assert sizes_M2.tolist() == [[80, 50], *[[-1, -1]] * 5]
     reasons = {Path(line.split(": ")[0]).name: line.split(": ", 1)[1] for line in broken}
     assert set(reasons) == {path.name for path in paths[1:]}
@@ -101,6 +103,35 @@ def test_broken_images_are_named_with_the_reason(tmp_path: Path) -> None:
     assert "cannot be decoded" in reasons["text.jpg"]
     assert "(0 bytes)" in reasons["empty.jpg"]
     assert "No such file" in reasons["gone.jpg"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("tail", [b"", bytes(4096), b"tool metadata " * 20, b"\0\0\0\x18ftypmp42\xff\xda\xff\xda film"])
+def test_what_lies_behind_the_end_of_a_picture_is_no_matter(tmp_path: Path, suffix: str, tail: bytes) -> None:
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes() + tail)
+    assert decode_all(ImageFiles((path,)), "decoding")[2] == ()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+def test_a_jpeg_that_lost_its_end_is_cut_off(tmp_path: Path, progressive: bool, kept: float) -> None:
+    path = tmp_path / "a.jpg"
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive)]
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8), options)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))] + bytes(500))
+    assert "JPEG is cut off" in decode_all(ImageFiles((path,)), "decoding")[2][0]
+
+
+@pytest.mark.parametrize("order", ["II", "MM"])
+@pytest.mark.parametrize("turn", [1, 3, 6])
+def test_the_turn_of_a_jpeg_is_read(order: str, turn: int) -> None:
+    sign = "<" if order == "II" else ">"
+    tiff = order.encode() + struct.pack(f"{sign}HIH", 42, 8, 1) + struct.pack(f"{sign}HHIHH", 0x112, 3, 1, turn, 0)
+    assert orientation(b"\xff\xd8\xff\xe1\0\x40Exif\0\0" + tiff) == turn
+    assert orientation(b"\xff\xd8\xff\xe1\0\x40Exif\0\0" + tiff[:12]) == 1
 
 
 def write_coco(root: Path, width: int = 40) -> Path:
