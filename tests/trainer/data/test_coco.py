@@ -40,7 +40,7 @@ def test_what_is_left_out_is_counted_in_one_line(tmp_path: Path, caplog: pytest.
     people = [
         coco_person(1, 7),
         coco_person(2, 7, iscrowd=1),
-        coco_person(3, 7, num_keypoints=0),
+        coco_person(3, 7, keypoints=[4, 5, 0] * 3),
         coco_person(4, 7, keypoints=[0] * 9, num_keypoints=None),
         coco_person(5, 7, category_id=1),
         coco_person(6, 7, bbox=None),
