@@ -61,7 +61,14 @@ def apply(report: CalibrationReport, evidence_N3: npt.NDArray[np.floating], fail
         failed_N: who of them failed, by the definition of the report.
         data: name of their dataset.
     """
-    probability_N = check_probabilities(report.calibration.probability(evidence_N3), failed_N)
+    return apply_probabilities(report, report.calibration.probability(evidence_N3), failed_N, data)
+
+
+def apply_probabilities(
+    report: CalibrationReport, probability_N: npt.NDArray[np.floating], failed_N: Bools, data: str
+) -> Applied:
+    """Measure thresholds on the failure probabilities that a bundle itself gives other people; as :func:`apply`."""
+    probability_N = check_probabilities(probability_N, failed_N)
     failures = int(failed_N.sum())
     found = []
     for made in report.thresholds:

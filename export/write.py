@@ -34,7 +34,7 @@ from alpose.runtime.types import Outputs
 from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.catalog import Sizes, open_dataset
-from alpose.trainer.data.crops import CropConfig, Crops, unseen_crops
+from alpose.trainer.data.crops import CropConfig, Crops, prepare, unseen_crops
 from alpose.trainer.data.records import Bools, PoseData, who_trained
 from alpose.trainer.metrics import Failure, ProfileName, profile_of
 from alpose.trainer.models.heads import HeadName
@@ -48,7 +48,7 @@ from .onnx_graph import to_onnx
 from .parity import LIMITS, ParityFigures, ParityLimits, answer, compare, judge_outputs, require
 from .precision import Int8Config, to_fp16, to_int8
 from .quality import CalibrationReport, calibrate
-from .shift import Applied, apply
+from .shift import Applied, apply, apply_probabilities
 
 log = logging.getLogger("alpose")
 
@@ -259,7 +259,7 @@ def _write(
                                                      "left_out": len(crops.left_out)}},
         "opset": facts.opset,
     }  # fmt: skip
-    before = _previous(previous, seen, crops) if previous else None
+    before = _previous(previous, crops, config) if previous else None
     elsewhere = [_applied(report, graph, other, config) for other in also]
     shown = {key: value for key, value in manifest.items() if key != "calibration"}
     card = render_card(shown, report, previous=before, elsewhere=elsewhere)
@@ -303,14 +303,27 @@ def _calibrate(seen: _Seen, crops: Crops, config: ExportConfig) -> CalibrationRe
                      failure=config.failure, profile=profile.name, definition=config.failure.words(profile))  # fmt: skip
 
 
-def _previous(bundle: Path, seen: _Seen, crops: Crops) -> Applied:
-    """What an older bundle's calibration does on the people that measure this one: the half that did not fit it."""
-    calibration = Bundle.open(bundle).calibration
-    if calibration is None:
+def _previous(bundle: Path, crops: Crops, config: ExportConfig) -> Applied:
+    """What an older bundle does on the people that measure this one, by its own net, calibration and thresholds."""
+    opened = Bundle.open(bundle)
+    if opened.calibration is None:
         raise ConfigError(f"{bundle} has no calibration to compare with")
-    measured_N = seen.defined_N & ~fitting_half(seen.ids)
-    report = from_json(CalibrationReport, calibration.facts, "calibration")
-    return apply(report, seen.evidence_N3[measured_N], seen.failed_N[measured_N], crops.data.name)
+    if opened.skeleton.joints != crops.data.skeleton.joints:
+        raise ConfigError(f"{bundle} finds the joints of {opened.skeleton.name!r}, the new model those of "
+                          f"{crops.data.skeleton.name!r}: the two cannot be compared")  # fmt: skip
+    report = from_json(CalibrationReport, opened.calibration.facts, "calibration")
+    measured = crops.subset(np.flatnonzero(~fitting_half(crops.data.pictures())))
+    own = CropConfig(size_px=opened.crop.size_px, margin=opened.crop.margin, context=0.0)
+    engine, profile = OnnxEngine(opened), profile_of(config.profile, crops.data)
+    with tempfile.TemporaryDirectory() as scratch:
+        if (own.size_px, own.margin) != (crops.config.size_px, crops.config.margin):
+            measured = prepare(measured.data, own, Path(scratch))
+        blocks = np.array_split(np.arange(len(measured)), max(1, len(measured) // 256))
+        parts = [(measured.subset(rows), answer(engine, measured.read_bare(rows))) for rows in blocks]
+        judged = [judge_outputs(outputs, people, profile, config.failure) for people, outputs in parts]
+    failed_N, defined_N = (np.concatenate([each[place] for each in judged]) for place in (1, 2))
+    probability_N = np.concatenate([outputs.failure_probability_N for _, outputs in parts]).astype(np.float64)
+    return apply_probabilities(report, probability_N[defined_N], failed_N[defined_N], crops.data.name)
 
 
 def _applied(report: CalibrationReport, graph: MonitorGraph, crops: Crops, config: ExportConfig) -> Applied:

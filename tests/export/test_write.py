@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from alpose.export.calibration import fitting_half
 from alpose.export.graph import MonitorGraph, TorchEngine
-from alpose.export.parity import ParityError, ParityLimits
+from alpose.export.parity import ParityError, ParityLimits, answer, judge_outputs
 from alpose.export.precision import Int8Config
-from alpose.export.quality import CalibrationReport
+from alpose.export.quality import BINS, CalibrationReport
 from alpose.export.verify import verify
 from alpose.export.write import ExportConfig, _calibrate, _previous, _see, export, export_checkpoint
 from alpose.runtime.bundle import Bundle
@@ -30,11 +32,12 @@ from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.crops import unseen_crops
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import device_context
-from alpose.trainer.metrics import Failure
+from alpose.trainer.metrics import Failure, profile_of
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.presets import preset
 from alpose.trainer.run import RunConfig
 from alpose.trainer.scoring import score
+from alpose.trainer.statistics import ece_equal_width
 
 # The smoke preset's net knows next to nothing: half of its poses are off by more than this share of the crop.
 TOY = ExportConfig(failure=Failure("mean-error", 0.6))
@@ -200,9 +203,34 @@ def test_an_older_bundle_is_measured_on_the_people_that_measure_the_new_one(
     model = checkpoint.load(base)
     crops = unseen_crops(read_people(seed=1, count=400, domain="hard"), LSP, model.crop, cache, ())
     seen = _see(MonitorGraph.from_model(model, "ll++conv"), crops, TOY)
-    made, before = _calibrate(seen, crops, TOY), _previous(bundle, seen, crops)
+    made, before = _calibrate(seen, crops, TOY), _previous(bundle, crops, TOY)
 
     assert (before.people, before.failures) == (made.measured, made.measured_failures)
+
+
+def test_an_older_bundle_is_measured_by_its_own_net_and_calibration(
+    base: Path, bundle: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Whatever the new model is: another head, a net that was trained on, another crop."""
+    model = checkpoint.load(base)
+    crops = unseen_crops(read_people(seed=1, count=400, domain="hard"), LSP, model.crop, cache, ())
+    opened = Bundle.open(bundle)
+    outputs = answer(OnnxEngine(opened), crops.read_bare(np.arange(len(crops))))
+    _, failed_N, defined_N = judge_outputs(outputs, crops, profile_of(TOY.profile, crops.data), TOY.failure)
+    mine_N = ~fitting_half(crops.data.pictures()) & defined_N
+    probability_N, failed_N = outputs.failure_probability_N[mine_N].astype(float), failed_N[mine_N]
+    before = _previous(bundle, crops, TOY)
+
+    assert before.failures == failed_N.sum()
+    assert before.ece == pytest.approx(ece_equal_width(probability_N, failed_N, BINS))
+    for catch in before.catches:
+        flagged_N = probability_N >= catch.threshold
+        assert catch.caught == (flagged_N & failed_N).sum()
+        assert catch.flagged == pytest.approx(flagged_N.mean())
+    wider = replace(model.crop, margin=1.5)
+    other = _previous(bundle, unseen_crops(read_people(seed=1, count=400, domain="hard"), LSP, wider, cache, ()), TOY)
+    assert (other.people, other.failures) == (before.people, before.failures)
+    assert [catch.caught for catch in other.catches] == [catch.caught for catch in before.catches]
 
 
 class SmallResNet(nn.Module):
