@@ -19,7 +19,7 @@ from typing import Any
 import alpose
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.bundle.golden import GoldenReport
-from alpose.runtime.bundle.keys import device_mac
+from alpose.runtime.bundle.keys import device_key_path, device_mac
 from alpose.runtime.engines.catalog import verify_engine
 from alpose.runtime.engines.tensorrt import INPUT, TensorRTEngine
 from alpose.runtime.engines.tensorrt_plans import (
@@ -88,8 +88,8 @@ def build_engine(
         max_batch: the most frames of one run; 1 builds a static batch, which is what a camera wants.
         profile: (min, opt, max) instead; it is fastest at ``opt``. Three equal numbers build a static batch.
         workspace_bytes: the most scratch memory that a layer may ask for.
-        timing_cache: True keeps timings in the bundle's ``engines/``, which makes the next build fast; a path keeps
-            them there, False nowhere.
+        timing_cache: True keeps timings in the bundle's ``engines/`` (beside this device's key where ``public_key`` is
+            given), which makes the next build fast; a path keeps them there, False nowhere.
         optimization_level: 0 to 5; more takes longer and tries more.
         tf32: let float32 products be rounded to TF32.
         public_key: refuse a bundle that this key did not sign, as in :meth:`Bundle.open`.
@@ -121,7 +121,11 @@ def build_engine(
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, public_key)
     key = here.key(bundle)
     if timing_cache is not False:
-        place = bundle.engines / f"{key.machine}.timing" if timing_cache is True else Path(timing_cache)
+        # TensorRT parses the cache: beside a signed bundle it is kept where only this user can have written.
+        folder = bundle.engines if bundle.signed_by is None else device_key_path().parent
+        place = folder / f"{key.machine}.timing" if timing_cache is True else Path(timing_cache)
+        if bundle.signed_by is not None:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = replace(config, timing_cache=place)
     return _build(bundle, here, key, config, say)
 

@@ -138,7 +138,8 @@ class Bundle:
 
     def model_bytes(self) -> bytes:
         """The graph, read and compared with its sha256 once more: what is returned is what was checked."""
-        content = self.model_path.read_bytes()
+        with open(self.model_path, "rb") as file:
+            content = file.read(MAX_HASHED_BYTES[MODEL])
         if hashlib.sha256(content).hexdigest() != self.manifest.files[MODEL]:
             raise BundleError(f"{self.model_path} changed after the bundle was opened: open it again")
         return content

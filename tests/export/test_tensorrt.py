@@ -20,6 +20,7 @@ from alpose.export import tensorrt as building
 from alpose.export.tensorrt import build_engine
 from alpose.runtime import io
 from alpose.runtime.bundle import Bundle, check_files
+from alpose.runtime.bundle.keys import generate_key, sign
 from alpose.runtime.engines import tensorrt_plans as library
 from alpose.runtime.engines.catalog import verify_engine
 from alpose.runtime.engines.cuda import CudaError
@@ -212,6 +213,25 @@ def test_timings_are_used_by_the_next_build(folder: Path, trt: Any) -> None:
     build_engine(folder, max_batch=2)
     assert [built["cache"] for built in trt.built] == [b"", b"timings 11.4.0.106 Orin"]
     assert sidecar_of(next((folder / "engines").glob("*.engine"))).timing_cache == "used"
+
+
+def test_a_signed_bundle_reads_no_timings_and_loads_no_engine_that_others_may_have_written(
+    folder: Path, trt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nacl")
+    monkeypatch.setenv("ALPOSE_STATE", str(tmp_path / "state"))
+    public = generate_key(tmp_path / "key")
+    (folder / "bundle.sig").write_bytes(sign((folder / "bundle.json").read_bytes(), tmp_path / "key"))
+    (folder / "engines").mkdir()
+    (folder / "engines" / "trt11.4.0.106-Orin-sm87.timing").write_bytes(b"timings 11.4.0.106 Orin")
+    for _ in range(2):
+        build_engine(folder, public_key=public)
+    assert [built["cache"] for built in trt.built] == [b"", b"timings 11.4.0.106 Orin"]
+    assert (tmp_path / "state" / "trt11.4.0.106-Orin-sm87.timing").exists()
+    TensorRTEngine(Bundle.open(folder, public)).close()
+    monkeypatch.setenv("ALPOSE_STATE", str(tmp_path / "another device"))
+    with pytest.raises(StaleEngineError, match="no MAC of this device's key"):
+        TensorRTEngine(Bundle.open(folder, public))
 
 
 def test_timings_of_another_machine_are_replaced(folder: Path, trt: Any, tmp_path: Path) -> None:
