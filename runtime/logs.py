@@ -41,7 +41,7 @@ class RateLimitedLog:
         self._logger = logger
         self._every_s = every_s
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may come in between
         self._kinds: dict[str, _Kind] = {}
 
     def warning(self, kind: str, message: str, *args: object) -> None:

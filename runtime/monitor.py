@@ -28,8 +28,8 @@ from .pipeline import Detect, FaultIsolation, FramePipeline, FrameReader
 from .prometheus import Metrics
 from .queue import Queue
 from .queue.record import MAX_NAME, is_name
-from .queue.recorder import QueueNumbers
-from .recording import QUEUE_START_S, FrameRecorder, host_name, new_device_id
+from .queue.recorder import HANDOVER_BYTES, QueueNumbers
+from .recording import PREVIOUS_BYTES, QUEUE_START_S, FrameRecorder, host_name, new_device_id
 from .stats import EngineState, Meters, Stats
 from .tracking import Box, Streams
 from .triggers import Budget, Control, Episodes, Trigger, parse
@@ -71,6 +71,9 @@ class Monitor:
             and logged, and costs no frame.
         frame_format: ``rgb``, ``bgr``, ``grey``, ``nv12``, ``nv21``, ``i420``, ``yuyv`` or ``uyvy``; of the YUV ones also with
             ``-bt709``.
+        store, clip, max_bytes: settings of a queue that is given by its path; see :class:`Queue`.
+        handover_bytes: most pixels that wait to be encoded; beyond it a frame is dropped, counted.
+        previous_bytes: most pixels that are held for the beginning of a clip, over all cameras.
         camera: name that stands in every record.
         public_key: the bundle must have been signed by it.
         verify: ``background`` starts without waiting for the golden frames: they run beside the camera, ``verdict.verified``
@@ -98,6 +101,11 @@ class Monitor:
         detect: Detect | None = None,
         frame_format: FrameFormat | str = "rgb",
         camera: str = "",
+        store: str | None = None,
+        clip: tuple[int, int] | None = None,
+        max_bytes: int | None = None,
+        handover_bytes: int = HANDOVER_BYTES,
+        previous_bytes: int = PREVIOUS_BYTES,
         public_key: str | Path | None = None,
         allow_fallback: bool = False,
         verify: Verify = "first",
@@ -108,6 +116,13 @@ class Monitor:
         for what, name in (("camera", camera), ("device_id", "" if device_id is None else device_id)):
             if not is_name(name):  # every record would be refused
                 raise ConfigError(f"{what} is a name of at most {MAX_NAME} printable letters, got {name!r:.100}")
+        given = {"store": store, "clip": clip, "max_bytes": max_bytes}
+        settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if settings and (queue is None or isinstance(queue, Queue)):
+            raise ConfigError(
+                f"{', '.join(settings)} set up a queue that is given by its path: give queue='flagged.db', or a Queue with "
+                "settings of its own"
+            )
         self.bundle = _opened(bundle, public_key)
         self.trigger = _policy(trigger, queue is not None)
         self._lock, self._pid = threading.RLock(), os.getpid()
@@ -125,10 +140,13 @@ class Monitor:
             parts = self._parts = _Parts(meters, faults)
             if queue is not None:
                 if not isinstance(queue, Queue):
-                    queue = made.enter_context(Queue(queue, open_now=False))
+                    queue = made.enter_context(Queue(queue, open_now=False, **settings))
                 made.callback(parts.end)
                 self.device_id = _device_id(queue, device_id, faults)
-                parts.recorder = FrameRecorder(queue, self.bundle, self.device_id, camera, counters)
+                parts.recorder = FrameRecorder(
+                    queue, self.bundle, self.device_id, camera, counters, handover_bytes=handover_bytes,
+                    previous_bytes=previous_bytes,
+                )  # fmt: skip
                 parts.numbers = QueueNumbers(queue, parts.recorder.recorder, faults.report)
             else:
                 made.callback(parts.end)

@@ -130,7 +130,7 @@ class FramePipeline:
         taken = self._reader.take(frame)
         stream = self._streams.get(name)
         place = (
-            given_place(box)
+            given_place(box, taken.width, taken.height)
             if box is not None
             else stream.locator.locate(taken.width, taken.height, self._proposal(stream, taken, frame))
         )
@@ -355,10 +355,17 @@ class FrameClock:
     """Times given by an app may be out of order by this much: a budget sees no step back. By more, the clock was set."""
     AHEAD_S = 86_400.0
     """A step of more than this is not a pause but a clock that was set."""
+    SECONDS = (1_500_000_000, 4_000_000_000)
+    """Unix time in seconds, 2017 to 2096. As nanoseconds they are the first four seconds of 1970."""
+    WEEKS_NS = 5 * 10**15
+    """58 days: Unix time in microseconds is less."""
+    SHORTEST_NS = 100_000
+    """No camera gives two frames in less."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._offset_s: float | None = None
+        self._given_ns: int | None = None
         self._last_s = 0.0
 
     def __call__(self, time_ns: int | None) -> FrameTime:
@@ -367,26 +374,35 @@ class FrameClock:
         if time_ns is None:
             self._last_s = max(self._last_s, monotonic_ns * 1e-9)
             return FrameTime(time.time_ns(), monotonic_ns, self._last_s)
-        wall_ns = _checked_ns(time_ns)
+        wall_ns = self._checked(time_ns)
         wall_s = wall_ns * 1e-9
         if self._offset_s is None:
             self._offset_s = max(self._last_s, monotonic_ns * 1e-9) - wall_s
         elif not -self.BACK_S <= wall_s + self._offset_s - self._last_s <= self.AHEAD_S:
             self._counters.add("clock_jumps_total")
             self._offset_s = self._last_s - wall_s
+        self._given_ns = wall_ns
         self._last_s = max(self._last_s, wall_s + self._offset_s)
         return FrameTime(wall_ns, monotonic_ns, self._last_s)
 
+    def _checked(self, time_ns: object) -> int:
+        """Unix nanoseconds; :class:`DataError` for seconds, milliseconds or microseconds, and for what is not a time.
 
-def _checked_ns(time_ns: object) -> int:
-    """Unix nanoseconds; :class:`DataError` for floats of seconds, and for what is not a time."""
-    try:
-        wall_ns = operator.index(time_ns)  # type: ignore[arg-type]
-    except TypeError:
-        wall_ns = -1
-    if not 0 <= wall_ns < 2**63:
-        raise DataError(f"time_ns is Unix time in whole nanoseconds, such as time.time_ns(), got {time_ns!r:.100}")
-    return wall_ns
+        As nanoseconds those lie in the first weeks of 1970, and a step between two frames takes next to no time. A clock
+        that starts in 1970 and counts nanoseconds is taken.
+        """
+        try:
+            wall_ns = operator.index(time_ns)  # type: ignore[arg-type]
+        except TypeError:
+            wall_ns = -1
+        wrong = not 0 <= wall_ns < 2**63
+        if self._given_ns is None:
+            wrong |= self.SECONDS[0] <= wall_ns < self.SECONDS[1]
+        elif wall_ns < self.WEEKS_NS:
+            wrong |= 0 < abs(wall_ns - self._given_ns) < self.SHORTEST_NS
+        if wrong:
+            raise DataError(f"time_ns is Unix time in whole nanoseconds, such as time.time_ns(), got {time_ns!r:.100}")
+        return wall_ns
 
 
 def is_finite(

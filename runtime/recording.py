@@ -31,7 +31,7 @@ from .errors import DataError, QueueError
 from .frames import DeviceFrame, HostFrame, Region
 from .queue import Queue, Record
 from .queue.record import Candidate, FrameCopy
-from .queue.recorder import Recorder
+from .queue.recorder import HANDOVER_BYTES, Recorder
 from .stats import Counters
 from .tracking import MOST_STREAMS, Place, Stream
 from .triggers import Decision, Observation, Policy, State, Trigger
@@ -101,16 +101,22 @@ class FrameRecorder:
         device: id of this device.
         camera: the Monitor's name of its camera.
         counters: where drops and errors are counted.
+        handover_bytes: most pixels that wait to be encoded.
+        previous_bytes: most pixels that are held for the beginning of a clip, over all cameras.
     """
 
-    def __init__(self, queue: Queue, bundle: Bundle, device: str, camera: str, counters: Counters) -> None:
+    def __init__(
+        self, queue: Queue, bundle: Bundle, device: str, camera: str, counters: Counters, *,
+        handover_bytes: int = HANDOVER_BYTES, previous_bytes: int = PREVIOUS_BYTES,
+    ) -> None:  # fmt: skip
         self._queue, self._bundle, self._device, self._counters = queue, bundle, device, counters
         self._log = FrameLog(bundle.sha256, device, counters)
         self._state = PolicyState(camera, bundle.sha256)
         maintenance = (self._log.write, self._save_state)
-        self.recorder = Recorder(queue, counters=counters, introduce=self._introduce, maintenance=maintenance)
+        self.recorder = Recorder(queue, counters=counters, introduce=self._introduce, maintenance=maintenance,
+                                 handover_bytes=handover_bytes)  # fmt: skip
         before, after = queue.clip if queue.store != "keypoints" else (0, 0)
-        self._previous = PreviousFrames(before, PREVIOUS_BYTES, counters) if before else None
+        self._previous = PreviousFrames(before, previous_bytes, counters) if before else None
         self._follows = after > 0
 
     def restore(self, policy: Policy, trigger: Trigger) -> None:

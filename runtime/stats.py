@@ -110,7 +110,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._mine = threading.local()
-        self._lock = threading.Lock()  # taken for a thread's first count and by snapshots, never by add
+        self._lock = threading.RLock()  # taken for a thread's first count and by snapshots, never by add
         self._threads: list[tuple[weakref.ref[_Owner], dict[Count, int]]] = []
         self._ended: dict[Count, int] = {}
         self._of_app: dict[str, set[Count]] = {}

@@ -116,8 +116,7 @@ class FixedRegion:
 
     def locate(self, width: int, height: int, proposal: Box | None = None) -> Place:
         """The region; :class:`ConfigError` where it lies outside the frame altogether."""
-        x0, y0, x1, y1 = self.roi
-        if x0 >= width or y0 >= height or x1 < 0 or y1 < 0:
+        if _is_outside(self.roi, width, height):
             raise ConfigError(f"roi {self.roi} lies outside the frame of {width} x {height} px")
         return Place(self.roi, "roi")
 
@@ -513,10 +512,19 @@ def largest(boxes: Any) -> Box | None:
     return (x0, y0, x1, y1)
 
 
-def given_place(box: Any) -> Place:
-    """The app's box; that it is one is checked when its crop is made."""
+def given_place(box: Any, width: int, height: int) -> Place:
+    """The app's box; :class:`DataError` where it is not four numbers, or lies outside the frame altogether."""
     try:
         x0, y0, x1, y1 = map(float, box)
     except (TypeError, ValueError):
         raise DataError(f"a box is the four numbers (x0, y0, x1, y1) in pixels, got {str(box)[:100]}") from None
+    if _is_outside((x0, y0, x1, y1), width, height):
+        raise DataError(
+            f"box {(x0, y0, x1, y1)} lies outside the frame of {width} x {height} px: nobody can be seen in it"
+        )
     return Place((x0, y0, x1, y1), "box")
+
+
+def _is_outside(box_4: Box, width: int, height: int) -> bool:
+    x0, y0, x1, y1 = box_4
+    return x0 >= width or y0 >= height or x1 < 0 or y1 < 0

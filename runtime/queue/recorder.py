@@ -70,6 +70,7 @@ class Recorder:
     Args:
         queue: its settings say what is kept, and how.
         depth: most frames that wait to be encoded.
+        handover_bytes: most pixels that wait to be encoded; a single frame is taken whatever its size.
         counters: where drops and errors are counted.
         introduce: called on the disk thread before the first record of every file: here a file learns what it has to
             know of whoever writes it.
@@ -90,6 +91,7 @@ class Recorder:
         queue: Queue,
         *,
         depth: int = 16,
+        handover_bytes: int = HANDOVER_BYTES,
         counters: Counters | None = None,
         introduce: Callable[[Queue], object] | None = None,
         maintenance: Sequence[Callable[[Queue], object]] = (),
@@ -105,6 +107,8 @@ class Recorder:
             raise ConfigError(f"{queue.path} was opened for reading alone: open it without readonly")
         if depth < 1:
             raise ConfigError(f"depth is at least 1, got {depth}")
+        if handover_bytes < 0:
+            raise ConfigError(f"handover_bytes must not be negative, got {handover_bytes}")
         self.counters = counters if counters is not None else Counters()
         self.encoder = PictureEncoder(
             store=queue.store,
@@ -118,7 +122,7 @@ class Recorder:
         self._pid = os.getpid()
         # Changed on the cameras' threads, one at a time.
         self._producers = threading.Lock()
-        self._handover = HandOver(depth, HANDOVER_BYTES)
+        self._handover = HandOver(depth, handover_bytes)
         self._frames: dict[str, int] = {}
         self._owed: dict[str, int] = {}
         self._closing = False

@@ -5,6 +5,7 @@ Shapes: H W frame, J joints.
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -172,13 +173,100 @@ def test_a_stream_that_no_record_could_name_is_refused(make: Make) -> None:
             make().batch([frame()], None, [name])  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("time_ns", [1.7e9, "now", -5, float("nan"), 2**63])
+@pytest.mark.parametrize("time_ns", [1.7e9, 1_760_000_000, "now", -5, float("nan"), 2**63])
 def test_a_time_that_is_none_is_a_clear_error_and_is_not_counted(make: Make, time_ns: Any) -> None:
     monitor = make()
     with pytest.raises(DataError, match="whole nanoseconds"):
         monitor(frame(), time_ns=time_ns)
     assert monitor.stats().frames == {}
     assert monitor(frame(), time_ns=np.int64(10**18)).sequence == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unit", [1, 10**3, 10**6], ids=["seconds", "milliseconds", "microseconds"])
+def test_times_in_another_unit_are_an_error_at_the_second_frame_at_the_latest(make: Make, unit: int) -> None:
+    monitor = make()
+    if unit > 1:
+        monitor(frame(), time_ns=1_760_000_000 * unit)
+    with pytest.raises(DataError, match="whole nanoseconds"):
+        monitor(frame(), time_ns=round((1_760_000_000 + 1 / 30) * unit) + (unit == 1))
+
+
+@pytest.mark.parametrize("start_ns", [0, 20 * 10**9, 3600 * 10**9, 10**18])
+def test_nanoseconds_are_taken_also_of_a_clock_that_starts_in_1970(make: Make, start_ns: int) -> None:
+    monitor = make()
+    assert [monitor(frame(), time_ns=start_ns + number * 10**7).sequence for number in range(3)] == [0, 1, 2]
+    assert monitor(frame(), time_ns=start_ns + 2 * 10**7).sequence == 3  # the same time again
+
+
+def test_a_queue_is_set_up_by_the_monitor_where_it_is_given_by_its_path(make: Make, tmp_path: Path) -> None:
+    monitor = make(tmp_path / "q.db", Threshold(0), store="crop", clip=(1, 0), max_bytes=4 << 20)
+    monitor(frame(), BOX)
+    assert monitor(frame(), BOX).kept
+    assert monitor.flush(10)
+    with Queue(tmp_path / "q.db", readonly=True) as queue:
+        first, second = queue.peek()
+        assert (first.store, len(queue.pictures(second.id)), queue.info().max_bytes) == ("crop", 2, 4 << 20)
+    for queue_of_mine in (None, Queue(tmp_path / "mine.db")):
+        with pytest.raises(ConfigError, match=r"^store, clip set up a queue"):
+            make(queue_of_mine, store="crop", clip=(1, 0))
+
+
+def test_the_memory_of_the_hand_over_is_settable(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="handover_bytes"):
+        make(tmp_path / "q.db", handover_bytes=-1)
+    monitor = make(tmp_path / "q.db", Threshold(0), clip=(1, 0), handover_bytes=0, previous_bytes=0)
+    kept = [monitor(frame(seed)).kept for seed in range(20)]
+    assert kept[0]  # one frame is taken whatever its size
+    assert monitor.stats().by("dropped_pictures_total", "reason")["clip_memory"] == 20
+
+
+def test_monitors_that_are_forgotten_leave_no_thread_and_no_descriptor(folder: Path, tmp_path: Path) -> None:
+    def descriptors() -> int:
+        there = Path("/proc/self/fd")
+        return len(list(there.iterdir())) if there.is_dir() else 0
+
+    before = threading.active_count(), descriptors()
+    for number in range(5):
+        forgotten = Monitor(folder, tmp_path / f"{number}.db", Threshold(0), Scripted())
+        assert forgotten(frame()).kept
+        del forgotten
+    gc.collect()
+    assert (threading.active_count(), descriptors()) == before
+    for number in range(5):
+        with Queue(tmp_path / f"{number}.db", readonly=True) as queue:
+            assert len(queue.peek()) == sum(tally.frames for tally in queue.tallies()) == 1
+
+
+def test_a_signals_handler_may_close_while_another_thread_watches_and_stats_are_read(
+    folder: Path, tmp_path: Path
+) -> None:
+    for number in range(5):
+        monitor = Monitor(folder, tmp_path / f"{number}.db", Control(rate=0.1), Scripted())
+        closed = threading.Event()
+
+        def watch(monitor: Monitor = monitor) -> None:
+            try:
+                while True:
+                    monitor(frame())
+            except ConfigError:
+                return
+
+        camera = threading.Thread(target=watch)
+        before = signal.signal(signal.SIGUSR1, lambda *_, m=monitor, c=closed: (m.close(), c.set()))
+        try:
+            camera.start()
+            threading.Timer(
+                0.05 + 0.01 * number, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)
+            ).start()
+            while not closed.is_set():
+                monitor.stats()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+            camera.join(20)
+        seen = sum(monitor.stats().frames.values())
+        with Queue(tmp_path / f"{number}.db", readonly=True) as queue:
+            assert sum(tally.frames for tally in queue.tallies()) == seen
+            assert sum(chunk.frames for chunk in queue.scores()) == seen
 
 
 def test_an_app_counts_beside_the_monitor(make: Make) -> None:
@@ -317,8 +405,15 @@ def test_frames_of_any_size_and_layout_are_soundly_answered(make: Make) -> None:
         assert np.isfinite(verdict.keypoints).all()
     pixels = frame()
     assert monitor(pixels[::2], BOX).predicted_loss == monitor(pixels[::2].copy(), BOX).predicted_loss
-    outside = monitor(pixels, (1000, 1000, 1200, 1300))
-    assert outside.predicted_loss == monitor(np.zeros_like(pixels), BOX).predicted_loss
+
+
+@pytest.mark.parametrize("box", [(1000, 1000, 1200, 1300), (-50, 5, -1, 40), (5, -90, 40, -2), (64, 0, 80, 20)])
+def test_a_box_beside_the_frame_is_one_clear_error_and_nothing_is_kept(make: Make, tmp_path: Path, box: Any) -> None:
+    monitor = make(tmp_path / "q.db", Threshold(0))
+    with pytest.raises(DataError, match="lies outside the frame of 64 x 48 px"):
+        monitor(frame(), box)
+    assert monitor.stats().frames == {}
+    assert monitor(frame(), (-20, -20, 3, 3)).kept  # partly within
 
 
 EDGE = st.floats(-3000, 3000) | st.sampled_from([float("nan"), float("inf"), 1e300, -0.0, 1e-320])
