@@ -165,7 +165,7 @@ def test_people_that_trained_the_model_do_not_calibrate_it(base: Path, cache: Pa
 
 
 def test_people_of_another_skeleton_are_refused(base: Path, cache: Path) -> None:
-    with pytest.raises(DataError, match="16 joints of 'mpii'"):
+    with pytest.raises(DataError, match="16 of 'mpii'"):
         unseen_crops(read_people(seed=0, count=4, domain="easy"), MPII, checkpoint.load(base).crop, cache, ())
 
 

@@ -32,7 +32,7 @@ from .records import Bools, Floats, ImageError, PoseData, trained
 
 log = logging.getLogger("alpose")
 
-VERSION = 3
+VERSION = 4
 """Raise this when the pixels of a crop change."""
 
 
