@@ -1,6 +1,6 @@
 """How often ``track=True`` has the person in its crop: a bundle on a video whose people were labelled by hand.
 
-    python -m bench.tracking lsp.alpose VIDEO.mp4 tests/fixtures/video-people.json [--show OUT.mp4]
+    python -m bench.tracking lsp.alpose VIDEO.mp4 tests/fixtures/video-people.json --name now --out bench/results/tracking.json
 
 A frame counts as covered when the crop holds nine tenths of the person's box and is no longer than two and a half times the
 box's longer side: a search window of the whole frame covers everybody and helps nobody. Frames in which less than a third of
@@ -36,58 +36,62 @@ def covers(place_4: Box, person_4: Box, margin: float) -> bool:
     return wide * high >= HELD * area and side <= LONGEST * longer
 
 
+VARIANTS = {"as it is": (False, 1), "mirrored": (True, 1), "every second frame": (False, 2)}
+
+
+def look(bundle: Path, video: Path, document: dict[str, Any], mirrored: bool, every: int) -> dict[str, list[int]]:
+    """The labelled frames by what the tracker did on them."""
+    width = document["size"][0]
+    labelled = {row["frame"]: row for row in document["labels"]}
+    found: dict[str, list[int]] = {name: [] for name in ("covered", "elsewhere", "searching", "quiet", "nobody")}
+    capture = cv2.VideoCapture(str(video))
+    with runtime.Monitor(bundle, track=True, engine="cpu", threads=1, frame_format="bgr") as monitor:
+        for index in range(round(capture.get(cv2.CAP_PROP_FRAME_COUNT))):
+            read, frame_HW3 = capture.read()
+            row = labelled.get(index)
+            if not read or (index % every and row is None):
+                continue
+            if mirrored:
+                frame_HW3 = frame_HW3[:, ::-1].copy()
+            verdict = monitor(frame_HW3, time_ns=10**18 + round(index * 1e9 / document["frames_per_second"]))
+            if row is None or row.get("partial"):
+                continue
+            followed = verdict.place in ("track", "motion")
+            if row["box"] is None:
+                found["nobody" if followed else "quiet"].append(index)
+                continue
+            x0, y0, x1, y1 = row["box"]
+            box_4 = (width - 1 - x1, y0, width - 1 - x0, y1) if mirrored else (x0, y0, x1, y1)
+            covered = followed and covers(verdict.box, box_4, monitor.bundle.crop.margin)
+            found["covered" if covered else "elsewhere" if followed else "searching"].append(index)
+    return found
+
+
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, path_type=Path))
 @click.argument("video", type=click.Path(exists=True, path_type=Path))
 @click.argument("labels", type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--mirrored", is_flag=True, help="Mirror every frame and label: the same people on a video not seen before."
-)
-@click.option("--every", default=1, help="Look at each nth frame only, as a slower camera would.")
-def main(bundle: Path, video: Path, labels: Path, mirrored: bool, every: int) -> None:
-    """Print how many of the labelled frames are covered, and where the others were looked at."""
+@click.option("--name", help="Of this checkout in the result file.")
+@click.option("--out", type=click.Path(path_type=Path), help="A JSON file to which the result is added under --name.")
+def main(bundle: Path, video: Path, labels: Path, name: str | None, out: Path | None) -> None:
+    """Print how many of the labelled frames are covered: as they are, mirrored, and with every second frame left out."""
     document: dict[str, Any] = json.loads(labels.read_text())
-    width = document["size"][0]
-    labelled = {row["frame"]: row for row in document["labels"]}
-    found: dict[str, list[int]] = {
-        "covered": [],
-        "tracked elsewhere": [],
-        "searching": [],
-        "tracked nobody": [],
-        "quiet": [],
-    }
-    capture = cv2.VideoCapture(str(video))
-    monitor = runtime.Monitor(bundle, track=True, engine="cpu", threads=1, frame_format="bgr")
-    index = 0
-    while True:
-        read, frame_HW3 = capture.read()
-        if not read:
-            break
-        row = labelled.get(index)
-        if index % every == 0 or row is not None:
-            if mirrored:
-                frame_HW3 = frame_HW3[:, ::-1].copy()
-            verdict = monitor(frame_HW3, time_ns=10**18 + round(index * 1e9 / document["frames_per_second"]))
-            if row is not None and not row.get("partial"):
-                box = row["box"]
-                if box is not None and mirrored:
-                    box = [width - 1 - box[2], box[1], width - 1 - box[0], box[3]]
-                tracked = verdict.place == "track"
-                if box is None:
-                    found["tracked nobody" if tracked else "quiet"].append(index)
-                elif tracked and covers(verdict.box, tuple(box), monitor.bundle.crop.margin):
-                    found["covered"].append(index)
-                else:
-                    found["tracked elsewhere" if tracked else "searching"].append(index)
-        index += 1
-    monitor.close()
-    people = sum(len(found[name]) for name in ("covered", "tracked elsewhere", "searching"))
-    print(f"{bundle.name} on {video.name}{' (mirrored)' if mirrored else ''}, every {every}. frame")
-    print(f"  with a person: {len(found['covered'])} of {people} covered ({100 * len(found['covered']) / people:.0f} %), "
-          f"{len(found['tracked elsewhere'])} tracked elsewhere, {len(found['searching'])} searching")  # fmt: skip
-    print(f"  empty: {len(found['quiet'])} quiet, {len(found['tracked nobody'])} tracked nobody")
-    for name in ("tracked elsewhere", "searching", "tracked nobody"):
-        print(f"  {name}: {found[name]}")
+    results = {}
+    for variant, (mirrored, every) in VARIANTS.items():
+        found = look(bundle, video, document, mirrored, every)
+        people = len(found["covered"]) + len(found["elsewhere"]) + len(found["searching"])
+        empty = len(found["quiet"]) + len(found["nobody"])
+        print(f"{variant}: {len(found['covered'])} of {people} people covered, {len(found['elsewhere'])} followed elsewhere, "
+              f"{len(found['searching'])} searched for; {len(found['nobody'])} of {empty} empty frames followed")  # fmt: skip
+        results[variant] = {"people": people, "empty": empty, **found}
+    if out is not None:
+        held = (
+            json.loads(out.read_text())
+            if out.exists()
+            else {"video": video.name, "bundle": bundle.name, "held": HELD, "longest": LONGEST}
+        )
+        held[name or "now"] = results
+        out.write_text(json.dumps(held, indent=None, separators=(",", ":")).replace('},"', '},\n"') + "\n")
 
 
 if __name__ == "__main__":

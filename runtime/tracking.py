@@ -40,7 +40,7 @@ from .signals import Signals
 from .stats import Counters
 
 Box = tuple[float, float, float, float]
-PlaceSource = Literal["box", "roi", "track", "search", "whole"]
+PlaceSource = Literal["box", "roi", "track", "motion", "search", "whole"]
 
 MOST_STREAMS = 64
 """Streams that are remembered: names are few. An app that gives every passer-by a new one loses the oldest, counted."""
@@ -53,7 +53,8 @@ class Place:
     box_4: Box
     """Tight around the person, before the bundle's margin."""
     source: PlaceSource
-    """``box``: the app gave it; ``roi``: fixed; ``track``: from the last pose; ``search``: a search window, as nobody is
+    """``box``: the app gave it; ``roi``: fixed; ``track``: from the last pose; ``motion``: where something has moved on
+    several frames, or where the app's detector says; ``search``: a search window, as nobody is
     known to be there; ``whole``: the whole frame, because nothing else was asked for."""
 
 
@@ -159,6 +160,8 @@ class TrackConfig:
     """A search ends at once at a pose with a lower failure probability; otherwise with the best of all its windows."""
     supported: float = 0.3
     """How much of the union of box and proposal their intersection must be for the one to confirm the other."""
+    steady: int = 3
+    """Frames in a row with nearly the same proposal after which somebody is taken to be there, whatever the poses."""
     wider: float = 0.1
     """How much longer the box gets for each missed frame: a person who is missed has moved, or the box is too tight."""
     windows: tuple[float, ...] = (1.0, 0.67)
@@ -184,6 +187,10 @@ class TrackState:
     """Frames without a confident pose, in a row."""
     looked: int = 0
     """Search windows since the person was lost."""
+    proposal_4: Box | None = None
+    """Where somebody may be on this frame, as movement or a detector has it, ..."""
+    steady: int = 0
+    """... and on how many frames in a row it was about there."""
     proposed: bool = False
     """Whether the last window was a proposal: proposals and windows take turns."""
     best_4: Box | None = None
@@ -206,7 +213,6 @@ class Tracker:
             raise ConfigError(f"track: margin must be at least 1 and typical above 0, got {margin} and {typical}")
         self.margin, self.typical, self.config = margin, typical, config or TrackConfig()
         self.state = TrackState()
-        self._proposal: Box | None = None
 
     @property
     def searching(self) -> bool:
@@ -214,15 +220,24 @@ class Tracker:
         return self.state.box_4 is None
 
     def locate(self, width: int, height: int, proposal: Box | None = None) -> Place:
-        """The followed person's box; without one the proposal and the next search window in turn."""
-        state, config = self.state, self.config
-        self._proposal = proposal
+        """The box of a person whose pose is believed, else a steady proposal; without either, search: a proposal and the
+        windows in turn.
+        """
+        config = self.config
+        before_4 = self.state.proposal_4
+        near = proposal is not None and before_4 is not None and _overlap(proposal, before_4) >= 0.5
+        steady = self.state.steady + 1 if near else int(proposal is not None)
+        state = self.state = replace(self.state, proposal_4=proposal, steady=steady)
+        believed = (
+            state.box_4 is not None and not state.missed and (proposal is None or self._is_supported(state.box_4))
+        )
+        if proposal is not None and steady >= config.steady and not believed:
+            return Place(proposal, "motion")
         if state.box_4 is not None:
             return Place(_scaled(state.box_4, 1 + config.wider * state.missed, width, height), "track")
-        if proposal is not None and not state.proposed:
-            self.state = replace(state, proposed=True)
+        self.state = replace(state, proposed=proposal is not None and not state.proposed)
+        if proposal is not None and self.state.proposed:
             return Place(proposal, "search")
-        self.state = replace(state, proposed=False)
         windows = search_windows(width, height, config.windows, self.margin)
         return Place(windows[state.looked % len(windows)], "search")
 
@@ -236,20 +251,23 @@ class Tracker:
         seen_4 = (
             pose_box(keypoints_J2, confidence_J, config.joint, width, height) if confidence >= config.keep else None
         )
+        wrong = failure_probability >= config.wrong  # not with NaN
         if place.source == "box":  # believed whatever the pose, and so is the person in it
-            self.state = TrackState(seen_4 or _scaled(place.box_4, 1.0, width, height))
+            self.state = self._anew(seen_4 or _scaled(place.box_4, 1.0, width, height))
+        elif place.source == "motion":
+            believed_4 = seen_4 if confidence >= config.find and not wrong else None
+            self.state = self._anew(believed_4, state.looked)
         elif place.source != "track":
             found_4 = seen_4 if confidence >= config.find else None
             self.state = self._searched(found_4, failure_probability, width, height)
         else:
             missed, box_4 = state.missed + 1, state.box_4
             if seen_4 is not None:
-                doubtful = confidence < config.find or failure_probability >= config.wrong
-                missed = state.missed + config.doubt if doubtful and not self._is_supported(seen_4) else 0.0
+                missed = state.missed + config.doubt if confidence < config.find or wrong else 0.0
                 # From where was looked, not from the box before it was widened: a view that works is kept.
                 shrink = config.shrink * float((confidence_J >= config.joint).mean()) ** 2
                 box_4 = _moved(place.box_4, seen_4, config.grow, shrink)
-            self.state = TrackState(box_4, missed) if missed < config.patience else TrackState()
+            self.state = replace(state, box_4=box_4, missed=missed) if missed < config.patience else self._anew(None)
         return place.source != "search" or self.state.box_4 is not None
 
     def _searched(self, found_4: Box | None, probability: float, width: int, height: int) -> TrackState:
@@ -257,7 +275,7 @@ class Tracker:
         state, config = self.state, self.config
         if found_4 is not None:
             if not probability >= config.sure or self._is_supported(found_4):  # NaN says nothing against it
-                return TrackState(found_4)
+                return self._anew(found_4)
             if probability < min(state.best, config.wrong):
                 state = replace(state, best_4=found_4, best=probability)
         if state.proposed:
@@ -265,11 +283,16 @@ class Tracker:
         looked = state.looked + 1
         if looked % len(search_windows(width, height, config.windows, self.margin)):
             return replace(state, looked=looked)
-        return TrackState(state.best_4, looked=looked)
+        return self._anew(state.best_4, looked)
+
+    def _anew(self, box_4: Box | None, looked: int = 0) -> TrackState:
+        """A person who was just found, or nobody; what is known of proposals stays."""
+        return TrackState(box_4, looked=looked, proposal_4=self.state.proposal_4, steady=self.state.steady)
 
     def _is_supported(self, box_4: Box) -> bool:
         """Whether the proposal says as well that somebody is there."""
-        return self._proposal is not None and _overlap(box_4, self._proposal) >= self.config.supported
+        proposal_4 = self.state.proposal_4
+        return proposal_4 is not None and _overlap(box_4, proposal_4) >= self.config.supported
 
 
 class Movement:

@@ -139,8 +139,8 @@ class Verdict:
     box: tuple[float, float, float, float]
     """(x0, y0, x1, y1): where the person was looked for, in frame pixels."""
     place: str
-    """Where the box came from: ``box`` the app, ``roi`` a fixed region, ``track`` the last pose, ``search`` a search window,
-    ``whole`` the whole frame."""
+    """Where the box came from: ``box`` the app, ``roi`` a fixed region, ``track`` the last pose, ``motion`` where something moves,
+    ``search`` a search window, ``whole`` the whole frame."""
     timings: Timings
     sequence: int
     """Running number of this Monitor's verdicts, from 0."""

@@ -32,7 +32,14 @@ GOOD: Colour = (48, 196, 120)
 DOUBTFUL: Colour = (255, 186, 48)
 BAD: Colour = (255, 76, 76)
 CONTROL: Colour = (120, 168, 255)
-PLACES: dict[str, Colour] = {"search": DOUBTFUL, "track": WHITE, "roi": CONTROL, "box": WHITE, "whole": GREY}
+PLACES: dict[str, Colour] = {
+    "search": DOUBTFUL,
+    "track": WHITE,
+    "motion": WHITE,
+    "roi": CONTROL,
+    "box": WHITE,
+    "whole": GREY,
+}
 
 CODECS = {".mp4": ("avc1", "mp4v"), ".m4v": ("avc1", "mp4v"), ".mov": ("avc1", "mp4v"), ".webm": ("VP80",),
           ".avi": ("MJPG",), ".mkv": ("avc1", "mp4v")}  # fmt: skip

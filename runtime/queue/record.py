@@ -120,7 +120,7 @@ class Record:
     box: tuple[float, float, float, float]
     """Where the person was looked for: (x0, y0, x1, y1) in frame pixels."""
     place: str
-    """Where the box came from: ``box``, ``roi``, ``track``, ``search``."""
+    """Where the box came from: ``box``, ``roi``, ``track``, ``motion``, ``search``, ``whole``."""
     keypoints_J2: npt.NDArray[np.float32]
     """In frame pixels."""
     scores_J: npt.NDArray[np.float32]

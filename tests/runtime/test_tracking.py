@@ -330,9 +330,10 @@ def test_a_track_of_no_margin_is_an_error(margin: float, usual: float) -> None:
 
 def test_a_proposal_is_searched_in_turn_with_the_windows() -> None:
     track, windows = Tracker(margin=MARGIN), search_windows(WIDTH, HEIGHT, TrackConfig().windows, MARGIN)
+    elsewhere = (10.0, 10.0, 100.0, 300.0)
     places = []
-    for _ in range(4):
-        place = track.locate(WIDTH, HEIGHT, PERSON)
+    for proposal in (PERSON, elsewhere, PERSON, elsewhere):
+        place = track.locate(WIDTH, HEIGHT, proposal)
         track.update(*Room(person=None).look(place), place, WIDTH, HEIGHT)
         places.append(place)
 
@@ -351,14 +352,38 @@ def test_a_pose_that_the_net_takes_for_wrong_is_not_followed_for_long() -> None:
     assert track.locate(WIDTH, HEIGHT).source == "search"
 
 
-def test_where_somebody_moves_a_wrong_pose_is_followed_on() -> None:
-    track = Tracker(margin=MARGIN)
-    track.state = TrackState(PERSON)
+def test_where_somebody_moves_is_looked_at_however_wrong_every_pose_is() -> None:
+    track, empty = Tracker(margin=MARGIN), Room(person=None)
+    places = []
     for _ in range(60):
         place = track.locate(WIDTH, HEIGHT, PERSON)
-        track.update(*Room().look(place), place, WIDTH, HEIGHT, 0.95)
+        occupied = track.update(*empty.look(place), place, WIDTH, HEIGHT, 0.95)
+        assert occupied == (place.source == "motion")
+        places.append(place)
 
-    assert track.locate(WIDTH, HEIGHT, PERSON).source == "track"
+    assert [place.source for place in places[: track.config.steady]] == ["search", "search", "motion"]
+    assert all(place == Place(PERSON, "motion") for place in places[track.config.steady :])
+
+
+def test_a_believed_pose_goes_before_movement_and_a_doubted_one_behind() -> None:
+    track = Tracker(margin=MARGIN)
+    wide = (PERSON[0] - 40, PERSON[1], PERSON[2] + 40, PERSON[3])
+    sources = []
+    for probability in [0.1] * 10 + [0.95] * 3:
+        place = track.locate(WIDTH, HEIGHT, wide)
+        track.update(*Room().look(place), place, WIDTH, HEIGHT, probability)
+        sources.append(place.source)
+
+    assert set(sources[3:10]) == {"track"}
+    assert sources[11:] == ["motion", "motion"]
+
+
+def test_a_proposal_that_jumps_about_is_nobody_yet() -> None:
+    track, empty = Tracker(margin=MARGIN), Room(person=None)
+    for number in range(20):
+        place = track.locate(WIDTH, HEIGHT, (0.0, 0.0, 60.0, 200.0) if number % 2 else PERSON)
+        track.update(*empty.look(place), place, WIDTH, HEIGHT)
+        assert place.source == "search"
 
 
 def test_a_search_takes_the_least_doubtful_pose_of_its_round() -> None:
