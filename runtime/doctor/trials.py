@@ -19,7 +19,7 @@ import numpy as np
 
 from ..bundle import Bundle, check_files
 from ..bundle.golden import UNITS, GoldenReport, run_golden
-from ..engines.catalog import verify_engine
+from ..engines.catalog import default_threads, engine_kinds, verify_engine
 from ..engines.onnx import OnnxEngine
 from ..engines.tensorrt import TensorRTEngine
 from ..engines.tensorrt_plans import rebuild, unavailable
@@ -36,6 +36,8 @@ FEWEST = 40
 """A soak of fewer frames says nothing about drift."""
 
 NVIDIA = ("cuda", "tensorrt")
+OWN = ("cpu", *NVIDIA)
+"""Engines of the catalog that have checks of their own here."""
 TIMED = 20
 
 TINY = (
@@ -69,7 +71,9 @@ def check_bundle(folder: Path, public_key: Path | None = None) -> tuple[Bundle |
 
 
 def check_engines(bundle: Bundle | None, here: Environment, make: Make | None = None) -> Iterator[Finding]:
-    """Start every provider of the installed ONNX Runtime, and TensorRT's own engines; let each answer golden frames.
+    """Start every provider of the installed ONNX Runtime, TensorRT's own engines and what an app has registered beside them.
+
+    Each answers the golden frames.
 
     Args:
         bundle: without one, only whether a provider starts is looked at.
@@ -80,6 +84,8 @@ def check_engines(bundle: Bundle | None, here: Environment, make: Make | None = 
         yield _onnx(provider, bundle, here, make or OnnxEngine)
     if bundle is not None and ("tensorrt" in here.packages or any(bundle.engines.glob("*"))):
         yield from _native(bundle, here)
+    if bundle is not None:
+        yield from _registered(bundle)
 
 
 def _onnx(provider: str, bundle: Bundle | None, here: Environment, make: Make) -> Finding:
@@ -127,6 +133,23 @@ def _native(bundle: Bundle, here: Environment) -> Iterator[Finding]:
         yield ok("engine tensorrt-native", str(error).splitlines()[0], "", rebuild(bundle))
     except AlposeError as error:
         yield failed("engine tensorrt-native", str(error).splitlines()[0], "it is refused", rebuild(bundle))
+
+
+def _registered(bundle: Bundle) -> Iterator[Finding]:
+    """Engines of the catalog that alpose does not bring itself."""
+    for kind in engine_kinds():
+        if kind.argument or kind.name in OWN:
+            continue
+        name = f"engine {kind.name}"
+        try:
+            if absent := kind.absent(bundle):
+                yield ok(name, absent)
+                continue
+            engine = kind.open(bundle, "", default_threads())
+            for report in verify_engine(engine, bundle.golden):
+                yield _judged(name, report, None)
+        except Exception as error:  # whatever a library raises is what the doctor is there to tell
+            yield failed(name, (str(error).splitlines() or [type(error).__name__])[0], "this engine cannot be used")
 
 
 def _judged(name: str, report: GoldenReport, seconds: float | None) -> Finding:

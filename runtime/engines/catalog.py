@@ -70,6 +70,11 @@ def register(kind: EngineKind) -> None:
     _KINDS[kind.name] = kind
 
 
+def unregister(name: str) -> None:
+    """Forget an engine; nothing where there is none of that name."""
+    _KINDS.pop(name, None)
+
+
 def engine_kinds() -> tuple[EngineKind, ...]:
     """Every registered engine, in the order of registration."""
     return tuple(_KINDS.values())

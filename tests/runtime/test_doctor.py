@@ -9,8 +9,8 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from alpose.runtime.doctor import Environment, Finding, Report, examine
 from alpose.runtime.doctor.checks import check
 from alpose.runtime.doctor.facts import DiskInfo, examine_disk, libraries, needed_libraries, provider_needs
 from alpose.runtime.doctor.trials import SoakResult, check_bundle, check_engines, check_queue, check_soak, soak
+from alpose.runtime.engines.catalog import EngineKind, register, unregister
 from alpose.runtime.errors import DataError
 
 from ..fakes import scripted as fakes
@@ -302,6 +303,38 @@ def test_every_provider_is_started_and_asked(folder: Path) -> None:
     assert asked == ["tensorrt", "cuda", "cpu"]
     assert bad(findings) == []
     assert "golden frames answered rightly" in findings[0].found
+
+
+def test_an_engine_that_was_registered_is_tried_too(folder: Path) -> None:
+    wrong: list[bool] = [False]
+
+    class Mine(Scripted):  # type: ignore[misc]
+        def __call__(self, frames: Any) -> Any:
+            return super().__call__(255 - frames if wrong[0] else frames)
+
+    def absent(bundle: Bundle) -> str | None:
+        return "the chip is not there" if wrong == [] else None
+
+    def broken(bundle: Bundle, argument: str, threads: int) -> Any:
+        raise RuntimeError("the chip is busy")
+
+    with only_registered(EngineKind(name="mine", summary="", open=lambda *_: Mine(), absent=absent)):
+        assert only(engines(folder, SOUND, lambda *_: Scripted()), "engine mine").state == "ok"
+        wrong[0] = True
+        assert only(engines(folder, SOUND, lambda *_: Scripted()), "engine mine").state == "failed"
+        wrong.clear()
+        assert only(engines(folder, SOUND, lambda *_: Scripted()), "engine mine").found == "the chip is not there"
+    with only_registered(EngineKind(name="mine", summary="", open=broken)):
+        assert only(engines(folder, SOUND, lambda *_: Scripted()), "engine mine").found == "the chip is busy"
+
+
+@contextmanager
+def only_registered(kind: EngineKind) -> Iterator[None]:
+    register(kind)
+    try:
+        yield
+    finally:
+        unregister(kind.name)
 
 
 def test_an_engine_that_answers_wrongly_is_shown_with_its_deviation(folder: Path) -> None:

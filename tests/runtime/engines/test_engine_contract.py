@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime.bundle.golden import Golden, Tolerances
+from alpose.runtime.commands.run import run
 from alpose.runtime.crop import Crop
 from alpose.runtime.dlpack import MemoryKind
 from alpose.runtime.engines.catalog import engine_kinds, open_engine, verify_engine
@@ -59,6 +61,14 @@ def device_of(case: Case) -> tuple[DeviceEngine, Callable[[Bytes, FrameFormat], 
 
 def test_every_engine_of_the_catalog_is_tried_or_has_a_reason() -> None:
     assert {kind.name for kind in engine_kinds()} <= {kind for kind, _ in CASES.values()} | set(NOT_HERE)
+
+
+def test_help_and_docs_name_every_engine() -> None:
+    done = CliRunner().invoke(run, ["--help"])
+    page = (Path(__file__).parents[3] / "docs" / "monitor.md").read_text()
+    for kind in engine_kinds():
+        assert f"{kind.name}:" in done.output if kind.argument else kind.name in done.output
+        assert f'`"{kind.name}' in page
 
 
 # --- crops
