@@ -13,7 +13,7 @@ from .pull_commands import INBOX, JSON, NOT_WHOLE
 
 if TYPE_CHECKING:
     from .annotation import Written
-    from .dataset import Imported
+    from .importing import Imported
     from .select import Chosen
 
 CHOICES_SHOWN = 10
@@ -259,7 +259,7 @@ def import_(
     """
     from alpose.runtime.errors import DataError, DataNotFoundError
 
-    from .dataset import import_labels
+    from .importing import import_labels
     from .inbox import Inbox
     from .screen import plural, say
 
