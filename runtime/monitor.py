@@ -194,7 +194,7 @@ class Monitor:
         boxes: Sequence[npt.ArrayLike | None] | None = None,
         streams: Sequence[str] | None = None,
         *,
-        time_ns: int | None = None,
+        time_ns: int | Sequence[int] | None = None,
     ) -> list[Verdict]:
         """Watch several persons or cameras with one call of the engine.
 
@@ -203,7 +203,7 @@ class Monitor:
             boxes: one for each, or None.
             streams: names of cameras or persons, the same in every call: tracks, signals and episodes are kept by them.
                 A few fixed names: the state of many is forgotten. Left out: by their place, ``0``, ``1`` …
-            time_ns: as in a single call.
+            time_ns: as in a single call; or one for each, of cameras that each have a clock of their own.
         """
         names = [str(place) for place in range(len(frames))] if streams is None else list(streams)
         places = [None] * len(frames) if boxes is None else list(boxes)
@@ -278,7 +278,7 @@ class Monitor:
         self.close()
 
     def _run(
-        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | None
+        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | Sequence[int] | None
     ) -> list[Verdict]:
         if os.getpid() != self._pid:  # before the lock: a thread that stayed behind in the parent may hold it
             raise ConfigError(
@@ -296,7 +296,7 @@ class Monitor:
                     self.close()
 
     def _verdicts(
-        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | None
+        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | Sequence[int] | None
     ) -> list[Verdict]:
         background = self._parts.opened.background
         if background is None or background.verified:

@@ -14,7 +14,7 @@ import math
 import operator
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_fore
 from .logs import RateLimitedLog
 from .recording import FrameRecorder, FrameResult, RegionOfInterest
 from .stats import Counters, Meters
-from .tracking import Box, Stream, Streams, given_place, largest
+from .tracking import MOST_STREAMS, Box, Stream, Streams, given_place, largest
 from .triggers import Decision, Observation, Policy, Setting, Trigger
 from .types import Engine, FrameTime, Outputs, Timings, Verdict
 
@@ -92,13 +92,13 @@ class FramePipeline:
         return self._drift.report()
 
     def __call__(
-        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | None
+        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | Sequence[int] | None
     ) -> list[Verdict]:
-        """Watch one person on each frame: with a box or None, in the stream of that name."""
+        """Watch one person on each frame: with a box or None, in the stream of that name, at one time or each at its own."""
         began_s = time.perf_counter()
         # Take and locate.
         regions = [self._locate(*given) for given in zip(frames, boxes, names, strict=True)]
-        frame_time = self._clock(time_ns)
+        frame_times = self._times(time_ns, names)
         # Cut and infer.
         located_s = time.perf_counter()
         outputs, cut_s = self._reader.infer(regions)
@@ -106,7 +106,7 @@ class FramePipeline:
         # Decide and record.
         results = []
         for row, region in enumerate(regions):
-            result = self._decide(region, outputs, row, frame_time)
+            result = self._decide(region, outputs, row, frame_times[row])
             results.append((result, self._record(result)))
         ended_s = time.perf_counter()
         timings = Timings(
@@ -124,6 +124,13 @@ class FramePipeline:
         self._meters.call(outcomes.values(), crop_s=timings.crop_s, inference_s=timings.inference_s,
                           decision_s=timings.decision_s, total_s=timings.total_s)  # fmt: skip
         return [self._verdict(result, kept, timings) for result, kept in results]
+
+    def _times(self, time_ns: int | Sequence[int] | None, names: Sequence[str]) -> list[FrameTime]:
+        if time_ns is None or not isinstance(time_ns, (list, tuple, np.ndarray)):
+            return [self._clock(time_ns)] * len(names)  # type: ignore[arg-type]  # the clock refuses what is not a time
+        if len(time_ns) != len(names):
+            raise DataError(f"time_ns is one time, or one for each frame: got {len(time_ns)} for {len(names)} frames")
+        return [self._clock(each, name) for each, name in zip(time_ns, names, strict=True)]
 
     def _locate(self, frame: Any, box: npt.ArrayLike | None, name: str) -> RegionOfInterest:
         """Take a frame and say where to look on it."""
@@ -344,6 +351,17 @@ class FaultIsolation:
         self.limited.error(kind, "%s", message)
 
 
+@dataclass(slots=True)
+class _CameraClock:
+    """What is known of the clock that gives the times of one camera."""
+
+    offset_s: float
+    """From its time to the policy's."""
+    given_ns: int
+    last_s: float
+    """The policy's time of its last frame."""
+
+
 class FrameClock:
     """Gives every call its :class:`~alpose.runtime.types.FrameTime`.
 
@@ -364,28 +382,32 @@ class FrameClock:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._offset_s: float | None = None
-        self._given_ns: int | None = None
+        self._cameras: dict[str, _CameraClock] = {}
         self._last_s = 0.0
 
-    def __call__(self, time_ns: int | None) -> FrameTime:
-        """The time of a frame; ``time_ns`` is Unix time, None for now."""
+    def __call__(self, time_ns: int | None, camera: str = "") -> FrameTime:
+        """The time of a frame; ``time_ns`` is Unix time by the clock of this camera, None for now."""
         monotonic_ns = time.monotonic_ns()
         if time_ns is None:
             self._last_s = max(self._last_s, monotonic_ns * 1e-9)
             return FrameTime(time.time_ns(), monotonic_ns, self._last_s)
-        wall_ns = self._checked(time_ns)
+        known = self._cameras.get(camera)
+        wall_ns = self._checked(time_ns, known.given_ns if known else None)
         wall_s = wall_ns * 1e-9
-        if self._offset_s is None:
-            self._offset_s = max(self._last_s, monotonic_ns * 1e-9) - wall_s
-        elif not -self.BACK_S <= wall_s + self._offset_s - self._last_s <= self.AHEAD_S:
+        if known is None:
+            now_s = max(self._last_s, monotonic_ns * 1e-9)
+            if len(self._cameras) >= MOST_STREAMS:
+                del self._cameras[next(iter(self._cameras))]
+            known = self._cameras[camera] = _CameraClock(now_s - wall_s, wall_ns, now_s)
+        elif not -self.BACK_S <= wall_s + known.offset_s - known.last_s <= self.AHEAD_S:
             self._counters.add("clock_jumps_total")
-            self._offset_s = self._last_s - wall_s
-        self._given_ns = wall_ns
-        self._last_s = max(self._last_s, wall_s + self._offset_s)
+            known.offset_s = known.last_s - wall_s
+        known.given_ns = wall_ns
+        known.last_s = max(known.last_s, wall_s + known.offset_s)
+        self._last_s = max(self._last_s, known.last_s)
         return FrameTime(wall_ns, monotonic_ns, self._last_s)
 
-    def _checked(self, time_ns: object) -> int:
+    def _checked(self, time_ns: object, given_ns: int | None) -> int:
         """Unix nanoseconds; :class:`DataError` for seconds, milliseconds or microseconds, and for what is not a time.
 
         As nanoseconds those lie in the first weeks of 1970, and a step between two frames takes next to no time. A clock
@@ -396,10 +418,10 @@ class FrameClock:
         except TypeError:
             wall_ns = -1
         wrong = not 0 <= wall_ns < 2**63
-        if self._given_ns is None:
+        if given_ns is None:
             wrong |= self.SECONDS[0] <= wall_ns < self.SECONDS[1]
         elif wall_ns < self.WEEKS_NS:
-            wrong |= 0 < abs(wall_ns - self._given_ns) < self.SHORTEST_NS
+            wrong |= 0 < abs(wall_ns - given_ns) < self.SHORTEST_NS
         if wrong:
             raise DataError(f"time_ns is Unix time in whole nanoseconds, such as time.time_ns(), got {time_ns!r:.100}")
         return wall_ns

@@ -132,6 +132,21 @@ def test_a_person_who_was_found_is_followed_each_stream_on_its_own(make: Make) -
     assert places == [["search", "search"], ["track", "search"], ["track", "search"]]
 
 
+def test_cameras_may_have_clocks_of_their_own(make: Make, tmp_path: Path) -> None:
+    began_ns, apart_ns = 1_750_000_000_000_000_000, 3600 * 10**9
+    with make(tmp_path / "q.db", Threshold(0.0)) as monitor:
+        for number in range(3):
+            times = [began_ns + number * 10**8, began_ns + apart_ns + number * 10**8]
+            monitor.batch([frame(), frame()], streams=["left", "right"], time_ns=times)
+            monitor.flush()
+        assert not any(count.name == "clock_jumps_total" for count in monitor.stats().counts)
+        with pytest.raises(DataError, match="2 frames"):
+            monitor.batch([frame(), frame()], time_ns=[began_ns])
+    with Queue(tmp_path / "q.db", readonly=True) as queue:
+        captured = {record.camera: record.captured_ns for record in queue.peek()}
+    assert captured["right"] - captured["left"] == apart_ns
+
+
 def test_a_detector_of_the_apps_proposes_where_to_look_until_somebody_is_followed(make: Make) -> None:
     far = np.array([[2.0, 2.0], [12.0, 2.0], [12.0, 12.0]], dtype=np.float32)
     shown: list[Frame] = []
