@@ -10,7 +10,7 @@ import pytest
 FORBIDDEN = {
     "torch", "onnx", "onnxruntime", "tensorrt", "cuda", "scipy", "sklearn", "cv2", "matplotlib", "h5py", "safetensors",
     "click", "PIL", "simplejpeg", "nacl", "prometheus_client",
-    "asyncio", "http", "multiprocessing", "concurrent",  # slow ones of the standard library
+    "asyncio", "http", "multiprocessing", "concurrent", "socket", "ssl",  # slow ones of the standard library
 }  # fmt: skip
 
 
@@ -27,6 +27,8 @@ def test_an_import_stays_lean(name: str) -> None:
     assert name in loaded
     assert not FORBIDDEN & {module.split(".")[0] for module in loaded}
     assert not {module for module in loaded if module.startswith(("alpose.trainer", "alpose.export", "alpose.tools"))}
+    engines = {module for module in loaded if module.startswith("alpose.runtime.engines.")}
+    assert engines <= {f"alpose.runtime.engines.{module}" for module in ("catalog", "device")}, "opened engines alone"
 
 
 def test_the_check_would_see_a_forbidden_module() -> None:
