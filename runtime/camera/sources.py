@@ -326,8 +326,14 @@ def natural(path: Path) -> tuple[tuple[bool, int, str], ...]:
 
 
 def without_password(address: str) -> str:
-    """An address as it may be shown and logged."""
+    """An address as it may be shown and logged: no user, no password, and no value of a query or fragment.
+
+    Cameras take passwords under any name (``?user=admin&password=…``, ``&pwd=``, ``&auth=``), so no value is shown.
+    """
     parts = urlsplit(address)
-    if "@" not in parts.netloc:
+    if not parts.scheme or not (parts.netloc or parts.query or parts.fragment):
         return address
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    query = "&".join(f"{name.partition('=')[0]}=…" if "=" in name else "…" for name in parts.query.split("&") if name)
+    return urlunsplit(
+        parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment="…" if parts.fragment else "")
+    )

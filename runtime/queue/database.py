@@ -7,8 +7,10 @@ Nothing here knows what a record is. A *transaction* is BEGIN IMMEDIATE … COMM
 from __future__ import annotations
 
 import errno
+import glob
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -42,6 +44,8 @@ MAGIC = b"SQLite format 3\0"
 ROOTS = b"\x01\0\0\0\0" * 8
 """How the second page of every queue begins, the map of what points to the pages behind it: they are roots of tables."""
 LOOK_BYTES = 1 << 20
+MOST_ASIDE = 4
+"""Files that were moved aside and are kept, the newest."""
 
 REASONS = {3: "read_only", 5: "locked", 6: "locked", 8: "read_only", 11: "damaged", 13: "full", 26: "damaged"}
 """Reasons by SQLite's primary result code, which Python tells from 3.11 on."""
@@ -79,6 +83,8 @@ class Database:
         self.given_max_bytes = given_max_bytes
         """The bound that the file is to have from now on; None leaves it as it is."""
         self._clock = clock
+        self.opened_seq = db.execute("SELECT coalesce(max(seq), 0) FROM record").fetchone()[0]
+        """The last record that was there when this was opened."""
         self._main = _identity(path)
         self.busy_timeout_s = tables.pragma(db, "busy_timeout") / 1000
         self._wal: tuple[int, int] | None = None
@@ -516,7 +522,7 @@ def open_writable(
         # A second line of defence: what is put never gets here.
         db.execute(f"PRAGMA max_page_count = {max(bounds.file_pages, 1)}").fetchone()
         last_ns = tables.meta(db, "clock_ns")
-        begun = start(clock.wall_ns(), last_ns)
+        begun = start(clock.wall_ns(), last_ns, tables.meta(db, "doubted_wall_ns"))
         return Database(path, db, bounds, QueueClock(clock, begun), begun, given_max_bytes=max_bytes)
     except BaseException:
         db.close()
@@ -619,7 +625,28 @@ def quarantine(path: Path, time_s: float) -> Path:
             os.rename(beside(path, ending), beside(target, ending))
     _sync_folder(path.parent)
     log.error("queue %s is damaged: moved to %s, and a new one is begun", path, target)
+    clear_aside(path, None, time_s)
     return target
+
+
+def clear_aside(path: Path, max_age_s: float | None, now_s: float) -> None:
+    """Delete files that were moved aside long ago: those beyond the age limit, and all but the newest few.
+
+    They hold pictures of people, and a disk that damages a file every day must not fill up with them.
+    """
+    aside = sorted(
+        found for what in ("damaged", "orphaned") for found in path.parent.glob(f"{glob.escape(path.name)}.{what}-*")
+    )
+    names = sorted(
+        {re.sub("-(wal|shm)$", "", found.name) for found in aside}, key=lambda name: name.split(".")[-1][-16:]
+    )
+    late = set(names[:-MOST_ASIDE])
+    for found in aside:
+        with suppress(OSError):
+            old = max_age_s is not None and found.stat().st_mtime < now_s - max_age_s
+            if old or re.sub("-(wal|shm)$", "", found.name) in late:
+                found.unlink()
+                log.warning("queue %s: %s was moved aside long ago, and is deleted", path, found.name)
 
 
 def _create(path: Path) -> None:

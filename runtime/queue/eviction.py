@@ -307,11 +307,17 @@ def update_after_opening(database: Database, transaction: Transaction, policy: P
     db, begun = transaction.db, database.begun
     if begun is not None and begun.counted is not None:
         tables.count(db, begun.counted)
+    if begun is not None and begun.doubted_ns != tables.meta(db, "doubted_wall_ns"):
+        tables.set_meta(db, "doubted_wall_ns", begun.doubted_ns)
     if begun is not None and begun.redate_ns:
         tables.set_meta(db, "redate_ns", begun.redate_ns)
     if database.given_max_bytes not in (None, tables.meta(db, "max_bytes")):
         tables.set_meta(db, "max_bytes", database.given_max_bytes)
     _add_indexes(database, transaction)
+    if begun is not None and begun.jumped_ns:
+        jump = {"jump": begun.jumped_ns, "opened": database.opened_seq, "life": half_life_s(db)}
+        change = "put_ns = put_ns + :jump, rank = worth + (put_ns + :jump) / 1e9 / :life"
+        _update(transaction, change, "seq > :opened", jump)
     life, shift = policy.half_life_s or half_life_s(db), tables.meta(db, "redate_ns")
     if shift is not None or tables.meta(db, "half_life_s") != life:
         tables.set_meta(db, "next_half_life_s", life)
@@ -325,6 +331,7 @@ def update_after_opening(database: Database, transaction: Transaction, policy: P
         _update(transaction, "rank = worth + put_ns / 1e9 / :life", "1", {"life": life})
         tables.set_meta(db, "half_life_s", life)
         tables.remove_meta(db, "next_half_life_s")
+    database.begun = None
 
 
 def _add_indexes(database: Database, transaction: Transaction) -> None:

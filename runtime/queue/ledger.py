@@ -149,8 +149,11 @@ def evict_scores(database: Database, transaction: Transaction, policy: Policy, c
         if oldest is None:
             return
         number, put_ns, size = oldest
+        if put_ns < SANE_NS:  # written before the clock was set: older than the first chunk that came after
+            query = "SELECT coalesce(min(put_ns), 0) FROM score WHERE put_ns >= ?"
+            put_ns = db.execute(query, (SANE_NS,)).fetchone()[0]
         held = db.execute("SELECT sum(bytes) FROM score").fetchone()[0]
-        # A chunk from before the clock was set has no known age: it goes by its share.
+        # Where no chunk has a known age, they go by their share.
         expired = policy.max_age_s is not None and SANE_NS <= put_ns < transaction.now_ns - policy.max_age_s * 1e9
         if held + coming <= share and not expired:
             return

@@ -17,7 +17,7 @@ from ..errors import ConfigError, DataError, QueueError
 from . import acknowledgements, eviction, ledger, recovery, tables
 from .acknowledgements import Acknowledgement, Applied
 from .clock import Clock, time_ordered_id
-from .database import Database, SharedDatabase, Transaction, log
+from .database import Database, SharedDatabase, Transaction, clear_aside, log
 from .eviction import Policy, Prepared, Stored
 from .ledger import BundleInfo, ScoreChunk, Tally
 from .record import MAX_PICTURES, MEDIA_TYPES, STORES, Picture, Record, encode
@@ -349,12 +349,17 @@ class Queue(SharedDatabase):
         The last one also lets those see the newest records who copy the file alone.
         """
         with self._use() as database:
+            # A device that starts in 1970 learns the time while it runs; what is too old by it has to go.
+            database.begun = database.clock.follow(tables.meta(database.db, "doubted_wall_ns"))
             with database.transaction() as transaction:
+                if database.begun is not None:
+                    eviction.update_after_opening(database, transaction, self._policy)
                 eviction.evict_expired(database, transaction, self._policy)
                 ledger.evict_scores(database, transaction, self._policy)
                 ledger.evict_tallies(transaction, self._policy)
             database.shrink(keep=FREE_PAGES_KEPT)
             database.checkpoint()
+            clear_aside(self.path, self.max_age_s, database.clock.now_ns() / 1e9)
 
     # Reading: nothing below changes a byte, and nothing holds the file for long.
 

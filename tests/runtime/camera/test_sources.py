@@ -127,7 +127,9 @@ def test_names_sort_by_their_numbers() -> None:
 @pytest.mark.parametrize(
     ("address", "shown"),
     [
-        ("rtsp://admin:secret@10.0.0.7:554/live?x=1", "rtsp://10.0.0.7:554/live?x=1"),
+        ("rtsp://admin:secret@10.0.0.7:554/live?x=1", "rtsp://10.0.0.7:554/live?x=…"),
+        ("rtsp://10.0.0.5/cam?user=admin&password=secret&1234", "rtsp://10.0.0.5/cam?user=…&password=…&…"),
+        ("http://cam/video.mjpg?token=abc#secret", "http://cam/video.mjpg?token=…#…"),
         ("rtsp://10.0.0.7/live", "rtsp://10.0.0.7/live"),
         ("http://u:p@w@host/", "http://host/"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,54 @@ def test_records_from_before_the_clock_was_set_do_not_age_by_fifty_years(kit: Ki
         assert times[-1] - times[0] == 240 * 10**9
         fresh = kit.put(queue)
         assert next(iter(queue.peek(1, order="value"))).id == fresh.id  # ranks were made anew, too
+
+
+def test_what_was_kept_before_the_clock_was_set_ages_from_then_on_while_it_runs(kit: Kit, path: Path) -> None:
+    """A car without a battery-backed clock: each drive starts in 1970, and learns the time some minutes later."""
+    boots = [kit.now_ns, kit.now_ns + 10 * DAY_S * 10**9, kit.now_ns + 40 * DAY_S * 10**9]
+    ids = []
+    for real_ns in boots:
+        clock = kit.FakeClock(wall_ns=60 * 10**9, monotonic_ns=0)
+        with Queue(path, max_age_s=35 * DAY_S, clock=clock) as queue:
+            ids.append(kit.put(queue).id)
+            clock.pass_s(300)
+            clock.wall = real_ns
+            queue.tidy()
+            assert queue.now_ns() == real_ns
+            there = [record.id for record in queue.peek()]
+    assert there == ids[1:]  # the first was kept forty days ago
+
+
+def test_a_device_that_was_off_for_two_years_erases_what_is_too_old_after_a_day(
+    kit: Kit, path: Path, clock: Any
+) -> None:
+    with Queue(path, max_age_s=30 * DAY_S, clock=clock) as queue:
+        kit.put(queue)
+    clock.pass_s(730 * DAY_S)
+    clock.monotonic = 0
+    with Queue(path, max_age_s=30 * DAY_S, clock=clock) as queue:  # such a clock may be wrong: nothing goes yet
+        assert queue.info().records == 1
+        clock.pass_s(DAY_S / 2)
+        queue.tidy()
+        assert queue.info().records == 1
+    clock.pass_s(DAY_S)
+    with Queue(path, max_age_s=30 * DAY_S, clock=clock) as queue:
+        assert queue.info().records == 0
+        assert queue.counters()["clock_implausible_total", ""] == 1
+        assert queue.now_ns() == clock.wall
+
+
+def test_files_that_were_moved_aside_are_bounded_in_number_and_age(kit: Kit, path: Path) -> None:
+    for _ in range(7):
+        path.write_bytes(bytes(20_000))
+        with Queue(path) as queue:
+            kit.put(queue)
+    aside = [found for found in path.parent.iterdir() if ".damaged-" in found.name]
+    assert len(aside) == 4
+    os.utime(aside[0], (0, 0))
+    with Queue(path, max_age_s=DAY_S) as queue:
+        queue.tidy()
+    assert sorted(found for found in path.parent.iterdir() if ".damaged-" in found.name) == sorted(aside[1:])
 
 
 def test_age_limits_go_by_the_queues_clock(kit: Kit, path: Path, clock: Any) -> None:
