@@ -110,15 +110,15 @@ class BaseModel:
             if (source / name).exists():
                 write_atomically(self._folder / name, (source / name).read_bytes())
 
-    def _key(self) -> str:
+    def _key(self, *, by_file_name: bool = False) -> str:
         """What made a base model: its data, its recipe, its seed."""
         recipe = asdict(self._run.config.recipe)
-        made_of = [self._labelled().data.fingerprint(), self._seed,
+        made_of = [self._labelled().data.fingerprint(by_file_name=by_file_name), self._seed,
                    {name: recipe[name] for name in ("crop", "target", "net", "pose", "heads")}]  # fmt: skip
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
     def _check(self, model: PoseModel, where: Path) -> None:
-        if model.facts.get("key") != self._key():
+        if model.facts.get("key") not in (self._key(), self._key(by_file_name=True)):
             raise ConfigError(f"{where} was trained on other data or with another recipe than this run asks for: "
                               "choose another --out, or other --bases")  # fmt: skip
 

@@ -38,7 +38,7 @@ class DeviceContext:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes the files and the log."""
         return self.rank == 0
 
     @property

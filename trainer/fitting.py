@@ -25,7 +25,7 @@ from .checkpoint import PoseModel
 from .data.crops import CropConfig, Crops, prepare
 from .data.records import Bools
 from .device import DeviceContext, environment
-from .fit_data import Source, open_fit_data
+from .fit_data import FitData, Source, open_fit_data
 from .methods.catalog import heads_of
 from .methods.selection import judge_scored
 from .metrics import Failure, auroc, mean_error, profile_of
@@ -169,23 +169,8 @@ def fit(config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path
         seconds=seconds,
         epochs={part: len(losses) for part, losses in curves.items()},
     )  # fmt: skip
-    facts = {
-        "what": "fit",
-        "dataset": config.data[-1],
-        "datasets": [source.name for source in data.sources],
-        "preset": name,
-        "seed": config.seed,
-        "recipe": asdict(chosen.recipe),
-        "epochs": dict(result.epochs),
-        "failure": asdict(config.failure),
-        "labelled": len(train),
-        # Who trained once stays known, whether or not it trained again.
-        **data.facts(train.data, validates_N, old.facts.get("labelled_ids", ()) if old else ()),
-        "train_seconds": seconds,
-        "held_out": result.to_json()["after"],
-        "environment": environment(machine),
-    }
     if machine.leads:
+        facts = _facts(config, name, chosen.recipe, data, train, validates_N, old, result, machine)
         checkpoint.save(replace(model, facts={**model.facts, **facts}), out)
         write_json(out / FACTS, result.to_json())
         write_atomically(out / LOSSES, _csv(curves).encode())
@@ -257,6 +242,29 @@ def _train(
                          validation=0.0)  # fmt: skip
     curves: Curves = {"pose": [(epoch.train_loss, epoch.validation_loss, epoch.lr) for epoch in history]}
     return model.with_heads(heads), curves | {name: [(loss, None, None) for loss in of] for name, of in losses.items()}
+
+
+def _facts(
+    config: FitConfig, name: PresetName, recipe: Recipe, data: FitData, train: Crops, validates_N: Bools,
+    old: PoseModel | None, result: Fit, machine: DeviceContext,
+) -> dict[str, Any]:  # fmt: skip
+    """Where the new checkpoint comes from; who was labelled is what keeps a later calibration apart from the training."""
+    return {
+        "what": "fit",
+        "dataset": config.data[-1],
+        "datasets": [source.name for source in data.sources],
+        "preset": name,
+        "seed": config.seed,
+        "recipe": asdict(recipe),
+        "epochs": dict(result.epochs),
+        "failure": asdict(config.failure),
+        "labelled": len(train),
+        # Who trained once stays known, whether or not it trained again.
+        **data.facts(train.data, validates_N, old.facts.get("labelled_ids", ()) if old else ()),
+        "train_seconds": result.seconds,
+        "held_out": result.to_json()["after"],
+        "environment": environment(machine),
+    }
 
 
 def _csv(curves: Curves) -> str:

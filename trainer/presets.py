@@ -144,7 +144,7 @@ def laptop() -> Preset:
 
 
 def paper() -> Preset:
-    """The papers' scale: 2 stacks of 256 channels at 256 px, 80 epochs, five stages, five seeds. Wants a GPU."""
+    """The papers' scale: 2 stacks of 256 channels at 256 px, 80 epochs, five stages, five seeds. It needs a GPU."""
     train = PoseTraining(epochs=80, batch=16, lr=3e-4, schedule="plateau",
                          augment=AugmentConfig(rotation_deg=45, scale=0.25, shift=0.2, flip=0.5))  # fmt: skip
     return Preset(recipe=Recipe(pose=train, retrain=train, heads=HeadTraining(epochs=80, batch=32, lr=3e-4)))

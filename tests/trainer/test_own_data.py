@@ -11,11 +11,12 @@ import pytest
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.skeleton import LSP, MPII
+from alpose.trainer.base_model import BaseModel
 from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import DeviceContext
-from alpose.trainer.run import RunConfig
+from alpose.trainer.run import RunConfig, open_run
 
 from .own_data import write_coco_folder, write_images
 
@@ -101,3 +102,19 @@ def test_mpii_in_its_json_form_runs_with_pckh(tmp_path: Path, cpu: DeviceContext
     for row in results.rows:
         assert row.unscored == 0
         assert row.base_test_pck is not None
+
+
+def test_base_models_of_version_0_1_0_are_taken_over(
+    mine: str, tmp_path: Path, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It told pictures apart by file name and size; what was trained for days is not trained again."""
+    run = open_run(config(mine, methods=("random",)), tmp_path / "run", None, tmp_path / "cache", cpu)
+    base = BaseModel(run, 0, ())
+    base.model()
+    path = tmp_path / "run/seed-0/base/model.json"
+    value = json.loads(path.read_text())
+    value["facts"]["key"] = base._key(by_file_name=True)
+    path.write_text(json.dumps(value))
+    monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
+
+    assert BaseModel(run, 0, ()).model().facts["key"] == base._key(by_file_name=True) != base._key()

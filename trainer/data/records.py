@@ -197,11 +197,15 @@ class PoseData:
         """What must stay on one side of a split: everybody's group where one was asked for, else the image's name."""
         return self.groups or tuple(id_.rpartition("#")[0] or id_ for id_ in self.ids)
 
-    def fingerprint(self) -> str:
-        """sha256 over ids, labels, boxes and the pictures' content."""
+    def fingerprint(self, *, by_file_name: bool = False) -> str:
+        """sha256 over ids, labels, boxes and the pictures' content.
+
+        ``by_file_name`` tells pictures apart by name and size, as version 0.1.0 did: its run folders hold such hashes.
+        """
         digest = hashlib.sha256()
         digest.update(repr((self.name, self.skeleton.to_json(), self.ids)).encode())
-        for picture in self.pictures():
+        named = (_name_and_size(self.images, row) for row in self.image_N.tolist())
+        for picture in named if by_file_name else self.pictures():
             digest.update(picture.encode())
         for array in (self.joints_NJ2, self.labelled_NJ, self.visible_NJ, self.boxes_N4, self.head_N):
             if array is not None:
@@ -234,6 +238,15 @@ class JoinedImages:
         """As the part that holds the image describes it."""
         part, row = self._find(index)
         return part.describe(row)
+
+
+def _name_and_size(images: Images, index: int) -> str:
+    if isinstance(images, JoinedImages):
+        return _name_and_size(*images._find(index))
+    if not isinstance(images, ImageFiles):
+        return images.describe(index)
+    path = images.paths[index]
+    return f"{path.name}:{path.stat().st_size if path.is_file() else -1}"
 
 
 def join(name: str, *parts: PoseData) -> PoseData:

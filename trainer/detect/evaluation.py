@@ -38,8 +38,8 @@ def evaluate(run: Path, *, seeds: Sequence[int] | None = None, resamples: int = 
     """
     catalogue = Catalogue.load(run)
     if seeds is not None:
-        strangers = [seed for seed in seeds if seed not in catalogue.seeds]
-        if strangers or not seeds:
+        unknown = [seed for seed in seeds if seed not in catalogue.seeds]
+        if unknown or not seeds:
             raise ConfigError(f"seeds {list(seeds)}: {run} has the seeds {', '.join(map(str, catalogue.seeds))}")
         catalogue = replace(catalogue, seeds=tuple(seeds))
     parts = [_one_set(run, catalogue, info, resamples) for info in catalogue.sets]

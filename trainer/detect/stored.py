@@ -147,9 +147,9 @@ class Catalogue:
                 raise DataError(
                     f"{CATALOGUE}: {detector.name} ablates {detector.ablates!r}, which is no other detector"
                 )
-        strangers = set(self.looks) - {s.name for s in self.sets}
-        if strangers:
-            raise DataError(f"{CATALOGUE}: looks at {', '.join(sorted(strangers))}, which is none of its sets")
+        unknown = set(self.looks) - {s.name for s in self.sets}
+        if unknown:
+            raise DataError(f"{CATALOGUE}: looks at {', '.join(sorted(unknown))}, which is none of its sets")
 
     @property
     def macro(self) -> bool:
