@@ -6,6 +6,9 @@ anybody's: plain files only, and none beside the folder that they belong to.
 
 from __future__ import annotations
 
+import bz2
+import errno
+import gzip
 import hashlib
 import http.client
 import logging
@@ -24,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from alpose.runtime.errors import AlposeError, ConfigError, DataError
@@ -333,7 +336,10 @@ def unpack(archive: Path, folder: Path) -> None:
         EOFError,
         NotImplementedError,
         RuntimeError,
+        OSError,
     ) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk, not the archive
         # A compression or an encryption that is not known is no damage, but ends here too.
         raise DataError(f"{archive} cannot be unpacked, it is damaged or of an unusual kind: {error}") from error
 
@@ -353,7 +359,11 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
 
 def _unpack_tar(archive: Path, folder: Path) -> None:
     size = 0
-    with tarfile.open(archive, "r|*") as opened:
+    with open(archive, "rb") as file:
+        start = file.read(6)
+    openers: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+    opener = next((opener for magic, opener in openers.items() if start.startswith(magic)), open)
+    with opener(archive, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as opened:
         for member in bar(opened, desc=f"unpacking {archive.name}", unit="file"):
             target = inside(folder, member.name, archive)
             if member.isdir():
@@ -362,16 +372,18 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
                 raise DataError(f"{archive}: the member {member.name!r} is not a plain file; only those are unpacked")
             size += member.size
             _check_room(member.size, folder, archive)
-            file = opened.extractfile(member)
-            assert file is not None
-            with file:
-                _write(file, target)
+            content = opened.extractfile(member)
+            assert content is not None
+            with content:
+                _write(content, target)
+        while stream.read(CHUNK_BYTES):  # the checksum stands at the end, and tarfile does not read it
+            pass
 
 
 def _check_room(size: int, folder: Path, archive: Path) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise OSError(f"{archive} unpacks to {size:,} bytes, and {folder} has {free:,} left")
+        raise OSError(errno.ENOSPC, f"{archive} unpacks to {size:,} bytes, and {folder} has {free:,} left")
 
 
 def _write(file: IO[bytes], target: Path) -> None:

@@ -77,6 +77,19 @@ def test_a_category_may_state_its_mirror_pairs(stated: Any) -> None:
         skeleton_of({"id": 1, "name": "face", "keypoints": ["a", "b", "c"], "flip_pairs": [["a", "d"]]}, Path("x"))
 
 
+def test_half_a_character_in_a_name_is_refused_and_labels_may_be_in_utf_16(tmp_path: Path) -> None:
+    document = coco_document()
+    root = write_coco(tmp_path / "a", document)
+    labels = root / "annotations" / "mine.json"
+    for encoding in ("utf-8-sig", "utf-16"):
+        labels.write_bytes(json.dumps(document).encode(encoding))
+        assert len(read_coco(root)) == 3
+    document["images"][0]["file_name"] = "a\ud800.jpg"
+    labels.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="half a character"):
+        read_coco(root)
+
+
 @pytest.mark.parametrize("name", ["../x.jpg", "/etc/hostname", "more/../../x.jpg", "..\\x.jpg", "C:x.jpg", ""])
 def test_file_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     value = coco_document(images=[{"id": 7, "file_name": name}, {"id": 8, "file_name": "more/b.jpg"}])

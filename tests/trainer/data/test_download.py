@@ -354,3 +354,39 @@ def test_known_hashes_are_those_of_the_real_files(data_root: Path) -> None:
             pytest.skip(f"{data_root / name} does not exist")
         assert file_sha256(data_root / name / "joints.mat") == source.joints_sha256
         assert images_sha256(data_root / name / "images") == source.images_sha256
+
+
+def _encrypted() -> bytes:
+    content = bytearray(zipped({"a.txt": b"x" * 100}))
+    for start in (content.find(b"PK\x03\x04") + 6, content.find(b"PK\x01\x02") + 8):
+        content[start] |= 1
+    return bytes(content)
+
+
+def _unknown_compression() -> bytes:
+    content = bytearray(zipped({"a.txt": b"x" * 100}))
+    for start in (content.find(b"PK\x03\x04") + 8, content.find(b"PK\x01\x02") + 10):
+        content[start] = 9  # deflate64
+    return bytes(content)
+
+
+def _tar(kind: str, cut: float) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{kind}") as archive:  # type: ignore[call-overload]
+        info = tarfile.TarInfo("a.bin")
+        noise = b"".join(hashlib.sha256(bytes([n])).digest() for n in range(200))
+        info.size = len(noise)
+        archive.addfile(info, io.BytesIO(noise))
+    content = bytearray(buffer.getvalue()[: int(cut * len(buffer.getvalue()))])
+    content[len(content) // 2] ^= 0xFF
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [_encrypted(), _unknown_compression(), *(_tar(kind, cut) for kind in ("gz", "xz", "bz2") for cut in (0.6, 1.0))],
+)
+def test_an_archive_that_is_damaged_encrypted_or_of_an_unusual_kind_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.archive").write_bytes(content)
+    with pytest.raises(DataError, match=r"odd\.archive (cannot be unpacked|is neither)"):
+        unpack(tmp_path / "odd.archive", tmp_path / "out")
