@@ -96,6 +96,14 @@ def byte_count(text: str) -> int:
     return int(float(found[1]) * BYTES[found[2]])
 
 
+def frame_size(text: str) -> tuple[int, int]:
+    """``1280x720``: width and height in pixels."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip().lower())
+    if not found:
+        raise click.BadParameter(f"{text!r} is not a size: write WIDTHxHEIGHT in pixels, as 1280x720")
+    return int(found[1]), int(found[2])
+
+
 def box(text: str) -> tuple[float, float, float, float]:
     """``x0,y0,x1,y1`` in pixels of the frame, the second corner beyond the first."""
     try:

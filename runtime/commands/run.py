@@ -14,7 +14,7 @@ import click
 
 from .. import command_line
 from ..command_line import LiveLine, print_json
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ..camera.sources import SourceCounts
@@ -34,8 +34,8 @@ CONTROL_SHARE = 0.1
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--source", required=True, metavar="0|VIDEO|FOLDER|URL",
-              help="A camera's number or /dev/video0, a video, a folder of pictures, or an address such as "
-                   "rtsp://HOST/STREAM.")  # fmt: skip
+              help="A camera's number or /dev/video0, a video, a folder of pictures, an address such as "
+                   "rtsp://HOST/STREAM, or a GStreamer pipeline that ends in appsink.")  # fmt: skip
 @click.option(
     "--roi",
     type=command_line.box,
@@ -53,6 +53,11 @@ CONTROL_SHARE = 0.1
 @click.option("--engine", default="auto", show_default=True,
               help="auto, cpu, cuda, tensorrt (native), onnx:PROVIDER, plugin:LIBRARY_OR_PACKAGE, or an engine that was "
                    "registered.")  # fmt: skip
+@click.option(
+    "--size", "camera_size", type=command_line.frame_size, metavar="WxH", help="Ask a camera for this size: 1280x720."
+)
+@click.option("--rate", type=click.FloatRange(0, 1000, min_open=True), help="Ask a camera for so many frames a second.")
+@click.option("--pixel-format", metavar="FOURCC", help="Ask a camera for this format: MJPG, YUYV, GREY.")
 @click.option("--frame-format", default="bgr", show_default=True, metavar="FORMAT",
               help="Read a camera's or pipeline's frames as they come: grey, nv12, nv21, i420, yuyv or uyvy, the YUV ones "
                    "also with -bt709.")  # fmt: skip
@@ -94,7 +99,7 @@ CONTROL_SHARE = 0.1
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run(
     bundle: Path, source: str, roi: Any, track: bool, queue: Path | None, budget: float | None, trigger: str | None,
-    video_path: Path | None, engine: str, frame_format: str, verify: Any, threads: int | None, allow_fallback: bool, public_key: Path | None,
+    video_path: Path | None, engine: str, camera_size: Any, rate: float | None, pixel_format: str | None, frame_format: str, verify: Any, threads: int | None, allow_fallback: bool, public_key: Path | None,
     device_id: str | None, camera: str, store: Any, seal_to: Path | None, max_bytes: int | None, max_age_s: float | None,
     clip: Any, metrics_port: int | None, metrics_file: Path | None, limit: int | None, realtime: bool,
     fps: float | None, seed: int | None, quiet: bool, as_json: bool,
@@ -109,8 +114,8 @@ def run(
     alpose-monitor run driver.alpose --source 0 --roi 200,40,520,460 --queue flagged.db --budget 20/hour
     alpose-monitor run driver.alpose --source drive.mp4 --track --show out.mp4
 
-    Exit status: 0 the source ended or it was stopped, and everything flagged is on the disk; 1 an error; 2 wrong
-    usage; 3 it ended, and some flagged frames could not be written.
+    Exit status: 0 the source ended or it was stopped, and everything flagged is on the disk; 1 an error, or
+    there was no frame to see; 2 wrong usage; 3 it ended, and some flagged frames could not be written.
     """
     from ..camera import capture
     from ..camera.loop import stop_signals, watch
@@ -131,7 +136,9 @@ def run(
     with ExitStack() as stack:
         live = stack.enter_context(LiveLine(wanted=not quiet))
         stop = stack.enter_context(stop_signals())
-        settings = capture.CameraSettings(frame_format=FrameFormat.named(frame_format))
+        width, height = camera_size or (None, None)
+        settings = capture.CameraSettings(width=width, height=height, rate=rate, pixel_format=pixel_format,
+                                          frame_format=FrameFormat.named(frame_format))  # fmt: skip
         opened = capture.open_source(source, fps=fps, realtime=realtime, settings=settings)
         stack.callback(opened.close)
         kept = None
@@ -155,6 +162,8 @@ def run(
         flushed = monitor.flush(FLUSH_S)
         stats = monitor.stats()
     _summarise(stats, opened.counts, opened.name, video_path, stop.asked, flushed, as_json)
+    if not opened.counts.delivered and not stop.asked:
+        raise DataError(f"{opened.name} gave no frame that could be decoded: {opened.counts.broken} could not")
     sys.exit(0 if flushed else NOT_WRITTEN)
 
 

@@ -45,23 +45,23 @@ class Scripted:
         self.closed = True
 
 
-def shots(source: Recorded) -> list[TimedFrame]:
-    return [shot for shot in source.frames() if shot is not None]
+def delivered(source: Recorded) -> list[TimedFrame]:
+    return [one for one in source.frames() if one is not None]
 
 
 def test_a_recording_gives_every_frame_once_with_the_time_of_its_own_clock() -> None:
     source = Recorded("video", Scripted([frame(n) for n in range(5)], frames=5))
-    found = shots(source)
-    assert [int(shot.frame_HW3[0, 0, 0]) for shot in found] == [0, 1, 2, 3, 4]
-    np.testing.assert_allclose([shot.time_s for shot in found], [0, 0.1, 0.2, 0.3, 0.4])
-    assert [shot.index for shot in found] == [0, 1, 2, 3, 4]
+    found = delivered(source)
+    assert [int(one.frame_HW3[0, 0, 0]) for one in found] == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose([one.time_s for one in found], [0, 0.1, 0.2, 0.3, 0.4])
+    assert [one.index for one in found] == [0, 1, 2, 3, 4]
     assert source.counts == sources.SourceCounts(delivered=5)
 
 
 def test_broken_frames_are_left_out_and_counted_and_the_end_is_no_broken_frame() -> None:
     source = Recorded("video", Scripted([frame(0), None, None, frame(3), None], frames=None))
-    found = shots(source)
-    assert [int(shot.frame_HW3[0, 0, 0]) for shot in found] == [0, 3]
+    found = delivered(source)
+    assert [int(one.frame_HW3[0, 0, 0]) for one in found] == [0, 3]
     assert found[1].time_s == pytest.approx(0.3)
     assert source.counts.broken == 2
     assert source.counts.delivered == 2
@@ -69,33 +69,76 @@ def test_broken_frames_are_left_out_and_counted_and_the_end_is_no_broken_frame()
 
 def test_a_video_that_ends_before_its_announced_length_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        shots(Recorded("short.mp4", Scripted([frame(0)] * 4, frames=100)))
+        delivered(Recorded("short.mp4", Scripted([frame(0)] * 4, frames=100)))
     assert "short.mp4 ended 96 frames before the length it announces" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [range(10, 40), range(77, 80), range(80)], ids=["a gap", "the end", "all"])
+def test_every_picture_of_a_folder_is_tried(bad: range) -> None:
+    files = [Path(f"{number}.jpg") for number in range(80)]
+    source = Recorded("folder", Pictures(files, lambda path: None if int(path.stem) in bad else frame(1)))
+    assert len(delivered(source)) == 80 - len(bad)
+    assert source.counts == sources.SourceCounts(delivered=80 - len(bad), broken=len(bad))
+
+
+def test_a_video_is_read_on_behind_a_hole_to_the_number_of_frames_that_it_announces() -> None:
+    script = [frame(0)] * 50 + [None] * 76 + [frame(1)] * 74
+    source = Recorded("hole.mp4", Scripted(script, frames=200))
+    found = delivered(source)
+    assert len(found) == 124
+    assert found[50].time_s == pytest.approx(12.6)
+    assert source.counts.broken == 76
+
+
+def test_a_number_of_frames_that_was_estimated_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    times = [3600.0 + number / 15 for number in range(90)]  # a WebM of 15 frames a second that begins after an hour
+    capture = Scripted([frame(0)] * 90, fps=15.0, frames=54_100, times=times)
+    capture.duration_s = 3606.0
+    source = Recorded("browser.webm", capture)
+    found = delivered(source)
+    assert (len(found), source.counts.broken, caplog.text) == (90, 0, "")
+    assert found[-1].time_s == pytest.approx(89 / 15)
+
+
+def test_realtime_goes_by_the_files_own_timestamps() -> None:
+    times = [number * 0.2 for number in range(3)] + [0.6 + number / 100 for number in range(30)]  # slow, then fast
+    source = Recorded("vfr.mkv", Scripted([frame(0)] * 33, fps=240.0, frames=33, times=times), realtime=True)
+    began = time.monotonic()
+    found = delivered(source)
+    assert time.monotonic() - began >= 0.85
+    assert len(found) + source.counts.behind == 33
+    assert len(found) >= 25
+
+
+def test_files_that_macos_writes_beside_pictures_are_none(tmp_path: Path) -> None:
+    for name in ("IMG_1.jpg", "._IMG_1.jpg", "IMG_2.jpg", "._IMG_2.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    assert sorted(path.name for path in pictures_in(tmp_path)) == ["IMG_1.jpg", "IMG_2.jpg"]
 
 
 def test_a_clock_that_stands_or_runs_backwards_is_replaced_by_the_frame_rate() -> None:
     source = Recorded("video", Scripted([frame(0)] * 4, fps=20.0, times=[0.0, 0.0, -5.0, float("nan")]))
-    np.testing.assert_allclose([shot.time_s for shot in shots(source)], [0, 0.05, 0.1, 0.15])
+    np.testing.assert_allclose([one.time_s for one in delivered(source)], [0, 0.05, 0.1, 0.15])
 
 
 def test_a_frame_rate_that_was_asked_for_is_the_clock() -> None:
     source = Recorded("video", Scripted([frame(0), None, frame(0)], fps=10.0), fps=2.0)
-    np.testing.assert_allclose([shot.time_s for shot in shots(source)], [0, 1.0])
+    np.testing.assert_allclose([one.time_s for one in delivered(source)], [0, 1.0])
 
 
 def test_realtime_leaves_frames_out_for_a_slow_reader_and_counts_them() -> None:
     source = Recorded("video", Scripted([frame(n) for n in range(30)], fps=100.0, frames=30,
                                         times=[n / 100 for n in range(30)]), realtime=True)  # fmt: skip
     began, found = time.monotonic(), []
-    for shot in source.frames():
-        if shot is not None:
-            found.append(shot)
+    for one in source.frames():
+        if one is not None:
+            found.append(one)
             time.sleep(0.05)
     # However slow this machine is: each frame is shown no earlier than its time, none twice, none lost uncounted.
     assert time.monotonic() - began >= found[-1].time_s
     assert len(found) + source.counts.behind == 30
     assert source.counts.behind > 0
-    assert [shot.time_s for shot in found] == sorted({shot.time_s for shot in found})
+    assert [one.time_s for one in found] == sorted({one.time_s for one in found})
 
 
 def test_a_folder_is_read_in_the_order_of_its_numbers_and_an_unreadable_picture_is_counted(tmp_path: Path) -> None:
@@ -108,10 +151,10 @@ def test_a_folder_is_read_in_the_order_of_its_numbers_and_an_unreadable_picture_
         return None if path.name == "frame9.png" else frame(1)
 
     source = Recorded("folder", Pictures(pictures_in(tmp_path), load))
-    found = shots(source)
+    found = delivered(source)
     assert read == ["frame1.png", "frame9.png", "frame10.png"]
     assert source.counts.broken == 1
-    np.testing.assert_allclose([shot.time_s for shot in found], [0, 0.2])
+    np.testing.assert_allclose([one.time_s for one in found], [0, 0.2])
 
 
 def test_a_folder_without_pictures_is_an_error_that_says_what_is_taken(tmp_path: Path) -> None:
@@ -147,10 +190,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def take(source: Live, count: int, timeout_s: float = 20.0) -> Iterator[TimedFrame]:
     """The next frames; a camera that never delivers fails the test."""
     end = time.monotonic() + timeout_s
-    for shot in source.frames():
+    for one in source.frames():
         assert time.monotonic() < end
-        if shot is not None:
-            yield shot
+        if one is not None:
+            yield one
             count -= 1
             if not count:
                 return
@@ -208,7 +251,7 @@ def test_a_camera_that_stops_is_opened_again_and_that_is_counted() -> None:
     assert source.counts.broken == sources.MISSES_TO_REOPEN
     assert camera.attempts == 4
     assert all(capture.closed for capture in camera.captures)
-    assert [shot.time_s for shot in found] == sorted(shot.time_s for shot in found)
+    assert [one.time_s for one in found] == sorted(one.time_s for one in found)
 
 
 def test_a_slow_reader_gets_the_newest_frame_and_the_others_are_counted() -> None:

@@ -163,6 +163,11 @@ def test_what_the_source_lost_stands_in_stats_and_metrics(bundle: Path) -> None:
         assert monitor.stats().by("source_faults_total", "what") == {"behind": 15, "broken": 2, "reopened": 1}
 
 
+def test_a_run_that_saw_no_frame_is_no_success(run: Run) -> None:
+    result = run(count=0)
+    assert (result.exit_code, "gave no frame" in result.output) == (1, True), result.output
+
+
 def test_limit_ends_after_so_many_frames(run: Run) -> None:
     assert json.loads(run("--limit", 7, "--json").stdout)["source"]["delivered"] == 7
 
@@ -290,7 +295,7 @@ def test_replay_tells_what_another_policy_would_have_kept(run: Run, tmp_path: Pa
         (values.rate, "100/hour", 100.0), (values.rate, "20", 20.0), (values.rate, "48/day", 2.0),
         (values.rate, "2/min", 120.0), (values.duration, "30d", 30 * 86400.0), (values.duration, "90 min", 5400.0),
         (values.byte_count, "256M", 256 << 20), (values.byte_count, "4 GiB", 4 << 30), (values.byte_count, "1000", 1000),
-        (values.box, "1,2.5,3,4", (1.0, 2.5, 3.0, 4.0)), (values.clip, "5,10", (5, 10)),
+        (values.box, "1,2.5,3,4", (1.0, 2.5, 3.0, 4.0)), (values.clip, "5,10", (5, 10)), (values.frame_size, "1280x720", (1280, 720)),
     ],
 )  # fmt: skip
 def test_values_mean_what_they_say(convert: Callable[[str], Any], text: str, value: Any) -> None:
@@ -301,7 +306,7 @@ def test_values_mean_what_they_say(convert: Callable[[str], Any], text: str, val
     ("convert", "text"),
     [(values.rate, "0/hour"), (values.rate, "-3"), (values.rate, "5/fortnight"), (values.duration, "30"),
      (values.duration, "3 moons"), (values.byte_count, "big"), (values.box, "1,2,3"), (values.box, "0,0,nan,4"),
-     (values.box, "5,5,5,9"), (values.clip, "3")],
+     (values.box, "5,5,5,9"), (values.clip, "3"), (values.frame_size, "720p"), (values.frame_size, "0x5")],
 )  # fmt: skip
 def test_values_that_mean_nothing_are_refused(convert: Callable[[str], Any], text: str) -> None:
     with pytest.raises(click.BadParameter):
