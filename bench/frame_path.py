@@ -60,7 +60,7 @@ class Trace:
 
 def measure() -> tuple[Trace, Trace]:
     """Traces of start-up and of one flagged frame."""
-    frame_HW3 = np.full((48, 64, 3), 200, dtype=np.uint8)
+    frame_HW3 = np.full((48, 64, 3), 100, dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         bundle = scripted.write_bundle(Path(folder) / "driver.alpose")
         with Trace() as start:
