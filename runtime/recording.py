@@ -166,6 +166,7 @@ class FrameRecorder:
         self._log.finish()
         self._state.refresh(None)
         self.recorder.close()
+        self._log.give_up()
 
     def _save_state(self, queue: Queue) -> None:
         try:
@@ -355,6 +356,15 @@ class FrameLog:
         """Hand over the chunks that are still being filled."""
         for chunk in self._open.values():
             self._hand_over(chunk, chunk.scores.finish())
+
+    def give_up(self) -> None:
+        """Count what could not be written by the end."""
+        if lost := len(self._chunks):
+            self._counters.add("dropped_scores_total", lost, reason="closed")
+        if lost := sum(seen != self._written.get(hour) for hour, seen in self._hours.copy().items()):
+            self._counters.add("dropped_tallies_total", lost)
+        self._chunks.clear()
+        self._hours.clear()
 
     def _begin(self, camera: str) -> _OpenChunk:
         """A chunk for a camera; with many names the one that was begun first is handed over and makes room."""

@@ -17,6 +17,7 @@ import pytest
 from alpose.runtime import Monitor, Queue, Threshold
 from alpose.runtime.errors import QueueError
 from alpose.runtime.queue import database, recorder, tables
+from alpose.runtime.stats import Count
 
 from ..fakes import scripted
 
@@ -75,7 +76,10 @@ def test_a_write_that_hangs_holds_up_neither_flush_nor_close(
         with soon():
             monitor.close()
         with soon(1.0):
-            assert monitor.stats().dropped == {"hung": 3}
+            stats = monitor.stats()
+            assert stats.dropped == {"hung": 3}
+            assert stats.by("dropped_scores_total", "reason") == {"closed": 1}
+            assert stats.counts[Count("dropped_tallies_total")] == 1
     finally:
         answered.set()
 
