@@ -289,21 +289,16 @@ class Monitor:
                 raise ConfigError("this Monitor was closed: make a new one")
             self._busy = True
             try:
-                return self._verdicts(frames, boxes, names, time_ns)
+                background = self._parts.opened.background
+                verified = background is None or background.verified
+                if background is not None and not verified:
+                    background.require()
+                verdicts = self._parts.pipeline(frames, boxes, names, time_ns)
+                return verdicts if verified else [replace(verdict, verified=False) for verdict in verdicts]
             finally:
                 self._busy = False
                 if self._closing:
                     self.close()
-
-    def _verdicts(
-        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | Sequence[int] | None
-    ) -> list[Verdict]:
-        background = self._parts.opened.background
-        if background is None or background.verified:
-            return self._parts.pipeline(frames, boxes, names, time_ns)
-        background.require()
-        verdicts = self._parts.pipeline(frames, boxes, names, time_ns)
-        return [replace(verdict, verified=False) for verdict in verdicts]
 
     def _warn(self) -> None:
         """What a user should know from the start."""
