@@ -153,6 +153,17 @@ def test_only_the_trunk_is_quantised_weights_by_channel(quantised: tuple[Path, I
     assert facts_stored["alpose.head"] == "ll++conv"
 
 
+def test_no_pair_of_products_saturates_16_bits(quantised: tuple[Path, Int8Facts]) -> None:
+    """Kernels for processors without VNNI add two products of a byte and a weight in 16 bits: right on every processor."""
+    model = onnx.load(quantised[0])
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weights_of = [values[node.input[0]] for node in model.graph.node
+                  if node.op_type == "DequantizeLinear" and node.input[0] in values]  # fmt: skip
+    weights = [weights for weights in weights_of if weights.dtype == np.int8 and weights.ndim == 4]
+    assert len(weights) > 20
+    assert max(int(np.abs(each.astype(int)).max()) for each in weights) * 255 * 2 <= np.iinfo(np.int16).max
+
+
 def test_int8_still_answers(quantised: tuple[Path, Int8Facts], tiny_graph: MonitorGraph, tiny_frames: Frames) -> None:
     figures = compare(TorchEngine(tiny_graph)(tiny_frames), OnnxEngine(quantised[0], threads=1)(tiny_frames))
     assert figures.keypoint_median_px is not None
