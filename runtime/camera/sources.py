@@ -322,7 +322,7 @@ def pictures_in(folder: Path) -> list[Path]:
 def natural(path: Path) -> tuple[tuple[bool, int, str], ...]:
     """A key that sorts ``frame9`` before ``frame10``."""
     parts = re.split(r"(\d+)", path.name)
-    return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts)
+    return tuple((part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts)
 
 
 def without_password(address: str) -> str:

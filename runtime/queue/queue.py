@@ -105,7 +105,7 @@ class Queue(SharedDatabase):
         store: str = "full",
         quality: int = 90,
         media_type: str = "image/jpeg",
-        long_side: int = 1920,
+        long_side: int | None = 1920,
         seal_to: str | Path | None = None,
         clip: tuple[int, int] = (0, 0),
         busy_timeout_s: float = 5.0,
@@ -116,12 +116,16 @@ class Queue(SharedDatabase):
     ) -> None:
         _require(store in STORES, f"store must be one of {', '.join(STORES)}, got {store!r}")
         _require(media_type in MEDIA_TYPES, f"media_type must be one of {', '.join(MEDIA_TYPES)}, got {media_type!r}")
-        _require(1 <= quality <= 100, f"quality must be from 1 to 100, got {quality}")
-        _require(long_side >= 16, f"long_side must be at least 16 px, got {long_side}")
+        _require(_is_number(quality, 1) and quality <= 100, f"quality must be from 1 to 100, got {quality!r}")
+        _require(
+            long_side is None or _is_number(long_side, 16),
+            f"long_side must be at least 16 px or None, got {long_side!r}",
+        )
+        _require(max_bytes is None or type(max_bytes) is int, f"max_bytes must be a number of bytes, got {max_bytes!r}")
         whole = isinstance(clip, (tuple, list)) and all(isinstance(frames, int) for frames in clip)
         _require(whole and len(clip) == 2 and min(clip) >= 0, f"clip is (frames before, frames after), got {clip}")
         _require(sum(clip) < MAX_PICTURES, f"a clip has at most 255 frames beside its own, got {clip}")
-        _require(busy_timeout_s >= 0, f"busy_timeout_s must not be negative, got {busy_timeout_s}")
+        _require(_is_number(busy_timeout_s, 0), f"busy_timeout_s must not be negative, got {busy_timeout_s}")
         _require(on_damage in ("quarantine", "raise"), f"on_damage must be 'quarantine' or 'raise', got {on_damage!r}")
         self.store, self.quality, self.media_type, self.long_side = store, quality, media_type, long_side
         self.seal_to, self.clip, self.max_age_s = seal_to, clip, max_age_s
@@ -559,6 +563,10 @@ def _apply(database: Database, transaction: Transaction, said: Acknowledgement) 
     tables.count(db, "acknowledgement_mismatch_total", "", len(mismatched))
     eviction.end_control_period(transaction)
     return Applied(1, acknowledged, deleted, unknown, tuple(mismatched), ())
+
+
+def _is_number(value: object, least: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least
 
 
 def _require(holds: bool, message: str) -> None:

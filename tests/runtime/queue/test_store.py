@@ -563,7 +563,7 @@ def test_another_writer_that_takes_too_long_is_an_error_with_a_reason(kit: Kit, 
     "settings",
     [
         {"max_bytes": MB}, {"store": "all"}, {"quality": 0}, {"media_type": "image/gif"}, {"long_side": 1},
-        {"clip": (-1, 0)}, {"clip": (200, 200)}, {"half_life_s": 0}, {"on_damage": "ignore"}, {"busy_timeout_s": -1},
+        {"long_side": "big"}, {"max_bytes": "1G"}, {"quality": None}, {"clip": (-1, 0)}, {"clip": (200, 200)}, {"half_life_s": 0}, {"on_damage": "ignore"}, {"busy_timeout_s": -1},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_carried_out_are_refused(path: Path, settings: dict[str, Any]) -> None:
