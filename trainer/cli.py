@@ -198,6 +198,7 @@ def detect(
 @click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="TOML",
               help="What differs from the preset: rates, batches, augmentation, epochs; see docs/loop.md.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(1), help="Of the pose net. [default: the recipe's]")
+@click.option("--compile", "compile_", is_flag=True, help="torch.compile the pose net for training.")
 @click.option("--hold-out", default=0.25, show_default=True, type=click.FloatRange(0, 0.9, min_open=True, max_open=True),
               help="Share of the images that trains nothing, of folders without a val part.")  # fmt: skip
 @click.option("--group-by", metavar="FIELD", help="Keep each group on one side of every split: a field of the images, "
@@ -211,7 +212,7 @@ def detect(
 @place_options
 def fit(
     data_: tuple[str, ...], start: Path | None, out: Path, preset_name: Any, net: Any, heads: str | None,
-    recipe: Path | None, epochs: int | None, hold_out: float, group_by: str | None, flip_pairs: str | None,
+    recipe: Path | None, epochs: int | None, compile_: bool, hold_out: float, group_by: str | None, flip_pairs: str | None,
     without_old_data: bool, seed: int, as_json: bool, failure: Any, failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
     """Train a model and its loss heads on your own data; with --from, train a model on.
@@ -230,7 +231,7 @@ def fit(
 
     config = FitConfig(
         data=data_, start=start, preset=preset_name, heads=names_in(heads) if heads else None,
-        recipe=recipe, epochs=epochs, hold_out=hold_out, group_by=group_by, flip_pairs=flip_pairs,
+        recipe=recipe, epochs=epochs, compile=compile_, hold_out=hold_out, group_by=group_by, flip_pairs=flip_pairs,
         old_data=not without_old_data, seed=seed, net=net, failure=Failure(failure, failure_limit),
     )  # fmt: skip
     machine = place.machine()

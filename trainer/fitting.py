@@ -57,6 +57,8 @@ class FitConfig:
     """By default those of the checkpoint, or ``epck``."""
     epochs: int | None = None
     """Of the pose net; by default the recipe's."""
+    compile: bool = False
+    """Whether the pose net is trained through ``torch.compile``, whatever the recipe says."""
     recipe: Recipe | Path | None = None
     """A recipe of one's own, or the path of a TOML file of what differs from the preset's."""
     group_by: str | None = None
@@ -193,6 +195,8 @@ def _preset(config: FitConfig, old: PoseModel | None) -> tuple[PresetName, Prese
     part = "retrain" if old else "pose"
     if config.epochs:
         recipe = replace(recipe, **{part: replace(getattr(recipe, part), epochs=config.epochs)})
+    if config.compile:
+        recipe = replace(recipe, **{part: replace(getattr(recipe, part), compile=True)})
     return name, replace(chosen, recipe=recipe)
 
 

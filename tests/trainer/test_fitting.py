@@ -273,6 +273,21 @@ def test_a_recipe_of_ones_own_is_what_differs_from_the_preset(
         assert checkpoint.load(out).facts["recipe"]["retrain"]["batch"] == 4
 
 
+def test_compile_compiles_the_net_that_is_trained(
+    folders: tuple[str, str], run_fit: Callable[..., tuple[Path, Fit]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+
+    def compile_(net: torch.nn.Module) -> torch.nn.Module:
+        compiled.append(net)
+        return net
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    out, _ = run_fit(folders[0], preset="smoke", compile=True)
+    assert len(compiled) == 1
+    assert checkpoint.load(out).facts["recipe"]["pose"]["compile"] is True
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("[pose]\nepochs = 'many'", "recipe.pose.epochs must be a whole number"),
     ("[poze]\nepochs = 1", "unknown poze"),
