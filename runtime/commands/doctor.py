@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ..command_line import LiveLine, bar, paint
+from ..engines.catalog import engine_names
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -20,7 +21,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
               help="Where the queue is or will be: its disk is tried, and its records are checked.")  # fmt: skip
 @click.option("--soak", "soak_s", default=60.0, show_default=True, type=click.FloatRange(0, 86400), metavar="SECONDS",
               help="How long to run at full load, with BUNDLE; 0: not at all.")  # fmt: skip
-@click.option("--engine", default="auto", show_default=True, help="What the soak runs on.")
+@click.option("--engine", default="auto", show_default=True, help=f"What the soak runs on: {engine_names()}.")
 @click.option("--threads", type=click.IntRange(1), help="Of the soak's engine.  [default: 2]")
 @click.option("--public-key", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="BUNDLE must be signed by it.")  # fmt: skip

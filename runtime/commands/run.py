@@ -14,6 +14,7 @@ import click
 
 from .. import command_line
 from ..command_line import LiveLine, print_json
+from ..engines.catalog import engine_names
 from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ CONTROL_SHARE = 0.1
 @click.option("--show", "video_path", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.mp4",
               help="Write an annotated video: .mp4, .webm (plays in browsers), .avi.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
-              help="auto, cpu, cuda, tensorrt (native), onnx:PROVIDER, plugin:LIBRARY_OR_PACKAGE, or an engine that was "
-                   "registered.")  # fmt: skip
+              help=f"What the model runs on: {engine_names()}.")  # fmt: skip
 @click.option(
     "--size", "camera_size", type=command_line.frame_size, metavar="WxH", help="Ask a camera for this size: 1280x720."
 )

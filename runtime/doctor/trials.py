@@ -19,7 +19,7 @@ import numpy as np
 
 from ..bundle import Bundle, check_files
 from ..bundle.golden import UNITS, GoldenReport, run_golden
-from ..engines.catalog import default_threads, engine_kinds, verify_engine
+from ..engines.catalog import close_engine, default_threads, engine_kinds, verify_engine
 from ..engines.onnx import OnnxEngine
 from ..engines.tensorrt import TensorRTEngine
 from ..engines.tensorrt_plans import rebuild, unavailable
@@ -146,7 +146,11 @@ def _registered(bundle: Bundle) -> Iterator[Finding]:
                 yield ok(name, absent)
                 continue
             engine = kind.open(bundle, "", default_threads())
-            for report in verify_engine(engine, bundle.golden):
+            try:
+                reports = verify_engine(engine, bundle.golden)
+            finally:
+                close_engine(engine)
+            for report in reports:
                 yield _judged(name, report, None)
         except Exception as error:  # whatever a library raises is what the doctor is there to tell
             yield failed(name, (str(error).splitlines() or [type(error).__name__])[0], "this engine cannot be used")

@@ -265,7 +265,7 @@ class Opened:
         if self.background is not None:
             self.background.stop()
         if self.ours:
-            _close(self.engine)
+            close_engine(self.engine)
 
 
 def default_threads() -> int:
@@ -287,7 +287,8 @@ def open_engine(
         bundle: what it runs.
         engine: ``auto`` takes a TensorRT engine that was built on this device, else ONNX Runtime on CUDA, else on the
             CPU; ``tensorrt``, ``cuda``, ``cpu``, ``onnx:NAME`` (any provider of ONNX Runtime), ``plugin:LIBRARY`` (see
-            :func:`~alpose.runtime.engines.onnx.plugin_device`) and every registered name take that one; an object that answers frames is taken as it is, and is the caller's to close.
+            :func:`~alpose.runtime.engines.onnx.plugin_device`) and every registered name take that one; an object that
+            answers frames is taken as it is, and is the caller's to close.
         threads: of ONNX Runtime within an operator; None: :func:`default_threads`.
         allow_fallback: go on with the CPU where the engine that was chosen by name does not run.
         verify: ``first`` returns once the golden frames have passed; ``background`` returns at once and lets them run in
@@ -371,13 +372,14 @@ def _verified(engine: Engine, bundle: Bundle, attempts: tuple[Attempt, ...], ver
         reports = tuple(report.require() for report in verify_engine(engine, bundle.golden))
     except BaseException:
         if ours:
-            _close(engine)
+            close_engine(engine)
         raise
     log.info("engine %s; golden frames passed", _name(engine))
     return Opened(engine, reports, attempts, ours)
 
 
-def _close(engine: Engine) -> None:
+def close_engine(engine: Engine) -> None:
+    """Close an engine that can be closed; an error while it closes is passed over."""
     close = getattr(engine, "close", None)
     if callable(close):
         with suppress(Exception):  # it is being given up: an error while it closes changes nothing

@@ -307,8 +307,12 @@ def test_every_provider_is_started_and_asked(folder: Path) -> None:
 
 def test_an_engine_that_was_registered_is_tried_too(folder: Path) -> None:
     wrong: list[bool] = [False]
+    closed: list[bool] = []
 
     class Mine(Scripted):  # type: ignore[misc]
+        def close(self) -> None:
+            closed.append(True)
+
         def __call__(self, frames: Any) -> Any:
             return super().__call__(255 - frames if wrong[0] else frames)
 
@@ -322,6 +326,7 @@ def test_an_engine_that_was_registered_is_tried_too(folder: Path) -> None:
         assert only(engines(folder, SOUND, lambda *_: Scripted()), "engine mine").state == "ok"
         wrong[0] = True
         assert only(engines(folder, SOUND, lambda *_: Scripted()), "engine mine").state == "failed"
+        assert closed == [True, True]
         wrong.clear()
         assert only(engines(folder, SOUND, lambda *_: Scripted()), "engine mine").found == "the chip is not there"
     with only_registered(EngineKind(name="mine", summary="", open=broken)):

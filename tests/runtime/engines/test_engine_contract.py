@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime.bundle.golden import Golden, Tolerances
+from alpose.runtime.commands.doctor import doctor
 from alpose.runtime.commands.run import run
 from alpose.runtime.crop import Crop
 from alpose.runtime.dlpack import MemoryKind
@@ -59,16 +61,24 @@ def device_of(case: Case) -> tuple[DeviceEngine, Callable[[Bytes, FrameFormat], 
     return case.engine, case.device
 
 
-def test_every_engine_of_the_catalog_is_tried_or_has_a_reason() -> None:
-    assert {kind.name for kind in engine_kinds()} <= {kind for kind, _ in CASES.values()} | set(NOT_HERE)
+@pytest.mark.parametrize("name", [kind.name for kind in engine_kinds()])
+def test_every_engine_of_the_catalog_is_tried_or_has_a_reason(name: str) -> None:
+    assert name in {kind for kind, _ in CASES.values()} | set(NOT_HERE), (
+        f"no test opens the engine {name!r}: add a case to CASES in tests/fakes/engines.py, or, where it cannot run in "
+        "tests, the reason to NOT_HERE in tests/runtime/engines/test_engine_contract.py"
+    )
 
 
-def test_help_and_docs_name_every_engine() -> None:
-    done = CliRunner().invoke(run, ["--help"])
+@pytest.mark.parametrize("command", [run, doctor], ids=["run", "doctor"])
+def test_the_help_names_every_engine(command: click.Command) -> None:
+    words = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    assert [kind.spelling for kind in engine_kinds() if kind.spelling not in words] == []
+
+
+def test_the_page_on_monitors_names_every_engine() -> None:
     page = (Path(__file__).parents[3] / "docs" / "monitor.md").read_text()
-    for kind in engine_kinds():
-        assert f"{kind.name}:" in done.output if kind.argument else kind.name in done.output
-        assert f'`"{kind.name}' in page
+    lacks = [kind.name for kind in engine_kinds() if f'`"{kind.name}' not in page]
+    assert not lacks, f"docs/monitor.md does not name {', '.join(lacks)}: add a row to its table of engines"
 
 
 # --- crops
