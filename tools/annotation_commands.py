@@ -345,10 +345,11 @@ def report(dataset: Path, out: Path | None, level: float, names: tuple[str, ...]
 
     bundles = bundles_called(dataset, names) if names else None
     found = field_report(read_labelled(dataset, bundles), read_tallies(dataset, bundles), level=level)
-    page = render(found, dataset=dataset.resolve().name, bundles=bundle_names(dataset))
+    names_known = bundle_names(dataset)
+    page = render(found, dataset=dataset.resolve().name, bundles=names_known)
     path = write_atomically(out or dataset / "field" / "report.html", page.encode())
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
-        say(text(found))
+        say(text(found, names_known))
         say(f"\npage: {path}")

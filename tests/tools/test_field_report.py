@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alpose.tools.field.labelled import Bools, Floats, Labelled, Tally
+from alpose.tools.field.page import render, text
 from alpose.tools.field.report import FieldReport, field_report
 
 RATE = 0.02
@@ -178,3 +179,13 @@ def test_nothing_labelled_is_no_crash() -> None:
     nothing = fleet.label(np.random.default_rng(0), "value").where(np.zeros(0, dtype=np.int64))
 
     assert field_report(nothing, []).fleet.labelled == 0
+
+
+def test_the_terminal_and_the_page_call_a_bundle_by_the_same_name() -> None:
+    _, report = made()
+    names = {"b" * 64: "driver-night"}
+    assert "driver-night" in text(report, names)
+    assert "b" * 12 not in text(report, names)
+    assert "driver-night" in render(report, dataset="d", bundles=names)
+    assert "b" * 12 in text(report)
+    assert "b" * 12 in render(report, dataset="d")

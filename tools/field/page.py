@@ -76,10 +76,11 @@ def finding(report: FieldReport) -> str:
     return sentence
 
 
-def text(report: FieldReport) -> str:
-    """For a terminal."""
+def text(report: FieldReport, bundles: Mapping[str, str] | None = None) -> str:
+    """For a terminal; ``bundles`` are names of bundles by sha256."""
     lines = [finding(report), ""]
-    groups = [("fleet", report.fleet), *report.devices.items(), *((name[:12], g) for name, g in report.bundles.items())]
+    groups = [("fleet", report.fleet), *report.devices.items(),
+              *((_group_name(key, bundles or {}), group) for key, group in report.bundles.items())]  # fmt: skip
     lines.append(f"{'':<20} {'frames':>9} {'flagged':>8} {'labelled':>8} " + " ".join(f"{m[0]:>20}" for m in MEASURES))
     for name, group in groups:
         values = " ".join(f"{_short(getattr(group, measure[0])):>20}" for measure in MEASURES)
@@ -125,7 +126,7 @@ def group_table(what: str, groups: Mapping[str, Group], names: Mapping[str, str]
         counts = cells(_count(group.frames), _count(group.flagged), fmt.count(group.labelled))
         found: list[Interval | None] = [getattr(group, field) for field, _, _ in MEASURES]
         values = (Cell(_value(value), _bounds(value)) for value in found)
-        rows.append(Row(names.get(key, key if len(key) < 40 else key[:12]), (*counts, *values)))
+        rows.append(Row(_group_name(key, names), (*counts, *values)))
     columns = (Column("Frames"), Column("Flagged"), Column("Labelled"), *(Column(name) for _, name, _ in MEASURES))
     return Table(what, columns, tuple(rows)) if rows else None
 
@@ -145,6 +146,11 @@ def drawing(value: Interval | None) -> Markup:
         reach += f'<circle class="point" cx="{WIDTH * value.value:.1f}" cy="9" r="4.5"/>'
     box = f'viewBox="-6 0 {WIDTH + 12} 18" aria-hidden="true"'
     return Markup(f'<svg class="interval" {box}>{scale}{reach}</svg>')  # numbers alone
+
+
+def _group_name(key: str, names: Mapping[str, str]) -> str:
+    """The name of a device or bundle; a hash without a name is shortened."""
+    return names.get(key, key if len(key) < 40 else key[:12])
 
 
 def _count(value: int | None) -> str:
