@@ -71,6 +71,8 @@ def _of_archive(path: Path) -> tuple[list[LabelFile], list[str]]:
                     files.append(_parsed(name, _read(archive, entry)))
                 except DataError as error:
                     problems.append(f"{name} {error}")
+    except DataError:  # It is a ValueError too, and says already what is wrong.
+        raise
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
         raise DataError(f"{path.name} is a damaged archive ({error}): copy or export it again") from error
     if not files:
