@@ -93,7 +93,8 @@ def import_labels(
             reading.unread.append(path.name)
     skeleton = reading.one_skeleton()
     for name, answers in reading.parts:
-        reading.take(name, answers, unchanged)
+        reading.take(name, answers)
+    reading.decide(unchanged)
     seen = reading.seen
     merged = None
     if seen:
@@ -134,6 +135,8 @@ class _Import:
         self._entries: dict[str, Entry] = {}
         self._batches: dict[str, Batch] = {}
         self._choices: dict[tuple[str, str], Choice] = {}
+        self._compared: dict[tuple[str, str], list[tuple[str, Correction]]] = {}
+        """Each with the name of its file, by what gives the order of work: a batch or a file."""
 
     # What files say
 
@@ -184,9 +187,8 @@ class _Import:
 
     # What becomes of answers
 
-    def take(self, name: str, answers: Answers, unchanged: Unchanged) -> None:
-        """Compare the answers of a file with the predictions, and keep those that somebody has looked at."""
-        by_batch: dict[str | None, list[Correction]] = {}
+    def take(self, name: str, answers: Answers) -> None:
+        """Compare the answers of a file with the predictions."""
         for answer in answers.answers:
             item = self._item(answer, name)
             if item is None:
@@ -197,16 +199,23 @@ class _Import:
             except DataError as error:
                 self.problems.append(f"{answer.where}: {error}")
                 continue
-            by_batch.setdefault(self._entries[answer.id].batch, []).append(correction)
-        for group in by_batch.values():
+            batch = self._entries[answer.id].batch
             # The order of work is the batch's, or for frames that nobody chose, the file's.
-            ranks = {one.id: self.items[one.id].task.rank or place for place, one in enumerate(group, start=1)}
-            looked, not_yet = looked_at(group, ranks, unchanged)
+            order = ("file", name) if batch is None else ("batch", batch)
+            self._compared.setdefault(order, []).append((name, correction))
+
+    def decide(self, unchanged: Unchanged) -> None:
+        """Keep the answers that somebody has looked at, of all files together: a batch may come back in many files."""
+        for group in self._compared.values():
+            corrections = [correction for _, correction in group]
+            ranks = {one.id: self.items[one.id].task.rank or place for place, one in enumerate(corrections, start=1)}
+            looked, not_yet = looked_at(corrections, ranks, unchanged)
             self.unopened |= dict.fromkeys(one.id for one in not_yet)
+            names = {correction: name for name, correction in group}
             for correction in looked:
                 if not _same(self.seen.setdefault(correction.id, correction), correction):
                     self.problems.append(
-                        f"{name}: {correction.id} has another answer in an earlier file; the first is kept"
+                        f"{names[correction]}: {correction.id} has another answer in an earlier file; the first is kept"
                     )
 
     def _item(self, answer: Answer, file: str) -> Item | None:

@@ -269,20 +269,22 @@ def looked_at(
     """Those that somebody has looked at, and those that came back as they went out because nobody has.
 
     Some tools do not tell an accepted pose from an unopened one. Frames are worked in the order of their ranks: with
-    ``auto``, an unchanged pose counts as accepted up to the last corrected one, and as unopened after it.
+    ``auto``, an unchanged pose counts as accepted up to the last corrected one, and as unopened after it. Where another file
+    has a certain answer for the same frame, the unchanged pose is an earlier state of the work, and not an answer.
 
     Args:
-        corrections: of one batch.
+        corrections: of one batch, from all of its files; a frame may occur in several.
         rank: of every id, in the order of work.
         unchanged: ``auto``; ``accept`` all of them; or ``skip`` them all.
     """
     last = max((rank[one.id] for one in corrections if one.status == "corrected"), default=0)
     seen: list[Correction] = []
     unopened: list[Correction] = []
+    certain = {one for one in corrections if one.looked_at or one.status == "corrected"}
+    answered = {one.id for one in certain}
     for one in corrections:
-        certain = one.looked_at or one.status == "corrected"
-        accepted = unchanged == "accept" or (unchanged == "auto" and rank[one.id] < last)
-        (seen if certain or accepted else unopened).append(one)
+        auto = unchanged == "auto" and rank[one.id] < last and one.id not in answered
+        (seen if one in certain or unchanged == "accept" or auto else unopened).append(one)
     return seen, unopened
 
 

@@ -194,6 +194,31 @@ def test_parts_are_legal_in_any_order_and_twice_is_once(inbox: Path, batch: Batc
     assert everything["merged"]["total"] == BUDGET
 
 
+def test_files_of_one_batch_are_decided_together(inbox: Path, batch: Batch) -> None:
+    """The last corrected pose may stand in another file; and a correction counts before an older state of its frame."""
+    call("export", inbox, "--to", "coco")
+    whole = next(Path("week-1-coco/annotations").iterdir())
+    third, last = batch.choices[2].id, batch.choices[-1].id
+    halves = []
+    for number, half in enumerate((batch.choices[:5], batch.choices[5:])):
+        document = json.loads(correct(whole, {last: nudge(0, 5.0)}, Path("all.json")).read_text())
+        ids = {choice.id for choice in half}
+        document["images"] = [one for one in document["images"] if one["file_name"][6:38] in ids]
+        kept = {one["id"] for one in document["images"]}
+        document["annotations"] = [one for one in document["annotations"] if one["image_id"] in kept]
+        halves.append(Path(f"half-{number}.json"))
+        halves[-1].write_text(json.dumps(document))
+
+    for name, files in (("one", halves), ("two", halves[::-1])):
+        done = value_of(call("import", *files, "--into", name, "--json"))
+        assert (done["accepted"], done["corrected"]) == (BUDGET - 1, 1)
+        assert (done["unopened"], done["problems"]) == ([], [])
+
+    later = correct(whole, {third: nudge(0, 5.0), last: nudge(0, 5.0)}, Path("later.json"))
+    done = value_of(call("import", *halves, later, "--into", "three", "--json"))
+    assert (done["accepted"], done["corrected"], done["problems"]) == (BUDGET - 2, 2, [])
+
+
 def test_a_contradiction_is_listed_and_kept_until_it_is_said_otherwise(inbox: Path, batch: Batch) -> None:
     call("export", inbox, "--to", "coco")
     whole, first = next(Path("week-1-coco/annotations").iterdir()), batch.choices[0].id
