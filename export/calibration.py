@@ -249,8 +249,15 @@ def check_classes(failed_N: Bools, count: int, what: str) -> None:
     if not count:
         raise DataError(f"{what}: there is nobody to measure on; give labelled people that trained nothing")
     if failures in (0, count):
-        raise DataError(f"{what}: {failures} of {count} people failed; both failures and successes are needed: "
-                        "give more people, or another definition of failure")  # fmt: skip
+        if failures:
+            advice = ("The model is too weak, or the people are too hard, for this definition of a failure: give easier or "
+                      "more people (--calibration), or a more tolerant definition (--failure, --failure-limit)")  # fmt: skip
+        else:
+            advice = ("The model is too good, or the people are too few or too easy, for this definition of a failure: give "
+                      "harder or more people (--calibration), or a stricter definition (--failure, --failure-limit)")  # fmt: skip
+        raise DataError(
+            f"{what}: {failures} of {count} people failed; both failures and successes are needed. {advice}"
+        )
 
 
 def _checked(evidence_N3: npt.NDArray[np.floating]) -> Array:

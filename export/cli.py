@@ -11,7 +11,7 @@ import click
 
 from alpose import __version__
 from alpose.runtime.bundle.manifest import Precision
-from alpose.trainer.cli_options import OneLineErrors, default_cache
+from alpose.trainer.cli_options import OneLineErrors, default_cache, failure_options
 
 log = logging.getLogger("alpose")
 
@@ -70,14 +70,7 @@ _PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exist
     envvar="ALPOSE_DATA",
     help="Where the datasets are. [env: ALPOSE_DATA]",
 )
-@click.option(
-    "--failure",
-    default="image-pck",
-    show_default=True,
-    type=click.Choice(["image-pck", "any-joint", "mean-error"]),
-    help="What counts as a failed pose; stored in the bundle.",
-)
-@click.option("--failure-limit", type=float, help="PCK under which, or mean error over which, a pose fails.")
+@failure_options
 @click.option(
     "--also", multiple=True, metavar="DATA", help="Other labelled people: the card shows what the thresholds do there."
 )

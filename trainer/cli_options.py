@@ -13,6 +13,8 @@ import click
 
 from alpose.runtime import command_line
 
+from .failures import DEFAULT_LIMITS, FAILURES
+
 if TYPE_CHECKING:
     from .device import DeviceContext
 
@@ -31,7 +33,6 @@ class OneLineErrors(command_line.OneLineErrors):
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXISTING_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 PRESET = click.Choice(["smoke", "demo", "laptop", "paper"])
-FAILURES = ["image-pck", "any-joint", "mean-error"]
 NET = click.Choice(["hrnet-w32", "hrnet-tiny"])
 
 
@@ -92,7 +93,8 @@ def failure_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--failure", default="image-pck", show_default=True, type=click.Choice(FAILURES),
                      help="What counts as a failed pose."),
         click.option("--failure-limit", type=float,
-                     help="PCK under which, or mean error over which, a pose fails. [default: 0.5, or 0.1]"),
+                     help="PCK under which, or mean error over which, a pose fails. "
+                          f"[default: {DEFAULT_LIMITS['image-pck']}, or {DEFAULT_LIMITS['mean-error']}]"),
     ))  # fmt: skip
 
 

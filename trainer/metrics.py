@@ -16,15 +16,12 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.skeleton import Skeleton
 
 from .data.records import Bools, Floats, PoseData
+from .failures import DEFAULT_LIMITS, FAILURES, FailureName
 
 AnyFloats = npt.NDArray[np.floating[Any]]
 
 ProfileName = Literal["standard", "official-2021"]
 PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)
-
-FailureName = Literal["image-pck", "any-joint", "mean-error"]
-FAILURES: tuple[FailureName, ...] = get_args(FailureName)
-DEFAULT_LIMITS: dict[FailureName, float | None] = {"image-pck": 0.5, "any-joint": None, "mean-error": 0.1}
 
 # The published evaluation code looks at linspace(0, 1, 20) only: neither 0.2 nor 0.5 is among them, and which
 # neighbour the printed tables used is not known.
@@ -226,6 +223,14 @@ class Failure:
             return np.nan_to_num(mean_error_N, nan=0.0) > (self.limit or 0.0), np.isfinite(mean_error_N)
         limit = 1.0 if self.limit is None else self.limit
         return np.nan_to_num(image_pck_N, nan=1.0) < limit, np.isfinite(image_pck_N)
+
+    @property
+    def label(self) -> str:
+        """The definition in a few words, for tables: ``image PCK below 0.5``."""
+        if self.name == "any-joint":
+            return "any joint wrong"
+        what = "image PCK below" if self.name == "image-pck" else "mean error, in sides of the crop, above"
+        return f"{what} {self.limit:g}"
 
     def words(self, profile: Profile) -> str:
         """Return the definition as a sentence for people who deploy."""

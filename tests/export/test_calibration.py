@@ -182,8 +182,16 @@ def test_the_halves_depend_on_the_id_alone() -> None:
     ("evidence_N3", "failed_N", "says"),
     [
         (np.empty((0, 3)), np.empty(0, dtype=bool), "nobody"),
-        (np.ones((4, 3)), np.zeros(4, dtype=bool), "0 of 4 people failed; both"),
-        (np.ones((4, 3)), np.ones(4, dtype=bool), "4 of 4 people failed; both"),
+        (
+            np.ones((4, 3)),
+            np.zeros(4, dtype=bool),
+            r"0 of 4 people failed; both.* too easy.*--calibration.*--failure, --failure-limit",
+        ),
+        (
+            np.ones((4, 3)),
+            np.ones(4, dtype=bool),
+            r"4 of 4 people failed; both.* too weak.*--calibration.*--failure, --failure-limit",
+        ),
         (np.array([[1.0, 2, 3], [1, np.nan, 3]]), np.array([True, False]), "entropy = nan in row 1"),
         (np.array([[1.0, 2, 3], [np.inf, 2, 3]]), np.array([True, False]), "predicted_loss = inf in row 1"),
         (np.ones((4, 2)), np.zeros(4, dtype=bool), r"shape \(4, 2\)"),

@@ -17,9 +17,9 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
 from alpose.trainer.data.records import Floats, PoseData
+from alpose.trainer.failures import FAILURES, FailureName
 from alpose.trainer.metrics import (
     Failure,
-    FailureName,
     Judged,
     Profile,
     aurc,
@@ -452,6 +452,9 @@ def test_definitions_are_checked_stored_and_said_in_words() -> None:
     assert "0.2 of the torso" in Failure().words(profile)
     assert "one joint or more" in Failure("any-joint").words(profile)
     assert "10 % of the side of the crop" in Failure("mean-error").words(profile)
+    assert [Failure(name).label for name in FAILURES] == [
+        "image PCK below 0.5", "any joint wrong", "mean error, in sides of the crop, above 0.1"
+    ]  # fmt: skip
     for failure in (Failure(), Failure("any-joint"), Failure("mean-error", 0.07)):
         assert from_json(Failure, json.loads(json.dumps(to_json(failure)))) == failure
     for name, limit in (("pck", None), ("any-joint", 0.5), ("image-pck", 0.0), ("mean-error", 2.0)):

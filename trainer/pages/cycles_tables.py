@@ -26,7 +26,7 @@ from ..statistics import (
 )
 from . import formatting as fmt
 from .kit import Cell, Column, Row, Table, cells
-from .run_folder import UNKNOWN, RunInfo, failure_words, lookup
+from .run_folder import UNKNOWN, RunInfo, lookup
 
 MIN_SEEDS = 3
 """Fewer pairs than this give a test no power worth printing."""
@@ -56,7 +56,7 @@ class Measure:
 
     def explained(self, info: RunInfo) -> str:
         """The meaning in this run."""
-        return self.meaning.replace("{failure}", failure_words(info.failure))
+        return self.meaning.replace("{failure}", info.failure.label)
 
 
 def loss_spread(summary: Summary) -> str:
@@ -205,7 +205,7 @@ def detection_table(info: RunInfo) -> Table:
 def cost_table(info: RunInfo) -> Table:
     """Table D: what each selection cost and what it left out."""
     titles = (Column("Scoring", "per stage"), Column("Training", "per stage"), Column("Pool", "all stages, all seeds"),
-              Column("Left out", "PCK undefined", LEFT_OUT), Column("Failures", "among the rest", f"A failure: {failure_words(info.failure)}."),
+              Column("Left out", "PCK undefined", LEFT_OUT), Column("Failures", "among the rest", f"A failure: {info.failure.label}."),
               Column("Finished", "of the selections"))  # fmt: skip
     asked = len(info.seeds) * len(info.stages)
     rows = tuple(

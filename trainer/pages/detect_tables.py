@@ -13,7 +13,6 @@ from ..statistics import BINS, Summary, is_defined, mean_sd
 from . import formatting as fmt
 from .cycles_tables import ARROWS, Better, Form, best_of, shown_alone
 from .kit import Cell, Column, Row, Table, cells
-from .run_folder import failure_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ MEASURES = (
 def auroc_words(results: DetectResults) -> str:
     """What AUROC is, with the run's definition of a failure."""
     return (
-        f"Probability that a failure ({failure_words(results.catalogue.failure)}) scores higher than a success, ties half. "
+        f"Probability that a failure ({results.catalogue.failure.label}) scores higher than a success, ties half. "
         "0.5 is chance, 1 is perfect."
     )
 

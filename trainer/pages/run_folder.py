@@ -210,14 +210,6 @@ def read(load: Callable[[Path], T], path: Path, into: dict[K, T], key: K) -> str
     return ""
 
 
-def failure_words(failure: Failure) -> str:
-    """What a failure is, in the room of a table: ``image PCK below 0.5``."""
-    if failure.name == "any-joint":
-        return "any joint wrong"
-    what = "image PCK below" if failure.name == "image-pck" else "mean error, in sides of the crop, above"
-    return f"{what} {failure.limit:g}"
-
-
 def missing_rows(info: RunInfo) -> tuple[str, ...]:
     """Selections without a row, a sentence per method."""
     lines = []
