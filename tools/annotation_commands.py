@@ -93,7 +93,7 @@ def _chosen_text(chosen: Chosen, inbox: Path) -> str:
     if chosen.sealed:
         lines.append(f"next, {plural(chosen.sealed, 'picture')} to open: alpose-harvest unseal {inbox}")
     if batch.choices and not chosen.waiting and not chosen.sealed:
-        lines.append(f"next: alpose-harvest export {inbox} --to coco|cvat|label-studio --batch {batch.name}")
+        lines.append(f"next: alpose-harvest export {inbox} --to {_format_names('|')} --batch {batch.name}")
     return "\n".join(lines)
 
 
@@ -135,20 +135,42 @@ def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: A
     say(f"page: {path} ({size(len(page))})")
 
 
+def _format_names(separator: str) -> str:
+    """The registered formats; they are loaded only where a command needs them."""
+    from .formats import FORMATS
+
+    return separator.join(FORMATS)
+
+
 def _known_format(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """The name of a registered format; the formats are loaded only here."""
+    """The name of a registered format."""
     from .formats import FORMATS
 
     if value not in FORMATS:
-        raise click.BadParameter(f"{value!r} is not one of {', '.join(FORMATS)}")
+        raise click.BadParameter(f"{value!r} is not one of {_format_names(', ')}")
     return value
+
+
+class FormatOption(click.Option):
+    """An option whose help lists the registered formats."""
+
+    def make_metavar(self, *_: Any, **__: Any) -> str:
+        """All names."""
+        return _format_names("|")
+
+
+class ImportCommand(click.Command):
+    """A command whose help ends with the formats that it reads."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line, from the registry."""
+        formatter.write_paragraph()
+        formatter.write_text(f"Formats: {_format_names(', ')}.")
 
 
 @click.command()
 @INBOX
-@click.option(
-    "--to", required=True, metavar="coco|cvat|label-studio", callback=_known_format, help="The annotation tool."
-)
+@click.option("--to", required=True, cls=FormatOption, callback=_known_format, help="The annotation tool.")
 @click.option("--batch", help="Of select. [default: the newest]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder. [default: BATCH-FORMAT]")
 @click.option(
@@ -205,13 +227,13 @@ def _written_text(to: str, name: str, done: Written, inbox: Path) -> str:
         lines.append(f"next: {readme} says how to load and to export it; then")
     else:
         lines.append(
-            "next: correct the poses in any tool that reads and writes COCO keypoints and keeps file names, then"
+            f"next: correct the poses in a tool that reads and writes the format {to} and keeps file names, then"
         )
     lines.append(f"alpose-harvest import {format_named(to).returns} --inbox {inbox} --into dataset/")
     return "\n".join(lines)
 
 
-@click.command("import")
+@click.command("import", cls=ImportCommand)
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE..."
 )
@@ -229,8 +251,8 @@ def _written_text(to: str, name: str, done: Written, inbox: Path) -> str:
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "accept", "skip"]),
-    help="Poses that come back from CVAT or as COCO just as they went out: auto takes those before the last corrected one, "
-    "in the order of work, for accepted and the rest for not looked at.",
+    help="Poses that come back just as they went out, in a format that does not say whether anybody has looked: auto takes "
+    "those before the last corrected one, in the order of work, for accepted and the rest for not looked at.",
 )
 @click.option(
     "--on-conflict",
@@ -245,7 +267,7 @@ def import_(
     context: click.Context, files: tuple[Path, ...], into: Path, inbox: Path, unchanged: Any, on_conflict: Any,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Bring what annotators did into a COCO keypoints dataset, from COCO files, CVAT archives and Label Studio's JSON.
+    """Bring what annotators did into a COCO keypoints dataset, from files in any known format.
 
     The format is told by the content. A part of a batch is enough, and the same file twice changes nothing. What cannot
     be used is named; answers to frames that the inbox does not know are kept in DATASET/field/unknown/.

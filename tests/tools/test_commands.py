@@ -24,6 +24,8 @@ from alpose.tools.batch import Batch
 from alpose.tools.cli import main
 from alpose.tools.dataset import ANNOTATIONS
 from alpose.tools.field.labelled import read_labelled, read_tallies
+from alpose.tools.formats import FORMATS
+from alpose.tools.formats.coco import Coco
 from alpose.tools.formats.files import open_files
 from alpose.tools.inbox import Inbox
 from alpose.trainer.data.coco import read_coco
@@ -284,7 +286,7 @@ def test_the_format_is_told_by_the_content(inbox: Path, batch: Batch) -> None:
     ("content", "message"),
     [
         ("{", "not readable as JSON"),
-        ('{"images": []}', "not in COCO form"),
+        ('{"images": []}', "a COCO file needs the lists"),
         ('[{"image": "x.jpg", "id": 3}]', "JSON-MIN"),
         ('{"images": [], "annotations": [], "categories": [{"name": "car"}]}', "one category with keypoints"),
     ],
@@ -361,6 +363,30 @@ def test_bundles_that_call_different_things_a_failure_are_not_mixed(inbox: Path,
     assert [one["failure"]["name"] for one in (first, second)] == ["any-joint", "mean-error"]
     assert 0 < second["fleet"]["labelled"] <= 3 < first["fleet"]["labelled"] <= BUDGET - 3
     assert "it knows: first" in call("report", "dataset", "--bundle", "third", fails=True).stderr
+
+
+# --- formats of one's own
+
+
+class Own(Coco):
+    """Another format, without a README."""
+
+    name = "own"
+    returns = "CORRECTED.own"
+
+
+def test_commands_name_the_formats_that_are_registered(
+    inbox: Path, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FORMATS, "own", Own())
+    names = "coco|cvat|label-studio|own"
+    assert names in call("export", "--help").output
+    assert names.replace("|", ", ") in call("import", "--help").output
+    assert f"--to {names} --batch" in call("select", inbox, "--budget", 3, "--seed", 3).output
+    said = call("export", inbox, "--batch", batch.name, "--to", "own").output
+    assert "reads and writes the format own" in said
+    assert "alpose-harvest import CORRECTED.own" in said
+    assert names.replace("|", ", ") in call("export", inbox, "--to", "other", fails=True).output
 
 
 # --- several skeletons

@@ -283,7 +283,9 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^x\.zip holds no JSON"):
         read(tmp_path / "x.zip")
     (tmp_path / "x.json").write_text("[")
-    with pytest.raises(DataError, match=r"x\.json is not a file with labels: not readable as JSON"):
+    with pytest.raises(
+        DataError, match=r"^x\.json: no known format \(coco, .*\) recognises it; it is not readable as JSON"
+    ):
         read(tmp_path / "x.json")
 
 

@@ -59,16 +59,17 @@ def format_named(name: str) -> Format:
 
 
 def format_of(file: LabelFile) -> Format:
-    """The format that recognises a file; :class:`DataError` says what the file lacks where none does."""
+    """The format that recognises a file; :class:`DataError` where none does, with what the file lacks."""
     for format_ in FORMATS.values():
         if format_.detect(file):
             return format_
     if file.problem is not None:
-        raise DataError(file.problem)
-    if isinstance(file.value, list):
-        raise DataError(f"{file.name} is a list, and not of Label Studio's tasks: export as JSON, not as JSON-MIN; a COCO "
-                        "file needs its images and categories")  # fmt: skip
-    raise DataError(f"{file.name} is not in COCO form: it needs the lists images, annotations, categories")
+        hint = file.problem
+    elif isinstance(file.value, list):
+        hint = "Label Studio's tasks are exported as JSON, not as JSON-MIN; a COCO file needs its images and categories"
+    else:
+        hint = "a COCO file needs the lists images, annotations, categories"
+    raise DataError(f"{file.name}: no known format ({', '.join(FORMATS)}) recognises it; {hint}")
 
 
 for known in (Coco(), Cvat(), LabelStudio()):

@@ -113,4 +113,4 @@ def _parsed(name: str, content: bytes) -> LabelFile:
         text = content.decode(encoding, errors="replace" if encoding.startswith("utf-8") else "strict")
         return LabelFile(name, content, json.loads(text))
     except (ValueError, RecursionError) as error:
-        return LabelFile(name, content, None, f"{name} is not a file with labels: not readable as JSON: {error}")
+        return LabelFile(name, content, None, f"it is not readable as JSON: {error}")
