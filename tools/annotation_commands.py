@@ -234,9 +234,7 @@ def _written_text(to: str, name: str, done: Written, inbox: Path) -> str:
 
 
 @click.command("import", cls=ImportCommand)
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE..."
-)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True), metavar="FILE...")
 @click.option("--into", required=True, type=click.Path(path_type=Path, file_okay=False), help="The dataset.")
 @click.option(
     "--inbox",
@@ -269,7 +267,7 @@ def import_(
 ) -> None:  # fmt: skip
     """Bring what annotators did into a COCO keypoints dataset, from files in any known format.
 
-    The format is told by the content. A part of a batch is enough, and the same file twice changes nothing. What cannot
+    FILE is a file, a ZIP archive or a folder. The format is told by the content. A part of a batch is enough, and the same file twice changes nothing. What cannot
     be used is named; answers to frames that the inbox does not know are kept in DATASET/field/unknown/.
 
     \b

@@ -20,9 +20,9 @@ from .annotation import Skeletons, entries_known, item_of
 from .batch import Batch, Choice
 from .dataset import FIELD, Merged, OnConflict, merge, write_once
 from .field.labelled import Definition
-from .formats import format_of
+from .formats import LabelFile, format_of, label_suffixes
 from .formats.coco import RESOLUTION_PX, flat
-from .formats.files import open_files
+from .formats.files import open_files, shortened
 from .inbox import Inbox
 from .inbox_database import Entry
 from .labels import (
@@ -76,7 +76,7 @@ def import_labels(
 
     Args:
         inbox: where the batch came from: it knows what the model had predicted, and has the pictures.
-        files: in any of the formats; several parts of a batch may overlap.
+        files: in any of the formats, also archives and folders of them; several parts of a batch may overlap.
         dataset: the folder; it need not exist.
         unchanged: what to make of poses that come back as they went out from a tool that does not say whether anybody
             has looked: see :func:`~alpose.tools.labels.looked_at`.
@@ -90,7 +90,7 @@ def import_labels(
             if len(files) == 1:
                 raise
             reading.problems.append(str(error))
-            reading.unread.append(path.name)
+            reading.unread.append(_name(path))
     skeleton = reading.one_skeleton()
     for name, answers in reading.parts:
         reading.take(name, answers)
@@ -122,7 +122,7 @@ class _Import:
     def __init__(self, inbox: Inbox) -> None:
         self.inbox, self.skeletons = inbox, Skeletons(inbox)
         self.skeleton: Skeleton | None = None
-        self._skeleton_of: list[tuple[Path, Skeleton]] = []
+        self._skeleton_of: list[tuple[str, Skeleton]] = []
         self.parts: list[tuple[str, Answers]] = []
         self.forms: dict[str, str] = {}
         self.items: dict[str, Item] = {}
@@ -141,22 +141,33 @@ class _Import:
     # What files say
 
     def read(self, path: Path) -> None:
-        """Read a file; :class:`DataError` where it cannot be relied on."""
-        files, problems = open_files(path)
+        """Read a file, an archive or a folder; :class:`DataError` where nothing in it can be relied on."""
+        name = _name(path)
+        files, problems = open_files(path, label_suffixes())
         self.problems += problems
+        refused = []
         for file in files:
-            format_ = format_of(file)
-            answers = format_.read(file, known_id_in(self.inbox.has))
-            self.forms[path.name] = format_.name
-            self._entries |= entries_known(self.inbox, sorted(answers.ids))
-            self._check_skeleton(path, answers)
-            self.problems += answers.problems
-            self.notes += answers.notes
-            if not answers.ids:
-                self.problems.append(f"{path.name}: nobody has placed a joint, and no frame of it is known")
-            self.parts.append((path.name, answers))
+            try:
+                self._read_labels(file, name, str(path) if len(files) == 1 else file.name)
+            except DataError as error:
+                refused.append(str(error))
+        if len(refused) == len(files):
+            raise DataError(shortened(refused))
+        self.problems += refused
 
-    def _check_skeleton(self, path: Path, answers: Answers) -> None:
+    def _read_labels(self, file: LabelFile, name: str, where: str) -> None:
+        format_ = format_of(file)
+        answers = format_.read(file, known_id_in(self.inbox.has))
+        self._entries |= entries_known(self.inbox, sorted(answers.ids))
+        self._check_skeleton(where, answers)
+        self.forms[name] = format_.name
+        self.problems += answers.problems
+        self.notes += answers.notes
+        if not answers.ids:
+            self.problems.append(f"{file.name}: nobody has placed a joint, and no frame of it is known")
+        self.parts.append((name, answers))
+
+    def _check_skeleton(self, path: str, answers: Answers) -> None:
         bundles = {self._entries[id_].record.bundle for id_ in answers.ids & self._entries.keys()}
         found = {self.skeletons[bundle].joints: self.skeletons[bundle] for bundle in bundles}
         if not found:
@@ -264,6 +275,10 @@ class _Import:
         found = {sha256: Definition.of_bundle(known.facts, f"bundle {known.name}")
                  for sha256, known in self.inbox.bundles().items()}  # fmt: skip
         return {sha256: to_json(definition) for sha256, definition in found.items() if definition is not None}
+
+
+def _name(path: Path) -> str:
+    return path.name or path.resolve().name
 
 
 def _in_pixels(answer: Answer, pose: Pose) -> Any:

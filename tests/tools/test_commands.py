@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from alpose.tools.inbox import Inbox
 from alpose.trainer.data.coco import read_coco
 
 from .harvest import BUDGET, bring, call, correct, nudge, value_of
+from .per_image import PerImage
 from .queues import make_record
 
 # --- select
@@ -387,6 +389,41 @@ def test_commands_name_the_formats_that_are_registered(
     assert "reads and writes the format own" in said
     assert "alpose-harvest import CORRECTED.own" in said
     assert names.replace("|", ", ") in call("export", inbox, "--to", "other", fails=True).output
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_one_file_an_image_comes_back_in_a_folder_or_an_archive(
+    packed: bool, inbox: Path, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not labels is passed over, what no format knows is named; and the last corrected pose counts for all files."""
+    monkeypatch.setitem(FORMATS, "per-image", PerImage())
+    call("export", inbox, "--to", "per-image", "--out", "out")
+    came = Path("out/points")
+    (came / "README.txt").write_text("no labels")
+    (came / "other.json").write_text("{}")
+    last = sorted(came.glob("*.points"))[-1]
+    head, first, *rest = last.read_text().splitlines()
+    joint, x, y, _ = first.split()
+    last.write_text("\n".join([head, f"{joint} {float(x) + 5:.2f} {y} 2", *rest]))
+    if packed:
+        came = Path(shutil.make_archive("came", "zip", came))
+
+    done = value_of(call("import", came, "--into", "dataset", "--json"))
+
+    assert (done["accepted"], done["corrected"], done["unopened"]) == (BUDGET - 1, 1, [])
+    (problem,) = done["problems"]
+    assert "other.json: no known format (coco, cvat, label-studio, per-image) recognises it" in problem
+    assert done["forms"] == {came.name: "per-image"}
+
+
+def test_a_folder_of_coco_files_is_taken_like_an_archive_and_one_without_labels_is_refused(
+    inbox: Path, batch: Batch
+) -> None:
+    call("export", inbox, "--to", "coco")
+    done = value_of(call("import", "week-1-coco", "--into", "dataset", "--unchanged", "accept", "--json"))
+    assert (done["accepted"], done["problems"]) == (BUDGET, [])
+    said = call("import", "week-1-coco/images", "--into", "other", fails=True)
+    assert "images holds no JSON file" in said.stderr
 
 
 # --- several skeletons

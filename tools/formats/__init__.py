@@ -6,6 +6,7 @@ pictures, the order of joints and who was meant are sorted out by :mod:`alpose.t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from alpose.runtime.errors import ConfigError, DataError
 from ..labels import Answers, FindId, Handout
 from .coco import Coco
 from .cvat import Cvat
-from .files import LabelFile
+from .files import SUFFIXES, LabelFile
 from .label_studio import LabelStudio
 
 
@@ -25,6 +26,11 @@ class Format(Protocol):
     """As ``alpose-harvest export --to`` calls it."""
     returns: str
     """What to call the file that comes back, in the instructions for people."""
+
+    @property
+    def suffixes(self) -> Sequence[str]:
+        """How the names of its label files end, to find them in archives and folders. A format without it reads ``.json``."""
+        return SUFFIXES
 
     def write(self, handout: Handout, folder: Path) -> None:
         """Write tasks with the model's poses; the images lie in ``folder / "images"`` under their tasks' names."""
@@ -58,6 +64,11 @@ def format_named(name: str) -> Format:
     return FORMATS[name]
 
 
+def label_suffixes() -> tuple[str, ...]:
+    """How the names of label files of all formats end."""
+    return tuple(dict.fromkeys(one for format_ in FORMATS.values() for one in getattr(format_, "suffixes", SUFFIXES)))
+
+
 def format_of(file: LabelFile) -> Format:
     """The format that recognises a file; :class:`DataError` where none does, with what the file lacks."""
     for format_ in FORMATS.values():
@@ -75,4 +86,4 @@ def format_of(file: LabelFile) -> Format:
 for known in (Coco(), Cvat(), LabelStudio()):
     register(known)
 
-__all__ = ["FORMATS", "Format", "LabelFile", "format_named", "format_of", "register"]
+__all__ = ["FORMATS", "Format", "LabelFile", "format_named", "format_of", "label_suffixes", "register"]

@@ -22,7 +22,7 @@ from alpose.runtime.skeleton import Skeleton, flip_pairs_by_name
 from alpose.trainer.data.coco import category_with_joints, not_a_person, placed_joints, plain_id, stated_size
 
 from ..labels import HIDDEN, Answer, Answers, FindId, Handout, Pose, Task
-from .files import LabelFile
+from .files import SUFFIXES, LabelFile
 
 CATEGORY_ID, CATEGORY = 1, "person"
 DIGITS = 2
@@ -39,6 +39,7 @@ class Coco:
 
     name = "coco"
     returns = "CORRECTED.json"
+    suffixes = SUFFIXES
 
     def write(self, handout: Handout, folder: Path) -> None:
         """``annotations/person_keypoints_NAME.json``."""

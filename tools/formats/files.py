@@ -1,16 +1,21 @@
-"""The files that come back from annotators: JSON, in archives or by itself, in whatever encoding a tool has written it."""
+"""The files that come back from annotators, by themselves, in archives or in folders; JSON in whatever encoding it has."""
 
 from __future__ import annotations
 
 import json
 import zipfile
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from alpose.runtime.errors import DataError
 
+SUFFIXES = (".json",)
+"""How the names of label files end, unless a format says otherwise."""
+LINES_SHOWN = 3
+"""Files that a message names, where none of many can be read."""
 MAX_BYTES = 1 << 30
 """Of a file with labels, also inside an archive."""
 APPLE_DOUBLE = b"\x00\x05\x16\x07"
@@ -34,38 +39,68 @@ class LabelFile:
     problem: str | None = None
 
 
-def open_files(path: Path) -> tuple[list[LabelFile], list[str]]:
-    """The label files in a file or an archive, and what in it cannot be read; nothing is unpacked to the disk.
+def open_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> tuple[list[LabelFile], list[str]]:
+    """The label files in a file, an archive or a folder, and what in it cannot be read; nothing is unpacked to the disk.
+
+    Args:
+        path: what came back.
+        suffixes: how the names of label files end; a file that is given by itself may have any name.
 
     :class:`DataError` where nothing can be read at all.
     """
+    if path.is_dir():
+        return _of_folder(path, suffixes)
     if zipfile.is_zipfile(path):
-        return _of_archive(path)
+        return _of_archive(path, suffixes)
+    return [_of_file(path, path.name)], []
+
+
+def shortened(lines: Sequence[str]) -> str:
+    """The first lines in one, and the number of the others."""
+    more = [f"and {len(lines) - LINES_SHOWN} more"] if len(lines) > LINES_SHOWN else []
+    return "; ".join([*lines[:LINES_SHOWN], *more])
+
+
+def _of_file(path: Path, name: str) -> LabelFile:
     if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"{path} is larger than {MAX_BYTES} bytes: it is not a file with labels")
+        raise DataError(f"{name} is larger than {MAX_BYTES} bytes: it is not a file with labels")
     content = path.read_bytes()
     kind = next((kind for start, kind in PACKED.items() if content.startswith(start)), None)
     if kind == "ZIP":
-        raise DataError(f"{path.name} is a ZIP archive that was cut off or damaged: copy or export it again")
+        raise DataError(f"{name} is a ZIP archive that was cut off or damaged: copy or export it again")
     if kind is not None:
-        raise DataError(f"{path.name} is packed with {kind}: unpack it, and import the JSON or a ZIP archive")
+        raise DataError(f"{name} is packed with {kind}: unpack it, and import the files in it or a ZIP archive")
     if content.startswith(APPLE_DOUBLE):
-        raise DataError(
-            f"{path.name} is what macOS keeps beside a file, not the file itself: import the one without ._"
-        )
-    return [_parsed(path.name, content)], []
+        raise DataError(f"{name} is what macOS keeps beside a file, not the file itself: import the one without ._")
+    return _parsed(name, content)
 
 
-def _of_archive(path: Path) -> tuple[list[LabelFile], list[str]]:
-    """The COCO keypoints files of an archive, or where none is named so, all of its JSON."""
+def _of_folder(path: Path, suffixes: Sequence[str]) -> tuple[list[LabelFile], list[str]]:
+    """The files of a folder that an archive of it would give."""
+    paths = {one.relative_to(path).as_posix(): one for one in sorted(path.rglob("*")) if one.is_file()}
+    folder = path.name or path.resolve().name
+    files, problems = [], []
+    for name in _label_files(folder, paths, suffixes):
+        try:
+            files.append(_of_file(paths[name], f"{folder}/{name}"))
+        except DataError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{folder}/{name} cannot be read: {error.strerror or error}")
+    if not files:
+        raise DataError(shortened(problems))
+    return files, problems
+
+
+def _of_archive(path: Path, suffixes: Sequence[str]) -> tuple[list[LabelFile], list[str]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if _is_label_file(entry.filename)]
-            entries = [entry for entry in entries if "person_keypoints" in entry.filename] or entries
-            if not entries:
-                raise DataError(f"{path.name} holds no JSON file: export it as COCO Keypoints 1.0")
+            entries = archive.infolist()
+            chosen = set(_label_files(path.name, [entry.filename for entry in entries], suffixes))
             files, problems = [], []
             for entry in entries:
+                if entry.filename not in chosen:
+                    continue
                 name = f"{path.name}:{entry.filename}"
                 try:
                     files.append(_parsed(name, _read(archive, entry)))
@@ -76,14 +111,25 @@ def _of_archive(path: Path) -> tuple[list[LabelFile], list[str]]:
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
         raise DataError(f"{path.name} is a damaged archive ({error}): copy or export it again") from error
     if not files:
-        raise DataError("; ".join(problems))
+        raise DataError(shortened(problems))
     return files, problems
 
 
-def _is_label_file(name: str) -> bool:
+def _label_files(where: str, names: Iterable[str], suffixes: Sequence[str]) -> list[str]:
+    """The COCO keypoints files of an archive or a folder, or where none is named so, all that may hold labels."""
+    found = [name for name in names if _is_label_file(name, suffixes)]
+    found = [name for name in found if "person_keypoints" in name] or found
+    if not found:
+        if tuple(suffixes) == SUFFIXES:
+            raise DataError(f"{where} holds no JSON file: export the labels as COCO Keypoints 1.0 or as JSON")
+        raise DataError(f"{where} holds no file with labels ({', '.join(suffixes)}): export it in a known format")
+    return found
+
+
+def _is_label_file(name: str, suffixes: Sequence[str]) -> bool:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and name.lower().endswith(".json")
+    return not hidden and name.lower().endswith(tuple(suffix.lower() for suffix in suffixes))
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:

@@ -27,7 +27,7 @@ from alpose.runtime.queue.record import is_hex
 from alpose.runtime.skeleton import Skeleton
 
 from ..labels import HIDDEN, OCCLUDED, VISIBLE, Answer, Answers, FindId, Handout, Pose, Task
-from .files import LabelFile
+from .files import SUFFIXES, LabelFile
 
 TASKS, CONFIG, README, IMAGES = "tasks.json", "interface.xml", "README.txt", "images"
 KEYPOINTS, BOX, HIDING, IMAGE = "joint", "person", "hidden", "image"
@@ -49,6 +49,7 @@ class LabelStudio:
 
     name = "label-studio"
     returns = "EXPORTED.json"
+    suffixes = SUFFIXES
 
     def write(self, handout: Handout, folder: Path) -> None:
         """The tasks, the labelling interface, and what to do with them."""
