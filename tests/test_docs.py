@@ -18,6 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from alpose.runtime.triggers import TRIGGERS
+from alpose.tools.formats import FORMATS
+from alpose.trainer.methods.catalog import METHODS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```sh *(?P<needs>[a-z-]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -79,6 +83,21 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", prose):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("triggers.md", [f"`{name}(" for name in TRIGGERS]),
+        ("cycles.md", [f"`{name}`" for name in METHODS]),
+        ("annotation.md", [f"`{name}`" for name in FORMATS]),
+    ],
+)
+def test_the_page_has_a_row_for_everything_registered(page: str, names: list[str]) -> None:
+    lines = (ROOT / "docs" / page).read_text().splitlines()
+    first_cells = "\n".join(line.split("|")[1] for line in lines if line.startswith("|"))
+    lacks = [name.strip("`(") for name in names if name not in first_cells]
+    assert not lacks, f"no table of docs/{page} has a row for {', '.join(lacks)}: add one (docs/extending.md)"
 
 
 def test_the_architecture_names_files_that_are_there() -> None:

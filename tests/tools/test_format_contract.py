@@ -109,6 +109,13 @@ RETURNS: dict[str, Callable[[Path, Mapping[str, Pose]], Path]] = {
 """For each format: what comes back when annotators placed these poses, by the record's id, and accepted the others."""
 
 
+@EVERY_FORMAT
+def test_it_is_known_what_the_tool_gives_back(name: str) -> None:
+    assert name in RETURNS, (
+        f"no test reads the format {name!r}: add what its tool gives back to RETURNS in tests/tools/test_format_contract.py"
+    )
+
+
 def went_out(name: str, skeleton: Skeleton, folder: Path, count: int = 5) -> list[Task]:
     tasks = [make_task(rank, skeleton) for rank in range(1, count + 1)]
     folder.mkdir(exist_ok=True)
