@@ -23,7 +23,7 @@ from alpose.runtime.bundle.keys import SEALING, generate_key, opener
 from alpose.runtime.crop import Crop, cut
 from alpose.runtime.errors import ConfigError, QueueError
 from alpose.runtime.logs import RateLimitedLog
-from alpose.runtime.queue import recorder, writer
+from alpose.runtime.queue import writer
 from alpose.runtime.queue.eviction import Stored
 from alpose.runtime.queue.images import PictureEncoder, decode, kept_region
 from alpose.runtime.queue.queue import Queue
@@ -235,11 +235,8 @@ def test_a_full_hand_over_drops_and_never_waits(start: Any, make_candidate: Make
     assert [record.predicted_loss for record, _, _ in queue.records] == [0, 1, 2, 3, 9]
 
 
-def test_the_hand_over_is_bounded_in_bytes_and_takes_one_of_any_size(
-    start: Any, make_candidate: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recorder, "HANDOVER_BYTES", 1000)
-    made, _ = start()
+def test_the_hand_over_is_bounded_in_bytes_and_takes_one_of_any_size(start: Any, make_candidate: Make) -> None:
+    made, _ = start(handover_bytes=1000)
     encoder = hold_up(made)
     made.submit(make_candidate(0))
     until(lambda: not made._handover.waiting)
@@ -585,11 +582,8 @@ def test_a_clip_is_bounded_and_its_frame_comes_first(
     assert counts(made, "dropped_pictures_total") == {"clip_bytes": 6}
 
 
-def test_a_clip_yields_to_its_frame_where_there_is_little_room(
-    start: Any, make_candidate: Make, shot: Shoot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recorder, "HANDOVER_BYTES", 30_000)  # three frames of 9216 bytes
-    made, queue = start(clip=(3, 1))
+def test_a_clip_yields_to_its_frame_where_there_is_little_room(start: Any, make_candidate: Make, shot: Shoot) -> None:
+    made, queue = start(clip=(3, 1), handover_bytes=30_000)  # three frames of 9216 bytes
     encoder = hold_up(made)
     made.submit(make_candidate(0))
     until(lambda: not made._handover.waiting)
