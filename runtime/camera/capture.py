@@ -32,6 +32,8 @@ TIMEOUT_MS = 5000
 """Of network streams: after this a read has failed. OpenCV's own limit is 30 s."""
 MOST_FPS = 240.0
 """A recording that announces more states the resolution of its clock, not a frame rate."""
+MATROSKA = b"\x1a\x45\xdf\xa3"
+"""The first bytes of a Matroska or WebM file."""
 LONGEST = 10**9
 """Frames; a count beyond it is a container's way of saying that it does not know."""
 
@@ -122,6 +124,7 @@ class OpenCvCapture:
             self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
         else:
             self._capture = cv2.VideoCapture(target)
+        self._is_matroska = isinstance(target, str) and _begins_with(target, MATROSKA)
         if not self._capture.isOpened():
             self._capture.release()
             raise SourceError(f"{name} does not open: {_reason(cv2, target, gstreamer)}")
@@ -144,7 +147,11 @@ class OpenCvCapture:
 
     @property
     def frame_count(self) -> int | None:
-        """As announced; OpenCV estimates it for containers that do not say."""
+        """As announced. None for Matroska and WebM, which say no number: OpenCV makes one of duration and rate, and is wrong
+        where the rate is the clock's resolution or the first frame comes late.
+        """
+        if self._is_matroska:
+            return None
         value = self._number(self._cv2.CAP_PROP_FRAME_COUNT)
         return int(value) if value is not None and value < LONGEST else None
 
@@ -196,6 +203,14 @@ class OpenCvCapture:
     def _number(self, property_id: int) -> float | None:
         value = float(self._capture.get(property_id))
         return value if np.isfinite(value) and value > 0 else None
+
+
+def _begins_with(path: str, signature: bytes) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(signature)) == signature
+    except OSError:
+        return False  # an address, or a camera
 
 
 def _reason(cv2: Any, target: int | str, gstreamer: bool) -> str:

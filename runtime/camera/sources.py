@@ -33,7 +33,7 @@ FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
 """Between two attempts to open a camera again: doubled each time."""
 MISSES_TO_REOPEN = 5
 """Failed reads in a row after which a camera is opened again."""
-MISSES_TO_END = 25
+MISSES_TO_END = 250
 """Failed reads in a row after which a recording is over that does not announce its length."""
 DEFAULT_FPS = 10.0
 """Pictures of a folder per second: they carry no time."""
@@ -119,7 +119,7 @@ class Recorded:
         self.name = name
         self.counts = SourceCounts()
         self.fps: float = fps or capture.fps or DEFAULT_FPS
-        self._own_clock = fps is None and capture.fps is not None
+        self._own_clock = fps is None
         self._capture = capture
         self._realtime = realtime
         self._first_s: float | None = None

@@ -50,6 +50,17 @@ def test_a_video_gives_its_frames_in_order_with_its_own_times(video: Path) -> No
     np.testing.assert_allclose(times, np.arange(COUNT) / FPS, atol=1e-3)
 
 
+def test_matroska_announces_no_number_of_frames_and_none_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), FPS, SIDE[::-1])
+    for value in range(5):
+        writer.write(np.full((*SIDE, 3), 40 * value, dtype=np.uint8))
+    writer.release()
+    source = open_source(str(path))
+    assert sum(one is not None for one in source.frames()) == 5
+    assert source.counts.broken == 0
+
+
 @pytest.mark.parametrize("name", ["0", "20240131", "20240131123000", "a ! b"])
 def test_a_folder_may_be_called_like_a_camera(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

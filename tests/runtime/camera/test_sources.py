@@ -110,6 +110,12 @@ def test_realtime_goes_by_the_files_own_timestamps() -> None:
     assert len(found) >= 25
 
 
+def test_the_files_own_times_decide_where_it_announces_no_rate() -> None:
+    """A browser's WebM announces the resolution of its clock, which is not a frame rate."""
+    source = Recorded("video", Scripted([frame(n) for n in range(4)], fps=None, times=[0.0, 0.066, 0.132, 0.198]))
+    assert [one.time_s for one in delivered(source)] == pytest.approx([0.0, 0.066, 0.132, 0.198])
+
+
 def test_files_that_macos_writes_beside_pictures_are_none(tmp_path: Path) -> None:
     for name in ("IMG_1.jpg", "._IMG_1.jpg", "IMG_2.jpg", "._IMG_2.jpg"):
         (tmp_path / name).write_bytes(b"")
