@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -15,17 +16,17 @@ import pytest
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
 from alpose.tools.annotation import IMAGE_URL
-from alpose.tools.formats import FORMATS, LabelFile, format_of
+from alpose.tools.formats import FORMATS, LabelFile, format_of, label_suffixes
 from alpose.tools.formats import coco as coco_format
 from alpose.tools.formats.cvat import ARCHIVE, LABELS, README
 from alpose.tools.formats.files import open_files
 from alpose.tools.formats.label_studio import TASKS, interface, tasks_json
 from alpose.tools.labels import HIDDEN, OCCLUDED, VISIBLE, Answers, Handout, Pose, Task, compare, id_in, known_id_in
 
+from .per_image import PerImage, points_text
 from .tasks import make_task
 
 SKELETONS = pytest.mark.parametrize("skeleton", [LSP, MPII, COCO], ids=lambda skeleton: skeleton.name)
-EVERY_FORMAT = pytest.mark.parametrize("name", FORMATS)
 
 
 def handout(tasks: list[Task], skeleton: Skeleton) -> Handout:
@@ -103,17 +104,13 @@ def saved(path: Path, value: Any) -> Path:
     return path
 
 
-RETURNS: dict[str, Callable[[Path, Mapping[str, Pose]], Path]] = {
+Returned = Path | Sequence[Path]
+RETURNS: dict[str, Callable[[Path, Mapping[str, Pose]], Returned]] = {
     "coco": coco_returns, "cvat": cvat_returns, "label-studio": studio_returns,
 }  # fmt: skip
-"""For each format: what comes back when annotators placed these poses, by the record's id, and accepted the others."""
-
-
-@EVERY_FORMAT
-def test_it_is_known_what_the_tool_gives_back(name: str) -> None:
-    assert name in RETURNS, (
-        f"no test reads the format {name!r}: add what its tool gives back to RETURNS in tests/tools/test_format_contract.py"
-    )
+"""For each format: the file or files that come back when annotators placed these poses, by the record's id, and accepted the
+others; of several files, in the order of work."""
+EVERY_FORMAT = pytest.mark.parametrize("name", [name for name in FORMATS if name in RETURNS])
 
 
 def went_out(name: str, skeleton: Skeleton, folder: Path, count: int = 5) -> list[Task]:
@@ -123,10 +120,26 @@ def went_out(name: str, skeleton: Skeleton, folder: Path, count: int = 5) -> lis
     return tasks
 
 
-def read(path: Path) -> Answers:
-    ((file,), problems) = open_files(path)
-    assert not problems
-    return format_of(file).read(file, id_in)
+def opened(came: Returned) -> list[LabelFile]:
+    """The label files in everything that came back."""
+    files = []
+    for path in [came] if isinstance(came, Path) else came:
+        found, problems = open_files(path, label_suffixes())
+        assert not problems
+        files += found
+    return files
+
+
+def read(came: Returned) -> Answers:
+    """The answers of everything that came back, as if they stood in one file."""
+    parts = [format_of(file).read(file, id_in) for file in opened(came)]
+    return replace(
+        parts[0],
+        answers=tuple(answer for part in parts for answer in part.answers),
+        problems=tuple(problem for part in parts for problem in part.problems),
+        notes=tuple(note for part in parts for note in part.notes),
+        ids=frozenset(id_ for part in parts for id_ in part.ids),
+    )
 
 
 def placed(task: Task, skeleton: Skeleton, seed: int) -> Pose:
@@ -142,8 +155,11 @@ def placed(task: Task, skeleton: Skeleton, seed: int) -> Pose:
 
 
 def test_every_format_is_tested_here() -> None:
-    assert set(RETURNS) == set(FORMATS)
-    assert all(format_.name == name for name, format_ in FORMATS.items())
+    for name, format_ in FORMATS.items():
+        assert format_.name == name
+        assert name in RETURNS, (
+            f"format {name!r} is registered and not tested: add it to RETURNS in tests/tools/test_format_contract.py"
+        )
 
 
 @EVERY_FORMAT
@@ -195,10 +211,10 @@ def test_accepted_is_told_from_corrected(name: str, skeleton: Skeleton, tmp_path
 @EVERY_FORMAT
 def test_a_format_recognises_what_comes_back_and_nothing_else(name: str, tmp_path: Path) -> None:
     went_out(name, LSP, tmp_path)
-    ((file,), _) = open_files(RETURNS[name](tmp_path, {}))
-    claimed = [other for other, format_ in FORMATS.items() if format_.detect(file)]
-    # What comes back from CVAT is COCO's, and only that is recognised.
-    assert claimed == [{"cvat": "coco"}.get(name, name)]
+    for file in opened(RETURNS[name](tmp_path, {})):
+        claimed = [other for other, format_ in FORMATS.items() if format_.detect(file)]
+        # What comes back from CVAT is COCO's, and only that is recognised.
+        assert claimed == [{"cvat": "coco"}.get(name, name)]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +232,9 @@ def test_nobody_claims_what_is_something_else(value: Any) -> None:
 @pytest.mark.parametrize("odd", [None, "note", 7, [], {}, {"id": "x"}])
 def test_one_odd_thing_in_a_file_is_named_and_the_rest_goes_on(name: str, odd: Any, tmp_path: Path) -> None:
     tasks = went_out(name, LSP, tmp_path)
-    ((file,), _) = open_files(RETURNS[name](tmp_path, {}))
+    file, *others = opened(RETURNS[name](tmp_path, {}))
+    if others or file.value is None:
+        pytest.skip("not one JSON file with all frames")
     rows = file.value if isinstance(file.value, list) else file.value["annotations"]
     rows.insert(2, odd)
 
@@ -226,6 +244,27 @@ def test_one_odd_thing_in_a_file_is_named_and_the_rest_goes_on(name: str, odd: A
     assert len(found.problems) == 1
     assert file.name in found.problems[0]
     assert "2" in found.problems[0]
+
+
+def test_a_format_may_give_back_several_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One file an image, and not JSON: the contract holds it to the same promises, and asks for its entry."""
+    monkeypatch.setitem(FORMATS, "per-image", PerImage())
+    with pytest.raises(AssertionError, match="'per-image' is registered and not tested: add it to RETURNS"):
+        test_every_format_is_tested_here()
+    monkeypatch.setitem(RETURNS, "per-image", per_image_returns)
+    test_every_format_is_tested_here()
+    for number, test in enumerate((test_a_round_trip_gives_the_same_poses, test_accepted_is_told_from_corrected)):
+        test("per-image", LSP, tmp_path / str(number))
+    test_a_format_recognises_what_comes_back_and_nothing_else("per-image", tmp_path / "recognised")
+
+
+def per_image_returns(folder: Path, poses: Mapping[str, Pose]) -> list[Path]:
+    paths = sorted((folder / "points").iterdir())
+    for path in paths:
+        pose = poses.get(id_in(path.name) or "")
+        if pose is not None:
+            path.write_text(points_text(path.stem, pose.joints, pose.keypoints_J2, pose.visibility_J))
+    return paths
 
 
 # --- COCO
