@@ -101,9 +101,8 @@ class TappedTrunk(Trunk):
         elif not isinstance(answer, Tensor):
             raise ConfigError(f"{type(self.net).__name__} returns {form(answer)}, not one tensor of heatmaps: name the "
                               "module that gives them with heatmaps=")  # fmt: skip
-        return answer, Features(
-            tuple(_single(outputs_of, name) for name in self.taps), _single(outputs_of, self.penultimate)
-        )
+        pyramid = tuple(_single(outputs_of, name) for name in self.taps)
+        return answer, Features(pyramid, _single(outputs_of, self.penultimate), (answer,))
 
 
 @contextmanager

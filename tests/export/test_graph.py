@@ -25,7 +25,7 @@ from alpose.trainer.data.crops import Crops
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.heatmaps import decode, to_pixels
-from alpose.trainer.models.heads import HeadConfig, build_head
+from alpose.trainer.models.heads import HeadConfig, HeadName, build_head
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.scoring import score
 
@@ -284,6 +284,15 @@ def own_net(answer: str = "dict") -> tuple[ResNetPose, nn.Module]:
 def monitor(net: nn.Module, head: nn.Module, **changes: Any) -> MonitorGraph:
     arguments: dict[str, Any] = {"skeleton": FIVE, "size_px": SIZE, "peak": 1.0, "heatmaps": "predict", **TAPS}
     return MonitorGraph.from_modules(net, head, **{**arguments, **changes})
+
+
+@pytest.mark.parametrize("name", ["epck", "epck-slim"])
+def test_the_head_that_ships_reads_the_heatmaps_of_anybodys_net(name: HeadName, tiny_frames: Frames) -> None:
+    net, _ = own_net("tensor")
+    head = build_head(HeadConfig(name=name, channels=8, sizes=(16, 8, 4), joints=5, peak=1.0))
+    answer = TorchEngine(monitor(net, head, heatmaps=None))(tiny_frames)
+    assert np.isfinite(answer.predicted_loss_N).all()
+    assert np.ptp(answer.predicted_loss_N) > 0
 
 
 def test_anybodys_net_is_tapped_by_name_exported_and_right(tmp_path: Path, tiny_frames: Frames) -> None:
