@@ -290,7 +290,7 @@ def soak(
 
 
 def check_soak(facts: SoakResult) -> Finding:
-    """Judge a soak."""
+    """What the measurements of a soak show."""
     said = [
         f"{facts.frames} frames in {facts.seconds:.0f} s: {facts.frames / max(facts.seconds, 1e-9):.0f}/s",
         f"p50 {1e3 * facts.p50_s:.1f} ms, p99 {1e3 * facts.p99_s:.1f} ms, p99.9 {1e3 * facts.p999_s:.1f} ms",

@@ -131,7 +131,9 @@ class Page:
         """
         css = "".join([self.palette.css(), *(read(name) for name in ("base.css", *styles))])
         policy = POLICY
-        if script:  # a page with a script shows what strangers wrote: it allows this style and this script alone
+        if (
+            script
+        ):  # a page with a script shows text from other people's files: it allows this style and this script alone
             policy = policy.replace("img-src data:", "img-src data: file: 'self'")
             policy = policy.replace("'unsafe-inline'", f"{_digest(css)}; script-src {_digest(script)}")
         page = _environment().get_template(template)
