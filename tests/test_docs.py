@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from alpose.runtime.engines.catalog import engine_kinds
 from alpose.runtime.triggers import TRIGGERS
 from alpose.tools.formats import FORMATS
 from alpose.trainer.methods.catalog import METHODS
@@ -98,6 +99,12 @@ def test_the_page_has_a_row_for_everything_registered(page: str, names: list[str
     first_cells = "\n".join(line.split("|")[1] for line in lines if line.startswith("|"))
     lacks = [name.strip("`(") for name in names if name not in first_cells]
     assert not lacks, f"no table of docs/{page} has a row for {', '.join(lacks)}: add one (docs/extending.md)"
+
+
+def test_the_page_on_monitors_names_every_engine() -> None:
+    page = (ROOT / "docs" / "monitor.md").read_text()
+    lacks = [kind.name for kind in engine_kinds() if f'`"{kind.name}' not in page]
+    assert not lacks, f"docs/monitor.md does not name {', '.join(lacks)}: add a row to its table of engines"
 
 
 def test_the_architecture_names_files_that_are_there() -> None:
