@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -83,7 +82,7 @@ class ImageFiles:
             other_HW3 = _decoded(encoded, not self.upright)
             if other_HW3 is not None and other_HW3.shape[1::-1] == stated:
                 image_HW3 = other_HW3
-        return np.asarray(cv2.cvtColor(image_HW3, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        return np.ascontiguousarray(image_HW3[..., ::-1])  # OpenCV decodes to BGR
 
     def describe(self, index: int) -> str:
         """Hash of the file's content; a file that cannot be read goes by its name."""
@@ -97,6 +96,8 @@ class ImageFiles:
 
 
 def _decoded(encoded: npt.NDArray[np.uint8], upright: bool) -> npt.NDArray[np.uint8] | None:
+    import cv2  # here: without the train extra the commands say what to install
+
     flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.imdecode(encoded, flags) if encoded.size else None
 
