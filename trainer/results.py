@@ -65,7 +65,7 @@ class Row:
     """PCK of the selecting model on what it selected; lower is better detection (LL++ paper, Table 3a)."""
     selected_true_loss: float | None
     auroc: float | None
-    """Area under the ROC curve of the score against failure (image PCK below 0.5)."""
+    """Area under the ROC curve of the score against failure (by the run's definition)."""
     aurc: float | None
     """Area under the risk-coverage curve, risk = failure rate of the images that are kept; lower is better."""
     spearman: float | None
