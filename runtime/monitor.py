@@ -71,7 +71,7 @@ class Monitor:
             and logged, and costs no frame.
         frame_format: ``rgb``, ``bgr``, ``grey``, ``nv12``, ``nv21``, ``i420``, ``yuyv`` or ``uyvy``; of the YUV ones also with
             ``-bt709``.
-        store, clip, max_bytes: settings of a queue that is given by its path; see :class:`Queue`.
+        store, clip, redact, max_bytes: settings of a queue that is given by its path; see :class:`Queue`.
         handover_bytes: most pixels that wait to be encoded; beyond it a frame is dropped, counted.
         previous_bytes: most pixels that are held for the beginning of a clip, over all cameras.
         camera: name that stands in every record.
@@ -103,6 +103,7 @@ class Monitor:
         camera: str = "",
         store: str | None = None,
         clip: tuple[int, int] | None = None,
+        redact: str | None = None,
         max_bytes: int | None = None,
         handover_bytes: int = HANDOVER_BYTES,
         previous_bytes: int = PREVIOUS_BYTES,
@@ -116,7 +117,7 @@ class Monitor:
         for what, name in (("camera", camera), ("device_id", "" if device_id is None else device_id)):
             if not is_name(name):  # every record would be refused
                 raise ConfigError(f"{what} is a name of at most {MAX_NAME} printable letters, got {name!r:.100}")
-        given = {"store": store, "clip": clip, "max_bytes": max_bytes}
+        given = {"store": store, "clip": clip, "redact": redact, "max_bytes": max_bytes}
         settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if settings and (queue is None or isinstance(queue, Queue)):
             raise ConfigError(

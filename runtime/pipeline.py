@@ -105,9 +105,10 @@ class FramePipeline:
         inferred_s = time.perf_counter()
         # Decide and record.
         results = []
+        heads = self._heads(frames, regions, outputs)
         for row, region in enumerate(regions):
             result = self._decide(region, outputs, row, frame_times[row])
-            results.append((result, self._record(result)))
+            results.append((result, self._record(result, heads.get(id(frames[row]), ()))))
         ended_s = time.perf_counter()
         timings = Timings(
             crop_s=located_s - began_s + cut_s,
@@ -221,13 +222,29 @@ class FramePipeline:
             self._faults.report("where", error)
             return True
 
-    def _record(self, result: FrameResult) -> bool:
+    def _heads(
+        self, frames: Sequence[Any], regions: Sequence[RegionOfInterest], outputs: Outputs
+    ) -> dict[int, tuple[Region, ...]]:
+        """The heads of everybody on each frame, by its ``id``: a picture of one person shows the others too."""
+        heads: dict[int, tuple[Region, ...]] = {}
+        if self._recorder is not None and self._recorder.redacts:
+            for frame, region, keypoints_J2 in zip(frames, regions, outputs.keypoints_NJ2, strict=True):
+                size = region.frame.width, region.frame.height
+                try:
+                    found = self._recorder.heads(region.crop.to_frame(keypoints_J2), *size)
+                except Exception as error:
+                    self._faults.report("redact", error)
+                    found = ((0, 0, *size),)  # rather nothing to see than a face
+                heads[id(frame)] = heads.get(id(frame), ()) + found
+        return heads
+
+    def _record(self, result: FrameResult, heads: tuple[Region, ...]) -> bool:
         """Hand over what is to be kept, and tell the policy what became of it."""
         wanted = result.decision.keep
         kept = False
         if self._recorder is not None:
             try:
-                kept = self._recorder.record(result, partial(self._reader.copy, result.region.frame))
+                kept = self._recorder.record(result, partial(self._reader.copy, result.region.frame), heads)
             except Exception as error:
                 self._faults.report("queue", error)
                 if wanted:

@@ -32,6 +32,7 @@ from .frames import DeviceFrame, HostFrame, Region
 from .queue import Queue, Record
 from .queue.record import Candidate, FrameCopy
 from .queue.recorder import HANDOVER_BYTES, Recorder
+from .redaction import head_joints, head_region
 from .stats import Counters
 from .tracking import MOST_STREAMS, Place, Stream
 from .triggers import Decision, Observation, Policy, State, Trigger
@@ -118,6 +119,9 @@ class FrameRecorder:
         before, after = queue.clip if queue.store != "keypoints" else (0, 0)
         self._previous = PreviousFrames(before, previous_bytes, counters) if before else None
         self._follows = after > 0
+        redacts = queue.redact is not None and queue.store != "keypoints"
+        self._redacted = queue.redact if redacts else None
+        self._head = head_joints(bundle.skeleton) if redacts else ()
 
     def restore(self, policy: Policy, trigger: Trigger) -> None:
         """Let a policy go on from what it had learned when this queue was last used, and save what it learns now."""
@@ -129,8 +133,23 @@ class FrameRecorder:
             self._state.follow(policy, trigger)
             self._state.restore(data)
 
-    def record(self, result: FrameResult, copy: CopyRegion) -> bool:
+    @property
+    def redacts(self) -> bool:
+        """Whether heads are made unrecognisable."""
+        return bool(self._head)
+
+    def heads(self, keypoints_J2: npt.NDArray[np.float32], width: int, height: int) -> tuple[Region, ...]:
+        """What of a person must not be recognised on a frame of this size, where the queue redacts."""
+        region = head_region(keypoints_J2, self._head, width, height)
+        return () if region is None else (region,)
+
+    def record(self, result: FrameResult, copy: CopyRegion, heads: tuple[Region, ...] = ()) -> bool:
         """Hand over what is to be kept of a person on a frame, and log that they were seen.
+
+        Args:
+            result: what was found and decided.
+            copy: makes a copy of pixels.
+            heads: what :meth:`heads` says of everybody on this frame.
 
         Returns:
             Whether the frame is on its way to the disk: it was to be kept, and there was room; otherwise its loss is
@@ -140,14 +159,14 @@ class FrameRecorder:
         camera, frame = region.stream.camera, region.frame
         whole = (0, 0, frame.width, frame.height)
         if self._follows:
-            self.recorder.follow(camera, lambda: FrameCopy(time.wall_ns, copy(whole)))
+            self.recorder.follow(camera, lambda: FrameCopy(time.wall_ns, copy(whole), redacted=heads))
         kept = False
         if decision.keep:
             stored = self.recorder.encoder.region(region.crop, frame.width, frame.height)
             kept = self.recorder.submit(
                 Candidate(
                     record=self._record_of(result),
-                    frame=None if stored is None else FrameCopy(time.wall_ns, copy(stored), stored[:2]),
+                    frame=None if stored is None else FrameCopy(time.wall_ns, copy(stored), stored[:2], heads),
                     crop=region.crop,
                     sequence=result.sequence,
                     supersedes=decision.supersedes,
@@ -156,7 +175,7 @@ class FrameRecorder:
                 )
             )
         if self._previous is not None:
-            self._previous.add(camera, FrameCopy(time.wall_ns, copy(whole)))
+            self._previous.add(camera, FrameCopy(time.wall_ns, copy(whole), redacted=heads))
         self._log.add(camera, time, result.observation, decision, kept)
         self._state.refresh(time.monotonic_ns)
         return kept
@@ -205,6 +224,7 @@ class FrameRecorder:
             novelty=decision.novelty,
             jump=None if math.isnan(observation.jump) else observation.jump,
             limbs=None if math.isnan(observation.limbs) else observation.limbs,
+            redacted=self._redacted,
         )
 
 

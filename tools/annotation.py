@@ -162,7 +162,13 @@ def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") 
         scores_J=np.nan_to_num(record.scores_J.astype(np.float64), nan=0.0, posinf=1.0, neginf=0.0),
         box_4=_box(record.box, picture),
         failure_probability=record.failure_probability,
-        reason="; ".join([*(str(Reason(*reason)) for reason in record.reasons), *([choice.reason] if choice else [])]),
+        reason="; ".join(
+            [
+                *(str(Reason(*reason)) for reason in record.reasons),
+                *([choice.reason] if choice else []),
+                *([f"{record.redacted} redacted"] if record.redacted else []),
+            ]
+        ),
         device=record.device,
         suffix=path.suffix,
     )
@@ -244,6 +250,7 @@ def _facts(entry: Entry, choice: Choice | None, batch: str) -> dict[str, Any]:
         "stream": choice.stream if choice else "value",
         "select_probability": choice.select_probability if choice else None,
         "batch": batch,
+        **({"redacted": record.redacted} if record.redacted else {}),
         "reasons": [[name, _number(value), _number(limit)] for name, value, limit in record.reasons],
     }
 

@@ -317,7 +317,7 @@ SHORT_ID = 16
 
 FACTS = ("id", "captured", "captured_ns", "device", "camera", "bundle", "frame", "box", "place", "failure_probability",
          "predicted_loss", "flagged", "reasons", "threshold", "inclusion_probability", "control_draw", "novelty", "jump",
-         "limbs", "episode", "store", "state", "frame_bytes", "frame_sha256", "sha256", "keypoints", "scores")  # fmt: skip
+         "limbs", "episode", "store", "redacted", "state", "frame_bytes", "frame_sha256", "sha256", "keypoints", "scores")  # fmt: skip
 """Everything about a record but its embedding, in the order in which it is printed."""
 
 
@@ -343,6 +343,8 @@ def row_of(record: Record) -> tuple[str, ...]:
     """Under :data:`HEAD`."""
     names = " + ".join(name for name, _, _ in record.reasons) or ("flagged" if record.flagged else "control")
     picture = f"{record.store} {size(record.frame_bytes)}" if record.frame_bytes else record.store
+    if record.redacted and record.frame_bytes:
+        picture += f", {record.redacted} redacted"
     device = record.device + (f"/{record.camera}" if record.camera else "")
     return (record.id[:SHORT_ID], _time(record.captured_ns), f"{record.failure_probability:.2f}", names, record.place,
             device, picture, record.state)  # fmt: skip

@@ -16,6 +16,7 @@ from .. import command_line
 from ..command_line import LiveLine, print_json
 from ..engines.catalog import engine_names
 from ..errors import ConfigError, DataError
+from ..redaction import REDACTIONS
 
 if TYPE_CHECKING:
     from ..camera.sources import SourceCounts
@@ -71,6 +72,8 @@ CONTROL_SHARE = 0.1
 @click.option("--camera", default="", metavar="NAME", help="Of this camera, in every record.")
 @click.option("--store", default="full", show_default=True, type=click.Choice(["full", "crop", "keypoints"]),
               help="What of a kept frame is stored.")  # fmt: skip
+@click.option("--redact", type=click.Choice(REDACTIONS),
+              help="Make faces unrecognisable before a picture is written, where the pose says that they are.")  # fmt: skip
 @click.option("--seal-to", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="KEY.pub",
               help="Encrypt stored pictures to this key (queue keygen); this device cannot read them back.")  # fmt: skip
 @click.option("--queue-size", "max_bytes", type=command_line.byte_count, metavar="SIZE",
@@ -100,7 +103,7 @@ CONTROL_SHARE = 0.1
 def run(
     bundle: Path, source: str, roi: Any, track: bool, queue: Path | None, budget: float | None, trigger: str | None,
     video_path: Path | None, engine: str, camera_size: Any, rate: float | None, pixel_format: str | None, frame_format: str, verify: Any, threads: int | None, allow_fallback: bool, public_key: Path | None,
-    device_id: str | None, camera: str, store: Any, seal_to: Path | None, max_bytes: int | None, max_age_s: float | None,
+    device_id: str | None, camera: str, store: Any, redact: str | None, seal_to: Path | None, max_bytes: int | None, max_age_s: float | None,
     clip: Any, metrics_port: int | None, metrics_file: Path | None, limit: int | None, realtime: bool,
     fps: float | None, seed: int | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -127,8 +130,10 @@ def run(
     if roi is not None and track:
         raise click.UsageError("--roi is a fixed region and --track follows: give one of them")
     policy = _policy(budget, trigger)
-    if queue is None and (seal_to or store != "full" or clip != (0, 0) or max_age_s is not None):
-        raise ConfigError("--store, --seal-to, --clip and --max-age say how frames are kept: give --queue too")
+    if queue is None and (seal_to or redact or store != "full" or clip != (0, 0) or max_age_s is not None):
+        raise ConfigError(
+            "--store, --redact, --seal-to, --clip and --max-age say how frames are kept: give --queue too"
+        )
 
     if video_path is not None and video_path.exists() and Path(source).exists() and video_path.samefile(source):
         raise ConfigError(f"--show {video_path} would overwrite the video that --source names: give another name")
@@ -144,7 +149,7 @@ def run(
         kept = None
         if queue is not None:
             kept = stack.enter_context(Queue(queue, max_bytes=max_bytes, max_age_s=max_age_s, store=store,
-                                             seal_to=seal_to, clip=clip))  # fmt: skip
+                                             seal_to=seal_to, clip=clip, redact=redact))  # fmt: skip
         monitor = Monitor(
             bundle, queue=kept, trigger=policy, engine=engine, threads=threads, device_id=device_id, roi=roi,
             track=track, frame_format=frame_format, camera=camera, public_key=public_key, allow_fallback=allow_fallback,

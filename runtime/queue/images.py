@@ -41,6 +41,7 @@ from ..bundle.keys import sealer
 from ..crop import Crop, taps
 from ..errors import ConfigError, DataError, MissingExtraError
 from ..frames import Region
+from ..redaction import redact
 from .record import MEDIA_TYPES, STORES, FrameCopy, Picture
 
 JPEG, PNG = MEDIA_TYPES
@@ -121,6 +122,9 @@ class PictureEncoder:
         height, width = copy.rgb_HW3.shape[:2]
         x0, y0 = max(x0, left), max(y0, top)
         kept_HW3 = copy.rgb_HW3[y0 - top : min(y1 - top, height), x0 - left : min(x1 - left, width)]
+        if copy.redacted:
+            kept_HW3 = kept_HW3.copy()  # a frame of a clip may be part of several records
+            redact(kept_HW3, copy.redacted, (x0, y0))
         encoded = encode(kept_HW3, *self._options, offset=(x0, y0))
         picture = Picture.of(
             encoded.data if self._seal is None else self._seal(encoded.data),

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from ..errors import ConfigError, DataError, QueueError
+from ..redaction import REDACTIONS
 from . import acknowledgements, eviction, ledger, recovery, tables
 from .acknowledgements import Acknowledgement, Applied
 from .clock import Clock, time_ordered_id
@@ -81,6 +82,8 @@ class Queue(SharedDatabase):
             whoever opens it later; None keeps the file's own, 256 MiB in a new one.
         max_age_s: by the queue's clock; older records are erased. None keeps them.
         half_life_s: in which a record's worth halves. Stored in the file as well; None keeps it, 7 days in a new one.
+        redact: ``face`` makes heads unrecognisable in every picture before it is written, at the places that poses give:
+            as right as the pose is (``docs/privacy.md``).
         store, quality, media_type, long_side, seal_to, clip: how frames are to be encoded. The queue carries them for
             the recorder.
         busy_timeout_s: how long to wait for other writers.
@@ -108,6 +111,7 @@ class Queue(SharedDatabase):
         long_side: int | None = 1920,
         seal_to: str | Path | None = None,
         clip: tuple[int, int] = (0, 0),
+        redact: str | None = None,
         busy_timeout_s: float = 5.0,
         on_damage: Literal["quarantine", "raise"] = "quarantine",
         readonly: bool = False,
@@ -115,6 +119,10 @@ class Queue(SharedDatabase):
         clock: Clock | None = None,
     ) -> None:
         _require(store in STORES, f"store must be one of {', '.join(STORES)}, got {store!r}")
+        _require(
+            redact is None or redact in REDACTIONS,
+            f"redact must be {' or '.join(map(repr, REDACTIONS))} or None, got {redact!r}",
+        )
         _require(media_type in MEDIA_TYPES, f"media_type must be one of {', '.join(MEDIA_TYPES)}, got {media_type!r}")
         _require(_is_number(quality, 1) and quality <= 100, f"quality must be from 1 to 100, got {quality!r}")
         _require(
@@ -128,7 +136,7 @@ class Queue(SharedDatabase):
         _require(_is_number(busy_timeout_s, 0), f"busy_timeout_s must not be negative, got {busy_timeout_s}")
         _require(on_damage in ("quarantine", "raise"), f"on_damage must be 'quarantine' or 'raise', got {on_damage!r}")
         self.store, self.quality, self.media_type, self.long_side = store, quality, media_type, long_side
-        self.seal_to, self.clip, self.max_age_s = seal_to, clip, max_age_s
+        self.seal_to, self.clip, self.max_age_s, self.redact = seal_to, clip, max_age_s, redact
         super().__init__(
             Path(path),
             max_bytes=max_bytes,

@@ -22,6 +22,8 @@ import numpy.typing as npt
 
 from ..crop import Crop
 from ..errors import DataError
+from ..frames import Region
+from ..redaction import REDACTIONS
 
 STATES = ("queued", "pulled")
 STORES = ("full", "crop", "keypoints")
@@ -146,6 +148,8 @@ class Record:
     """Id of the first record of the same continuous failure."""
     store: str = "full"
     """What was kept: ``full`` frame, ``crop``, or ``keypoints`` alone."""
+    redacted: str | None = None
+    """``face`` where heads were made unrecognisable in its pictures, at the places that poses gave; see ``docs/privacy.md``."""
     frame_bytes: int = 0
     """Of the picture at position 0 as stored; 0 where there is none."""
     frame_sha256: str | None = None
@@ -167,6 +171,8 @@ class FrameCopy:
     rgb_HW3: npt.NDArray[np.uint8]
     offset: tuple[int, int] = (0, 0)
     """Column and row in the frame of the first pixel."""
+    redacted: tuple[Region, ...] = ()
+    """Heads that are made unrecognisable before anything is encoded, in pixels of the frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -253,6 +259,8 @@ def encode(record: Record, pictures: Sequence[Picture]) -> Encoded:
             f"{keypoints_J2.shape}, {scores_J.shape} and {embedding_D.shape}"
         )
     values = _written(record, _RECORD)
+    if values["redacted"] is None:  # as before there was such a field
+        del values["redacted"]
     values["joints"], values["embedding"] = len(scores_J), len(embedding_D)
     values["pictures"] = [{**_written(picture, _PICTURE), "bytes": len(picture.data)} for picture in pictures]
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
@@ -480,5 +488,6 @@ _RECORD = {
     "limbs": _optional(_NUMBER),
     "episode": _optional(_hexadecimal(32)),
     "store": _choice(STORES),
+    "redacted": _optional(_choice(REDACTIONS)),
 }
 """The fields that the manifest has of a record, beside ``joints``, ``embedding`` and ``pictures``."""
