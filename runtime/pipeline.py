@@ -159,6 +159,9 @@ class FramePipeline:
         """Bring one row of the outputs into the frame, update what is remembered of the stream, and ask the policy."""
         keypoints_J2, scores_J = region.crop.to_frame(outputs.keypoints_NJ2[row]), outputs.scores_NJ[row]
         keypoints_J2.flags.writeable = scores_J.flags.writeable = False
+        confidence_J = None if outputs.confidence_NJ is None else outputs.confidence_NJ[row]
+        if confidence_J is not None:
+            confidence_J.flags.writeable = False
         observation = self._observe(region, keypoints_J2, scores_J, outputs, row, frame_time.policy_s)
         probability = observation.failure_probability
         occupied = self._is_occupied(region, keypoints_J2, scores_J, probability if self._calibrated else math.nan)
@@ -179,7 +182,7 @@ class FramePipeline:
                 self._faults.report("trigger", error)
             sequence, self.threshold = self._policy.sequence, decision.threshold
         return FrameResult(region, frame_time, keypoints_J2, scores_J, probability, occupied, observation, decision,
-                           sequence)  # fmt: skip
+                           sequence, confidence_J)  # fmt: skip
 
     def _observe(
         self, region: RegionOfInterest, keypoints_J2: npt.NDArray[np.float32], scores_J: npt.NDArray[np.float32],
@@ -262,6 +265,7 @@ class FramePipeline:
         verdict = Verdict(
             keypoints=result.keypoints_J2,
             scores=result.scores_J,
+            confidence=result.confidence_J,
             predicted_loss=observation.predicted_loss,
             failure_probability=result.failure_probability,
             flagged=decision.flagged,

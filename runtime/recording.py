@@ -91,6 +91,8 @@ class FrameResult:
     decision: Decision
     sequence: int
     """The policy's number of this observation."""
+    confidence_J: npt.NDArray[np.float32] | None = None
+    """Probability that each joint is right; None where the graph does not say."""
 
 
 class FrameRecorder:

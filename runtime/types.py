@@ -7,6 +7,7 @@ Shapes: N frames, H W frame, J joints, D dimensions of the embedding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from .triggers import Reason
 
 OUTPUT_NAMES = ("keypoints", "scores", "predicted_loss", "failure_probability", "embedding")
-"""The outputs of a graph by name, in the order in which it lists them."""
+"""The outputs that every graph has, in the order in which it lists them."""
+
+CONFIDENCE = "confidence"
+"""The sixth output, of bundles of schema 2. Bundles of schema 1 have the other five."""
 
 OUTPUT_AXES = {
     "keypoints": ("N", "J", "xy"),
@@ -25,13 +29,14 @@ OUTPUT_AXES = {
     "predicted_loss": ("N",),
     "failure_probability": ("N",),
     "embedding": ("N", "D"),
+    CONFIDENCE: ("N", "J"),
 }
 """The axes of every output; N is dynamic, xy has length 2, J is the skeleton's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
-    """An engine's outputs for N frames: five float32 arrays, row n of each belongs to frame n.
+    """An engine's outputs for N frames: five or six float32 arrays, row n of each belongs to frame n.
 
     Nothing is checked when it is made: an engine with wrong outputs must be able to give them, so that the golden frames
     can say how. :func:`form_problems` checks dtypes and shapes.
@@ -47,6 +52,8 @@ class Outputs:
     """Calibrated, 0 to 1."""
     embedding_ND: npt.NDArray[np.float32]
     """Rows of unit length."""
+    confidence_NJ: npt.NDArray[np.float32] | None = None
+    """Calibrated probability that each joint is right, 0 to 1; None where the graph has no such output."""
 
     def __len__(self) -> int:
         return len(self.predicted_loss_N)
@@ -55,7 +62,8 @@ class Outputs:
         """The arrays by the names that the graph gives them, in its order."""
         arrays = (self.keypoints_NJ2, self.scores_NJ, self.predicted_loss_N, self.failure_probability_N,
                   self.embedding_ND)  # fmt: skip
-        return dict(zip(OUTPUT_NAMES, arrays, strict=True))
+        named = dict(zip(OUTPUT_NAMES, arrays, strict=True))
+        return named if self.confidence_NJ is None else {**named, CONFIDENCE: self.confidence_NJ}
 
 
 class Engine(Protocol):
@@ -69,18 +77,32 @@ class Engine(Protocol):
         """Compute the outputs for N ≥ 1 RGB crops of the bundle's size; the arrays belong to the caller."""
 
 
-def output_shapes(frames: int, joints: int, dimensions: int) -> dict[str, tuple[int, ...]]:
+def output_names(confidence: bool) -> tuple[str, ...]:
+    """The outputs of a graph in its order, with or without the joints' confidence."""
+    return (*OUTPUT_NAMES, CONFIDENCE) if confidence else OUTPUT_NAMES
+
+
+def output_shapes(
+    frames: int, joints: int, dimensions: int, names: Iterable[str] = OUTPUT_NAMES
+) -> dict[str, tuple[int, ...]]:
     """The shape of every output for a batch of ``frames``."""
     length = {"N": frames, "J": joints, "xy": 2, "D": dimensions}
-    return {name: tuple(length[axis] for axis in axes) for name, axes in OUTPUT_AXES.items()}
+    return {name: tuple(length[axis] for axis in OUTPUT_AXES[name]) for name in names}
 
 
-def form_problems(outputs: Outputs, frames: int, joints: int, dimensions: int) -> dict[str, str]:
-    """What is wrong with dtype or shape, by output; empty where all is well."""
+def form_problems(
+    outputs: Outputs, frames: int, joints: int, dimensions: int, names: Iterable[str] = OUTPUT_NAMES
+) -> dict[str, str]:
+    """What is wrong with dtype or shape, by output; empty where all is well.
+
+    ``names`` are the outputs that are wanted: one that is not there is a problem, one that nobody wants is not.
+    """
     problems = {}
-    for name, shape in output_shapes(frames, joints, dimensions).items():
-        value = outputs.named()[name]
-        if not isinstance(value, np.ndarray):
+    for name, shape in output_shapes(frames, joints, dimensions, names).items():
+        value = outputs.named().get(name)
+        if value is None:
+            problems[name] = f"is missing, expected a float32 array of shape {shape}"
+        elif not isinstance(value, np.ndarray):
             problems[name] = f"is {type(value).__name__}, expected a float32 array of shape {shape}"
         elif value.dtype != np.float32 or value.shape != shape:
             problems[name] = f"is {value.dtype} {value.shape}, expected float32 {shape}"
@@ -124,6 +146,8 @@ class Verdict:
     """(J, 2): x, y in pixels of the frame; the centre of the first pixel is (0, 0). May lie outside the frame."""
     scores: npt.NDArray[np.float32]
     """(J,): heatmap peak over its training peak, about 0 to 1, not clipped."""
+    confidence: npt.NDArray[np.float32] | None = None
+    """(J,): probability that each joint is right, 0 to 1, calibrated where the bundle is. None for bundles of schema 1."""
     predicted_loss: float
     """The loss head's raw output: it ranks images and has no unit."""
     failure_probability: float

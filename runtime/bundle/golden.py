@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, WrongAnswerError
-from ..types import OUTPUT_NAMES, Engine, Outputs, form_problems
+from ..types import CONFIDENCE, OUTPUT_NAMES, Engine, Outputs, form_problems
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -42,7 +42,11 @@ ARRAYS = {
 }
 """The arrays of ``golden.npz`` and their types; the tolerances, ``tol_*``, are float64 scalars beside them."""
 
-UNITS = {"keypoints": "px", "scores": "", "predicted_loss": "", "failure_probability": "", "embedding": ""}
+CONFIDENCE_ARRAY, CONFIDENCE_TOLERANCE = "confidence_GJ", "tol_confidence"
+"""Of graphs with the sixth output: both are there, or neither is."""
+
+UNITS = {"keypoints": "px"}
+"""Of deviations; the others have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +60,26 @@ class Tolerances:
     probability: float
     embedding: float
     """Euclidean distance of two unit vectors: 0 to 2."""
+    confidence: float | None = None
+    """Of each joint's probability; None where the graph gives none."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
+            if value is None:
+                continue
             if not math.isfinite(value) or value < 0:
                 raise DataError(f"tolerance {item.name} must be finite and not negative, got {value}")
         # Beyond these no answer whatsoever could fail.
-        if self.probability >= 1 or self.embedding >= 2:
-            raise DataError(f"tolerances of probability (below 1) and embedding (below 2) judge nothing: {self}")
+        if self.probability >= 1 or self.embedding >= 2 or (self.confidence or 0) >= 1:
+            raise DataError(
+                f"tolerances of probability and confidence (below 1) and embedding (below 2) judge nothing: {self}"
+            )
 
     def by_output(self) -> dict[str, float]:
         """Tolerance by the name of the output."""
-        return dict(zip(OUTPUT_NAMES, (getattr(self, item.name) for item in fields(self)), strict=True))
+        given = [value for item in fields(self) if (value := getattr(self, item.name)) is not None]
+        return dict(zip((*OUTPUT_NAMES, CONFIDENCE), given, strict=False))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +93,8 @@ class Golden:
 
     def __post_init__(self) -> None:
         _require_form(self.frames_GSS3, self.expected)
+        if (self.expected.confidence_NJ is None) != (self.tolerances.confidence is None):
+            raise DataError("confidence has expected answers and a tolerance, or neither: one of them is missing")
         # Copies: the arrays that were given stay the caller's to change.
         object.__setattr__(self, "frames_GSS3", self.frames_GSS3.copy())
         object.__setattr__(self, "expected", Outputs(*(array.copy() for array in self.expected.named().values())))
@@ -108,8 +121,9 @@ class Golden:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The content of ``golden.npz`` by name."""
-        tolerances = {f"tol_{name}": np.array(value, np.float64) for name, value in asdict(self.tolerances).items()}
-        return dict(zip(ARRAYS, self._arrays(), strict=True)) | tolerances
+        tolerances = {f"tol_{name}": np.array(value, np.float64) for name, value in asdict(self.tolerances).items()
+                      if value is not None}  # fmt: skip
+        return dict(zip((*ARRAYS, CONFIDENCE_ARRAY), self._arrays(), strict=False)) | tolerances
 
     def _arrays(self) -> list[npt.NDArray[Any]]:
         return [self.frames_GSS3, *self.expected.named().values()]
@@ -128,8 +142,11 @@ class Golden:
                   OverflowError, MemoryError)  # fmt: skip
         try:
             arrays = _unpack(content)
-            tolerances = Tolerances(**{item.name: _scalar(arrays, f"tol_{item.name}") for item in fields(Tolerances)})
+            known = [item.name for item in fields(Tolerances) if f"tol_{item.name}" in arrays]
+            tolerances = Tolerances(**{name: _scalar(arrays, f"tol_{name}") for name in known})
             frames_GSS3, *answers = (_typed(arrays, name, dtype) for name, dtype in ARRAYS.items())
+            if CONFIDENCE_ARRAY in arrays:
+                answers.append(_typed(arrays, CONFIDENCE_ARRAY, np.float32))
             return cls(frames_GSS3, Outputs(*answers), tolerances)
         except damage as error:
             raise DataError(f"{where} holds no usable golden frames: {error}") from error
@@ -241,14 +258,14 @@ def run_golden(engine: Engine, golden: Golden, *, batch: int = 8) -> GoldenRepor
     compared += (
         f" and in batches of {batch}; frame {steady} in all {batch} rows" if batch > 1 else "; no batch was tried"
     )
-    worst = tuple(_worst(check for check in found if check.output == name) for name in OUTPUT_NAMES)
+    worst = tuple(_worst(check for check in found if check.output == name) for name in golden.expected.named())
     return GoldenReport(engine.name, worst, (compared, *_unjudged(golden, alone)))
 
 
 def _judge(golden: Golden, expected: Outputs, outputs: Outputs, frame_N: Indices, where: str) -> list[OutputCheck]:
     """One check per output for one answer; row n answers frame ``frame_N[n]``, whose row ``expected`` holds."""
     tolerance = golden.tolerances.by_output()
-    form = form_problems(outputs, len(frame_N), golden.joints, golden.dimensions)
+    form = form_problems(outputs, len(frame_N), golden.joints, golden.dimensions, expected.named())
     judged_NJ = golden.expected.scores_NJ[frame_N] >= MIN_SCORE
     checks = []
     for name, wanted in expected.named().items():
@@ -313,8 +330,8 @@ def _steadiest(golden: Golden) -> int:
 
 
 def _cells(check: OutputCheck) -> tuple[str, ...]:
-    deviation = "-" if check.problem else f"{check.deviation:.3g} {UNITS[check.output]}".strip()
-    tolerance = f"{check.tolerance:.3g} {UNITS[check.output]}".strip()
+    deviation = "-" if check.problem else f"{check.deviation:.3g} {UNITS.get(check.output, '')}".strip()
+    tolerance = f"{check.tolerance:.3g} {UNITS.get(check.output, '')}".strip()
     frame = "all" if check.frame is None else str(check.frame)
     verdict = f"FAILED: {check.problem}" if check.problem else "ok" if check.passed else "FAILED"
     return (check.output, deviation, tolerance, frame, check.where, verdict)
@@ -337,17 +354,16 @@ def _require_form(frames_GSS3: npt.NDArray[np.uint8], expected: Outputs) -> None
     joints, dimensions = expected.scores_NJ.shape[1], expected.embedding_ND.shape[1]
     if not joints or not dimensions:
         raise DataError(f"there must be joints and an embedding, got {joints} joints and {dimensions} dimensions")
-    for name, problem in form_problems(expected, shape[0], joints, dimensions).items():
+    for name, problem in form_problems(expected, shape[0], joints, dimensions, expected.named()).items():
         raise DataError(f"the expected {name} {problem}")
     for name, value in expected.named().items():
         if not np.isfinite(value).all():
             frame = int(np.argwhere(~np.isfinite(value))[0][0])
             raise DataError(f"the expected {name} of frame {frame} holds numbers that are not finite")
-    probability_G = expected.failure_probability_N
-    if probability_G.min() < 0 or probability_G.max() > 1:
-        raise DataError(
-            f"the expected failure_probability must lie in [0, 1], got {probability_G.min()} to {probability_G.max()}"
-        )
+    for name in ("failure_probability", CONFIDENCE):
+        share = expected.named().get(name)
+        if share is not None and (share.min() < 0 or share.max() > 1):
+            raise DataError(f"the expected {name} must lie in [0, 1], got {share.min()} to {share.max()}")
     length_G = np.linalg.norm(expected.embedding_ND.astype(np.float64), axis=1)
     if np.abs(length_G - 1).max() > 1e-3:
         frame = int(np.abs(length_G - 1).argmax())
@@ -358,9 +374,12 @@ def _unpack(content: bytes) -> dict[str, npt.NDArray[Any]]:
     """The arrays of an npz without pickle: exactly the wanted ones, and no more bytes than are sensible."""
     import zipfile
 
-    wanted = sorted([*ARRAYS, *(f"tol_{item.name}" for item in fields(Tolerances))])
+    optional = {CONFIDENCE_ARRAY, CONFIDENCE_TOLERANCE}
+    wanted = sorted({*ARRAYS, *(f"tol_{item.name}" for item in fields(Tolerances))} - optional)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = sorted(entry.filename.removesuffix(".npy") for entry in archive.infolist())
+        if optional & set(names):
+            wanted = sorted({*wanted, *optional})
         if names != wanted:
             missing, extra = sorted(set(wanted) - set(names)), sorted(set(names) - set(wanted))
             raise DataError(f"its arrays are not the ones of a golden file: missing {missing}, unknown {extra}")

@@ -18,7 +18,7 @@ from ..crop import Crop, square_crop
 from ..errors import BundleError, DataError
 from ..io import parse_json
 from ..skeleton import Skeleton
-from ..types import OUTPUT_AXES, OUTPUT_NAMES
+from ..types import CONFIDENCE, OUTPUT_AXES, output_names
 from .golden import Golden
 
 KIND, SCHEMA = "alpose bundle", 1
@@ -42,6 +42,7 @@ _UNITS = {
     "predicted_loss": "the loss head's own",
     "failure_probability": "probability",
     "embedding": "unit length",
+    CONFIDENCE: "probability",
 }
 
 
@@ -149,10 +150,12 @@ class Manifest:
     opset: int
     files: Mapping[str, str] = field(repr=False)
     """sha256 by name."""
+    confidence: bool = False
+    """Whether the graph gives each joint's probability of being right."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values in the order of the file, read back by :meth:`from_json`."""
-        inputs, outputs = tensors(self.crop.size_px, len(self.skeleton), self.dimensions)
+        inputs, outputs = tensors(self.crop.size_px, len(self.skeleton), self.dimensions, self.confidence)
         return {
             "kind": KIND,
             "schema": SCHEMA,
@@ -212,6 +215,7 @@ class Manifest:
             provenance=_mapping(top["provenance"], "provenance"),
             opset=opset,
             files=_hashes(top),
+            confidence=CONFIDENCE in top["outputs"],
         )
 
     @classmethod
@@ -220,13 +224,17 @@ class Manifest:
         return cls.from_json(parse_json(content))
 
 
-def tensors(size_px: int, joints: int, dimensions: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest's ``inputs`` and ``outputs``: fixed by the schema up to three numbers."""
+def tensors(
+    size_px: int, joints: int, dimensions: int, confidence: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest's ``inputs`` and ``outputs``: fixed by the schema up to three numbers, and whether joints have a
+    confidence."""
     length = {"N": "N", "J": joints, "xy": 2, "D": dimensions}
     frames = {"dtype": "uint8", "shape": ["N", size_px, size_px, 3], "axes": ["N", "H", "W", "C"], "colour": "RGB"}
     outputs = {
         name: {"dtype": "float32", "shape": [length[axis] for axis in axes], "axes": list(axes), "unit": _UNITS[name]}
         for name, axes in OUTPUT_AXES.items()
+        if name in output_names(confidence)
     }
     return {"frames": frames}, outputs
 
@@ -241,7 +249,7 @@ def check_against_engine(
     A name, None or -1 is a dynamic axis. The first axis may be fixed (an engine built for one batch size); no other may
     be dynamic.
     """
-    inputs, outputs = tensors(manifest.crop.size_px, len(manifest.skeleton), manifest.dimensions)
+    inputs, outputs = tensors(manifest.crop.size_px, len(manifest.skeleton), manifest.dimensions, manifest.confidence)
     problems = []
     for side, facts, shapes in (("input", inputs, input_shapes), ("output", outputs, output_shapes)):
         if set(shapes) != set(facts):
@@ -265,6 +273,7 @@ def check_golden(manifest: Manifest, golden: Golden) -> None:
         ("frames of side", golden.size_px, manifest.crop.size_px),
         ("joints", golden.joints, len(manifest.skeleton)),
         ("embedding dimensions", golden.dimensions, manifest.dimensions),
+        (CONFIDENCE, golden.expected.confidence_NJ is not None, manifest.confidence),
     ):
         if given != wanted:
             raise DataError(f"golden frames with {what} {given} do not fit {MANIFEST}, which declares {wanted}")
@@ -273,9 +282,10 @@ def check_golden(manifest: Manifest, golden: Golden) -> None:
 def _check_tensors(top: Mapping[str, Any], size_px: int, skeleton: Skeleton) -> int:
     """Compare inputs and outputs with crop and skeleton; returns D."""
     outputs, inputs = _mapping(top["outputs"], "outputs"), _mapping(top["inputs"], "inputs")
-    _exactly(outputs, OUTPUT_NAMES, "outputs")
+    names = output_names(CONFIDENCE in outputs)
+    _exactly(outputs, names, "outputs")
     _exactly(inputs, ("frames",), "inputs")
-    for name in OUTPUT_NAMES:
+    for name in names:
         _list(_mapping(outputs[name], f"outputs.{name}"), "shape", f"outputs.{name}")
     joints_shape = outputs["keypoints"]["shape"]
     if len(joints_shape) == 3 and joints_shape[1] != len(skeleton):
@@ -287,7 +297,7 @@ def _check_tensors(top: Mapping[str, Any], size_px: int, skeleton: Skeleton) -> 
     if len(shape) != 2 or not _is_whole(shape[1]) or shape[1] < 1:
         raise DataError(f"outputs.embedding.shape must be ['N', D] with D at least 1, got {shape}")
     for side, given, wanted in zip(("inputs", "outputs"), (inputs, outputs),
-                                   tensors(size_px, len(skeleton), shape[1]), strict=True):  # fmt: skip
+                                   tensors(size_px, len(skeleton), shape[1], CONFIDENCE in outputs), strict=True):  # fmt: skip
         for name, facts in wanted.items():
             tensor = _mapping(given[name], f"{side}.{name}")
             _exactly(tensor, tuple(facts), f"{side}.{name}")

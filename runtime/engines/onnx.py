@@ -24,7 +24,7 @@ from ..bundle.manifest import check_against_engine
 from ..crop import Crop
 from ..errors import CheckpointError, ConfigError, DataNotFoundError, MissingExtraError
 from ..frames import DeviceFrame, Region
-from ..types import OUTPUT_AXES, OUTPUT_NAMES, Outputs
+from ..types import CONFIDENCE, OUTPUT_AXES, OUTPUT_NAMES, Outputs, output_names
 from .device import check_crops
 from .onnx_device import CPU, CUDA, TENSORRT, OnnxDevice
 
@@ -131,7 +131,7 @@ class OnnxEngine:
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
         """Answer N ≥ 1 crops in one call of the session."""
         check_crops(self.name, self.size_px, frames_NHW3)
-        return Outputs(*self._session.run(OUTPUT_NAMES, {INPUT: np.ascontiguousarray(frames_NHW3)}))
+        return Outputs(*self._session.run(self._outputs, {INPUT: np.ascontiguousarray(frames_NHW3)}))
 
     def answer_device(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
         """Cut and answer frames in the provider's own memory; see :class:`~.device.DeviceEngine`."""
@@ -150,7 +150,9 @@ class OnnxEngine:
         """Made for the first frame that needs it: most engines never see one."""
         if self._device is None:
             options = _options(self._runtime, self._threads)
-            self._device = OnnxDevice(self._runtime, self._session, options, INPUT, self.size_px, self.name)
+            self._device = OnnxDevice(
+                self._runtime, self._session, options, INPUT, self.size_px, self.name, self._outputs
+            )
         return self._device
 
     def _check(self, where: str, bundle: Bundle | None) -> int:
@@ -163,11 +165,12 @@ class OnnxEngine:
                 {name: shape for name, (_, shape) in inputs.items()},
                 {name: shape for name, (_, shape) in outputs.items()},
             )
-        ours = set(inputs) == {INPUT} and set(outputs) == set(OUTPUT_NAMES)
+        self._outputs = output_names(CONFIDENCE in outputs)
+        ours = set(inputs) == {INPUT} and set(outputs) == set(self._outputs)
         if ours:
             kind, shape = inputs[INPUT]
             ours = kind == "tensor(uint8)" and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
-            ours = ours and isinstance(shape[1], int) and all(_fits(name, *outputs[name]) for name in OUTPUT_NAMES)
+            ours = ours and isinstance(shape[1], int) and all(_fits(name, *outputs[name]) for name in self._outputs)
         if not ours:
             raise CheckpointError(
                 f"{where} is not a graph of alpose: it takes {inputs} and gives {outputs}; expected uint8 {INPUT} "

@@ -46,12 +46,16 @@ class OnnxDevice(DeviceCropper):
         input_name: of the model.
         size_px: side of its crops.
         name: of the engine, for messages.
+        outputs: of the model.
 
     Raises:
         ConfigError: frames in the memory of this provider cannot be read here.
     """
 
-    def __init__(self, runtime: Any, session: Any, options: Any, input_name: str, size_px: int, name: str) -> None:
+    def __init__(
+        self, runtime: Any, session: Any, options: Any, input_name: str, size_px: int, name: str,
+        outputs: Sequence[str] = OUTPUT_NAMES,
+    ) -> None:  # fmt: skip
         super().__init__(name, size_px)
         running = session.get_providers()[0]
         if running not in (CPU, CUDA, TENSORRT):
@@ -62,6 +66,7 @@ class OnnxDevice(DeviceCropper):
         self._gpu = None if running == CPU else int(session.get_provider_options()[running].get("device_id", 0))
         self._memory = ("cpu", 0) if self._gpu is None else ("cuda", self._gpu)
         self._runtime, self._session, self._input, self._options = runtime, session, input_name, options
+        self._outputs = tuple(outputs)
         # As they are written: an optimiser could replace sums by products of matrices.
         self._options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._sessions: dict[FrameFormat | None, Any] = {}
@@ -83,7 +88,7 @@ class OnnxDevice(DeviceCropper):
                 self._cut(frame, crop, address + place * size * size * 3)
             binding = self._session.io_binding()
             binding.bind_input(self._input, *self._memory, np.uint8, (count, size, size, 3), address)
-            for name in OUTPUT_NAMES:
+            for name in self._outputs:
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
             return Outputs(*binding.copy_outputs_to_cpu())

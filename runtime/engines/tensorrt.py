@@ -22,7 +22,7 @@ from ..bundle import Bundle
 from ..bundle.manifest import check_against_engine
 from ..crop import Crop
 from ..frames import DeviceFrame, Region
-from ..types import OUTPUT_NAMES, Outputs, output_shapes
+from ..types import Outputs, output_names, output_shapes
 from .cuda import CropKernel, CudaError, handle
 from .device import check_crops, check_frames, check_memory, to_rgb
 from .tensorrt_plans import Profile, TensorRTDevice, TensorRTError, create, logger, read_engine, rebuild
@@ -221,7 +221,9 @@ class TensorRTEngine:
         """The shape of every tensor for a batch."""
         manifest = self.bundle.manifest
         size_px = manifest.crop.size_px
-        return {INPUT: (rows, size_px, size_px, 3), **output_shapes(rows, len(manifest.skeleton), manifest.dimensions)}
+        names = output_names(manifest.confidence)
+        shapes = output_shapes(rows, len(manifest.skeleton), manifest.dimensions, names)
+        return {INPUT: (rows, size_px, size_px, 3), **shapes}
 
     def _empty(self, rows: int) -> dict[str, npt.NDArray[np.float32]]:
         return {name: np.empty(shape, np.float32) for name, shape in self._shapes(rows).items() if name != INPUT}
@@ -244,7 +246,7 @@ class TensorRTEngine:
                 missing = max(0, self.profile.min - len(rows))
                 chosen = [*rows, *[rows[-1]] * missing]
                 self._run(chosen, place, {name: outputs[name][rows.start : rows.stop] for name in outputs})
-        return Outputs(*(outputs[name] for name in OUTPUT_NAMES))
+        return Outputs(*(outputs[name] for name in output_names(self.bundle.manifest.confidence)))
 
     def _run(self, chosen: Sequence[int], place: Place, outputs: Mapping[str, npt.NDArray[np.float32]]) -> None:
         """Answer one batch; its first rows go into ``outputs``."""

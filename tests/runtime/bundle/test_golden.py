@@ -5,6 +5,7 @@ Shapes: G golden frames, N rows, S crop side, J joints, D dimensions.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -410,3 +411,48 @@ def test_deviations_are_the_plain_ones() -> None:
         steps = [float(value) for value in noisy.embedding_ND[g] - golden.expected.embedding_ND[g]]
         worst["embedding"] = max(worst["embedding"], math.sqrt(sum(step * step for step in steps)))
     assert {check.output: check.deviation for check in report.checks} == pytest.approx(worst, rel=1e-5)
+
+
+# --- the sixth output
+
+
+def with_confidence() -> Golden:
+    golden = make_golden()
+    confidence_GJ = np.linspace(0, 1, G * J, dtype=np.float32).reshape(G, J)
+    expected = dataclasses.replace(golden.expected, confidence_NJ=confidence_GJ)
+    return Golden(golden.frames_GSS3, expected, dataclasses.replace(TOLERANCES, confidence=0.01))
+
+
+def test_confidence_is_judged_where_the_bundle_has_it_and_survives_the_file() -> None:
+    golden = with_confidence()
+    read = Golden.from_bytes(npz(golden.arrays()))
+    assert read.expected.confidence_NJ is not None
+    assert np.array_equal(read.expected.confidence_NJ, golden.expected.confidence_NJ)  # type: ignore[arg-type]
+    report = run_golden(Fake(read), read)
+    assert report.passed
+    assert [check.output for check in report.checks] == [*OUTPUT_NAMES, "confidence"]
+
+    def off(outputs: Outputs, _: Any) -> Outputs:
+        outputs.confidence_NJ[0, 1] += 0.02  # type: ignore[index]
+        return outputs
+
+    assert failed(run_golden(Fake(read, off), read)) == ["confidence"]
+
+    def without(outputs: Outputs, _: Any) -> Outputs:
+        return dataclasses.replace(outputs, confidence_NJ=None)
+
+    report = run_golden(Fake(read, without), read)
+    assert failed(report) == ["confidence"]
+    assert "is missing" in check_of(report, "confidence").problem
+
+
+def test_confidence_needs_both_its_answers_and_its_tolerance() -> None:
+    arrays = with_confidence().arrays()
+    del arrays["tol_confidence"]
+    with pytest.raises(DataError, match=r"missing \['tol_confidence'\]"):
+        Golden.from_bytes(npz(arrays))
+    with pytest.raises(DataError, match="confidence has expected answers and a tolerance, or neither"):
+        Golden(with_confidence().frames_GSS3, with_confidence().expected, TOLERANCES)
+    arrays = with_confidence().arrays() | {"confidence_GJ": np.full((G, J), 1.5, np.float32)}
+    with pytest.raises(DataError, match=r"expected confidence must lie in \[0, 1\]"):
+        Golden.from_bytes(npz(arrays))
