@@ -25,6 +25,9 @@ Refinement = Literal["parabola", "dark", "none"]
 Column = Literal["x", "y", "z", "score", "visibility", "presence", "other"]
 ScoreForm = Literal["probability", "logit", "peak", "none"]
 
+HIDDEN = ("heatmaps", "centre", "flag", "regression_x", "regression_y")
+"""Kinds of hidden tensors."""
+
 COLUMNS: dict[str, str] = {"x": "x", "y": "y", "z": "z", "s": "score", "v": "visibility", "p": "presence", "-": "other"}
 """Letters for the command line: ``yxs`` is y, x, score."""
 
@@ -101,7 +104,8 @@ class NetDecoder:
     """Input pixels of the first cell's centre, (x, y); None: half a stride less half a pixel, where cells tile the input."""
     columns: tuple[Column, ...] = ("x", "y", "score")
     unit: Literal["pixels", "share"] = "pixels"
-    """Of x and y: pixels of the input, or shares of its width and height."""
+    """Of x and y: pixels of the input, or shares of its width and height. A share of 0 is the left edge of the first pixel:
+    it becomes ``share * width - 0.5``."""
     points: int | None = None
     """Points in the output, where it has more than the skeleton has joints: the first ones are the joints."""
     score: ScoreForm = "probability"
@@ -129,7 +133,10 @@ class PoseSpec:
     skeleton: Skeleton
     hidden: Mapping[str, str] = field(default_factory=dict)
     """Tensors inside the graph that speak of the answer, by what they are: ``heatmaps`` (J maps, or more where ``decoder.points``
-    says so), ``centre`` (one map), ``flag`` (one number: is anybody there). More of one kind: ``heatmaps.2`` …"""
+    says so), ``centre`` (one map), ``flag`` (one number: is anybody there), ``regression_x`` and ``regression_y`` (N, J: a first
+    guess of the points in cells of the hidden heatmaps). More of one kind: ``heatmaps.2`` …"""
+    logits: tuple[str, ...] = ()
+    """Hidden tensors and heatmaps among the outputs that a sigmoid turns into probabilities."""
     taps: tuple[str, ...] = ()
     """Feature tensors (N, C, h, w), (N, h, w, C) or tokens (N, h·w, C), finest first; read at the joints and by loss heads."""
     embedding: str | None = None
@@ -137,8 +144,11 @@ class PoseSpec:
 
     def __post_init__(self) -> None:
         kinds = {name.split(".")[0] for name in self.hidden}
-        if not kinds <= {"heatmaps", "centre", "flag"}:
-            raise ConfigError(f"hidden tensors are heatmaps, centre or flag, got {', '.join(sorted(kinds))}")
+        if not kinds <= set(HIDDEN):
+            raise ConfigError(f"hidden tensors are {', '.join(HIDDEN)}, got {', '.join(sorted(kinds))}")
+        readable = {*self.hidden.values(), *self.decoder.outputs}
+        if not set(self.logits) <= readable:
+            raise ConfigError(f"logits name hidden tensors or outputs, got {', '.join(set(self.logits) - readable)}")
         if len(set(self.taps)) != len(self.taps):
             raise ConfigError(f"a tap is named twice: {', '.join(self.taps)}")
 
