@@ -23,8 +23,8 @@ def movenet(size_px: int = 192) -> PoseSpec:
         hidden={
             "heatmaps": f"{call}Sigmoid:0",
             "centre": f"{call}Sigmoid_1:0",
-            "regression_x": f"{call}add_3:0",
-            "regression_y": f"{call}add_2:0",
+            "regression.x": f"{call}add_3:0",
+            "regression.y": f"{call}add_2:0",
         },
         taps=(
             f"{features}re_lu_2/Relu_Relu__101:0",
@@ -46,6 +46,7 @@ def blazepose() -> PoseSpec:
             outputs=("Identity",),
             columns=("x", "y", "z", "visibility", "presence"),
             points=39,
+            unit="corner",
             score="logit",
         ),
         skeleton=BLAZEPOSE_33,
@@ -62,7 +63,9 @@ def facemesh() -> PoseSpec:
         name="facemesh",
         input=NetInput(name="input_1", height_px=192, width_px=192, layout="nhwc"),
         crop=NetCrop(kind="box", margin=1.5),
-        decoder=NetDecoder(kind="keypoints", outputs=("output_mesh",), columns=("x", "y", "z"), score="none"),
+        decoder=NetDecoder(
+            kind="keypoints", outputs=("output_mesh",), columns=("x", "y", "z"), unit="corner", score="none"
+        ),
         skeleton=FACE_468,
         hidden={"flag": "output_faceflag"},
         taps=(f"{block}6/Relu:0", f"{block}9/Relu:0", f"{block}12/Relu:0", f"{block}15/Relu:0"),

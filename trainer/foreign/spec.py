@@ -25,9 +25,6 @@ Refinement = Literal["parabola", "dark", "none"]
 Column = Literal["x", "y", "z", "score", "visibility", "presence", "other"]
 ScoreForm = Literal["probability", "logit", "peak", "none"]
 
-HIDDEN = ("heatmaps", "centre", "flag", "regression_x", "regression_y")
-"""Kinds of hidden tensors."""
-
 COLUMNS: dict[str, str] = {"x": "x", "y": "y", "z": "z", "s": "score", "v": "visibility", "p": "presence", "-": "other"}
 """Letters for the command line: ``yxs`` is y, x, score."""
 
@@ -88,8 +85,10 @@ class NetDecoder:
     """How a net's outputs become keypoints in pixels of the input, and scores.
 
     ``heatmaps``: one map per joint, ``outputs = (maps,)``. ``simcc``: two distributions per joint, ``outputs = (x, y)``.
-    ``keypoints``: the net's own points, ``outputs = (points,)``, laid out by ``columns``. ``yolo``: boxes with points, one
-    column or row per candidate, ``outputs = (candidates,)``: box (4), score, then ``columns`` per joint.
+    ``keypoints``: the net's own points, ``outputs = (points,)``, laid out by ``columns``; or ``outputs = (points, scores)``
+    with a score (N, J) for each, which then is no column. ``yolo``: boxes with points, one
+    column or row per candidate, ``outputs = (candidates,)``: box (4), score, then ``columns`` per joint; or
+    ``outputs = (boxes, points)``, (N, A, 5) and (N, A, J, columns).
     """
 
     kind: Decoding
@@ -99,13 +98,13 @@ class NetDecoder:
     refine: Refinement = "parabola"
     """Of the highest cell: by a parabola through the logarithms of its neighbours, DARK (Zhang et al., CVPR 2020), or not."""
     stride: tuple[float, float] | None = None
-    """Input pixels per cell or bin, (x, y); None: the input's size over the map's."""
+    """Input pixels per cell or bin, (x, y), of hidden maps too; None: the input's size over the map's."""
     offset: tuple[float, float] | None = None
     """Input pixels of the first cell's centre, (x, y); None: half a stride less half a pixel, where cells tile the input."""
     columns: tuple[Column, ...] = ("x", "y", "score")
-    unit: Literal["pixels", "share"] = "pixels"
-    """Of x and y: pixels of the input, or shares of its width and height. A share of 0 is the left edge of the first pixel:
-    it becomes ``share * width - 0.5``."""
+    unit: Literal["pixels", "corner", "share"] = "pixels"
+    """Of x and y. ``pixels``: of the input, the first one's centre is 0. ``corner``: pixels from the input's corner, the first
+    one's centre is 0.5, so that 0.5 is taken off. ``share``: shares of its width and height, ``share * width - 0.5``."""
     points: int | None = None
     """Points in the output, where it has more than the skeleton has joints: the first ones are the joints."""
     score: ScoreForm = "probability"
@@ -113,7 +112,7 @@ class NetDecoder:
     """Height that heatmaps or distributions were trained towards; with ``score="peak"`` a score is a share of it."""
 
     def __post_init__(self) -> None:
-        wanted = 2 if self.kind == "simcc" else 1
+        wanted = 2 if self.kind == "simcc" or (self.kind in ("yolo", "keypoints") and len(self.outputs) == 2) else 1
         if len(self.outputs) != wanted or not all(self.outputs):
             raise ConfigError(f"decoder {self.kind}: name {wanted} output{'s' * (wanted > 1)}, got {self.outputs}")
         if self.kind in ("keypoints", "yolo") and not {"x", "y"} <= set(self.columns):
@@ -133,10 +132,10 @@ class PoseSpec:
     skeleton: Skeleton
     hidden: Mapping[str, str] = field(default_factory=dict)
     """Tensors inside the graph that speak of the answer, by what they are: ``heatmaps`` (J maps, or more where ``decoder.points``
-    says so), ``centre`` (one map), ``flag`` (one number: is anybody there), ``regression_x`` and ``regression_y`` (N, J: a first
-    guess of the points in cells of the hidden heatmaps). More of one kind: ``heatmaps.2`` …"""
+    says so), ``centre`` (one map), ``flag`` (one number: is anybody there), ``regression.x`` and ``regression.y`` (a second guess
+    of every joint, J numbers each, in cells of the hidden heatmaps). More of one kind: ``heatmaps.2`` …"""
     logits: tuple[str, ...] = ()
-    """Hidden tensors and heatmaps among the outputs that a sigmoid turns into probabilities."""
+    """Hidden tensors, and heatmaps among the outputs, that a sigmoid turns into probabilities."""
     taps: tuple[str, ...] = ()
     """Feature tensors (N, C, h, w), (N, h, w, C) or tokens (N, h·w, C), finest first; read at the joints and by loss heads."""
     embedding: str | None = None
@@ -144,11 +143,12 @@ class PoseSpec:
 
     def __post_init__(self) -> None:
         kinds = {name.split(".")[0] for name in self.hidden}
-        if not kinds <= set(HIDDEN):
-            raise ConfigError(f"hidden tensors are {', '.join(HIDDEN)}, got {', '.join(sorted(kinds))}")
-        readable = {*self.hidden.values(), *self.decoder.outputs}
-        if not set(self.logits) <= readable:
-            raise ConfigError(f"logits name hidden tensors or outputs, got {', '.join(set(self.logits) - readable)}")
+        if not kinds <= {"heatmaps", "centre", "flag", "regression"}:
+            raise ConfigError(
+                f"hidden tensors are heatmaps, centre, flag or regression, got {', '.join(sorted(kinds))}"
+            )
+        if unread := set(self.logits) - {*self.hidden.values(), *self.decoder.outputs}:
+            raise ConfigError(f"logits name hidden tensors or outputs, got {', '.join(sorted(unread))}")
         if len(set(self.taps)) != len(self.taps):
             raise ConfigError(f"a tap is named twice: {', '.join(self.taps)}")
 
