@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ class Outcome:
     acknowledged: int
     """Records, over the life of the file so far."""
     there: int
+    shared: int
+    """Pictures that records share with one that came before, and that are not stored again."""
     evicted: int
     erased: int
     lost: int
@@ -112,8 +114,10 @@ def write(path: Path, seed: int, bounded: bool, tell: Callable[..., None]) -> No
             choice = rng.random()
             if choice < 0.45:
                 _put(queue, rng, mine, 1, tell)
-            elif choice < 0.75:
+            elif choice < 0.65:
                 _put(queue, rng, mine, rng.randint(2, 8), tell)
+            elif choice < 0.75:
+                _put(queue, rng, mine, rng.randint(2, 5), tell, one_frame=True)
             elif choice < 0.85:
                 ids = rng.sample(mine, min(len(mine), 3))
                 tell(doing="acknowledge")
@@ -148,12 +152,18 @@ def prefill(path: Path, told: Told) -> None:
             told.stored.update({one.id: one.sha256 for one in queue.put_many(items) if one.kept})
 
 
-def _put(queue: Queue, rng: random.Random, mine: list[str], count: int, tell: Callable[..., None]) -> None:
+def _put(
+    queue: Queue, rng: random.Random, mine: list[str], count: int, tell: Callable[..., None], one_frame: bool = False
+) -> None:
     items, superseded = list[tuple[Record, list[Picture], list[str]]](), list[str]()
     for _ in range(count):
         old = [mine.pop(rng.randrange(len(mine)))] if mine and rng.random() < 0.15 else []
         superseded += old
-        items.append((*_frame(queue.new_id(), rng), old))
+        record, pictures = _frame(queue.new_id(), rng)
+        if one_frame and items:  # another person on it: the same pictures, which are stored once
+            first, pictures, _ = items[0]
+            record = replace(record, camera=first.id)
+        items.append((record, pictures, old))
     tell(doing="put" if count == 1 else "put_many", begun=[record.id for record, _, _ in items], erased=superseded)
     stored = queue.put_many(items)
     tell(stored={one.id: one.sha256 for one in stored if one.kept})
@@ -169,7 +179,7 @@ def _acknowledge_by_file(queue: Queue, rng: random.Random, tell: Callable[..., N
 
 
 def _frame(id: str, rng: random.Random) -> tuple[Record, list[Picture]]:
-    """A record with up to three pictures, whose id is in their data."""
+    """A record with up to three pictures; its id, or the one that it has as its camera, is in their data."""
     numbers = np.frombuffer(NOISE, np.uint8, 42, rng.randrange(1000)).astype(np.float32)
     control = rng.random() < 0.2
     record = Record(
@@ -289,14 +299,16 @@ def examine(
             if id in there and there[id].sha256 != sha256:
                 torn += 1
                 problems.append(f"record {id} is not the one that was acknowledged")
+        listed = 0
         for record, pictures in queue.pull(list(there)):
             for picture in pictures:
-                if not picture.data.startswith(record.id.encode()):
+                if not picture.data.startswith((record.camera or record.id).encode()):
                     torn += 1
                     problems.append(f"record {record.id} has a picture of another record")
                 if hashlib.sha256(picture.data).hexdigest() != picture.sha256:
                     torn += 1
-        counters = queue.counters()
+            listed += len(pictures)
+        counters, shared = queue.counters(), listed - queue.info().pictures
         damaged = list[Damage]()
         chunks = {hashlib.sha256(chunk.data).hexdigest() for chunk in queue.scores(damaged.append)}
         torn += len(damaged)
@@ -319,6 +331,7 @@ def examine(
         killed_at=tuple(told.doing.values()),
         acknowledged=len(told.stored),
         there=len(there),
+        shared=shared,
         evicted=evicted,
         erased=len(told.erased & told.stored.keys() - there.keys()),
         lost=max(0, len(missing) - evicted),

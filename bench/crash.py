@@ -102,6 +102,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
         "counts": {
             "acknowledged as stored": sum(file.acknowledged for file in files),
             "still there": sum(file.there for file in files),
+            "pictures of these shared with another record": sum(file.shared for file in files),
             "evicted by rule": sum(file.evicted for file in files),
             "erased on purpose": sum(file.erased for file in files),
             "lost": sum(outcome.lost for outcome in outcomes),

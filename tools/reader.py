@@ -13,7 +13,6 @@ from alpose.runtime.queue import ledger, tables
 from alpose.runtime.queue.database import open_readonly
 from alpose.runtime.queue.ledger import BundleInfo, Tally
 from alpose.runtime.queue.record import Picture, decode
-from alpose.runtime.queue.tables import PLACES
 
 from .inbox_database import Raw
 from .remote import (
@@ -77,7 +76,8 @@ class Reader:
         _, facts = decode(manifest, arrays, sha256)
         pictures = []
         for place, fact in enumerate(facts):
-            found = self._db.execute("SELECT data FROM picture WHERE key = ?", (seq * PLACES + place,)).fetchone()
+            key = tables.picture_key(self._db, seq, place)
+            found = self._db.execute("SELECT data FROM picture WHERE key = ?", (key,)).fetchone()
             if found is None or not isinstance(found[0], bytes):
                 raise DataError(f"record {id_}: the picture at position {fact.position} is missing")
             pictures.append(fact.joined(found[0]))

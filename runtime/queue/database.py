@@ -17,7 +17,8 @@ import tempfile
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -37,6 +38,9 @@ TURN_S = 30.0
 
 CLOSE_S = 5.0
 """So long closing waits for whoever is still at the file, and for the disk."""
+
+MOST_REMEMBERED_PICTURES = 1024
+"""Pictures of which it is remembered where they lie: people on one frame come one after the other."""
 
 T = TypeVar("T")
 
@@ -88,6 +92,16 @@ class Database:
         self._main = _identity(path)
         self.busy_timeout_s = tables.pragma(db, "busy_timeout") / 1000
         self._wal: tuple[int, int] | None = None
+        self.picture_keys: OrderedDict[str, int] = OrderedDict()
+        """Where pictures lie that were written lately, by the sha256 of their data; what is there now has to be looked at."""
+
+    def remember_pictures(self, keys: Mapping[str, int]) -> None:
+        """Note where pictures lie, so that another record of the same frame shares them."""
+        for sha256, key in keys.items():
+            self.picture_keys[sha256] = key
+            self.picture_keys.move_to_end(sha256)
+        while len(self.picture_keys) > MOST_REMEMBERED_PICTURES:
+            self.picture_keys.popitem(last=False)
 
     @property
     def clock(self) -> QueueClock:

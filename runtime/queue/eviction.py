@@ -209,7 +209,7 @@ def evict_expired(database: Database, transaction: Transaction, policy: Policy) 
         row = tables.select(transaction.db, "ORDER BY seq")
         if row is None or row.put_ns >= transaction.now_ns - policy.max_age_s * 1e9:
             return evicted
-        cost = database.bounds.cost(row.bytes, row.pictures)
+        cost = erase_cost(database, row)
         if not transaction.reserve(cost):
             evict(transaction, row, "age", cost)
             evicted += 1
@@ -252,7 +252,7 @@ def make_room(
                 return "control"
             if reason == "full" and incoming.draw is None and incoming.rank < row.rank:
                 return "full"
-        erased = bounds.cost(row.bytes, row.pictures)
+        erased = erase_cost(database, row)
         if transaction.reserve(erased):
             continue  # Others may have written in between: look again.
         if reason == "control" and row.draw is not None:
@@ -290,6 +290,11 @@ def _victim(db: sqlite3.Connection, control_first: bool, spare: Collection[int])
         db, f"INDEXED BY record_rank WHERE draw IS NULL AND state = 'queued' AND {but} ORDER BY rank, seq"
     )
     return None if row is None else (row, "full")
+
+
+def erase_cost(database: Database, row: Row) -> int:
+    """Pages that erasing a record changes, at most."""
+    return database.bounds.cost(row.bytes, row.pictures) + tables.sharing_pages(database.db, row)
 
 
 def evict(transaction: Transaction, row: Row, reason: str, cost: int) -> None:
@@ -396,8 +401,8 @@ def _put(database: Database, transaction: Transaction, item: Prepared) -> Stored
         if there.sha256 != encoded.sha256:
             raise DataError(f"{database.path} has another record with the id {record.id}: take a new id for each frame")
         return Stored(record.id, True, "again", encoded.sha256, content)
-    pages, cost = bounds.taken(content, len(pictures)), bounds.cost(content, len(pictures))
-    if cost > bounds.most_pages:
+    # What it shares may have to be counted for it one day, so it has to fit without sharing.
+    if bounds.cost(content, len(pictures)) > bounds.most_pages:
         return _refuse(transaction, record, "too_large", content)
     period, rate = control_period(db)
     worth = worth_of(record)
@@ -408,35 +413,58 @@ def _put(database: Database, transaction: Transaction, item: Prepared) -> Stored
             return _refuse(transaction, record, "control", content)
         draw = None
     replaced = [row for row in (tables.by_id(db, id) for id in dict.fromkeys(supersedes)) if row and _may_go(row)]
-    replaced_cost = sum(bounds.cost(row.bytes, row.pictures) for row in replaced)
+    replaced_cost = sum(erase_cost(database, row) for row in replaced)
+    gone = [row.seq for row in replaced]
+    places, pages, cost = _places(database, item, gone)
     at_once = cost + replaced_cost <= transaction.most
     if at_once:
-        pages = max(0, pages - sum(bounds.freed(row.bytes, row.pictures) for row in replaced))
+        pages = max(0, pages - sum(_freed(database, row) for row in replaced))
         cost += replaced_cost
-    spare = {row.seq for row in replaced}
     # It takes its predecessors' place: it need not compete for it again.
-    full = make_room(database, transaction, pages, cost, None if replaced else Incoming(rank, draw), spare)
+    full = make_room(database, transaction, pages, cost, None if replaced else Incoming(rank, draw), set(gone))
     if transaction.number != number:
         return None
     if full == "control" and record.flagged:
         return None  # Its draw has just left the stream: it is put once more, as a triggered one.
     if full is not None:
         return _refuse(transaction, record, full, content)
+    if _places(database, item, gone)[0] != places:
+        return None  # What had a picture that it was to share went to make room for it.
     for row in replaced if at_once else ():
         evict(transaction, row, "episode", 0)
-    tables.insert(
-        db, record, encoded, pictures, put_ns=transaction.now_ns, worth=worth, rank=rank, draw=draw, period=period
+    keys = tables.insert(
+        db, record, encoded, places, put_ns=transaction.now_ns, worth=worth, rank=rank, draw=draw, period=period
     )
+    database.remember_pictures(keys)
     tables.count(db, "stored_total")
     transaction.consume(cost)
     for row in () if at_once else replaced:
-        erased = bounds.cost(row.bytes, row.pictures)
+        erased = erase_cost(database, row)
         if transaction.reserve(erased):
             now = tables.by_id(db, row.id)
             if now is None or not _may_go(now):
                 continue
         evict(transaction, row, "episode", erased)
     return Stored(record.id, True, None, encoded.sha256, content)
+
+
+def _places(database: Database, item: Prepared, gone: Collection[int]) -> tuple[list[tables.Place], int, int]:
+    """Where the pictures of a record are to lie, and the pages that it fills and changes then."""
+    db, bounds = database.db, database.bounds
+    places = tables.place_pictures(db, database.picture_keys, item.pictures, gone)
+    own = [place for place in places if place.shared is None]
+    content = tables.own_bytes(item.encoded, places)
+    pages, cost = bounds.taken(content, len(own)), bounds.cost(content, len(own))
+    if len(own) < len(places):
+        cost += tables.SHARING_PAGES
+        if not tables.is_shared(db):
+            pages, cost = pages + len(tables.SHARED), cost + tables.SHARED_TABLE_PAGES
+    return places, pages, cost
+
+
+def _freed(database: Database, row: Row) -> int:
+    """Pages that erasing a record gives back, at least."""
+    return database.bounds.freed(row.bytes - tables.lasting_bytes(database.db, row), row.pictures)
 
 
 def _refuse(transaction: Transaction, record: Record, reason: str, content: int) -> Stored:
@@ -453,7 +481,7 @@ def outcome_now(db: sqlite3.Connection, stored: Stored, superseded: Collection[s
 
 def erase(database: Database, transaction: Transaction, row: Row, counter: str, reason: str) -> int:
     """Erase one record and count it; how many that were, for another process may have been faster."""
-    cost = database.bounds.cost(row.bytes, row.pictures)
+    cost = erase_cost(database, row)
     if transaction.reserve(cost) and tables.by_id(transaction.db, row.id) is None:
         return 0
     tables.remove(transaction.db, row)

@@ -52,6 +52,7 @@ class QueueInfo:
     control: int
     """Queued records of the control stream."""
     pictures: int
+    """Each once, however many records have it."""
     bytes: int
     """Bytes of manifests and pictures."""
     file_bytes: int
@@ -486,7 +487,7 @@ class Queue(SharedDatabase):
                 records=records,
                 pulled=pulled,
                 control=control,
-                pictures=pictures,
+                pictures=tables.picture_count(db, pictures),
                 bytes=content,
                 file_bytes=tables.pragma(db, "page_count") * database.bounds.page_bytes,
                 wal_bytes=database.wal_bytes(),

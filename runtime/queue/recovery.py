@@ -7,10 +7,11 @@ all, the first page of a new queue takes its place: the tables of this version s
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from . import tables
 from .clock import Clock
 from .database import Database, open_writable
 from .eviction import rank_of, worth_of
-from .record import STATES, Encoded, Picture, Record, decode, is_hex
+from .record import STATES, Encoded, Picture, PictureInfo, Record, decode, is_hex
 from .tables import PLACES, Damage, Found
 
 MOST_PROBES = 1_000_000
@@ -45,9 +46,10 @@ class CheckReport:
 
     records: int
     pictures: int
+    """Each once, however many records have it."""
     damaged: tuple[Damage, ...]
     orphans: int
-    """Pictures without a record."""
+    """Pictures without a record, and shares in a picture without one of the two."""
     integrity: tuple[str, ...]
     """What SQLite's own check says; empty where all is well."""
 
@@ -63,6 +65,7 @@ class RecoverReport:
 
     records: int
     pictures: int
+    """Each once, however many records have it."""
     bundles: int
     chunks: int
     tallies: int
@@ -79,9 +82,15 @@ def check_database(database: Database) -> CheckReport:
     db = database.db
     with database.read():
         lines = tuple(str(line) for (line,) in db.execute("PRAGMA integrity_check(100)"))
-        orphans = db.execute(
-            "SELECT count(*) FROM picture WHERE key / ? NOT IN (SELECT seq FROM record)", (tables.PLACES,)
-        ).fetchone()[0]
+        shared = tables.is_shared(db)
+        but = "AND key NOT IN (SELECT picture FROM shared)" if shared else ""
+        query = f"SELECT count(*) FROM picture WHERE key / {PLACES} NOT IN (SELECT seq FROM record) {but}"
+        orphans = db.execute(query).fetchone()[0]
+        if shared:
+            orphans += db.execute(
+                f"SELECT count(*) FROM shared WHERE key / {PLACES} NOT IN (SELECT seq FROM record) "
+                "OR picture NOT IN (SELECT key FROM picture)"
+            ).fetchone()[0]
     damaged = list[Damage]()
     records = pictures = 0
     after: Found | None = None
@@ -93,7 +102,7 @@ def check_database(database: Database) -> CheckReport:
                 if damage is not None:
                     damaged.append(damage)
                 records += 1
-                pictures += len(one.pictures)
+                pictures += len(one.pictures) - _uncounted(db, one.seq)
         if not found:
             break
         after = found[-1]
@@ -106,20 +115,37 @@ def _problem(database: Database, found: Found) -> Damage | None:
     assert record is not None
     try:
         pictures = tables.read_pictures(database.db, found)
-        row = tables.by_id(database.db, record.id)
-        assert row is not None
-        first = found.seq * tables.PLACES
-        held = database.db.execute(
-            "SELECT count(*) FROM picture WHERE key BETWEEN ? AND ?", (first, first + tables.PLACES - 1)
-        ).fetchone()[0]
+        first = found.seq * PLACES
+        held, size = _held(database.db, first)
         repeated = database.db.execute(
-            "SELECT device, camera, flagged, pictures FROM record WHERE seq = ?", (found.seq,)
-        ).fetchone()
-        if repeated != (record.device, record.camera, int(record.flagged), held) or held != len(pictures):
-            raise DataError(f"device, camera, flagged or pictures {repeated} are not what the manifest says")
+            "SELECT device, camera, flagged, pictures, bytes - length(CAST(manifest AS BLOB)) - length(arrays) FROM record "
+            "WHERE seq = ?", (found.seq,),
+        ).fetchone()  # fmt: skip
+        if repeated != (record.device, record.camera, int(record.flagged), held, size) or held != len(pictures):
+            raise DataError(f"device, camera, flagged, pictures or bytes {repeated} are not what the manifest says")
     except DataError as error:
         return Damage(record.id, found.seq, str(error))
     return None
+
+
+def _uncounted(db: sqlite3.Connection, seq: int) -> int:
+    """How many of a record's pictures are counted for another one."""
+    if not tables.is_shared(db):
+        return 0
+    query = "SELECT count(*) FROM shared WHERE bytes = 0 AND key BETWEEN ? AND ?"
+    return int(db.execute(query, (seq * PLACES, seq * PLACES + PLACES - 1)).fetchone()[0])
+
+
+def _held(db: sqlite3.Connection, first: int) -> tuple[int, int]:
+    """How many pictures a record has, its own and shared ones, and the bytes of those that are counted for it."""
+    within = (first, first + PLACES - 1)
+    query = "SELECT count(*), coalesce(sum(length(data)), 0) FROM picture WHERE key BETWEEN ? AND ?"
+    held, size = db.execute(query, within).fetchone()
+    if tables.is_shared(db):
+        query = "SELECT count(*), coalesce(sum(bytes), 0) FROM shared WHERE key BETWEEN ? AND ?"
+        shared, counted = db.execute(query, within).fetchone()
+        held, size = held + shared, size + counted
+    return held, size
 
 
 def recover(path: str | Path, into: str | Path) -> RecoverReport:
@@ -218,6 +244,7 @@ def _copy(source: sqlite3.Connection, target: Database) -> RecoverReport:
     if known and max(known) - min(known) < MOST_PROBES:
         known |= set(range(min(known), max(known)))
     records = pictures = unreadable = 0
+    stored = _StoredPictures(source, keys)
     saved = set[int]()
     lost = list[Damage]()
     with target.transaction() as transaction:
@@ -232,20 +259,19 @@ def _copy(source: sqlite3.Connection, target: Database) -> RecoverReport:
             if row is None:
                 continue
             try:
-                found = _verified(source, seq, row)
+                found = _verified(stored, seq, row)
             except (DataError, sqlite3.DatabaseError) as error:
                 lost.append(Damage(row[0] if is_hex(row[0], 32) else None, seq, str(error)))
                 continue
             if tables.by_id(transaction.db, found.record.id) is None:
                 transaction.reserve(target.bounds.cost(found.content, len(found.pictures)))
-                _write(transaction.db, found, last_ns)
+                pictures += _write(target, found, last_ns)
                 transaction.consume(target.bounds.cost(found.content, len(found.pictures)))
                 records += 1
-                pictures += len(found.pictures)
             saved.add(seq)
         tables.count(transaction.db, "recovered_total", "", records)
     told = {damage.row for damage in lost}
-    orphans = sum(1 for key in keys if key // PLACES not in saved and key // PLACES not in told)
+    orphans = sum(1 for key in keys - stored.used if key // PLACES not in saved and key // PLACES not in told)
     return RecoverReport(records, pictures, bundles, chunks, tallies, tuple(lost), orphans, unreadable)
 
 
@@ -265,28 +291,77 @@ class _Whole:
         return tables.content_bytes(self.encoded, self.pictures)
 
 
-def _verified(source: sqlite3.Connection, seq: int, row: tuple[Any, ...]) -> _Whole:
+class _StoredPictures:
+    """The pictures of a damaged file: by their keys, and where one lies elsewhere, by what they hold.
+
+    The manifest has the hash of every picture, so that nothing depends on the table that says which are shared.
+    """
+
+    def __init__(self, source: sqlite3.Connection, keys: Collection[int]) -> None:
+        self._source, self._keys = source, keys
+        self._by_sha256: dict[str, int] | None = None
+        self.used = set[int]()
+        """Keys of the pictures that records were found for."""
+
+    def of(self, seq: int, facts: Sequence[PictureInfo]) -> list[Picture]:
+        """A record's pictures, in order; :class:`DataError` where one is nowhere."""
+        return [self._picture(seq * PLACES + place, info) for place, info in enumerate(facts)]
+
+    def _picture(self, key: int, info: PictureInfo) -> Picture:
+        data = self._data(key)
+        if data is None or _sha256(data) != info.sha256:
+            key = self._key_of(info.sha256)
+            data = self._data(key)
+        if data is None:
+            raise DataError(f"the picture at position {info.position} is missing, or is not what was written")
+        picture = info.joined(data)
+        self.used.add(key)
+        return picture
+
+    def _key_of(self, sha256: str) -> int:
+        """Where a picture lies that is not under its record's own key; -1 where nothing like it is left."""
+        if self._by_sha256 is None:
+            read = ((key, self._data(key)) for key in self._keys)
+            self._by_sha256 = {_sha256(data): key for key, data in read if data is not None}
+        return self._by_sha256.get(sha256, -1)
+
+    def _data(self, key: int) -> bytes | None:
+        try:
+            row = self._source.execute("SELECT data FROM picture WHERE key = ?", (key,)).fetchone()
+        except sqlite3.DatabaseError:
+            return None
+        return row[0] if row is not None and isinstance(row[0], bytes) else None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _verified(stored: _StoredPictures, seq: int, row: tuple[Any, ...]) -> _Whole:
     id, state, sha256, manifest, arrays, put_ns, draw, period = row
     if not (isinstance(manifest, bytes) and isinstance(arrays, bytes) and isinstance(sha256, str)):
         raise DataError("a column has another type than it was written with")
     record, facts = decode(manifest, arrays, sha256, state=state if state in STATES else "queued")
     if record.id != id:
         raise DataError("the row's id is not the manifest's")
-    pictures = tables.read_pictures(source, Found(seq, 0.0, record, facts, None))
-    return _Whole(record, Encoded(manifest, arrays, sha256), pictures, put_ns, draw, period)
+    return _Whole(record, Encoded(manifest, arrays, sha256), stored.of(seq, facts), put_ns, draw, period)
 
 
-def _write(db: sqlite3.Connection, found: _Whole, last_ns: Any) -> None:
-    """The columns beside the manifest are not covered by its hash: what is not of its type is made anew."""
-    record = found.record
+def _write(target: Database, found: _Whole, last_ns: Any) -> int:
+    """Write a record, and say how many pictures were not there yet.
+
+    The columns beside the manifest are not covered by its hash: what is not of its type is made anew.
+    """
+    db, record = target.db, found.record
     put_ns = found.put_ns if isinstance(found.put_ns, int) else last_ns
     put_ns = put_ns if isinstance(put_ns, int) else record.captured_ns
     value = worth_of(record)
-    tables.insert(
+    places = tables.place_pictures(db, target.picture_keys, found.pictures)
+    keys = tables.insert(
         db,
         record,
         found.encoded,
-        found.pictures,
+        places,
         put_ns=put_ns,
         worth=value,
         rank=rank_of(db, value, put_ns),
@@ -295,6 +370,8 @@ def _write(db: sqlite3.Connection, found: _Whole, last_ns: Any) -> None:
     )
     if record.state != "queued":
         db.execute("UPDATE record SET state = ? WHERE id = ?", (record.state, record.id))
+    target.remember_pictures(keys)
+    return sum(place.shared is None for place in places)
 
 
 def _copy_table(source: sqlite3.Connection, target: Database, table: str) -> int:

@@ -1,4 +1,4 @@
-"""The tables of the queue's file, version 1, and records and pictures as their rows.
+"""The tables of the queue's file, versions 1 and 2, and records and pictures as their rows.
 
 ``QUEUE.md`` says what each column means and why the tables are cut so. Every function works inside the caller's
 transaction or read.
@@ -7,7 +7,7 @@ transaction or read.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,8 +17,8 @@ from .record import Encoded, Picture, PictureInfo, Record, decode, is_hex
 APPLICATION_ID = 0x414C5051
 """``ALPQ``, in the file's header: a database with another one belongs to somebody else."""
 
-VERSION = 1
-"""``user_version``. A reader refuses a file with a larger one."""
+VERSION = 2
+"""The largest ``user_version``; a reader refuses a file with a larger one. A file has 1 until a picture in it is shared."""
 
 PAGE_BYTES = 8192
 
@@ -53,6 +53,20 @@ INDEXES = ("CREATE INDEX record_state ON record (state, seq, draw, bytes, pictur
 INDEX_ROW_BYTES = 50
 """What these indexes take for one record, at most."""
 
+SHARED = (
+    "CREATE TABLE shared (key INTEGER PRIMARY KEY, picture INTEGER NOT NULL, bytes INTEGER NOT NULL)",
+    "CREATE INDEX shared_picture ON shared (picture)",
+)
+"""What makes a file one of version 2: pictures that several records have, which lie under the key of the first of them.
+
+``key`` is where the picture of another record would lie, ``picture`` where it does. ``bytes`` is 0, as long as the bytes
+are counted for the first record; once that is gone, the length of the picture for the one that it is counted for now.
+"""
+SHARING_PAGES = 6
+"""Pages that sharing pictures changes at most in the trees of ``shared``, or in those that know the bytes of one more record."""
+SHARED_TABLE_PAGES = 16
+"""Pages that making ``shared`` changes: two roots, and what lay in their place."""
+
 Order = Literal["time", "value"]
 
 
@@ -86,7 +100,7 @@ def create(db: sqlite3.Connection, now_ns: int) -> None:
     db.execute("INSERT INTO meta VALUES ('created_ns', ?), ('clock_ns', ?)", (now_ns, now_ns))
     db.execute("INSERT INTO control (began_ns, rate) VALUES (?, 1.0)", (now_ns,))
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    db.execute(f"PRAGMA user_version = {VERSION}")
+    db.execute("PRAGMA user_version = 1")  # until a picture in it is shared
 
 
 def is_empty(db: sqlite3.Connection) -> bool:
@@ -98,12 +112,18 @@ def is_empty(db: sqlite3.Connection) -> bool:
 def problem(db: sqlite3.Connection) -> str | None:
     """Which table is missing or differs from :data:`STATEMENTS`; None where all are there and nothing acts on its own."""
     found = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE type IN ('table', 'index')")}
-    missing = [statement.split(" (")[0] for statement in STATEMENTS if statement not in found]
+    wanted = STATEMENTS if not is_shared(db) else (*STATEMENTS, *SHARED)
+    missing = [statement.split(" (")[0] for statement in wanted if statement not in found]
     if missing:
         return f"{', '.join(missing)} is not in it as it was written"
     if db.execute("SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchone()[0]:
         return "it has triggers or views, and a queue has none"
     return None
+
+
+def is_shared(db: sqlite3.Connection) -> bool:
+    """Whether pictures may be shared in this file: whether it is of version 2."""
+    return pragma(db, "user_version") >= 2
 
 
 def missing_indexes(db: sqlite3.Connection) -> list[str]:
@@ -117,7 +137,8 @@ def look(db: sqlite3.Connection) -> str | None:
 
     The rest shows when it is touched: SQLite notices a broken page, and the hashes a changed row.
     """
-    for table, key in (("record", "seq"), ("picture", "key"), ("score", "number"), ("tally", "hour_ns")):
+    trees = [("record", "seq"), ("picture", "key"), ("score", "number"), ("tally", "hour_ns")]
+    for table, key in [*trees, *([("shared", "key")] if is_shared(db) else [])]:
         for way in ("ASC", "DESC"):
             db.execute(f"SELECT * FROM {table} ORDER BY {key} {way} LIMIT 1").fetchall()
     for way in ("ASC", "DESC"):
@@ -228,20 +249,53 @@ def matching(db: sqlite3.Connection, where: str, values: Sequence[object], ids: 
             yield row
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record's picture is to lie: in a row of its own, or in one that is there already."""
+
+    picture: Picture
+    shared: int | None
+    """Key of the row that has the same bytes; None for a row of its own."""
+
+
+def place_pictures(
+    db: sqlite3.Connection, known: Mapping[str, int], pictures: Sequence[Picture], gone: Collection[int] = ()
+) -> list[Place]:
+    """Where a record's pictures are to lie: each once, however many records have it.
+
+    Args:
+        db: the database.
+        known: keys by the sha256 of the data; a hint, for what was there may have gone.
+        pictures: of one record.
+        gone: records that are erased before this one is written; what they alone have is not there any more.
+    """
+    places = []
+    for picture in pictures:
+        key = known.get(picture.sha256)
+        row = None if key is None else db.execute("SELECT data FROM picture WHERE key = ?", (key,)).fetchone()
+        there = row is not None and row[0] == picture.data
+        if there and gone and key is not None:
+            there = not set(holders(db, key)) <= set(gone)
+        places.append(Place(picture, key if there else None))
+    return places
+
+
 def insert(
     db: sqlite3.Connection,
     record: Record,
     encoded: Encoded,
-    pictures: Sequence[Picture],
+    places: Sequence[Place],
     *,
     put_ns: int,
     worth: float,
     rank: float,
     draw: float | None,
     period: int,
-) -> None:
-    """Write a record and its pictures."""
+) -> dict[str, int]:
+    """Write a record and its pictures; where each picture lies now, by its sha256."""
+    seq = _next_seq(db)
     columns = {
+        "seq": seq,
         "id": record.id,
         "put_ns": put_ns,
         "state": "queued",
@@ -252,29 +306,126 @@ def insert(
         "period": period,
         "device": record.device,
         "camera": record.camera,
-        "bytes": content_bytes(encoded, pictures),
-        "pictures": len(pictures),
+        "bytes": own_bytes(encoded, places),
+        "pictures": len(places),
         "sha256": encoded.sha256,
         "manifest": encoded.manifest.decode(),
         "arrays": encoded.arrays,
     }
     query = f"INSERT INTO record ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-    seq = db.execute(query, tuple(columns.values())).lastrowid
-    assert seq is not None
-    for place, picture in enumerate(pictures):
-        db.execute("INSERT INTO picture VALUES (?, ?)", (seq * PLACES + place, picture.data))
+    db.execute(query, tuple(columns.values()))
+    if any(place.shared is not None for place in places) and not is_shared(db):
+        for statement in SHARED:
+            db.execute(statement)
+        db.execute("PRAGMA user_version = 2")
+    keys = {}
+    for number, place in enumerate(places):
+        key = seq * PLACES + number
+        if place.shared is None:
+            db.execute("INSERT INTO picture VALUES (?, ?)", (key, place.picture.data))
+        else:
+            db.execute("INSERT INTO shared VALUES (?, ?, 0)", (key, place.shared))
+        keys[place.picture.sha256] = key if place.shared is None else place.shared
+    return keys
+
+
+def _next_seq(db: sqlite3.Connection) -> int:
+    """Behind all records, and behind the pictures that outlived theirs: their keys are not to be given twice."""
+    record, picture = (
+        db.execute(query).fetchone()[0] for query in ("SELECT max(seq) FROM record", "SELECT max(key) FROM picture")
+    )
+    return 1 + max(record or 0, (picture or 0) // PLACES)
+
+
+def holders(db: sqlite3.Connection, key: int) -> list[int]:
+    """Numbers of the records that have the picture of this key."""
+    found = [seq for (seq,) in db.execute("SELECT seq FROM record WHERE seq = ?", (key // PLACES,))]
+    if is_shared(db):
+        found += [other // PLACES for (other,) in db.execute("SELECT key FROM shared WHERE picture = ?", (key,))]
+    return found
 
 
 def remove(db: sqlite3.Connection, row: Row) -> None:
-    """Erase a record and its pictures; ``secure_delete`` writes zeros over them."""
-    first = row.seq * PLACES
-    db.execute("DELETE FROM picture WHERE key BETWEEN ? AND ?", (first, first + PLACES - 1))
+    """Erase a record, and its pictures that no other record has; ``secure_delete`` writes zeros over them.
+
+    A picture that others have stays where it is; its bytes are then counted for the next of them.
+    """
+    first, last = row.seq * PLACES, row.seq * PLACES + PLACES - 1
+    if is_shared(db):
+        counted = list[tuple[int, int]]()
+        for picture, size in db.execute(
+            "SELECT picture, bytes FROM shared WHERE key BETWEEN ? AND ?", (first, last)
+        ).fetchall():
+            if size:
+                counted.append((picture, size))
+        db.execute("DELETE FROM shared WHERE key BETWEEN ? AND ?", (first, last))
+        counted += db.execute(
+            "SELECT key, length(data) FROM picture WHERE key BETWEEN ? AND ? AND EXISTS (SELECT 1 FROM shared WHERE shared.picture = picture.key)",
+            (first, last),
+        ).fetchall()
+        for picture, size in counted:
+            heir = db.execute("SELECT min(key) FROM shared WHERE picture = ?", (picture,)).fetchone()[0]
+            if heir is None:
+                db.execute("DELETE FROM picture WHERE key = ?", (picture,))
+            else:
+                db.execute("UPDATE shared SET bytes = ? WHERE key = ?", (size, heir))
+                db.execute("UPDATE record SET bytes = bytes + ? WHERE seq = ?", (size, heir // PLACES))
+        db.execute(
+            "DELETE FROM picture WHERE key BETWEEN ? AND ? AND NOT EXISTS (SELECT 1 FROM shared WHERE shared.picture = picture.key)",
+            (first, last),
+        )
+    else:
+        db.execute("DELETE FROM picture WHERE key BETWEEN ? AND ?", (first, last))
     db.execute("DELETE FROM record WHERE seq = ?", (row.seq,))
 
 
+def sharing_pages(db: sqlite3.Connection, row: Row) -> int:
+    """Pages that erasing a record changes at most because it shares pictures, beside what its own bytes make up."""
+    if not row.pictures or not is_shared(db):
+        return 0
+    first, last = row.seq * PLACES, row.seq * PLACES + PLACES - 1
+    borrowed = db.execute("SELECT count(*) FROM shared WHERE key BETWEEN ? AND ?", (first, last)).fetchone()[0]
+    others = db.execute(
+        f"SELECT count(DISTINCT key / {PLACES}) FROM shared WHERE picture BETWEEN :first AND :last OR picture IN "
+        "(SELECT own.picture FROM shared AS own WHERE own.key BETWEEN :first AND :last AND own.bytes > 0)",
+        {"first": first, "last": last},
+    ).fetchone()[0]
+    return SHARING_PAGES * (1 + others) if borrowed or others else 0
+
+
+def lasting_bytes(db: sqlite3.Connection, row: Row) -> int:
+    """Bytes that are counted for a record and stay when it is erased, for others have these pictures too."""
+    if not row.pictures or not is_shared(db):
+        return 0
+    first, last = row.seq * PLACES, row.seq * PLACES + PLACES - 1
+    lent = db.execute(
+        "SELECT coalesce(sum(length(data)), 0) FROM picture WHERE key BETWEEN ? AND ? AND EXISTS (SELECT 1 FROM shared WHERE shared.picture = picture.key)",
+        (first, last),
+    ).fetchone()[0]
+    inherited = db.execute(
+        "SELECT coalesce(sum(bytes), 0) FROM shared WHERE key BETWEEN ? AND ? AND bytes > 0 "
+        "AND EXISTS (SELECT 1 FROM shared AS other WHERE other.picture = shared.picture AND other.key NOT BETWEEN ? AND ?)",
+        (first, last, first, last),
+    ).fetchone()[0]
+    return int(lent + inherited)
+
+
+def own_bytes(encoded: Encoded, places: Sequence[Place]) -> int:
+    """Bytes of a record's manifest and arrays, and of the pictures in rows of its own."""
+    own = (len(place.picture.data) for place in places if place.shared is None)
+    return len(encoded.manifest) + len(encoded.arrays) + sum(own)
+
+
 def content_bytes(encoded: Encoded, pictures: Sequence[Picture]) -> int:
-    """Bytes of a record's manifest, arrays and pictures."""
+    """Bytes of a record's manifest, arrays and all pictures."""
     return len(encoded.manifest) + len(encoded.arrays) + sum(len(picture.data) for picture in pictures)
+
+
+def picture_count(db: sqlite3.Connection, listed: int) -> int:
+    """How many pictures there are, of so many that all records list together."""
+    if not is_shared(db):
+        return listed
+    return listed - int(db.execute("SELECT count(*) FROM shared WHERE bytes = 0").fetchone()[0])
 
 
 # What readers get.
@@ -324,11 +475,20 @@ def read_pictures(db: sqlite3.Connection, found: Found) -> list[Picture]:
     """A record's pictures, compared with the hashes in its manifest; :class:`DataError` where one differs."""
     pictures = []
     for place, info in enumerate(found.pictures):
-        row = db.execute("SELECT data FROM picture WHERE key = ?", (found.seq * PLACES + place,)).fetchone()
+        row = db.execute("SELECT data FROM picture WHERE key = ?", (picture_key(db, found.seq, place),)).fetchone()
         if row is None or not isinstance(row[0], bytes):
             raise DataError(f"the picture at position {info.position} is missing")
         pictures.append(info.joined(row[0]))
     return pictures
+
+
+def picture_key(db: Any, seq: int, place: int) -> int:
+    """Where the picture at a place of a record's list lies: under its own key, or under that of one that it shares."""
+    key = seq * PLACES + place
+    if pragma(db, "user_version") < 2:
+        return key
+    shared = db.execute("SELECT picture FROM shared WHERE key = ?", (key,)).fetchone()
+    return key if shared is None else int(shared[0])
 
 
 def _found(

@@ -62,9 +62,9 @@ def test_a_write_that_hangs_holds_up_neither_flush_nor_close(
 ) -> None:
     answered, insert = threading.Event(), tables.insert
 
-    def hang(*args: Any, **named: Any) -> None:
+    def hang(*args: Any, **named: Any) -> Any:
         answered.wait(60)
-        insert(*args, **named)
+        return insert(*args, **named)
 
     monkeypatch.setattr(tables, "insert", hang)
     monitor = start(tmp_path / "q.db")

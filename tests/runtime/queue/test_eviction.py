@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from alpose.runtime.queue import Queue, Record, Stored
+from alpose.runtime.queue import Picture, Queue, Record, Stored
 
 Kit = Any
 MB = 1 << 20
@@ -337,6 +337,23 @@ class Machine(RuleBasedStateMachine):
             items.append((*self.make(data.draw(st.floats(0, 1)), size, None), old))
         self.put(items)
 
+    @rule(people=st.integers(2, 4), size=st.sampled_from([100, 60_000, 250_000]), data=st.data(), at_once=st.booleans())
+    def put_people(self, people: int, size: int, data: st.DataObject, at_once: bool) -> None:
+        """Several people on one frame: they share its picture, also with one who came before."""
+        known = [id for id in self.there if len(self.records[id][1]) <= 250_000]
+        other = data.draw(st.none() | st.sampled_from(known)) if known else None
+        made = [
+            self.make(data.draw(st.floats(0, 1)), size, data.draw(st.none() | st.floats(0, 0.999)))
+            for _ in range(people)
+        ]
+        shared = made[0][1][0].data if other is None else self.records[other][1]
+        items: list[tuple[Record, list[Any], tuple[str, ...]]] = []
+        for record, _ in made:
+            self.records[record.id] = (record, shared)
+            items.append((record, [Picture.of(shared, width=64, height=48, captured_ns=0)], ()))
+        for group in [items] if at_once else [[item] for item in items]:
+            self.put(group)
+
     @precondition(lambda self: self.there)
     @rule(data=st.data(), delete=st.booleans())
     def acknowledge(self, data: st.DataObject, delete: bool) -> None:
@@ -393,6 +410,10 @@ class Machine(RuleBasedStateMachine):
             was, data = self.records[record.id]
             assert picture.data == data
             assert record.failure_probability == was.failure_probability
+        assert self.queue.check().ok
+        info, distinct = self.queue.info(), {self.records[id][1] for id in self.there}
+        assert info.pictures >= len(distinct)
+        assert info.bytes >= sum(map(len, distinct))
         counters = self.counted()
         assert len(self.there) == counters.get(("stored_total", ""), 0) - sum(
             n for (name, _), n in counters.items() if name in ("evicted_total", "deleted_total", "purged_total")

@@ -29,16 +29,24 @@ class Original:
 
     path: Path
     pictures: dict[str, bytes] = field(repr=False)
+    people: int = 1
+    """On each picture."""
+
+    @property
+    def stored(self) -> int:
+        """Pictures in the file."""
+        return len(set(self.pictures.values()))
 
 
-@pytest.fixture(scope="module")
-def original(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Original:
+@pytest.fixture(scope="module", params=[1, 3], ids=["one-each", "three-a-picture"])
+def original(kit: Kit, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Original:
+    people = request.param
     path = tmp_path_factory.mktemp("original") / "q.db"
     pictures = dict[str, bytes]()
     with Queue(path, clock=kit.FakeClock()) as queue:
         queue.add_bundle(BUNDLE, "driver", {"joints": 14})
         for n in range(60):
-            picture = kit.picture(20_000 + 300 * n, n)
+            picture = kit.picture(20_000 + 300 * (n // people), n // people)
             stored = queue.put(kit.record(queue.new_id(), n), [picture])
             pictures[stored.id] = picture.data
         ids = list(pictures)
@@ -48,7 +56,7 @@ def original(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Original:
         queue.acknowledge(ids[:5])
         queue.add_scores(b"scores", device="d", bundle=BUNDLE, began_ns=0, ended_ns=1, frames=1)
         queue.tally(device="d", bundle=BUNDLE, at_ns=0, frames=9)
-    return Original(path, pictures)
+    return Original(path, pictures, people)
 
 
 def saved(path: Path, pictures: dict[str, bytes]) -> set[str]:
@@ -64,7 +72,13 @@ def saved(path: Path, pictures: dict[str, bytes]) -> set[str]:
 def test_a_sound_file_is_copied_whole(original: Original, tmp_path: Path) -> None:
     path, pictures = original.path, original.pictures
     report = recover(path, tmp_path / "new.db")
-    assert (report.records, report.pictures, report.bundles, report.chunks, report.tallies) == (50, 50, 1, 1, 1)
+    assert (report.records, report.pictures, report.bundles, report.chunks, report.tallies) == (
+        50,
+        original.stored,
+        1,
+        1,
+        1,
+    )
     assert (report.lost, report.orphans, report.unreadable) == ((), 0, 0)
     assert saved(tmp_path / "new.db", pictures) == set(pictures)
     with Queue(tmp_path / "new.db") as new, Queue(path) as old:
@@ -108,7 +122,7 @@ def test_whatever_is_damaged_what_is_saved_is_whole(
     assert report.records == len(there)
     # A page holds at most a handful of manifests, or a piece of one picture; but the root of a table leads to all of it.
     if not roots & hit:
-        assert len(there) >= 50 - 7 * pages
+        assert len(there) >= 50 - 7 * original.people * pages
     assert sorted(os.listdir(folder)) == ["bad.db", "new.db"]
 
 
@@ -117,7 +131,8 @@ def test_a_lost_first_page_costs_nothing(original: Original, tmp_path: Path) -> 
     content = bytearray(path.read_bytes())
     content[:PAGE] = bytes(PAGE)
     (tmp_path / "bad.db").write_bytes(content)
-    assert recover(tmp_path / "bad.db", tmp_path / "new.db").records == 50
+    report = recover(tmp_path / "bad.db", tmp_path / "new.db")
+    assert (report.records, report.pictures, report.orphans) == (50, original.stored, 0)
     assert saved(tmp_path / "new.db", pictures) == set(pictures)
 
 

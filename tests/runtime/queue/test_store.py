@@ -251,7 +251,7 @@ def test_somebody_elses_database_is_left_alone(kit: Kit, path: Path) -> None:
     path.unlink()
     Queue(path).close()
     with raw(path) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     with fails("foreign"):
         Queue(path)
     with raw(path) as db:
