@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .skeleton import Skeleton, is_left
+
+if TYPE_CHECKING:
+    from .queue import Picture, Record
 
 Image = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -120,6 +124,17 @@ def pose(
         opacity = float(opacity_J[joint])
         disc(image_HW3, point, width * 0.5 + 2, DARK, opacity)
         disc(image_HW3, point, width * 0.5 + 1, colours[joint], opacity)
+
+
+def record(image_HW3: Image, kept: Record, picture: Picture, skeleton: Skeleton) -> None:
+    """Pose and box of a queue's record on one of its pictures, which may be a part of the frame, or smaller."""
+    origin_2 = np.array(picture.origin, dtype=np.float64)
+    keypoints_J2 = (kept.keypoints_J2 - origin_2) / picture.scale - 0.5
+    (x0, y0), (x1, y1) = (np.array(kept.box, dtype=np.float64).reshape(2, 2) - origin_2) / picture.scale - 0.5
+    unit = max(1.0, max(image_HW3.shape) / 800)
+    corners(image_HW3, (float(x0), float(y0), float(x1), float(y1)), MIDDLE, 2 * unit)
+    if picture.position == 0:  # the pose is that of the kept frame, not of those around it
+        pose(image_HW3, keypoints_J2, kept.scores_J, skeleton, 3 * unit)
 
 
 def side_colours(skeleton: Skeleton) -> tuple[Colour, ...]:

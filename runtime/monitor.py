@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -34,6 +34,9 @@ from .stats import EngineState, Meters, Stats
 from .tracking import Box, Streams
 from .triggers import Budget, Control, Episodes, Trigger, parse
 from .types import Engine, Verdict
+
+if TYPE_CHECKING:
+    from .live import LivePage
 
 log = logging.getLogger("alpose.monitor")
 
@@ -159,7 +162,7 @@ class Monitor:
             }
             parts.opened = opened
             parts.asked = engine if isinstance(engine, str) else "the one given"
-            reader = FrameReader(opened.engine, form)
+            reader = parts.reader = FrameReader(opened.engine, form)
             parts.pipeline = FramePipeline(self.bundle, self.trigger, reader, streams, parts.recorder, meters, faults,
                                            seed, detect)  # fmt: skip
             parts.metrics = Metrics(parts.stats, metrics_port, metrics_file, counters)
@@ -265,6 +268,38 @@ class Monitor:
                 self._forgotten.detach()
                 self._parts.close()
 
+    def serve(self, address: str | int) -> LivePage:
+        """Show in a browser what this Monitor sees: the picture, the pose, the failure probability, counters, kept frames.
+
+        Light: the camera's thread leaves numbers behind, and copies a frame only while somebody looks. Closes with the
+        Monitor.
+
+        Args:
+            address: a port of the loopback, ``8080`` (0: any); or ``HOST:PORT``, as ``0.0.0.0:8080``, where everybody who
+                reaches the device may look: there is neither a password nor encryption.
+
+        Returns:
+            The page; its ``url`` is what to open.
+
+        Raises:
+            ConfigError: it is not an address, the port is taken, or this Monitor is served already or was closed.
+        """
+        from .live import LivePage
+        from .web import address as host_and_port
+
+        with self._lock:
+            if self._closing or self._parts.closed:
+                raise ConfigError("this Monitor was closed: make a new one")
+            if self._parts.live is not None and not self._parts.live.closed:
+                raise ConfigError(f"this Monitor is served already, on {self._parts.live.url}")
+            parts = self._parts
+            page = LivePage(
+                *host_and_port(address), skeleton=self.bundle.skeleton, reader=parts.reader, stats=parts.stats,
+                faults=parts.faults, queue=parts.recorder.queue if parts.recorder else None,
+            )  # fmt: skip
+            parts.live = page
+            return page
+
     @property
     def metrics_url(self) -> str | None:
         """Where metrics are served; None where they are not."""
@@ -295,6 +330,8 @@ class Monitor:
                 if background is not None and not verified:
                     background.require()
                 verdicts = self._parts.pipeline(frames, boxes, names, time_ns)
+                if self._parts.live is not None and not self._parts.live.closed:
+                    self._parts.live.see(frames, verdicts)
                 return verdicts if verified else [replace(verdict, verified=False) for verdict in verdicts]
             finally:
                 self._busy = False
@@ -328,6 +365,8 @@ class _Parts:
     recorder: FrameRecorder | None = None
     numbers: QueueNumbers | None = None
     metrics: Metrics | None = None
+    reader: FrameReader = field(init=False)
+    live: LivePage | None = None
     resources: ExitStack = field(default_factory=ExitStack)
     closed: bool = False
     pid: int = field(default_factory=os.getpid)
@@ -354,7 +393,7 @@ class _Parts:
 
     def end(self) -> None:
         """Close what lives on the queue: the last frames are on the disk before their number is told a last time."""
-        for part in (self.recorder, self.numbers, self.metrics):
+        for part in (self.live, self.recorder, self.numbers, self.metrics):
             if part is not None:
                 part.close()
 

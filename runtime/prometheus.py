@@ -7,7 +7,6 @@ labels, and labels whose values are few. Every scrape reads one fresh :class:`St
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import logging
 import math
@@ -16,17 +15,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
 
 from .drift import Direction
 from .errors import ConfigError, MissingExtraError
 from .logs import RateLimitedLog
 from .stats import COUNTERS, Counters, LatencyInfo, Stats, is_counter_name
+from .web import LOOPBACK, Content, WebServer
 
 if TYPE_CHECKING:
-    from http.server import ThreadingHTTPServer
-
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
@@ -43,12 +40,6 @@ ZEROS = {
     "dropped_frames_total": ("reason", ("handover_full",)),
 }
 """Series that stand at 0 from the start, so that an increase over them finds the first event."""
-
-REQUEST_S = 5.0
-"""So long a client may take to send its request, and to take the answer."""
-
-MOST_CONNECTIONS = 8
-"""Clients that are answered at the same time; more are turned away at once, so that nobody can use up the memory."""
 
 METRICS_EVERY_S = 15.0
 """Between two metrics files; node_exporter is asked every 15 to 60 seconds."""
@@ -116,38 +107,16 @@ class Metrics:
             _log.error("metrics", "metrics could not be written: %s", error)
 
 
-class MetricsServer:
+class MetricsServer(WebServer):
     """Answers ``GET /metrics`` on its own threads until it is closed."""
-
-    def __init__(self, server: ThreadingHTTPServer, host: str) -> None:
-        self._server = server
-        self._thread = threading.Thread(target=server.serve_forever, name="alpose-metrics-server", daemon=True)
-        self._thread.start()
-        self.host, self.port = host, int(server.server_port)
 
     @property
     def url(self) -> str:
         """What to scrape."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/metrics"
-
-    def close(self) -> None:
-        """Stop, and free the port. Safe to call twice."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
-
-    def __enter__(self) -> MetricsServer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        return f"{self.address}/metrics"
 
 
-def serve(stats: Callable[[], Stats], port: int, host: str = "127.0.0.1") -> MetricsServer:
+def serve(stats: Callable[[], Stats], port: int, host: str = LOOPBACK) -> MetricsServer:
     """Serve metrics over HTTP.
 
     Args:
@@ -160,68 +129,14 @@ def serve(stats: Callable[[], Stats], port: int, host: str = "127.0.0.1") -> Met
         MissingExtraError: prometheus-client is not installed.
         ConfigError: the port is taken, or may not be used.
     """
-    if not isinstance(port, int) or not 0 <= port <= 65535:
-        raise ConfigError(f"a metrics port is a number from 0 to 65535, got {port!r}")
-    # A tenth of a second, for those who want no metrics by HTTP.
-    import socket
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
     client, registry = _prometheus(), _registry(stats)
-    places = threading.BoundedSemaphore(MOST_CONNECTIONS)
 
-    class Handler(BaseHTTPRequestHandler):
-        timeout = REQUEST_S
-        server_version = "alpose"
+    def answer(path: str, _: Mapping[str, str]) -> Content | None:
+        if path not in ("/", "/metrics"):
+            return None
+        return Content(client.generate_latest(registry), client.CONTENT_TYPE_LATEST)
 
-        def do_GET(self) -> None:
-            if self.path.partition("?")[0] not in ("/", "/metrics"):
-                self.send_error(404)
-                return
-            content = client.generate_latest(registry)
-            self.send_response(200)
-            self.send_header("Content-Type", client.CONTENT_TYPE_LATEST)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Scrapes are not logged."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False  # a client that hangs must not hold up the end
-        allow_reuse_address = True
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-        def process_request(self, request: Any, client_address: Any) -> None:
-            if not places.acquire(blocking=False):
-                self.shutdown_request(request)
-                return
-            super().process_request(request, client_address)
-
-        def process_request_thread(self, request: Any, client_address: Any) -> None:
-            # A deadline for the whole exchange: a client that sends a byte now and then would never time out otherwise.
-            timer = threading.Timer(2 * REQUEST_S, _cut_off, (request,))
-            timer.daemon = True
-            timer.start()
-            try:
-                super().process_request_thread(request, client_address)
-            finally:
-                timer.cancel()
-                places.release()
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that went away is nobody's concern."""
-
-    try:
-        return MetricsServer(Server((host, port), Handler), host)
-    except OSError as error:
-        raise ConfigError(f"metrics cannot be served on {host} port {port}: {_advice(error)}") from error
-
-
-def _cut_off(request: Any) -> None:
-    with contextlib.suppress(OSError):
-        request.shutdown(2)  # socket.SHUT_RDWR
+    return MetricsServer(answer, port, host, what="metrics")
 
 
 def write_textfile(stats: Stats, path: str | Path) -> None:
@@ -243,14 +158,6 @@ def write_textfile(stats: Stats, path: str | Path) -> None:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise ConfigError(f"the metrics file {target} cannot be written: {error.strerror}") from error
-
-
-def _advice(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "the port is taken. Close the other program, choose another port, or 0 for any that is free"
-    if error.errno == errno.EACCES:
-        return "ports below 1024 belong to the system. Choose a higher one"
-    return f"{error.strerror or error}. Check that the address is one of this device"
 
 
 def _prometheus() -> Any:

@@ -112,7 +112,7 @@ class FrameRecorder:
         self, queue: Queue, bundle: Bundle, device: str, camera: str, counters: Counters, *,
         handover_bytes: int = HANDOVER_BYTES, previous_bytes: int = PREVIOUS_BYTES,
     ) -> None:  # fmt: skip
-        self._queue, self._bundle, self._device, self._counters = queue, bundle, device, counters
+        self.queue, self._bundle, self._device, self._counters = queue, bundle, device, counters
         self._log = FrameLog(bundle.sha256, device, counters)
         self._state = PolicyState(camera, bundle.sha256)
         maintenance = (self._log.write, self._save_state)
@@ -128,7 +128,7 @@ class FrameRecorder:
     def restore(self, policy: Policy, trigger: Trigger) -> None:
         """Let a policy go on from what it had learned when this queue was last used, and save what it learns now."""
         try:
-            data = self._queue.within(QUEUE_START_S, lambda: self._queue.load_state(self._state.key))
+            data = self.queue.within(QUEUE_START_S, lambda: self.queue.load_state(self._state.key))
         except QueueError:  # the disk is not there yet: it is read when it is
             self._state.follow(policy, trigger)
         else:

@@ -15,7 +15,6 @@ import numpy as np
 from .. import drawing
 from ..command_line import duration, print_json, size, table
 from ..errors import ConfigError, DataError, DataNotFoundError
-from ..skeleton import Skeleton
 
 if TYPE_CHECKING:
     from ..queue import Picture, Queue, Record
@@ -36,7 +35,7 @@ def queue() -> None:
 
 @queue.command("ls")
 @QUEUE
-@click.option("--order", default="time", show_default=True, type=click.Choice(["time", "value"]),
+@click.option("--order", default="time", show_default=True, type=click.Choice(["time", "newest", "value"]),
               help="Oldest first, or most valuable first.")  # fmt: skip
 @click.option("--device", help="Only of this device.")
 @click.option("--camera", help="Only of this camera.")
@@ -427,31 +426,9 @@ def save_picture(
     if drawn or media_type != picture.media_type:
         rgb_HW3 = np.array(decode(data))
         if drawn:
-            draw_record(rgb_HW3, record, picture, skeleton_of(queue, record))
+            drawing.record(rgb_HW3, record, picture, queue.skeleton_of(record))
         encoded = encode(rgb_HW3, media_type, QUALITY, None)
         if encoded.media_type != media_type:
             raise DataError(f"{path}: nothing here encodes JPEG; save it as .png, or pip install simplejpeg")
         data = encoded.data
     path.write_bytes(data)
-
-
-def draw_record(rgb_HW3: drawing.Image, record: Record, picture: Picture, skeleton: Skeleton) -> None:
-    """Pose and box, moved from the frame to this picture of it."""
-    origin_2 = np.array(picture.origin, dtype=np.float64)
-    keypoints_J2 = (record.keypoints_J2 - origin_2) / picture.scale - 0.5
-    (x0, y0), (x1, y1) = (np.array(record.box, dtype=np.float64).reshape(2, 2) - origin_2) / picture.scale - 0.5
-    unit = max(1.0, max(rgb_HW3.shape) / 800)
-    drawing.corners(rgb_HW3, (float(x0), float(y0), float(x1), float(y1)), drawing.MIDDLE, 2 * unit)
-    if picture.position == 0:  # the pose is that of the kept frame, not of those around it
-        drawing.pose(rgb_HW3, keypoints_J2, record.scores_J, skeleton, 3 * unit)
-
-
-def skeleton_of(queue: Queue, record: Record) -> Skeleton:
-    """The skeleton of the record's bundle; joints without links where the queue does not know the bundle."""
-    for bundle in queue.bundles():
-        if bundle.sha256 == record.bundle and isinstance(bundle.facts.get("skeleton"), dict):
-            skeleton = Skeleton.from_json(bundle.facts["skeleton"])
-            if len(skeleton) == len(record.keypoints_J2):
-                return skeleton
-    names = tuple(f"joint {number}" for number in range(len(record.keypoints_J2)))
-    return Skeleton("unknown", names, (), ())

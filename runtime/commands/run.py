@@ -88,6 +88,8 @@ CONTROL_SHARE = 0.1
     metavar="BEFORE,AFTER",
     help="Also keep frames before and after the kept one.",
 )
+@click.option("--serve", metavar="PORT|HOST:PORT",
+              help="Show in a browser what it sees, on 127.0.0.1 or on the address given: 8080, 0.0.0.0:8080.")  # fmt: skip
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics on 127.0.0.1.")
 @click.option("--metrics-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.prom",
               help="Write metrics for node_exporter's textfile collector.")  # fmt: skip
@@ -104,7 +106,7 @@ def run(
     bundle: Path, source: str, roi: Any, track: bool, queue: Path | None, budget: float | None, trigger: str | None,
     video_path: Path | None, engine: str, camera_size: Any, rate: float | None, pixel_format: str | None, frame_format: str, verify: Any, threads: int | None, allow_fallback: bool, public_key: Path | None,
     device_id: str | None, camera: str, store: Any, redact: str | None, seal_to: Path | None, max_bytes: int | None, max_age_s: float | None,
-    clip: Any, metrics_port: int | None, metrics_file: Path | None, limit: int | None, realtime: bool,
+    clip: Any, serve: str | None, metrics_port: int | None, metrics_file: Path | None, limit: int | None, realtime: bool,
     fps: float | None, seed: int | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Watch a camera, a video or a folder of pictures with BUNDLE, and keep the frames on which it is likely wrong.
@@ -156,6 +158,8 @@ def run(
             verify=verify, metrics_port=metrics_port, metrics_file=metrics_file, seed=seed,
         )  # fmt: skip
         stack.callback(monitor.close)
+        if serve is not None:
+            log.info("live page: %s", monitor.serve(serve).url)
         if monitor.metrics_url:
             log.info("metrics: %s", monitor.metrics_url)
         video = None

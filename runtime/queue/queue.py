@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError, DataError, QueueError
 from ..redaction import REDACTIONS
+from ..skeleton import Skeleton
 from . import acknowledgements, eviction, ledger, recovery, tables
 from .acknowledgements import Acknowledgement, Applied
 from .clock import Clock, time_ordered_id
@@ -23,7 +24,7 @@ from .eviction import Policy, Prepared, Stored
 from .ledger import BundleInfo, ScoreChunk, Tally
 from .record import MAX_PICTURES, MEDIA_TYPES, STORES, Picture, Record, encode
 from .recovery import CheckReport
-from .tables import ControlPeriod, Damage, Found, Order
+from .tables import ORDERS, ControlPeriod, Damage, Found, Order
 
 Item = tuple[Record, Sequence[Picture], Sequence[str]]
 """A record, its pictures, and the ids that it supersedes."""
@@ -401,8 +402,8 @@ class Queue(SharedDatabase):
         Between two batches nothing is held, so a slow consumer is in nobody's way; what is put or erased meanwhile may
         or may not come. Damaged rows go to ``on_damage``, or into the log.
         """
-        if order not in ("time", "value"):
-            raise ConfigError(f"order must be 'time' or 'value', got {order!r}")
+        if order not in ORDERS:
+            raise ConfigError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         after: Found | None = None
         while True:
             with self._use() as database, database.read() as db:
@@ -512,6 +513,16 @@ class Queue(SharedDatabase):
         """Facts of every bundle that wrote into the queue."""
         with self._use() as database, database.read() as db:
             return ledger.bundles(db)
+
+    def skeleton_of(self, record: Record) -> Skeleton:
+        """The skeleton of the record's bundle; joints without links where this file does not know the bundle."""
+        for bundle in self.bundles():
+            if bundle.sha256 == record.bundle and isinstance(bundle.facts.get("skeleton"), dict):
+                skeleton = Skeleton.from_json(bundle.facts["skeleton"])
+                if len(skeleton) == len(record.keypoints_J2):
+                    return skeleton
+        names = tuple(f"joint {number}" for number in range(len(record.keypoints_J2)))
+        return Skeleton("unknown", names, (), ())
 
     def scores(self, on_damage: OnDamage | None = None) -> Iterator[ScoreChunk]:
         """The score log, oldest chunk first, hash-checked."""

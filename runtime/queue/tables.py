@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..errors import DataError
 from .record import Encoded, Picture, PictureInfo, Record, decode, is_hex
@@ -67,7 +67,8 @@ SHARING_PAGES = 6
 SHARED_TABLE_PAGES = 16
 """Pages that making ``shared`` changes: two roots, and what lay in their place."""
 
-Order = Literal["time", "value"]
+Order = Literal["time", "value", "newest"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,10 +458,17 @@ def batch(db: sqlite3.Connection, *, order: Order, state: str | None, after: Fou
     if after is not None and order == "time":
         where.append("seq > ?")
         values.append(after.seq)
+    elif after is not None and order == "newest":
+        where.append("seq < ?")
+        values.append(after.seq)
     elif after is not None:
         where.append("(rank < ? OR rank = ? AND seq < ?)")
         values += [after.rank, after.rank, after.seq]
-    by, index = ("seq", "NOT INDEXED") if order == "time" else ("rank DESC, seq DESC", "INDEXED BY record_rank")
+    by, index = {
+        "time": ("seq", "NOT INDEXED"),
+        "newest": ("seq DESC", "NOT INDEXED"),
+        "value": ("rank DESC, seq DESC", "INDEXED BY record_rank"),
+    }[order]
     query = f"SELECT {_READ} FROM record {index} WHERE {' AND '.join(where)} ORDER BY {by} LIMIT ?"
     return [_found(*row) for row in db.execute(query, (*values, limit))]
 

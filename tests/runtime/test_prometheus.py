@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from alpose.runtime import prometheus
+from alpose.runtime import web
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.runtime.prometheus import LATENCY_BOUNDS_S, MetricsServer, serve, write_textfile
@@ -203,7 +203,7 @@ def test_a_taken_port_is_a_clear_error_and_a_closed_server_frees_it() -> None:
 
 @pytest.mark.parametrize(("port", "host"), [(-1, "127.0.0.1"), (70_000, "127.0.0.1"), (0, "192.0.2.1")])
 def test_an_address_that_cannot_be_used_is_a_clear_error(port: int, host: str) -> None:
-    with pytest.raises(ConfigError, match=r"metrics port is a number|Check that the address"):
+    with pytest.raises(ConfigError, match=r"port for metrics is a number|Check that the address"):
         serve(make, port, host)
 
 
@@ -284,7 +284,7 @@ def test_the_names_that_an_app_may_not_take_are_those_of_the_page(scraped: tuple
 
 
 def test_a_client_that_hangs_is_cut_off_and_too_many_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prometheus, "REQUEST_S", 0.2)
+    monkeypatch.setattr(web, "REQUEST_S", 0.2)
     with serve(make, 0) as server:
         idle = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(12)]
         assert [client.recv(1) for client in idle] == [b""] * 12  # turned away, or cut off after the time

@@ -168,6 +168,15 @@ def test_a_run_that_saw_no_frame_is_no_success(run: Run) -> None:
     assert (result.exit_code, "gave no frame" in result.output) == (1, True), result.output
 
 
+def test_serve_says_where_the_live_page_is(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert run("--serve", "0").exit_code == 0
+    assert "live page: http://127.0.0.1:" in caplog.text
+    refused = run("--serve", "everywhere")
+    assert refused.exit_code == 1
+    assert "'everywhere' is not an address to serve on" in refused.output
+
+
 def test_limit_ends_after_so_many_frames(run: Run) -> None:
     assert json.loads(run("--limit", 7, "--json").stdout)["source"]["delivered"] == 7
 

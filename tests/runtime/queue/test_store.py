@@ -123,7 +123,7 @@ def test_peeking_orders_by_time_and_by_value_and_reads_no_picture(kit: Kit, path
         assert [record.id for record in queue.peek()] == ids
         assert [ids.index(record.id) for record in queue.peek(order="value")] == [0, 2, 1, 3]
         assert [ids.index(record.id) for record in queue.peek(2, order="value")] == [0, 2]
-        for order in ("time", "value"):  # batches of any size join without a seam
+        for order in ("time", "newest", "value"):  # batches of any size join without a seam
             whole = [record.id for record in queue.peek(order=order)]
             assert all([r.id for r in queue.iterate(order=order, batch=n)] == whole for n in (1, 2, 3, 4, 5))
         queue._database.db.execute("DROP TABLE picture")  # type: ignore[union-attr]
