@@ -1,0 +1,550 @@
+"""From the tensors of somebody's pose net to keypoints, scores, and what speaks for or against every joint.
+
+The same module reads stored tensors for training and stands in the exported graph, so that both see the same numbers. It
+has no control flow that depends on values, takes any batch, and survives a net that answers with NaN.
+
+Shapes: N images, J joints, P points of an output (P >= J), K columns of a point, A candidates, H W cells of a map, Q cells
+of a flattened map, L points to look at, C channels, F facts of a joint, D evidence of a joint, E embedding, B bins of a
+distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alpose.runtime.errors import ConfigError
+
+from .spec import NetDecoder, PoseSpec
+
+Shape = Sequence[int | None]
+Shapes = Mapping[str, Shape]
+
+SHARPNESS = 30.0
+"""A map's range is stretched to this before its softmax, so that logits, probabilities and bells have comparable entropies."""
+DARK_SIGMA, DARK_RADIUS = 0.8, 3
+"""Of the blur before DARK's step, in cells: as Hugging Face's and mmpose's UDP decoders have it."""
+FAR = 0.01
+"""Distances are told in logarithms of this share of the input's longer side: log(1 + d / FAR)."""
+CERTAIN = 1e-6
+"""Probabilities nearer to 0 or 1 are told apart no more, where their logit is taken."""
+
+
+class Reading(NamedTuple):
+    """What a net says of N images."""
+
+    keypoints_NJ2: Tensor
+    """Pixels of the input; the centre of its first pixel is (0, 0)."""
+    scores_NJ: Tensor
+    """The net's own, in [0, 1] where it means a probability or a share of the peak.
+
+    A net without scores of joints gives its flag (is anybody there) for every joint, or else 1 for everybody.
+    """
+    evidence_NJD: Tensor
+    """``NetReader.facts`` names the D numbers."""
+    embedding_NE: Tensor
+
+
+class TapLayout(NamedTuple):
+    """How a feature tensor lies in memory."""
+
+    kind: Literal["nchw", "nhwc", "tokens", "vector"]
+    channels: int
+    height: int
+    width: int
+    skipped: int = 0
+    """Tokens before the first one of the map, such as a class token."""
+
+
+class NetReader(nn.Module):
+    """Reads the tensors of ``spec.tensors``, in that order.
+
+    Args:
+        spec: the net.
+        shapes: of every tensor of ``spec.tensors``; None where a size is free, as the batch.
+
+    Raises:
+        ConfigError: a shape does not fit what the spec says of its tensor.
+    """
+
+    facts: tuple[str, ...]
+    """Names of the D numbers of the evidence, facts of the answer first, features at the joint last."""
+    count: int
+    """Leading facts of the evidence that speak of the answer; the rest are features."""
+    flip_J: Tensor
+
+    def __init__(self, spec: PoseSpec, shapes: Shapes) -> None:
+        super().__init__()
+        missing = [name for name in spec.tensors if name not in shapes]
+        if missing:
+            raise ConfigError(f"{spec.name}: the shape of {', '.join(missing)} is not known")
+        self.spec, self.joints = spec, len(spec.skeleton)
+        self.size = (spec.input.width_px, spec.input.height_px)
+        self.shapes = {name: tuple(shapes[name]) for name in spec.tensors}
+        self.taps = {name: tap_layout(name, self.shapes[name], spec) for name in spec.taps}
+        self.register_buffer("flip_J", torch.tensor(spec.skeleton.flip_order()), persistent=False)
+        names = self._fact_names()
+        mirrored = [f"mirror {name}" for name in names] if spec.skeleton.flip_pairs else []
+        features = [f"{name}[{channel}]" for name, tap in self.taps.items() for channel in range(tap.channels)]
+        self.count = len(names) + len(mirrored)
+        self.facts = (*names, *mirrored, *features)
+
+    def forward(self, *tensors: Tensor) -> Reading:
+        """Read a batch; the tensors are those of ``spec.tensors``, in that order."""
+        if len(tensors) != len(self.spec.tensors):
+            raise ConfigError(f"{self.spec.name}: {len(tensors)} tensors given, the spec reads {self.spec.tensors}")
+        given = {name: value.float() for name, value in zip(self.spec.tensors, tensors, strict=True)}
+        keypoints_NJ2, scores_NJ, facts = self._decode(given)
+        points_NJ2 = torch.nan_to_num(keypoints_NJ2)
+        facts = {**self._position(points_NJ2), "score": scores_NJ, **facts, **self._hidden(given, points_NJ2)}
+        facts_NJF = torch.stack(list(facts.values()), dim=2)
+        parts = [facts_NJF]
+        if self.spec.skeleton.flip_pairs:
+            parts.append(facts_NJF[:, self.flip_J])
+        parts += [self._features(given[name], tap, points_NJ2) for name, tap in self.taps.items()]
+        evidence_NJD = torch.nan_to_num(torch.cat(parts, dim=2), nan=0.0, posinf=1e4, neginf=-1e4)
+        return Reading(keypoints_NJ2, scores_NJ, evidence_NJD, self._embedding(given, facts_NJF))
+
+    def maps(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The taps as maps (N, C, h, w), finest first, whatever their layout; vectors are maps of one cell."""
+        given = dict(zip(self.spec.tensors, tensors, strict=True))
+        return [as_map(given[name].float(), tap) for name, tap in self.taps.items()]
+
+    def pooled(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The taps' averages over the image, one after the other, (N, sum of C)."""
+        given = dict(zip(self.spec.tensors, tensors, strict=True))
+        return torch.cat([_average(given[name].float(), tap) for name, tap in self.taps.items()], dim=1)
+
+    # --- Names and numbers of the facts, in one order
+
+    def _fact_names(self) -> list[str]:
+        """The names that :meth:`forward` gives its facts: taken from one run over an empty answer."""
+        given = {
+            name: torch.zeros([1, *(32 if size is None else size for size in shape[1:])])
+            for name, shape in self.shapes.items()
+        }
+        with torch.no_grad():
+            keypoints_NJ2, _, facts = self._decode(given)
+            return [*self._position(keypoints_NJ2), "score", *facts, *self._hidden(given, keypoints_NJ2)]
+
+    def _position(self, points_NJ2: Tensor) -> dict[str, Tensor]:
+        """Where the joint is in the input, [-1, 1], and how far from its mirror partner."""
+        width, height = self.size
+        found = {
+            "x": (points_NJ2[..., 0] * (2 / width) - 1).clamp(-2, 2),
+            "y": (points_NJ2[..., 1] * (2 / height) - 1).clamp(-2, 2),
+        }
+        if self.spec.skeleton.flip_pairs:
+            found["distance to mirror"] = self._far(points_NJ2, points_NJ2[:, self.flip_J])
+        return found
+
+    def _far(self, a_NJ2: Tensor, b_NJ2: Tensor) -> Tensor:
+        # A square root of 0 has no gradient, and torch.norm is exported as a reduction that some engines lack.
+        squared_NJ = (a_NJ2 - b_NJ2).square().sum(dim=2).clamp(1e-12, 1e12)
+        return torch.log1p(squared_NJ.sqrt() / (FAR * max(self.size)))
+
+    # --- The answer
+
+    def _decode(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Keypoints, the net's own scores, and facts of the decoding."""
+        decoder = self.spec.decoder
+        if decoder.kind == "heatmaps":
+            maps_NJHW = self._heatmaps(decoder.outputs[0], given)
+            cells_NJ2, peak_NJ = peaks(maps_NJHW, decoder.refine)
+            facts = {"entropy": entropy(maps_NJHW.flatten(2))}
+            keypoints_NJ2 = self._to_pixels(cells_NJ2, maps_NJHW.shape[2:])
+            return keypoints_NJ2, as_score(peak_NJ, decoder), {"peak": peak_NJ / decoder.peak, **facts}
+        if decoder.kind == "simcc":
+            return self._simcc(given)
+        if decoder.kind == "yolo":
+            return self._yolo(given)
+        points_NJK = self._points(given[decoder.outputs[0]])
+        return self._columns(points_NJK, given)
+
+    def _heatmaps(self, name: str, given: Mapping[str, Tensor]) -> Tensor:
+        """Maps of the joints (N, J, H, W), whichever axis the joints are on."""
+        maps, shape = given[name], self.shapes[name]
+        if len(shape) == 3:  # a batch of 1 that somebody squeezed away
+            maps, shape = maps[None], (1, *shape)
+        points = self.spec.decoder.points or self.joints
+        if len(shape) != 4 or points not in (shape[1], shape[3]):
+            raise ConfigError(f"{self.spec.name}: {name} is {_written(shape)}, expected {points} heatmaps; state points "
+                              "(how many the output has) or another skeleton")  # fmt: skip
+        last = self.spec.decoder.channels_last if shape[1] == shape[3] else shape[3] == points
+        return (maps.permute(0, 3, 1, 2) if last else maps)[:, : self.joints]
+
+    def _simcc(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        decoder, places, heights = self.spec.decoder, [], []
+        facts: dict[str, Tensor] = {}
+        stride, offset = decoder.stride, decoder.offset
+        for axis, name in enumerate(decoder.outputs):
+            shape = self.shapes[name]
+            points = decoder.points or self.joints
+            if len(shape) != 3 or shape[1] != points or shape[2] is None:
+                raise ConfigError(f"{self.spec.name}: {name} is {_written(shape)}, expected (N, {points}, bins)")
+            values_NJB = given[name][:, : self.joints]
+            bin_NJ, height_NJ = peaks_1d(values_NJB, refine=decoder.refine != "none")
+            step = stride[axis] if stride else self.size[axis] / shape[2]
+            start = offset[axis] if offset else step / 2 - 0.5
+            places.append(bin_NJ * step + start)
+            heights.append(height_NJ)
+            facts |= {f"peak {'xy'[axis]}": height_NJ / decoder.peak, f"entropy {'xy'[axis]}": entropy(values_NJB)}
+        return torch.stack(places, dim=2), as_score(torch.minimum(*heights), decoder), facts
+
+    def _points(self, output: Tensor) -> Tensor:
+        """The points of a net that gives points, (N, J, K)."""
+        decoder = self.spec.decoder
+        points, columns = decoder.points or self.joints, len(decoder.columns)
+        shape = self.shapes[decoder.outputs[0]]
+        if None not in shape[1:] and math.prod(size or 1 for size in shape[1:]) != points * columns:
+            raise ConfigError(f"{self.spec.name}: {decoder.outputs[0]} is {_written(shape)}, which is not {points} points of "
+                              f"{columns} numbers ({', '.join(decoder.columns)}); state columns and points")  # fmt: skip
+        return output.reshape(output.shape[0], points, columns)[:, : self.joints]
+
+    def _yolo(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The candidate with the highest score: a crop shows one person."""
+        decoder = self.spec.decoder
+        columns = (decoder.points or self.joints) * len(decoder.columns)
+        rows_NAK, scores_NA, is_corners = self._candidates(given, columns)
+        best_N = torch.nan_to_num(scores_NA).argmax(dim=1)
+        row_NK = rows_NAK.gather(1, best_N[:, None, None].expand(-1, 1, rows_NAK.shape[2]))[:, 0]
+        points_NJK = row_NK[:, -columns:].reshape(row_NK.shape[0], -1, len(decoder.columns))[:, : self.joints]
+        keypoints_NJ2, scores_NJ, facts = self._columns(points_NJK, given)
+        candidate_NJ = scores_NA.gather(1, best_N[:, None]).expand(-1, self.joints)
+        if not {"score", "visibility", "presence"} & set(decoder.columns):
+            scores_NJ = candidate_NJ
+        box_N2 = row_NK[:, 2:4] - row_NK[:, :2] if is_corners else row_NK[:, 2:4]
+        size_NJ = torch.log(box_N2.clamp_min(1.0)).sum(dim=1, keepdim=True).expand(-1, self.joints)
+        return keypoints_NJ2, scores_NJ, {**facts, "candidate": candidate_NJ, "candidate's area": size_NJ}
+
+    def _candidates(self, given: Mapping[str, Tensor], columns: int) -> tuple[Tensor, Tensor, bool]:
+        """Rows of all candidates (N, A, K), their scores (N, A), and whether boxes are corners, not middle and size.
+
+        Graphs with NMS inside give candidates as rows, with the score and perhaps a class's number behind the box; the
+        others give them as columns, with a score for every class.
+        """
+        outputs = self.spec.decoder.outputs
+        if len(outputs) == 2:
+            boxes_NA5, points_NAJK = given[outputs[0]][:, :, :5], given[outputs[1]]
+            rows_NAK = torch.cat([boxes_NA5, points_NAJK.flatten(2)], dim=2)
+            return rows_NAK, boxes_NA5[:, :, 4], True
+        shape = self.shapes[outputs[0]]
+        axis = candidate_axis(shape, columns, self.spec.name)
+        classes = int(shape[3 - axis] or 0) - 4 - columns
+        if axis == 1:
+            rows_NAK = given[outputs[0]]
+            return rows_NAK, rows_NAK[:, :, 4], classes == 2
+        rows_NAK = given[outputs[0]].transpose(1, 2)
+        return rows_NAK, rows_NAK[:, :, 4 : 4 + classes].amax(dim=2), False
+
+    def _columns(self, points_NJK: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Keypoints, scores and facts from points with named columns."""
+        decoder, column = self.spec.decoder, self.spec.decoder.columns.index
+        keypoints_NJ2 = torch.stack([points_NJK[..., column("x")], points_NJK[..., column("y")]], dim=2)
+        if decoder.unit == "share":
+            keypoints_NJ2 = keypoints_NJ2 * keypoints_NJ2.new_tensor(self.size)
+        facts = {name: points_NJK[..., column(name)] for name in ("visibility", "presence") if name in decoder.columns}
+        for name in ("score", "visibility", "presence"):
+            if name in decoder.columns and decoder.score != "none":
+                return keypoints_NJ2, as_score(points_NJK[..., column(name)], decoder), facts
+        if "flag" in self.spec.hidden:
+            return keypoints_NJ2, as_score(self._flag(self.spec.hidden["flag"], given), decoder), facts
+        return keypoints_NJ2, torch.ones_like(keypoints_NJ2[..., 0]), facts
+
+    # --- What the net hides
+
+    def _hidden(self, given: Mapping[str, Tensor], points_NJ2: Tensor) -> dict[str, Tensor]:
+        """Facts from tensors inside the graph; the second of a kind has its number behind its name."""
+        found: dict[str, Tensor] = {}
+        if self.spec.decoder.kind == "heatmaps" and self.spec.skeleton.flip_pairs:
+            maps_NJHW = self._heatmaps(self.spec.decoder.outputs[0], given)
+            found["mirror's map at the point"] = self._at_point(maps_NJHW[:, self.flip_J], points_NJ2)
+        for key, name in self.spec.hidden.items():
+            kind, _, number = key.partition(".")
+            end = f" {number}" if number else ""
+            if kind == "heatmaps":
+                maps_NJHW = self._heatmaps(name, given)
+                cells_NJ2, peak_NJ = peaks(maps_NJHW, "parabola")
+                place_NJ2 = self._to_pixels(cells_NJ2, maps_NJHW.shape[2:])
+                found |= {
+                    f"map's peak{end}": peak_NJ,
+                    f"map at the point{end}": self._at_point(maps_NJHW, points_NJ2),
+                    f"distance to the map's peak{end}": self._far(place_NJ2, points_NJ2),
+                    f"map's entropy{end}": entropy(maps_NJHW.flatten(2)),
+                }
+                if self.spec.skeleton.flip_pairs:
+                    found[f"mirror's map at the point{end}"] = self._at_point(maps_NJHW[:, self.flip_J], points_NJ2)
+            elif kind == "flag":
+                found[f"flag{end}"] = self._flag(name, given)
+            elif kind == "centre":
+                value = given[name]
+                found[f"centre{end}"] = (
+                    value.reshape(value.shape[0], -1).amax(dim=1, keepdim=True).expand(-1, self.joints)
+                )
+        if {"regression.x", "regression.y"} <= set(self.spec.hidden):
+            x_NJ, y_NJ = (self._regressed(self.spec.hidden[f"regression.{axis}"], given) for axis in "xy")
+            second_NJ2 = self._to_pixels(torch.stack([x_NJ, y_NJ], dim=2), self._cells())
+            found["distance to the regression"] = self._far(torch.nan_to_num(second_NJ2), points_NJ2)
+        return found
+
+    def _flag(self, name: str, given: Mapping[str, Tensor]) -> Tensor:
+        value = given[name]
+        return value.reshape(value.shape[0], -1)[:, :1].expand(-1, self.joints)
+
+    def _regressed(self, name: str, given: Mapping[str, Tensor]) -> Tensor:
+        value = given[name]
+        return value.reshape(value.shape[0], -1)[:, : self.joints]
+
+    def _cells(self) -> tuple[int, int]:
+        """Height and width of the hidden heatmaps; of the input where there are none."""
+        if "heatmaps" in self.spec.hidden:
+            shape = self.shapes[self.spec.hidden["heatmaps"]]
+            sizes = shape[1:3] if shape[-1] == (self.spec.decoder.points or self.joints) else shape[-2:]
+            if None not in sizes:
+                return int(sizes[0] or 0), int(sizes[1] or 0)
+        return self.size[1], self.size[0]
+
+    # --- Geometry
+
+    def _stride_offset(self, cells: Sequence[int]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Input pixels per cell, and of the first cell's centre, (x, y), for maps of (height, width) cells."""
+        stride = self.spec.decoder.stride or (self.size[0] / cells[1], self.size[1] / cells[0])
+        return stride, self.spec.decoder.offset or (stride[0] / 2 - 0.5, stride[1] / 2 - 0.5)
+
+    def _to_pixels(self, cells_NJ2: Tensor, cells: Sequence[int]) -> Tensor:
+        stride, offset = self._stride_offset(cells)
+        return cells_NJ2 * cells_NJ2.new_tensor(stride) + cells_NJ2.new_tensor(offset)
+
+    def _to_cells(self, points_NJ2: Tensor, cells: Sequence[int]) -> Tensor:
+        stride, offset = self._stride_offset(cells)
+        return (points_NJ2 - points_NJ2.new_tensor(offset)) / points_NJ2.new_tensor(stride)
+
+    def _at_point(self, maps_NJHW: Tensor, points_NJ2: Tensor) -> Tensor:
+        """Each joint's map at its point, (N, J)."""
+        height, width = maps_NJHW.shape[2:]
+        place_NJ4, weight_NJ4 = corners(self._to_cells(points_NJ2, (height, width)), height, width)
+        return (maps_NJHW.flatten(2).gather(2, place_NJ4) * weight_NJ4).sum(dim=2)
+
+    def _features(self, value: Tensor, tap: TapLayout, points_NJ2: Tensor) -> Tensor:
+        """A tap's features at every joint, (N, J, C)."""
+        if tap.kind == "vector":
+            return value.reshape(value.shape[0], 1, tap.channels).expand(-1, self.joints, -1)
+        # Taps tile the input, whatever the maps of the answer do.
+        width, height = self.size
+        scale = points_NJ2.new_tensor((tap.width / width, tap.height / height))
+        place_NJ4, weight_NJ4 = corners((points_NJ2 + 0.5) * scale - 0.5, tap.height, tap.width)
+        place_NL = place_NJ4.flatten(1)
+        if tap.kind == "nchw":
+            read_NCL = value.flatten(2).gather(2, place_NL[:, None].expand(-1, tap.channels, -1))
+            read_NLC = read_NCL.transpose(1, 2)
+        else:
+            rows_NQC = value.flatten(1, -2) if tap.kind == "nhwc" else value[:, tap.skipped :]
+            read_NLC = rows_NQC.gather(1, place_NL[..., None].expand(-1, -1, tap.channels))
+        read_NJ4C = read_NLC.reshape(read_NLC.shape[0], self.joints, 4, tap.channels)
+        return (read_NJ4C * weight_NJ4[..., None]).sum(dim=2)
+
+    def _embedding(self, given: Mapping[str, Tensor], facts_NJF: Tensor) -> Tensor:
+        """Average of the embedding's tensor, or of the deepest tap; without any the facts of all joints."""
+        name = self.spec.embedding or (self.spec.taps[-1] if self.spec.taps else None)
+        if name is None:
+            return torch.nan_to_num(facts_NJF.flatten(1))
+        return torch.nan_to_num(
+            _average(given[name], self.taps.get(name) or tap_layout(name, self.shapes[name], self.spec))
+        )
+
+
+# --- Functions of tensors
+
+
+def as_score(value: Tensor, decoder: NetDecoder) -> Tensor:
+    """What a net calls a score as a number in [0, 1]; a raw one stays as it is."""
+    if decoder.score == "logit":
+        return torch.sigmoid(value)
+    if decoder.score == "peak":
+        return (value / decoder.peak).clamp(0.0, 1.0)
+    return value
+
+
+def peaks(maps_NJHW: Tensor, refine: str) -> tuple[Tensor, Tensor]:
+    """Places (N, J, 2) as (x, y) in cells and heights (N, J) of the highest cells.
+
+    ``parabola``: moved to the top of the parabola through the logarithms of the cell and its neighbours. ``dark``: a Newton
+    step on the logarithm of the blurred map (Zhang et al., CVPR 2020; the form of UDP, Huang et al., CVPR 2020).
+    """
+    height, width = maps_NJHW.shape[2:]
+    flat_NJQ = torch.nan_to_num(maps_NJHW).flatten(2)
+    peak_NJ, place_NJ = flat_NJQ.max(dim=2)
+    row_NJ, column_NJ = torch.div(place_NJ, width, rounding_mode="floor"), place_NJ % width
+    cells_NJ2 = torch.stack([column_NJ, row_NJ], dim=2).float()
+    if refine == "none":
+        return cells_NJ2, peak_NJ
+
+    def around(values_NJQ: Tensor) -> list[Tensor]:
+        """Of the 3 x 3 cells around the peak, row by row; the edge's stand in for those outside."""
+        rows = [(row_NJ + step).clamp(0, height - 1) * width for step in (-1, 0, 1)]
+        columns = [(column_NJ + step).clamp(0, width - 1) for step in (-1, 0, 1)]
+        place_NJ9 = torch.stack([row + column for row in rows for column in columns], dim=2)
+        return list(values_NJQ.gather(2, place_NJ9).unbind(dim=2))
+
+    if refine == "dark":
+        near = around(_blurred(torch.nan_to_num(maps_NJHW)).clamp(1e-3, 50.0).log().flatten(2))
+        return cells_NJ2 + _newton(near), peak_NJ
+    floor_NJ1 = 1e-3 * peak_NJ[..., None].clamp_min(1e-6)
+    near = around(torch.maximum(flat_NJQ, floor_NJ1).log())
+    inner_NJ2 = torch.stack([(column_NJ > 0) & (column_NJ < width - 1), (row_NJ > 0) & (row_NJ < height - 1)], dim=2)
+    step_NJ2 = torch.stack([_vertex(near[3], near[4], near[5]), _vertex(near[1], near[4], near[7])], dim=2)
+    return cells_NJ2 + step_NJ2 * inner_NJ2, peak_NJ
+
+
+def peaks_1d(values_NJB: Tensor, *, refine: bool) -> tuple[Tensor, Tensor]:
+    """Place in bins and height of the highest bin of every distribution, (N, J) each; by a parabola as :func:`peaks`."""
+    values_NJB = torch.nan_to_num(values_NJB)
+    bins = values_NJB.shape[2]
+    height_NJ, bin_NJ = values_NJB.max(dim=2)
+    if not refine:
+        return bin_NJ.float(), height_NJ
+    place_NJ3 = torch.stack([(bin_NJ + step).clamp(0, bins - 1) for step in (-1, 0, 1)], dim=2)
+    near_NJ3 = torch.maximum(values_NJB.gather(2, place_NJ3), 1e-3 * height_NJ[..., None].clamp_min(1e-6)).log()
+    step_NJ = _vertex(near_NJ3[..., 0], near_NJ3[..., 1], near_NJ3[..., 2])
+    return bin_NJ + step_NJ * ((bin_NJ > 0) & (bin_NJ < bins - 1)), height_NJ
+
+
+def entropy(values_NJQ: Tensor) -> Tensor:
+    """Entropy of the softmax over the last axis, its range stretched to :data:`SHARPNESS`, as a share of the largest, (N, J)."""
+    values_NJQ = torch.nan_to_num(values_NJQ)
+    highest_NJ1 = values_NJQ.amax(dim=2, keepdim=True)
+    spread_NJ1 = (highest_NJ1 - values_NJQ.amin(dim=2, keepdim=True)).clamp_min(1e-6)
+    raised_NJQ = torch.exp((values_NJQ - highest_NJ1) * (SHARPNESS / spread_NJ1))
+    total_NJ = raised_NJQ.sum(dim=2)
+    # H = log Z - mean of the exponents: no logarithm of a probability that may be 0.
+    mean_NJ = (raised_NJQ * (values_NJQ - highest_NJ1)).sum(dim=2) / total_NJ * (SHARPNESS / spread_NJ1[..., 0])
+    return (total_NJ.log() - mean_NJ) / math.log(max(2, values_NJQ.shape[2]))
+
+
+def corners(cells_NJ2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The four cells around each point, as places in a flattened map, and their bilinear weights, (N, J, 4) each.
+
+    Points outside the map are read at its edge.
+    """
+    edge_2 = cells_NJ2.new_tensor((max(width - 1, 0), max(height - 1, 0)))
+    inside_NJ2 = torch.minimum(cells_NJ2.clamp_min(0.0), edge_2)
+    first_NJ2 = inside_NJ2.floor()
+    next_NJ2 = torch.minimum(first_NJ2 + 1, edge_2)
+    share_x_NJ, share_y_NJ = (inside_NJ2 - first_NJ2).unbind(dim=2)
+    left_NJ, top_NJ = first_NJ2.long().unbind(dim=2)
+    right_NJ, bottom_NJ = next_NJ2.long().unbind(dim=2)
+    places = (
+        top_NJ * width + left_NJ,
+        top_NJ * width + right_NJ,
+        bottom_NJ * width + left_NJ,
+        bottom_NJ * width + right_NJ,
+    )
+    weights = ((1 - share_x_NJ) * (1 - share_y_NJ), share_x_NJ * (1 - share_y_NJ),
+               (1 - share_x_NJ) * share_y_NJ, share_x_NJ * share_y_NJ)  # fmt: skip
+    return torch.stack(places, dim=2), torch.stack(weights, dim=2)
+
+
+def as_map(value: Tensor, tap: TapLayout) -> Tensor:
+    """A tap as maps (N, C, h, w)."""
+    if tap.kind == "nchw":
+        return value
+    if tap.kind == "vector":
+        return value.reshape(value.shape[0], tap.channels, 1, 1)
+    if tap.kind == "tokens":
+        value = value[:, tap.skipped :].reshape(value.shape[0], tap.height, tap.width, tap.channels)
+    return value.permute(0, 3, 1, 2)
+
+
+def tap_layout(name: str, shape: Shape, spec: PoseSpec) -> TapLayout:
+    """Tell the layout of a feature tensor by its shape: its cells have the input's aspect ratio.
+
+    Where both orders fit, channels come first, as ONNX's convolutions give them.
+    """
+    sizes = list(shape[1:])
+    if None in sizes or len(shape) not in (2, 3, 4):
+        raise ConfigError(f"{spec.name}: tap {name} is {_written(shape)}; expected (N, C, h, w), (N, h, w, C), "
+                          "tokens (N, h*w, C) or (N, C) of known sizes")  # fmt: skip
+    known = [int(size or 0) for size in sizes]
+    aspect = spec.input.height_px / spec.input.width_px
+    if len(known) == 1:
+        return TapLayout("vector", known[0], 1, 1)
+    if len(known) == 2:
+        found = _token_grid(known[0], aspect)
+        if found is None:
+            raise ConfigError(f"{spec.name}: tap {name} has {known[0]} tokens, which are no grid of "
+                              f"{spec.input.height_px} x {spec.input.width_px}'s aspect ratio")  # fmt: skip
+        return TapLayout("tokens", known[1], *found)
+    first, middle, last = known
+    if (middle, last) == (1, 1) or (first, middle) == (1, 1):
+        return TapLayout("vector", max(first, last), 1, 1)
+    as_nchw, as_nhwc = (abs(math.log(h / w / aspect)) for h, w in ((middle, last), (first, middle)))
+    return TapLayout("nchw", first, middle, last) if as_nchw <= as_nhwc else TapLayout("nhwc", last, first, middle)
+
+
+def candidate_axis(shape: Shape, columns: int, net: str) -> Literal[1, 2]:
+    """The axis of a YOLO output that counts candidates: the other one has box, scores and the columns of all points."""
+    if len(shape) == 3:
+        rest = [None if size is None else size - 5 - columns for size in shape[1:]]
+        fits = [extra is not None and 0 <= extra <= 100 for extra in rest]
+        if fits[0] != fits[1]:
+            return 2 if fits[0] else 1
+        if all(fits):
+            return 2 if (rest[0] or 0) <= (rest[1] or 0) else 1
+    raise ConfigError(f"{net}: candidates of shape {_written(shape)} do not hold a box, a score and {columns} numbers of "
+                      "points; state the columns of a point and the number of points")  # fmt: skip
+
+
+def _token_grid(tokens: int, aspect: float) -> tuple[int, int, int] | None:
+    """Height and width of the grid and how many tokens stand before it (class and register tokens)."""
+    for skipped in range(0, 9):
+        count = tokens - skipped
+        height = round(math.sqrt(max(count, 0) * aspect))
+        if height and count % height == 0 and abs(math.log(height / (count // height) / aspect)) < 0.1:
+            return height, count // height, skipped
+    return None
+
+
+def _average(value: Tensor, tap: TapLayout) -> Tensor:
+    """Average of a tap over the image, (N, C)."""
+    if tap.kind == "nchw":
+        return value.flatten(2).mean(dim=2)
+    if tap.kind == "vector":
+        return value.reshape(value.shape[0], tap.channels)
+    return (value.flatten(1, -2) if tap.kind == "nhwc" else value[:, tap.skipped :]).mean(dim=1)
+
+
+def _vertex(before: Tensor, centre: Tensor, after: Tensor) -> Tensor:
+    """Offset in [-0.5, 0.5] of the top of a parabola through three equidistant values; 0 on a plateau."""
+    bend = 2 * centre - before - after
+    return torch.where(bend > 1e-6, (after - before) / (2 * bend.clamp_min(1e-6)), 0.0).clamp(-0.5, 0.5)
+
+
+def _newton(near: Sequence[Tensor]) -> Tensor:
+    """The step (x, y) from the middle of 3 x 3 values to where their quadratic form is highest; 0 where it is not."""
+    x_NJ, y_NJ = (near[5] - near[3]) / 2, (near[7] - near[1]) / 2
+    xx_NJ, yy_NJ = near[5] - 2 * near[4] + near[3], near[7] - 2 * near[4] + near[1]
+    xy_NJ = (near[8] - near[5] - near[7] + 2 * near[4] - near[3] - near[1] + near[0]) / 2
+    determinant_NJ = xx_NJ * yy_NJ - xy_NJ.square()
+    bends = (determinant_NJ > 1e-9) & (xx_NJ < 0)
+    safe_NJ = torch.where(bends, determinant_NJ, 1.0)
+    step_NJ2 = torch.stack([xy_NJ * y_NJ - yy_NJ * x_NJ, xy_NJ * x_NJ - xx_NJ * y_NJ], dim=2) / safe_NJ[..., None]
+    return torch.where(bends[..., None], step_NJ2, 0.0).clamp(-1.0, 1.0)
+
+
+def _blurred(maps_NJHW: Tensor) -> Tensor:
+    """Gaussian blur in two passes; the edge's cells go on outside."""
+    step = torch.arange(-DARK_RADIUS, DARK_RADIUS + 1, dtype=maps_NJHW.dtype, device=maps_NJHW.device)
+    kernel = torch.exp(-(step**2) / (2 * DARK_SIGMA**2))
+    kernel = kernel / kernel.sum()
+    maps = functional.pad(maps_NJHW.flatten(0, 1)[:, None], (DARK_RADIUS,) * 4, mode="replicate")
+    maps = functional.conv2d(functional.conv2d(maps, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    return maps.reshape(maps_NJHW.shape)
+
+
+def _written(shape: Shape) -> str:
+    return "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
