@@ -18,7 +18,10 @@ def movenet(size_px: int = 192) -> PoseSpec:
             name="input:0", height_px=size_px, width_px=size_px, layout="nhwc", number="int32", scale=1.0, batch=1
         ),
         crop=NetCrop(kind="box", margin=1.25),
-        decoder=NetDecoder(kind="keypoints", outputs=("Identity:0",), columns=("y", "x", "score"), unit="share"),
+        # A cell of its maps answers with its corner: cell k is k * stride from the input's corner.
+        decoder=NetDecoder(
+            kind="keypoints", outputs=("Identity:0",), columns=("y", "x", "score"), unit="share", offset=(-0.5, -0.5)
+        ),
         skeleton=COCO,
         hidden={
             "heatmaps": f"{call}Sigmoid:0",

@@ -154,9 +154,10 @@ class NetReader(nn.Module):
         """Keypoints, the net's own scores, and facts of the decoding."""
         decoder = self.spec.decoder
         if decoder.kind == "heatmaps":
-            maps_NJHW = self._heatmaps(decoder.outputs[0], given)
+            raw_NJHW = self._heatmaps(decoder.outputs[0], given)
+            maps_NJHW = self._squashed(decoder.outputs[0], raw_NJHW)
             cells_NJ2, peak_NJ = peaks(maps_NJHW, decoder.refine)
-            facts = {"entropy": entropy(maps_NJHW.flatten(2))}
+            facts = {"entropy": entropy(raw_NJHW.flatten(2))}
             keypoints_NJ2 = self._to_pixels(cells_NJ2, maps_NJHW.shape[2:])
             return keypoints_NJ2, as_score(peak_NJ, decoder), {"peak": peak_NJ / decoder.peak, **facts}
         if decoder.kind == "simcc":
@@ -177,6 +178,10 @@ class NetReader(nn.Module):
                               "(how many the output has) or another skeleton")  # fmt: skip
         last = self.spec.decoder.channels_last if shape[1] == shape[3] else shape[3] == points
         return (maps.permute(0, 3, 1, 2) if last else maps)[:, : self.joints]
+
+    def _squashed(self, name: str, value: Tensor) -> Tensor:
+        """Probabilities where the spec says that a tensor holds logits."""
+        return torch.sigmoid(value) if name in self.spec.logits else value
 
     def _simcc(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         decoder, places, heights = self.spec.decoder, [], []
@@ -248,12 +253,19 @@ class NetReader(nn.Module):
         keypoints_NJ2 = torch.stack([points_NJK[..., column("x")], points_NJK[..., column("y")]], dim=2)
         if decoder.unit == "share":
             keypoints_NJ2 = keypoints_NJ2 * keypoints_NJ2.new_tensor(self.size)
-        facts = {name: points_NJK[..., column(name)] for name in ("visibility", "presence") if name in decoder.columns}
+        if decoder.unit != "pixels":
+            keypoints_NJ2 = keypoints_NJ2 - 0.5
+        facts: dict[str, Tensor] = {
+            name: points_NJK[..., column(name)] for name in ("visibility", "presence") if name in decoder.columns
+        }
+        if decoder.kind == "keypoints" and len(decoder.outputs) == 2:
+            value = given[decoder.outputs[1]]
+            return keypoints_NJ2, as_score(value.reshape(value.shape[0], -1)[:, : self.joints], decoder), facts
         for name in ("score", "visibility", "presence"):
             if name in decoder.columns and decoder.score != "none":
                 return keypoints_NJ2, as_score(points_NJK[..., column(name)], decoder), facts
         if "flag" in self.spec.hidden:
-            return keypoints_NJ2, as_score(self._flag(self.spec.hidden["flag"], given), decoder), facts
+            return keypoints_NJ2, self._flag(self.spec.hidden["flag"], given), facts
         return keypoints_NJ2, torch.ones_like(keypoints_NJ2[..., 0]), facts
 
     # --- What the net hides
@@ -269,20 +281,22 @@ class NetReader(nn.Module):
             end = f" {number}" if number else ""
             if kind == "heatmaps":
                 maps_NJHW = self._heatmaps(name, given)
-                cells_NJ2, peak_NJ = peaks(maps_NJHW, "parabola")
+                # To whole cells: a finer place is not worth its time where the net has its own.
+                cells_NJ2, peak_NJ = peaks(maps_NJHW, "none")
                 place_NJ2 = self._to_pixels(cells_NJ2, maps_NJHW.shape[2:])
                 found |= {
-                    f"map's peak{end}": peak_NJ,
-                    f"map at the point{end}": self._at_point(maps_NJHW, points_NJ2),
+                    f"map's peak{end}": self._squashed(name, peak_NJ),
+                    f"map at the point{end}": self._squashed(name, self._at_point(maps_NJHW, points_NJ2)),
                     f"distance to the map's peak{end}": self._far(place_NJ2, points_NJ2),
                     f"map's entropy{end}": entropy(maps_NJHW.flatten(2)),
                 }
                 if self.spec.skeleton.flip_pairs:
-                    found[f"mirror's map at the point{end}"] = self._at_point(maps_NJHW[:, self.flip_J], points_NJ2)
+                    read_NJ = self._at_point(maps_NJHW[:, self.flip_J], points_NJ2)
+                    found[f"mirror's map at the point{end}"] = self._squashed(name, read_NJ)
             elif kind == "flag":
                 found[f"flag{end}"] = self._flag(name, given)
             elif kind == "centre":
-                value = given[name]
+                value = self._squashed(name, given[name])
                 found[f"centre{end}"] = (
                     value.reshape(value.shape[0], -1).amax(dim=1, keepdim=True).expand(-1, self.joints)
                 )
@@ -293,7 +307,7 @@ class NetReader(nn.Module):
         return found
 
     def _flag(self, name: str, given: Mapping[str, Tensor]) -> Tensor:
-        value = given[name]
+        value = self._squashed(name, given[name])
         return value.reshape(value.shape[0], -1)[:, :1].expand(-1, self.joints)
 
     def _regressed(self, name: str, given: Mapping[str, Tensor]) -> Tensor:
