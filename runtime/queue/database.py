@@ -462,6 +462,7 @@ class SharedDatabase:
                 eviction.update_after_opening(database, transaction, self._policy)
                 eviction.evict_expired(database, transaction, self._policy)
                 eviction.make_room(database, transaction, 0, 0, None)
+                eviction.end_control_period(database, transaction)
             if tables.pragma(database.db, "page_count") > database.bounds.file_pages:
                 database.shrink(keep=0)
                 database.checkpoint()

@@ -5,7 +5,8 @@ so their order never changes with time: ``rank = log2(hardness × novelty) + tim
 indexed column.
 
 The control stream is a simple random sample of all frames, and has to stay one: it is evicted by its draws alone, the
-largest first, and what is left is the sample that a lower rate would have drawn.
+largest first, and what is left is the sample that a lower rate would have drawn. It is so within each period, a stretch of
+the stream with a rate of its own; a new one begins once there is room again.
 
 The bound is on the disk: database file and write-ahead log together, counted in the pages that SQLite reads and writes.
 The log gets a fixed part of it. Every transaction is kept so small that the log, with whatever it holds already, stays
@@ -38,6 +39,9 @@ DEFAULT_MAX_BYTES = 256 << 20
 
 CONTROL_SHARE = 0.25
 """Of the file that control records may hold on to while there are others."""
+CONTROL_BEGINS_ANEW = 0.5
+"""Of that share: once they hold no more than this, the stream is not thinned any longer. Less than all of it, so that a
+queue at the edge does not begin a period for every frame."""
 
 LEAST_BYTES = 4 << 20
 """Below this the fixed cost of the tables is no longer small beside what they hold."""
@@ -81,6 +85,11 @@ class Bounds:
     def file_pages(self) -> int:
         """The database file's part."""
         return (self.max_bytes - self.wal_bytes) // self.page_bytes
+
+    @property
+    def control_bytes(self) -> float:
+        """What control records may hold on to while there are others."""
+        return self.file_pages * self.page_bytes * CONTROL_SHARE
 
     @property
     def usable_pages(self) -> int:
@@ -180,21 +189,28 @@ def control_period(db: sqlite3.Connection) -> tuple[int, float]:
 
 
 def lower_control_rate(db: sqlite3.Connection, draw: float) -> None:
-    """A control record with this draw was let go."""
-    db.execute("UPDATE control SET rate = min(rate, ?) WHERE ended_ns IS NULL", (draw,))
+    """A control record with this draw was let go: what is left is the sample that this rate would have taken.
+
+    So it is in every period of which records wait: a record of another period stayed because its draw is smaller than
+    this one, and not because it is smaller than one of its own period. Lowering the rate of the period of the one that goes
+    alone would give those of the others too little weight.
+    """
+    db.execute(
+        "UPDATE control SET rate = :draw WHERE rate > :draw AND (ended_ns IS NULL OR period >= ("
+        "SELECT period FROM record WHERE state = 'queued' AND draw IS NOT NULL ORDER BY seq LIMIT 1))",
+        {"draw": draw},
+    )
 
 
-def end_control_period(transaction: Transaction) -> None:
-    """Once every control record has been fetched, the stream begins anew at its full rate.
+def end_control_period(database: Database, transaction: Transaction) -> None:
+    """Once control records hold less than half of their share, the stream goes on at its full rate, in a new period.
 
-    The records of the old period keep its number, so that their rate stays known.
+    They were fetched, erased or grew too old, or the file may be larger now. Those that are left keep the number of their
+    period, so that their rate stays known.
     """
     db = transaction.db
     period, rate = control_period(db)
-    left = db.execute(
-        "SELECT 1 FROM record INDEXED BY record_control WHERE draw IS NOT NULL AND state = 'queued' LIMIT 1"
-    ).fetchone()
-    if rate < 1 and left is None:
+    if rate < 1 and _control_bytes(db) <= CONTROL_BEGINS_ANEW * database.bounds.control_bytes:
         db.execute("UPDATE control SET ended_ns = ? WHERE period = ?", (transaction.now_ns, period))
         db.execute("INSERT INTO control (began_ns, rate) VALUES (?, 1.0)", (transaction.now_ns,))
 
@@ -242,7 +258,7 @@ def make_room(
             return None
         if counted != transaction.number:
             held, counted = _control_bytes(db), transaction.number
-        found = _victim(db, held > bounds.file_pages * bounds.page_bytes * CONTROL_SHARE, spare)
+        found = _victim(db, held > bounds.control_bytes, spare)
         if found is None:
             return "full"
         row, reason = found

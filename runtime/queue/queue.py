@@ -197,7 +197,7 @@ class Queue(SharedDatabase):
                 done += transaction.db.execute(change, (id,)).rowcount
                 transaction.consume(UPDATE_PAGES)
             tables.count(transaction.db, "acknowledged_total", "", done)
-            eviction.end_control_period(transaction)
+            eviction.end_control_period(database, transaction)
             return done
 
     def delete(self, ids: Iterable[str], *, force: bool = False) -> int:
@@ -212,7 +212,7 @@ class Queue(SharedDatabase):
                 row = tables.by_id(transaction.db, id)
                 if row is not None and (force or row.state == "pulled"):
                     done += eviction.erase(database, transaction, row, "deleted_total", row.state)
-            eviction.end_control_period(transaction)
+            eviction.end_control_period(database, transaction)
             return done
 
     def purge(
@@ -248,7 +248,7 @@ class Queue(SharedDatabase):
                     done += eviction.erase(database, transaction, row, "purged_total", "")
                 if everything:
                     ledger.erase_scores(database, transaction)
-                eviction.end_control_period(transaction)
+                eviction.end_control_period(database, transaction)
             database.shrink(keep=0)
             if not database.empty_log():
                 raise QueueError(
@@ -371,6 +371,7 @@ class Queue(SharedDatabase):
                 eviction.evict_expired(database, transaction, self._policy)
                 ledger.evict_scores(database, transaction, self._policy)
                 ledger.evict_tallies(transaction, self._policy)
+                eviction.end_control_period(database, transaction)
             database.shrink(keep=FREE_PAGES_KEPT)
             database.checkpoint()
             clear_aside(self.path, self.max_age_s, database.clock.now_ns() / 1e9)
@@ -581,7 +582,7 @@ def _apply(database: Database, transaction: Transaction, said: Acknowledgement) 
             acknowledged += 1
     tables.count(db, "acknowledged_total", "", acknowledged)
     tables.count(db, "acknowledgement_mismatch_total", "", len(mismatched))
-    eviction.end_control_period(transaction)
+    eviction.end_control_period(database, transaction)
     return Applied(1, acknowledged, deleted, unknown, tuple(mismatched), ())
 
 

@@ -83,7 +83,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class ControlPeriod:
-    """A stretch of the control stream between two times at which it was harvested empty."""
+    """A stretch of the control stream that has one rate."""
 
     number: int
     began_ns: int

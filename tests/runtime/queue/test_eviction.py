@@ -193,7 +193,7 @@ def test_a_control_frame_that_was_flagged_too_competes_on_once_it_left_the_strea
         )
 
 
-def test_a_stream_that_was_fetched_whole_begins_anew(kit: Kit, small: Queue) -> None:
+def test_a_stream_begins_anew_once_half_of_its_share_is_free(kit: Kit, small: Queue) -> None:
     with small as queue:
         fill(kit, queue, failure_probability=0.9)
         for draw in range(20, 0, -1):
@@ -201,9 +201,10 @@ def test_a_stream_that_was_fetched_whole_begins_anew(kit: Kit, small: Queue) -> 
         low = queue.control_periods()[-1].rate
         assert low < 1
         first = [record.id for record in queue.peek() if record.control_draw is not None]
-        queue.acknowledge(first[1:])
+        assert len(first) == 4
+        queue.acknowledge(first[:2])  # 400 kB of the 786 are held
         assert len(queue.control_periods()) == 1
-        queue.acknowledge(first[:1])
+        queue.acknowledge(first[2:3])
         old, new = queue.control_periods()
         assert (old.rate, new.rate, new.ended_ns) == (low, 1.0, None)
         assert old.ended_ns == new.began_ns
@@ -211,6 +212,42 @@ def test_a_stream_that_was_fetched_whole_begins_anew(kit: Kit, small: Queue) -> 
         rates = {record.id: record.control_rate for record in queue.peek(state=None)}
         assert rates[second] == 1
         assert all(rates[id] == low for id in first if id in rates)
+        assert first[3] in rates
+
+
+def test_a_record_that_goes_lowers_the_rate_of_every_period_that_competes(kit: Kit, small: Queue) -> None:
+    def control() -> dict[str, float]:
+        return {record.id: record.control_rate for record in queue.peek() if record.control_draw is not None}
+
+    with small as queue:
+        fill(kit, queue, failure_probability=0.9)
+        early = [kit.put(queue, BIG, control_draw=draw, flagged=False).id for draw in (0.5, 0.1, 0.05, 0.04, 0.03)]
+        assert set(control()) == {*early[1:]}
+        queue.acknowledge(early[2:])
+        assert [period.rate for period in queue.control_periods()] == [0.5, 1.0]
+        late = [kit.put(queue, BIG, control_draw=draw, flagged=False).id for draw in (0.09, 0.08, 0.07, 0.06)]
+        assert [period.rate for period in queue.control_periods()] == [0.1, 0.1]  # the largest draw of all has gone
+        assert control() == dict.fromkeys(late, 0.1)
+        kit.put(queue, BIG, control_draw=0.01, flagged=False)
+        assert [period.rate for period in queue.control_periods()] == [0.1, 0.09]
+
+
+@pytest.mark.parametrize("how", ["age", "bound"])
+def test_a_stream_begins_anew_when_its_records_are_too_old_or_the_file_may_be_larger(
+    kit: Kit, path: Path, clock: Any, how: str
+) -> None:
+    with Queue(path, max_bytes=4 * MB, max_age_s=100, clock=clock) as queue:
+        fill(kit, queue, failure_probability=0.9)
+        for draw in range(20, 0, -1):
+            kit.put(queue, BIG, control_draw=draw / 100, flagged=False)
+        queue.tidy()
+        assert len(queue.control_periods()) == 1
+        if how == "age":
+            clock.pass_s(101)
+            queue.tidy()
+            assert [period.rate for period in queue.control_periods()][1:] == [1.0]
+    with Queue(path, max_bytes=16 * MB, clock=clock) as queue:
+        assert [period.rate for period in queue.control_periods()][1:] == [1.0]
 
 
 def test_another_half_life_reorders_what_is_there(kit: Kit, path: Path, clock: Any) -> None:
