@@ -23,6 +23,7 @@ from alpose.trainer.pages import formatting as fmt
 from alpose.trainer.pages.kit import Cell, Column, Page, Palette, Row, Table, cells
 
 from .calibration import EVIDENCE
+from .joint_calibration import ENOUGH, JointReport
 from .quality import HISTOGRAM_BINS, CalibrationReport, ReliabilityBin
 from .shift import Applied, Catch
 from .thresholds import CONFIDENCE, CatchThreshold
@@ -50,6 +51,7 @@ MEANINGS = {
     "predicted_loss": "what the loss head predicts for the image, higher is worse; its scale is its own",
     "failure_probability": "the calibrated probability that the pose failed: compare this one with a threshold",
     "embedding": "features of the image as a vector of unit length, for finding similar and new images",
+    "confidence": "the calibrated probability that each joint is right",
 }
 """What each tensor of the graph is."""
 EVIDENCE_WORDS = {
@@ -111,6 +113,10 @@ def render_card(
         figures=drawings(report, previous) if report else {},
         numbers=calibration_numbers(report, previous) if report else (),
         evidence=evidence_table(report) if report else None,
+        joints=joint_table(report.joints) if report and report.joints else None,
+        joint_summary=joint_summary(report.joints) if report and report.joints else "",
+        joint_numbers=joint_numbers(report.joints) if report and report.joints else (),
+        enough=ENOUGH,
         blocks=blocks(facts["provenance"]),
         parity=Table("Figure", (Column("Value"), Column("Limit")), parity_rows(facts["parity"]), style="narrow"),
         tensors=tensor_table(facts),
@@ -160,8 +166,7 @@ def limits(facts: Mapping[str, Any], report: CalibrationReport | None, elsewhere
     always = (
         "People were cut out by labelled boxes. A detector's boxes are looser, shifted or on no person at all; none "
         "of that was measured, and a crop without a person need not get a high failure probability.",
-        "It judges the pose of one person as a whole, not which joint is wrong, and not whether the right person was "
-        "cut out.",
+        "It judges the pose of one person and its joints, not whether the right person was cut out.",
     )
     if report is None:
         return ("There are no thresholds and no calibrated probability.", *always)
@@ -291,6 +296,53 @@ def evidence_table(report: CalibrationReport) -> Table:
     return Table("Evidence", (Column("AUROC alone"), Column("Weight")), (*rows, together), style="narrow")
 
 
+def joint_summary(joints: JointReport) -> str:
+    """What the confidence is worth, in two sentences."""
+    against = "higher than" if (joints.auroc or 0) > (joints.auroc_score or 0) else "not higher than"
+    return (
+        f"Of joints with a confidence near 0.7, about 7 in 10 should be right. It finds wrong joints with an AUROC of "
+        f"{fmt.number(joints.auroc)}, {against} the net's own score ({fmt.number(joints.auroc_score)}), on "
+        f"{fmt.plural(joints.measured, 'labelled joint')}, of which {fmt.count(joints.wrong)} were wrong."
+    )
+
+
+def joint_numbers(joints: JointReport) -> tuple[tuple[str, str, str], ...]:
+    """Name, value and what to compare it with."""
+    return (
+        ("AUROC of a wrong joint", fmt.number(joints.auroc), f"{fmt.number(joints.auroc_score)} by the net's own score"),
+        ("AUPRC", fmt.number(joints.auprc), f"{fmt.number(joints.auprc_score)} by the net's own score"),
+        ("Calibration error (ECE)", fmt.number(joints.ece), "all joints together"),
+        ("Correlation with PCK", fmt.number(joints.correlation_pck),
+         f"mean confidence of a person; {fmt.number(joints.correlation_pck_score)} for the mean score"),
+        ("Fitted on", fmt.count(joints.fitted), "labelled joints of other people"),
+    )  # fmt: skip
+
+
+def joint_table(joints: JointReport) -> Table:
+    """Every joint by itself."""
+    columns = (Column("Labelled"), Column("Wrong"), Column("AUROC", "of a wrong joint"), Column("By the score"),
+               Column("ECE"), Column("Map"))  # fmt: skip
+    rows = [
+        Row(each.name.replace("_", " "),
+            cells(fmt.count(each.measured), share(each.wrong / each.measured) if each.measured else fmt.NONE,
+                  fmt.number(each.auroc), fmt.number(each.auroc_score), fmt.number(each.ece),
+                  "own" if each.own else "common"))
+        for each in joints.joints
+    ]  # fmt: skip
+    return Table("Joint", columns, tuple(rows), style="narrow")
+
+
+def joint_figure(name: str, joints: JointReport) -> Markup:
+    """Share of joints that were right against their confidence."""
+    label = "share of joints that were right against their confidence"
+    found = [(x, y) for x, y in zip(joints.predicted, joints.observed, strict=True) if x is not None and y is not None]
+    with figures.plot(name, PALETTE, label, (5.0, 3.6)) as drawn:
+        drawn.axes.plot([0, 1], [0, 1], color=figures.MUTED, linestyle=(0, (4, 3)), linewidth=1)
+        drawn.axes.plot(*zip(*found, strict=True), color=drawn.colour(BUNDLE), linewidth=1.4, marker="o", ms=5.5)
+        drawn.axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="share that was right")
+    return drawn.svg
+
+
 def blocks(provenance: Mapping[str, Any]) -> dict[str, Facts]:
     """Provenance as facts under headings: what is nested gets its own heading, the rest comes under one."""
     nested = {key: value for key, value in provenance.items() if isinstance(value, Mapping)}
@@ -335,6 +387,8 @@ def drawings(report: CalibrationReport, previous: Applied | None) -> dict[str, M
         "histogram": histogram_figure("histogram", report),
         "risk": risk_figure("risk", report),
     }
+    if report.joints:
+        found["joints"] = joint_figure("joints", report.joints)
     return found | ({"before": reliability_figure("before", previous.bins)} if previous else {})
 
 

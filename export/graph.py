@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,22 @@ from alpose.trainer.models.heads import HeadName
 from alpose.trainer.models.hourglass import STRIDE
 
 from .calibration import Calibration
-from .graph_parts import Calibrate, Decode, Embedding, HeatmapEvidence, Normalise, OwnTrunk, TappedTrunk, Trunk, form
-from .onnx_graph import GraphSpec
+from .graph_parts import (
+    Calibrate,
+    Decode,
+    Embedding,
+    Head,
+    HeatmapEvidence,
+    JointConfidence,
+    Normalise,
+    OwnTrunk,
+    Raw,
+    TappedTrunk,
+    Trunk,
+    form,
+)
+from .joint_calibration import JointCalibration, identity
+from .onnx_graph import GraphSpec, OnnxFacts, to_onnx
 
 UNCALIBRATED = Calibration(
     np.zeros(3), np.ones(3), np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0]), np.array([0.0, 1.0])
@@ -35,8 +50,49 @@ UNCALIBRATED = Calibration(
 """Stands in where nothing was calibrated: one minus the mean score, cut to [0, 1]. It is no probability."""
 
 
-class MonitorGraph(nn.Module):
-    """uint8 crops (N, S, S, 3) to the five outputs, in the order of ``OUTPUT_NAMES``.
+G = TypeVar("G", bound="CalibratedGraph")
+
+
+class CalibratedGraph(nn.Module):
+    """What ours and anybody's net have in common: :class:`Raw` numbers in, six outputs with probabilities out.
+
+    A subclass says what its inputs are and gives :meth:`read`.
+    """
+
+    spec: GraphSpec
+    calibration: Calibration | None = None
+    joints: JointCalibration | None = None
+
+    def set_calibration(self, calibration: Calibration | None, joints: JointCalibration | None) -> None:
+        """Take these probabilities; None stands for none."""
+        self.calibration, self.joints = calibration, joints
+        self.calibrate = Calibrate(calibration or UNCALIBRATED)
+        self.confidence = JointConfidence(joints or identity(len(self.spec.skeleton)))
+        self.eval()
+
+    def with_calibration(self: G, calibration: Calibration, joints: JointCalibration | None = None) -> G:
+        """The same graph with these probabilities."""
+        other = copy.deepcopy(self)
+        other.set_calibration(calibration, joints or self.joints)
+        return other
+
+    def read(self, *inputs: Tensor) -> Raw:
+        """What the net says, before any calibration."""
+        raise NotImplementedError
+
+    def answers_and_evidence(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The six outputs; seventh, what the calibration is applied to (N, 3); eighth, the joints' logits (N, J)."""
+        raw = self.read(*inputs)
+        return (raw.keypoints_NJ2, raw.scores_NJ, raw.evidence_N3[:, 0], self.calibrate(raw.evidence_N3),
+                raw.embedding_ND, self.confidence(raw.joint_logit_NJ), raw.evidence_N3, raw.joint_logit_NJ)  # fmt: skip
+
+    def evidence(self, *inputs: Tensor) -> Tensor:
+        """What a calibration is fitted to: (N, 3)."""
+        return self.read(*inputs).evidence_N3
+
+
+class MonitorGraph(CalibratedGraph):
+    """uint8 crops (N, S, S, 3) to the six outputs, in the order of ``output_names``.
 
     Build it with :meth:`from_model` or :meth:`from_modules`. It holds copies, in eval mode, float32 and on the CPU:
     what it was built from stays as it was. The evidence for a failure is, in this order, the predicted loss, the
@@ -59,7 +115,7 @@ class MonitorGraph(nn.Module):
         if peak <= 0 or size_px < 8:
             raise ConfigError(f"peak must be positive and size_px at least 8, got {peak} and {size_px}")
         self.trunk = _own(trunk)
-        self.head = _own(head)
+        self.head = Head(_own(head))
         _refuse_damaged(self)
         self.normalise = Normalise()
         cells, dimensions = self._try(skeleton, size_px)
@@ -72,9 +128,7 @@ class MonitorGraph(nn.Module):
         self.decode = Decode(self.spec.stride, peak, cells)
         self.doubt = HeatmapEvidence(peak)
         self.embedding = Embedding()
-        self.calibration = calibration
-        self.calibrate = Calibrate(calibration or UNCALIBRATED)
-        self.eval()
+        self.set_calibration(calibration, None)
 
     @classmethod
     def from_model(
@@ -133,32 +187,32 @@ class MonitorGraph(nn.Module):
         return cls(trunk, loss_head, skeleton=skeleton, size_px=size_px, peak=peak, stride=stride,
                    head_name=head_name or type(loss_head).__name__, calibration=calibration)  # fmt: skip
 
-    def with_calibration(self, calibration: Calibration) -> MonitorGraph:
-        """The same graph with these probabilities."""
-        other = copy.deepcopy(self)
-        other.calibration, other.calibrate = calibration, Calibrate(calibration).eval()
-        return other
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Keypoints (N, J, 2), scores (N, J), predicted loss (N,), failure probability (N,), embedding (N, D), and the
+        confidence of the joints (N, J)."""
+        return self.answers_and_evidence(frames)[:6]
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Keypoints (N, J, 2), scores (N, J), predicted loss (N,), failure probability (N,), embedding (N, D)."""
-        return self.answers_and_evidence(frames)[:5]  # type: ignore[return-value]
-
-    def answers_and_evidence(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """The five outputs and, sixth, what the calibration is applied to (N, 3); one pass gives both."""
-        keypoints_NJ2, scores_NJ, parts_N, embedding_ND = self._all(frames)
-        evidence_N3 = torch.stack(parts_N, dim=1)
-        return keypoints_NJ2, scores_NJ, parts_N[0], self.calibrate(evidence_N3), embedding_ND, evidence_N3
-
-    def evidence(self, frames: Tensor) -> Tensor:
-        """What a calibration is fitted to: (N, 3)."""
-        return torch.stack(self._all(frames)[2], dim=1)
-
-    def _all(self, frames_NSS3: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
-        maps_NJHW, features = self.trunk(self.normalise(frames_NSS3))
+    def read(self, *inputs: Tensor) -> Raw:
+        """From frames (N, S, S, 3)."""
+        maps_NJHW, features = self.trunk(self.normalise(inputs[0]))
         keypoints_NJ2, scores_NJ = self.decode(maps_NJHW)
         entropy_N, doubt_N = self.doubt(maps_NJHW, scores_NJ)
-        parts_N = [self.head(features), entropy_N, doubt_N]
-        return keypoints_NJ2, scores_NJ, parts_N, self.embedding(features.penultimate_BCHW)
+        loss_N, logit_NJ = self.head(features, scores_NJ)
+        evidence_N3 = torch.stack([loss_N, entropy_N, doubt_N], dim=1)
+        return Raw(keypoints_NJ2, scores_NJ, evidence_N3, logit_NJ, self.embedding(features.penultimate_BCHW))
+
+    @property
+    def joint_source(self) -> str:
+        """Where the joints' logits come from."""
+        return "head" if self.head.knows_joints else "score"
+
+    def reference(self) -> TorchEngine:
+        """The graph in PyTorch, which others are held against."""
+        return TorchEngine(self)
+
+    def write(self, path: Path) -> OnnxFacts:
+        """Write it as ONNX; see :func:`~.onnx_graph.to_onnx`."""
+        return to_onnx(self, path)
 
     def _try(self, skeleton: Skeleton, size_px: int) -> tuple[int, int]:
         """Run two black frames and check every shape; cells across a heatmap, and D."""
@@ -178,7 +232,7 @@ class MonitorGraph(nn.Module):
             if any(a[1] < b[1] or a[2] < b[2] for a, b in itertools.pairwise(sizes)):
                 raise ConfigError(f"taps must go from the finest to the coarsest scale, their (C, h, w) are {sizes}")
             try:
-                loss = self.head.eval()(features)
+                loss = self.head.head.eval()(features)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise ConfigError(f"the loss head does not take features of (C, h, w) {sizes} and penultimate "
                                   f"{tuple(features.penultimate_BCHW.shape[1:])}: {error}") from error  # fmt: skip
@@ -208,16 +262,18 @@ class TorchEngine:
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
         """Answer N frames, ``batch`` at a time."""
-        return Outputs(*self._run(frames_NHW3, self.graph))
+        return self.answers_and_evidence(frames_NHW3)[0]
 
     def evidence(self, frames_NHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What a calibration is fitted to: (N, 3)."""
         return self._run(frames_NHW3, lambda frames: (self.graph.evidence(frames),))[0]
 
-    def answers_and_evidence(self, frames_NHW3: npt.NDArray[np.uint8]) -> tuple[Outputs, npt.NDArray[np.float32]]:
-        """Both from one pass."""
-        *answers, evidence_N3 = self._run(frames_NHW3, self.graph.answers_and_evidence)
-        return Outputs(*answers), evidence_N3
+    def answers_and_evidence(
+        self, frames_NHW3: npt.NDArray[np.uint8]
+    ) -> tuple[Outputs, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """From one pass: the outputs, what the calibration is applied to (N, 3), and the joints' logits (N, J)."""
+        *answers, evidence_N3, logit_NJ = self._run(frames_NHW3, self.graph.answers_and_evidence)
+        return Outputs(*answers), evidence_N3, logit_NJ
 
     def _run(self, frames_NHW3: npt.NDArray[np.uint8], call: Any) -> list[npt.NDArray[np.float32]]:
         size = self.graph.spec.size_px

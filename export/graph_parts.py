@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,27 @@ from alpose.runtime.errors import ConfigError
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.heatmaps import entropy, to_pixels
 from alpose.trainer.models import PoseNet
+from alpose.trainer.models.expected_pck import ExpectedPckHead
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.scoring import ENTROPY_TEMPERATURE, REFERENCE_PEAK
 
 from .calibration import Calibration
+from .joint_calibration import JointCalibration
+
+SURE = 1e-3
+"""Scores nearer than this to 0 or 1 are told apart no more, where their logit is taken."""
+
+
+class Raw(NamedTuple):
+    """What a graph says of N images before its calibration."""
+
+    keypoints_NJ2: Tensor
+    scores_NJ: Tensor
+    evidence_N3: Tensor
+    """In the order of :data:`~.calibration.EVIDENCE`."""
+    joint_logit_NJ: Tensor
+    """Of each joint being right, by the head where it knows joints, otherwise by the score."""
+    embedding_ND: Tensor
 
 
 class Trunk(nn.Module):
@@ -193,6 +210,28 @@ class HeatmapEvidence(nn.Module):
         return entropy(maps_NJHW * self.scale, ENTROPY_TEMPERATURE), 1.0 - scores_NJ.mean(dim=1)
 
 
+class Head(nn.Module):
+    """A loss head with what it says of each joint: predicted loss (N,), logits of the joints being right (N, J)."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self.knows_joints = isinstance(head, ExpectedPckHead)
+
+    def forward(self, features: Features, scores_NJ: Tensor) -> tuple[Tensor, Tensor]:
+        """Most heads judge the image alone: of their joints the net's own scores speak."""
+        if not self.knows_joints:
+            return self.head(features), score_logit(scores_NJ)
+        logits_NJ = self.head.logits(self.head.evidence(features))  # type: ignore[operator]
+        return self.head.logit_of(logits_NJ), logits_NJ  # type: ignore[operator]
+
+
+def score_logit(scores_NJ: Tensor) -> Tensor:
+    """``ln(s / (1 - s))`` of scores that are about 0 to 1."""
+    sure_NJ = scores_NJ.clamp(SURE, 1 - SURE)
+    return torch.log(sure_NJ) - torch.log1p(-sure_NJ)
+
+
 class Embedding(nn.Module):
     """Global average, scaled to unit length: (N, C, h, w) to (N, D)."""
 
@@ -232,3 +271,19 @@ class Calibrate(nn.Module):
         score_N1 = ((evidence_N3 - self.mean_3) / self.sd_3) @ self.weight_31
         walked_NL = ((score_N1 - self.start_L) / self.length_L).clamp(0.0, 1.0)
         return (walked_NL @ self.rise_L1)[:, 0] + self.first
+
+
+class JointConfidence(nn.Module):
+    """:meth:`JointCalibration.confidence` as tensors: logits (N, J) to the probability that each joint is right (N, J)."""
+
+    gain_J: Tensor
+    offset_J: Tensor
+
+    def __init__(self, calibration: JointCalibration) -> None:
+        super().__init__()
+        for name in ("gain_J", "offset_J"):
+            self.register_buffer(name, torch.from_numpy(getattr(calibration, name).astype(np.float32)))
+
+    def forward(self, logit_NJ: Tensor) -> Tensor:
+        """A line for each joint, and the logistic function."""
+        return torch.sigmoid(logit_NJ * self.gain_J + self.offset_J)

@@ -20,7 +20,7 @@ import alpose
 from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.runtime.io import write_atomically
 from alpose.runtime.skeleton import Skeleton
-from alpose.runtime.types import OUTPUT_AXES, OUTPUT_NAMES
+from alpose.runtime.types import OUTPUT_AXES, output_names
 
 if TYPE_CHECKING:
     import onnx
@@ -29,13 +29,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("alpose")
 
+OUTPUTS = output_names(confidence=True)
+"""What every graph that is written gives."""
+
 OPSET = 18
 """The lowest that PyTorch's exporter writes without converting back; TensorRT 10.3 (JetPack 6) reads up to 20."""
 
 INPUT, BATCH = "frames", "N"
 """Name of the input and of its only dynamic axis."""
 
-TRUNK, FLOAT32_PARTS = "trunk", ("normalise", "head", "embedding", "decode", "doubt", "calibrate")
+TRUNK, FLOAT32_PARTS = (
+    "trunk",
+    ("normalise", "head", "embedding", "decode", "doubt", "calibrate", "confidence", "reader"),
+)
 """A node is named ``part/Operator_number``; all but the trunk stay float32 in every precision."""
 
 CONTROL_FLOW = frozenset({"Loop", "If", "Scan", "SequenceAt", "SequenceConstruct", "SequenceInsert", "SplitToSequence"})
@@ -141,7 +147,7 @@ def _exported(graph: MonitorGraph) -> onnx.ModelProto:
         with _quiet(), torch.no_grad():
             exported = torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
             program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, input_names=[INPUT],
-                                        output_names=list(OUTPUT_NAMES), verbose=False)  # fmt: skip
+                                        output_names=list(OUTPUTS), verbose=False)  # fmt: skip
     except Exception as error:  # the exporter has no family of errors
         reason = str(error).strip().splitlines()
         raise ConfigError(f"the net cannot be exported with a dynamic batch ({type(error).__name__}): "
@@ -179,13 +185,13 @@ def _describe(model: onnx.ModelProto, graph: MonitorGraph, metadata: Mapping[str
     model.doc_string = "Pose and its probability of failure from RGB crops. Facts under alpose.* in metadata_props."
     calibration = graph.calibration.to_json() if graph.calibration else None
     facts = {
-        "schema": "1",
+        "schema": "2",
         "precision": "fp32",
         "head": spec.head,
         "skeleton": json.dumps(spec.skeleton.to_json()),
         "input": json.dumps({"name": INPUT, "dtype": "uint8", "shape": [BATCH, spec.size_px, spec.size_px, 3],
                              "colour": "RGB"}),
-        "outputs": json.dumps({name: list(spec.shape_of(name)) for name in OUTPUT_NAMES}),
+        "outputs": json.dumps({name: list(spec.shape_of(name)) for name in OUTPUTS}),
         "calibration": json.dumps(calibration),
         **metadata,
     }  # fmt: skip
@@ -245,7 +251,7 @@ def check_model(model: onnx.ModelProto, spec: GraphSpec) -> OnnxFacts:
     except Exception as error:  # its errors have no common parent
         raise ConfigError(f"the exported graph is not valid ONNX: {error}") from error
     shapes = {value.name: _shape(value) for value in (*model.graph.input, *model.graph.output)}
-    wanted = {INPUT: (BATCH, spec.size_px, spec.size_px, 3), **{name: spec.shape_of(name) for name in OUTPUT_NAMES}}
+    wanted = {INPUT: (BATCH, spec.size_px, spec.size_px, 3), **{name: spec.shape_of(name) for name in OUTPUTS}}
     if shapes != wanted:
         raise ConfigError(f"the exported graph has the inputs and outputs {shapes}, expected {wanted}")
     operators = Counter(node.op_type for node in model.graph.node)

@@ -49,6 +49,8 @@ class ParityFigures:
     keypoint_max_px: float | None
     score_max: float
     probability_max: float
+    confidence_max: float | None
+    """Of the joints; None where the graph gives no confidence."""
     embedding_max: float
     """Largest distance between the two unit vectors of a crop."""
     loss_rank_correlation: float
@@ -76,6 +78,7 @@ class ParityLimits:
     keypoint_max_px: float | None = None
     score_max: float | None = None
     probability_max: float | None = None
+    confidence_max: float | None = None
     embedding_max: float | None = None
     loss_rank_correlation: float | None = None
     """The least that it may be."""
@@ -98,8 +101,8 @@ class ParityLimits:
 # fp32 is arithmetic in another order. In fp16 and int8 two peaks of nearly equal height can change places, which moves
 # a joint across the crop: the largest deviation says nothing there that p99 and PCK do not say better.
 LIMITS: Mapping[Precision, ParityLimits] = {
-    "fp32": ParityLimits(keypoint_max_px=0.05, score_max=1e-3, probability_max=1e-3, embedding_max=1e-3,
-                         loss_rank_correlation=0.9999, pck_change=0.001, auroc_change=0.001),
+    "fp32": ParityLimits(keypoint_max_px=0.05, score_max=1e-3, probability_max=1e-3, confidence_max=1e-3,
+                         embedding_max=1e-3, loss_rank_correlation=0.9999, pck_change=0.001, auroc_change=0.001),
     "fp16": ParityLimits(keypoint_median_px=0.05, keypoint_p99_px=0.5, embedding_max=0.05, loss_rank_correlation=0.999,
                          pck_change=0.005, auroc_change=0.005),
     "int8": ParityLimits(keypoint_median_px=0.5, keypoint_p99_px=4.0, loss_rank_correlation=0.99, pck_change=0.01,
@@ -136,7 +139,7 @@ def compare(
     Raises :class:`ParityError` for answers of another form or that are not finite, naming the output.
     """
     count, joints = reference.scores_NJ.shape
-    problems = form_problems(outputs, count, joints, reference.embedding_ND.shape[1])
+    problems = form_problems(outputs, count, joints, reference.embedding_ND.shape[1], reference.named())
     for name, value in outputs.named().items():
         if name not in problems and not np.isfinite(value).all():
             bad = int((~np.isfinite(value)).sum())
@@ -157,6 +160,11 @@ def compare(
         keypoint_max_px=float(distance.max()) if known else None,
         score_max=_largest(outputs.scores_NJ - reference.scores_NJ),
         probability_max=_largest(outputs.failure_probability_N - reference.failure_probability_N),
+        confidence_max=(
+            None
+            if outputs.confidence_NJ is None or reference.confidence_NJ is None
+            else _largest(outputs.confidence_NJ - reference.confidence_NJ)
+        ),
         embedding_max=_largest(np.linalg.norm(outputs.embedding_ND - reference.embedding_ND, axis=1)),
         loss_rank_correlation=rank_correlation(outputs.predicted_loss_N, reference.predicted_loss_N),
         pck=pck,

@@ -17,6 +17,7 @@ from alpose.trainer.metrics import Failure, aurc, auroc, risk_coverage
 from alpose.trainer.statistics import bin_of_equal_width, clopper_pearson, ece_equal_width
 
 from .calibration import EVIDENCE, Array, Calibration, check_classes, fit, fitting_half
+from .joint_calibration import JointReport
 from .thresholds import CATCHES, CONFIDENCE, CatchThreshold, catch_threshold, check_probabilities
 
 BINS = 10
@@ -100,6 +101,8 @@ class CalibrationReport:
     histogram_fine: tuple[int, ...]
     """The same over measured successes."""
     warnings: tuple[str, ...]
+    joints: JointReport | None = None
+    """Of the joints' confidence; None in bundles of schema 1."""
 
     @property
     def failure_rate(self) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import Skeleton, with_flip_pairs
-from alpose.runtime.types import Outputs
+from alpose.runtime.types import CONFIDENCE, Outputs
 from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.catalog import Sizes, open_dataset
@@ -41,10 +41,11 @@ from alpose.trainer.models.heads import HeadName
 from alpose.trainer.presets import preset
 
 from .bundle_files import golden_bytes, write_bundle
-from .calibration import fitting_half
+from .calibration import Calibration, fitting_half
 from .card import render_card
-from .graph import MonitorGraph, TorchEngine
-from .onnx_graph import to_onnx
+from .graph import MonitorGraph
+from .joint_calibration import JointCalibration, calibrate_joints
+from .onnx_graph import GraphSpec, OnnxFacts
 from .parity import LIMITS, ParityFigures, ParityLimits, answer, compare, judge_outputs, require
 from .precision import Int8Config, to_fp16, to_int8
 from .quality import CalibrationReport, calibrate
@@ -65,6 +66,41 @@ WHY_NOT_FASTER = {
             "the loss head and what follows it stay float32, and at batch 1 each node costs as much as its arithmetic",
 }  # fmt: skip
 """What the card says where a lower precision is hardly faster on a CPU."""
+
+
+class ReferenceEngine(Protocol):
+    """The slow exact twin of a graph, which also says what a calibration is fitted to."""
+
+    name: str
+
+    def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
+        """Answer N frames."""
+
+    def answers_and_evidence(
+        self, frames_NHW3: npt.NDArray[np.uint8]
+    ) -> tuple[Outputs, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The outputs, the image's evidence (N, 3), and the logits of the joints being right (N, J)."""
+
+
+class Exportable(Protocol):
+    """A graph that can become a bundle: of a net of ours, or of somebody else's."""
+
+    @property
+    def spec(self) -> GraphSpec:
+        """Names and sizes."""
+
+    @property
+    def joint_source(self) -> str:
+        """``head`` where it knows joints, otherwise ``score``."""
+
+    def with_calibration(self, calibration: Calibration, joints: JointCalibration | None = None) -> Exportable:
+        """The same graph with these probabilities."""
+
+    def reference(self) -> ReferenceEngine:
+        """What the written graph is held against."""
+
+    def write(self, path: Path) -> OnnxFacts:
+        """Write it as ONNX."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,7 +243,7 @@ def _best_head(model: PoseModel, path: Path) -> HeadName:
 
 
 def _write(
-    graph: MonitorGraph, crops: Crops, also: Sequence[Crops], out: Path, *, config: ExportConfig,
+    graph: Exportable, crops: Crops, also: Sequence[Crops], out: Path, *, config: ExportConfig,
     provenance: dict[str, Any], previous: Path | None, sign_key: Path | None, replace: bool,
 ) -> Path:  # fmt: skip
     """Calibrate, write the graph, hold it against PyTorch, and put the bundle together."""
@@ -215,16 +251,17 @@ def _write(
         raise ConfigError(f"a bundle's name ends in .alpose, got {out.name!r}")
     log.info("calibrating on %d people of %s", len(crops), crops.data.name)
     seen = _see(graph, crops, config)
-    report = _calibrate(seen, crops, config)
+    report = _calibrate(seen, crops, config, graph.joint_source)
     for warning in report.warnings:
         log.warning("%s", warning)
-    calibrated = graph.with_calibration(report.calibration)
+    assert report.joints is not None  # of a fresh calibration
+    calibrated = graph.with_calibration(report.calibration, report.joints.calibration)
     rows_M = np.unique(np.linspace(0, len(crops) - 1, min(PARITY_CROPS, len(crops))).astype(np.int64))
     spread, frames_NSS3 = crops.subset(rows_M), crops.read_bare(rows_M)
-    expected = answer(TorchEngine(calibrated), frames_NSS3, batch=32)
+    expected = answer(calibrated.reference(), frames_NSS3, batch=32)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / MODEL
-        facts = to_onnx(calibrated, path)
+        facts = calibrated.write(path)
         plain = OnnxEngine(path)
         if config.precision == "fp16":
             to_fp16(path, path)
@@ -242,12 +279,12 @@ def _write(
             # Black and white alone drive every activation to its end: arithmetic that saturates shows here first.
             extreme_1SS3 = _extreme(frames_NSS3)
             frames_NSS3 = np.concatenate([frames_NSS3, extreme_1SS3])
-            expected = _appended(expected, answer(TorchEngine(calibrated), extreme_1SS3))
+            expected = _appended(expected, answer(calibrated.reference(), extreme_1SS3))
             given = _appended(given, answer(engine, extreme_1SS3))
         golden = _golden(frames_NSS3, expected, given, config.precision)
         content = path.read_bytes()
     dimensions = graph.spec.dimensions
-    inputs, outputs = tensors(graph.spec.size_px, len(graph.spec.skeleton), dimensions)
+    inputs, outputs = tensors(graph.spec.size_px, len(graph.spec.skeleton), dimensions, confidence=True)
     trained = f"{len(crops)} labelled people of {crops.data.name} that trained nothing"
     manifest: dict[str, Any] = {
         "name": out.stem,
@@ -284,29 +321,42 @@ class _Seen:
     failed_N: Bools
     defined_N: Bools
     """Of whom it can be said whether they failed."""
+    logit_NJ: npt.NDArray[np.float32]
+    """Of each joint being right, by the head or the net's own score."""
+    scores_NJ: npt.NDArray[np.float32]
+    """The net's own."""
+    right_NJ: Bools
+    counts_NJ: Bools
+    """Joints of which it can be said whether they are right."""
     ids: tuple[str, ...]
     """Of their images: two people of one photograph must not lie in both halves of a calibration."""
 
 
-def _see(graph: MonitorGraph, crops: Crops, config: ExportConfig) -> _Seen:
+def _see(graph: Exportable, crops: Crops, config: ExportConfig) -> _Seen:
     """Run the graph over people in blocks that fit in memory, and hold its poses against their labels."""
-    engine = TorchEngine(graph)
-    evidence, failed, defined = [], [], []
+    engine = graph.reference()
+    columns: list[tuple[npt.NDArray[Any], ...]] = []
     profile = profile_of(config.profile, crops.data)
     for block in np.array_split(np.arange(len(crops)), max(1, len(crops) // 256)):
-        outputs, evidence_B3 = engine.answers_and_evidence(crops.read_bare(block))
-        _, failed_B, defined_B = judge_outputs(outputs, crops.subset(block), profile, config.failure)
-        evidence.append(evidence_B3)
-        failed.append(failed_B)
-        defined.append(defined_B)
-    return _Seen(np.concatenate(evidence).astype(np.float64), np.concatenate(failed), np.concatenate(defined),
-                 crops.data.pictures())  # fmt: skip
+        outputs, evidence_B3, logit_BJ = engine.answers_and_evidence(crops.read_bare(block))
+        judged, failed_B, defined_B = judge_outputs(outputs, crops.subset(block), profile, config.failure)
+        columns.append((evidence_B3.astype(np.float64), failed_B, defined_B, logit_BJ, outputs.scores_NJ,
+                        judged.right_NJ, judged.counts_NJ))  # fmt: skip
+    evidence, failed, defined, logits, scores, right, counts = (
+        np.concatenate(parts) for parts in zip(*columns, strict=True)
+    )
+    return _Seen(evidence, failed, defined, logits, scores, right, counts, crops.data.pictures())
 
 
-def _calibrate(seen: _Seen, crops: Crops, config: ExportConfig) -> CalibrationReport:
+def _calibrate(seen: _Seen, crops: Crops, config: ExportConfig, source: str = "head") -> CalibrationReport:
     profile = profile_of(config.profile, crops.data)
-    return calibrate(seen.evidence_N3, seen.failed_N, seen.ids, defined_N=seen.defined_N, data=crops.data.name,
+    joints = calibrate_joints(
+        seen.logit_NJ, seen.right_NJ, seen.counts_NJ, seen.scores_NJ, fitting_half(seen.ids),
+        crops.data.skeleton.joints, source,
+    )  # fmt: skip
+    report = calibrate(seen.evidence_N3, seen.failed_N, seen.ids, defined_N=seen.defined_N, data=crops.data.name,
                      failure=config.failure, profile=profile.name, definition=config.failure.words(profile))  # fmt: skip
+    return dataclasses.replace(report, joints=joints)
 
 
 def _previous(bundle: Path, crops: Crops, config: ExportConfig) -> Applied:
@@ -332,7 +382,7 @@ def _previous(bundle: Path, crops: Crops, config: ExportConfig) -> Applied:
     return apply_probabilities(report, probability_N[defined_N], failed_N[defined_N], crops.data.name)
 
 
-def _applied(report: CalibrationReport, graph: MonitorGraph, crops: Crops, config: ExportConfig) -> Applied:
+def _applied(report: CalibrationReport, graph: Exportable, crops: Crops, config: ExportConfig) -> Applied:
     """What a calibration does on other people."""
     seen = _see(graph, crops, config)
     return apply(report, seen.evidence_N3[seen.defined_N], seen.failed_N[seen.defined_N], crops.data.name)
@@ -397,7 +447,7 @@ def _golden(frames_NSS3: npt.NDArray[np.uint8], expected: Outputs, given: Output
         rows_G = np.append(rows_G[:-1] if len(rows_G) == GOLDEN_FRAMES else rows_G, len(order_N) - 1)
     expected_G, given_G = (Outputs(*(value[rows_G] for value in out.named().values())) for out in (expected, given))
     floor = Tolerances(keypoints_px=0.1, score=2e-3, predicted_loss=2e-3 * (1 + float(np.std(expected.predicted_loss_N))),
-                       probability=2e-3, embedding=2e-3)  # fmt: skip
+                       probability=2e-3, embedding=2e-3, confidence=2e-3)  # fmt: skip
     if precision == "fp32":
         return Golden(frames_NSS3[rows_G], expected_G, floor)
     judged_GJ = expected_G.scores_NJ >= 0.3
@@ -408,9 +458,10 @@ def _golden(frames_NSS3: npt.NDArray[np.uint8], expected: Outputs, given: Output
         float(np.abs(given_G.predicted_loss_N - expected_G.predicted_loss_N).max()),
         float(np.abs(given_G.failure_probability_N - expected_G.failure_probability_N).max()),
         float(np.linalg.norm(given_G.embedding_ND - expected_G.embedding_ND, axis=1).max()),
+        float(np.abs(given_G.named()[CONFIDENCE] - expected_G.named()[CONFIDENCE]).max()),
     )
     low = asdict(floor)
-    ceiling = {"probability": 0.99, "embedding": 1.99}
+    ceiling = {"probability": 0.99, "embedding": 1.99, "confidence": 0.99}
     wide = {
         name: min(max(2 * value, low[name]), ceiling.get(name, np.inf)) for name, value in zip(low, seen, strict=True)
     }

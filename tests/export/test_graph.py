@@ -182,7 +182,7 @@ def test_the_file_says_what_it_is(tiny_onnx: Path) -> None:
     assert [(value.name, shape(value)) for value in model.graph.input] == [("frames", [BATCH, 64, 64, 3])]
     assert {value.name: shape(value) for value in model.graph.output} == {
         "keypoints": [BATCH, 3, 2], "scores": [BATCH, 3], "predicted_loss": [BATCH], "failure_probability": [BATCH],
-        "embedding": [BATCH, 8],
+        "embedding": [BATCH, 8], "confidence": [BATCH, 3],
     }  # fmt: skip
     symbols = {dim.dim_param for value in model.graph.value_info for dim in value.type.tensor_type.shape.dim}
     assert symbols <= {BATCH, ""}
@@ -205,7 +205,7 @@ def test_every_node_is_named_by_its_part_and_known_to_tensorrt(tiny_onnx: Path) 
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
     parts = {name.split("/")[0] for name in names}
-    assert parts == {"normalise", "trunk", "head", "decode", "doubt", "embedding", "calibrate", "graph"}
+    assert parts == {"normalise", "trunk", "head", "decode", "doubt", "embedding", "calibrate", "confidence", "graph"}
     operators = {node.op_type for node in model.graph.node}
     assert operators <= TENSORRT_OPERATORS
     assert not operators & {"Loop", "If", "Scan", "NonZero", "Shape"}

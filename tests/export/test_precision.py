@@ -146,7 +146,7 @@ def test_only_the_trunk_is_quantised_weights_by_channel(quantised: tuple[Path, I
     assert facts.crops == 12
     parts = {name.split("/")[0] for node in model.graph.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")
              for name in [node.name]}  # fmt: skip
-    assert parts == {"normalise", "trunk", "head", "decode", "doubt", "embedding", "calibrate", "graph"}
+    assert parts == {"normalise", "trunk", "head", "decode", "doubt", "embedding", "calibrate", "confidence", "graph"}
     assert model.producer_name == "alpose"
     facts_stored = {entry.key: entry.value for entry in model.metadata_props}
     assert facts_stored["alpose.precision"] == "int8"

@@ -73,7 +73,11 @@ class ExpectedPckHead(LossHead):
 
     def logit(self, evidence_BJD: Tensor) -> Tensor:
         """The same from what :meth:`evidence` read, (B,)."""
-        return share_to_logit(1 - torch.sigmoid(self.logits(evidence_BJD)).mean(dim=1))
+        return self.logit_of(self.logits(evidence_BJD))
+
+    def logit_of(self, logits_BJ: Tensor) -> Tensor:
+        """The same from what :meth:`logits` says of the joints, (B,)."""
+        return share_to_logit(1 - torch.sigmoid(logits_BJ).mean(dim=1))
 
     def confidence(self, features: Features) -> Tensor:
         """Probability of each joint that its keypoint is right, (B, J)."""

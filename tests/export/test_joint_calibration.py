@@ -1,0 +1,104 @@
+"""The confidence of joints: maps that are right where the truth is known, and what is measured about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+
+from alpose.export import joint_calibration
+from alpose.export.graph import MonitorGraph, TorchEngine
+from alpose.export.graph_parts import Head, JointConfidence, score_logit
+from alpose.export.joint_calibration import ENOUGH, JointCalibration, JointReport, calibrate_joints
+from alpose.runtime.errors import DataError
+from alpose.runtime.io import from_json, to_json
+from alpose.trainer.checkpoint import PoseModel, new_head
+
+GAIN, OFFSET = np.array([1.5, 0.7, 1.0]), np.array([0.4, -0.8, 0.0])
+
+
+def people(count: int, seed: int = 0) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    logit_NJ = rng.normal(0, 2, (count, 3))
+    return logit_NJ, rng.random((count, 3)) < expit(logit_NJ * GAIN + OFFSET)
+
+
+def test_with_many_labels_every_joint_gets_its_own_map() -> None:
+    logit_NJ, right_NJ = people(60_000)
+    found = joint_calibration.fit(logit_NJ, right_NJ, np.ones_like(right_NJ))
+    assert found.own_J.all()
+    np.testing.assert_allclose(found.gain_J, GAIN, atol=0.06)
+    np.testing.assert_allclose(found.offset_J, OFFSET, atol=0.06)
+
+
+def test_few_labels_are_drawn_to_the_common_map_and_none_take_it() -> None:
+    logit_NJ, right_NJ = people(4_000)
+    counts_NJ = np.ones_like(right_NJ)
+    counts_NJ[100:, 0] = False
+    counts_NJ[ENOUGH:, 1] = False  # never both so many right and so many wrong
+    found = joint_calibration.fit(logit_NJ, right_NJ, counts_NJ)
+    assert found.own_J.tolist() == [True, False, True]
+    common = found.offset_J[1]
+    alone = joint_calibration.fit(logit_NJ[:100, :1], right_NJ[:100, :1], counts_NJ[:100, :1])
+    assert abs(found.offset_J[0] - common) < abs(alone.offset_J[0] - common)
+    never = joint_calibration.fit(logit_NJ, right_NJ | True, np.ones_like(right_NJ))
+    assert not never.own_J.any()
+    assert (never.confidence(logit_NJ) > 0.99).all()
+    assert (never.gain_J >= 0).all()
+
+
+def test_a_joint_that_says_nothing_gets_the_rate() -> None:
+    right_NJ = np.arange(400).reshape(-1, 1) % 4 > 0
+    found = joint_calibration.fit(np.full((400, 1), 0.3), right_NJ, np.ones_like(right_NJ))
+    assert found.confidence(np.array([[0.3]])) == pytest.approx(0.75, abs=0.01)
+
+
+def test_the_graph_computes_the_numpy_twin_and_json_keeps_it() -> None:
+    given = JointCalibration(GAIN, OFFSET, np.array([True, False, True]))
+    logit_NJ = people(50)[0].astype(np.float32)
+    np.testing.assert_allclose(
+        JointConfidence(given)(torch.from_numpy(logit_NJ)), given.confidence(logit_NJ), atol=1e-6
+    )
+    read = JointCalibration.from_json(given.to_json())
+    assert np.array_equal(read.gain_J, given.gain_J)
+    with pytest.raises(DataError, match="one gain that is not negative"):
+        JointCalibration(-GAIN, OFFSET, given.own_J)
+
+
+def test_it_is_measured_on_people_that_did_not_fit() -> None:
+    logit_NJ, right_NJ = people(8_000)
+    counts_NJ = np.ones_like(right_NJ)
+    counts_NJ[:, 2] = False
+    fits_N = np.arange(8_000) % 2 == 0
+    noise_NJ = np.random.default_rng(1).random(right_NJ.shape)
+    report = calibrate_joints(logit_NJ, right_NJ, counts_NJ, noise_NJ, fits_N, ("a", "b", "c"), "head")
+    assert report.measured == 8_000
+    assert report.ece < 0.03
+    assert report.auroc is not None and report.auroc > 0.75  # noqa: PT018
+    assert report.auroc_score == pytest.approx(0.5, abs=0.03)
+    assert [each.measured for each in report.joints] == [4_000, 4_000, 0]
+    assert report.joints[2].auroc is None and report.joints[2].ece is None  # noqa: PT018
+    assert from_json(JointReport, to_json(report)).joints == report.joints
+    with pytest.raises(DataError, match="no joint of these people is labelled"):
+        calibrate_joints(logit_NJ, right_NJ, counts_NJ & False, noise_NJ, fits_N, ("a", "b", "c"), "head")
+
+
+def test_a_head_that_knows_joints_speaks_for_them_and_others_leave_it_to_the_score(
+    tiny_model: PoseModel, tiny_frames: Any
+) -> None:
+    model = tiny_model.with_heads({"epck": new_head(tiny_model, "epck", 0)})
+    graph = MonitorGraph.from_model(model, "epck")
+    said, evidence_N3, logit_NJ = TorchEngine(graph).answers_and_evidence(tiny_frames)
+    assert said.confidence_NJ is not None
+    np.testing.assert_allclose(said.confidence_NJ, expit(logit_NJ), atol=1e-6)
+    wrong_N = 1 - said.confidence_NJ.mean(axis=1)
+    np.testing.assert_allclose(evidence_N3[:, 0], np.log(wrong_N / (1 - wrong_N)), atol=1e-4)  # the same numbers
+
+    by_score = TorchEngine(MonitorGraph.from_model(model, "ll"))(tiny_frames)
+    assert by_score.confidence_NJ is not None
+    np.testing.assert_allclose(by_score.confidence_NJ, by_score.scores_NJ.clip(1e-3, 1 - 1e-3), atol=1e-5)
+    assert not Head(torch.nn.Identity()).knows_joints
+    assert torch.isfinite(score_logit(torch.tensor([[-1.0, 0.0, 1.0, 7.0]]))).all()
