@@ -7,13 +7,15 @@ READY  := $(VENV)/.installed
 ANNOTATION := .venv-annotation
 LATEST     := .venv-latest
 
-.PHONY: help demo test test-annotation test-latest check format clean
+.PHONY: help demo test test-annotation test-latest check docs docs-serve format clean
 help:
 	@echo "make demo    the whole loop on rendered people: train, export, watch, harvest, annotate, train again (minutes)"
 	@echo "make test    the whole test suite"
 	@echo "make test-annotation   installs Label Studio beside it, and corrects a pose in its page (minutes; wants chromium)"
 	@echo "make test-latest   the whole test suite with the newest versions that the registries have of everything"
 	@echo "make check   ruff, mypy, import contracts, and the wheel in a clean environment"
+	@echo "make docs    the documentation site, into site/; every warning is an error"
+	@echo "make docs-serve   the same at http://127.0.0.1:8000, again after every change"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made, caches and runs excepted"
 
@@ -52,11 +54,22 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	BIN=$(BIN) bash .ci/check-wheel
+
+# NO_MKDOCS_2_WARNING silences the theme's word about its successor.
+docs: $(READY)
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(READY)
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(ANNOTATION) $(LATEST) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(ANNOTATION) $(LATEST) dist build site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

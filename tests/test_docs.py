@@ -9,6 +9,8 @@ Many pages begin by making the same toy bundle. It is made once, and every page 
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import re
 import shutil
@@ -25,6 +27,10 @@ from alpose.trainer.methods.catalog import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
+DOORS = ("alpose.runtime", "alpose.runtime.queue", "alpose.runtime.triggers", "alpose.runtime.bundle", "alpose.runtime.doctor",
+         "alpose.trainer", "alpose.export", "alpose.tools.formats")  # fmt: skip
+"""Packages with an ``__all__``: what programs import."""
 BLOCK = re.compile(r"^```sh *(?P<needs>[a-z-]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = {"", "real-data", "long", "gpu", "setup"}
 
@@ -79,7 +85,7 @@ def test_fences_name_what_a_block_needs(page: Path) -> None:
         assert needs in NEEDS, code
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *REFERENCE], ids=lambda page: page.name)
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", prose):
@@ -105,6 +111,35 @@ def test_the_page_on_monitors_names_every_engine() -> None:
     page = (ROOT / "docs" / "monitor.md").read_text()
     lacks = [kind.name for kind in engine_kinds() if f'`"{kind.name}' not in page]
     assert not lacks, f"docs/monitor.md does not name {', '.join(lacks)}: add a row to its table of engines"
+
+
+def test_every_page_has_a_place_in_the_site() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (*PAGES[1:], *REFERENCE)]
+    lacks = [page for page in pages if not re.search(rf"\s{re.escape(page)}$", navigation, re.MULTILINE)]
+    assert not lacks, f"nav in mkdocs.yml does not name {', '.join(lacks)}"
+
+
+def test_everything_public_stands_in_the_reference() -> None:
+    shown = [name for page in REFERENCE for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)]
+    public = {f"{door}.{name}" for door in DOORS for name in importlib.import_module(door).__all__}
+    objects: dict[int, str] = {}
+    for name in shown:
+        module, _, last = name.rpartition(".")
+        objects[id(getattr(importlib.import_module(module), last))] = name
+    lacks = [name for name in sorted(public)
+             if id(getattr(importlib.import_module(name.rpartition(".")[0]), name.rpartition(".")[2])) not in objects]  # fmt: skip
+    assert not lacks, f"no page of docs/reference shows {', '.join(lacks)}"
+    assert len(objects) == len(shown), "something is shown twice"
+
+
+def test_the_notebook_runs_from_top_to_bottom_and_is_committed_without_outputs(tmp_path: Path) -> None:
+    cells = [cell for cell in json.loads((ROOT / "docs" / "quickstart.ipynb").read_text())["cells"]
+             if cell["cell_type"] == "code"]  # fmt: skip
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    script = tmp_path / "notebook.py"
+    script.write_text("\n\n".join("".join(cell["source"]) for cell in cells))
+    run(f"MPLBACKEND=agg python {script}", tmp_path, "quickstart.ipynb")
 
 
 def test_the_architecture_names_files_that_are_there() -> None:

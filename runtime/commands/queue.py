@@ -174,9 +174,10 @@ def recover(damaged: Path, into: Path, as_json: bool) -> None:
 @click.option("--id", "ids", multiple=True, metavar="ID", help="One record; may be repeated.")
 @DRY
 @YES
+@JSON
 def purge(
     queue: Path, older_than_s: float | None, everything: bool, camera: str | None, device: str | None,
-    ids: tuple[str, ...], dry_run: bool, yes: bool,
+    ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Remove records for good, harvested or not; several conditions must all hold.
 
@@ -200,27 +201,28 @@ def purge(
         )
     more = " and the score log" if everything else ""
     if dry_run:
-        click.echo(f"{queue}: {count} records{more} would be removed")
+        _say(as_json, f"{queue}: {count} records{more} would be removed", queue, removed=0, would_remove=count)
         return
     if not everything and not count:
-        click.echo(f"{queue}: no such records")
+        _say(as_json, f"{queue}: no such records", queue, removed=0)
         return
     _ask(f"Remove {count} records{more} of {queue} for good?", yes)
     with writing(queue) as opened:
         removed = opened.purge(
             older_than_s=older_than_s, everything=everything, camera=camera, device=device, ids=chosen
         )
-    click.echo(f"{queue}: {removed} records removed")
+    _say(as_json, f"{queue}: {removed} records removed", queue, removed=removed)
 
 
 @queue.command()
 @QUEUE
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
-def acknowledge(queue: Path, ids: tuple[str, ...]) -> None:
+@JSON
+def acknowledge(queue: Path, ids: tuple[str, ...], as_json: bool) -> None:
     """Mark records as harvested: they may then be deleted, and go first when room is needed."""
     with writing(queue) as opened:
         count = opened.acknowledge([the_record(opened, each).id for each in ids])
-    click.echo(f"{queue}: {count} records acknowledged")
+    _say(as_json, f"{queue}: {count} records acknowledged", queue, acknowledged=count)
 
 
 @queue.command()
@@ -229,7 +231,8 @@ def acknowledge(queue: Path, ids: tuple[str, ...]) -> None:
 @click.option("--force", is_flag=True, help="Also those that nobody has acknowledged.")
 @DRY
 @YES
-def delete(queue: Path, ids: tuple[str, ...], force: bool, dry_run: bool, yes: bool) -> None:
+@JSON
+def delete(queue: Path, ids: tuple[str, ...], force: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Delete records that were acknowledged."""
     with reading(queue) as opened:  # nothing is changed before the question is answered
         records = [the_record(opened, each) for each in ids]
@@ -240,12 +243,12 @@ def delete(queue: Path, ids: tuple[str, ...], force: bool, dry_run: bool, yes: b
             "them first, or give --force to lose them"
         )
     if dry_run:
-        click.echo(f"{queue}: {len(records)} records would be deleted")
+        _say(as_json, f"{queue}: {len(records)} records would be deleted", queue, deleted=0, would_delete=len(records))
         return
     _ask(f"Delete {len(records)} records of {queue}?", yes)
     with writing(queue) as opened:
         count = opened.delete([record.id for record in records], force=force)
-    click.echo(f"{queue}: {count} records deleted")
+    _say(as_json, f"{queue}: {count} records deleted", queue, deleted=count)
 
 
 @queue.command()
@@ -297,8 +300,16 @@ def most_valuable(opened: Queue) -> Record:
 
 
 def _ask(question: str, yes: bool) -> None:
-    if not yes and not click.confirm(question):
+    if not yes and not click.confirm(question, err=True):  # standard output is for what was done
         raise click.Abort
+
+
+def _say(as_json: bool, words: str, queue: Path, **counts: int) -> None:
+    """What was done, for people or for programs."""
+    if as_json:
+        print_json({"queue": str(queue), **counts})
+    else:
+        click.echo(words)
 
 
 def _exists(path: Path) -> None:
