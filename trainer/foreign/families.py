@@ -1,75 +1,247 @@
-"""What is known of deployed families of pose nets: presets, each a function that gives a :class:`~.spec.PoseSpec`."""
+"""What is known of deployed families of pose nets: how they are fed, cropped and decoded.
+
+Only what a graph does not tell by itself: sizes, layouts, numbers, names and shapes are read from the file.
+docs/models.md has the exact export command of each family's library.
+"""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
 from alpose.runtime.known_skeletons import BLAZEPOSE_33, FACE_468
-from alpose.runtime.skeleton import COCO
+from alpose.runtime.skeleton import COCO, Skeleton
 
-from .spec import NetCrop, NetDecoder, NetInput, PoseSpec
+from .graph import Graph
+from .outputs import STRIDES, anchors
+from .spec import Colour, Column, Decoding, NetCrop, Refinement, ScoreForm
+
+Cells = Literal["tile", "corner", "aligned"]
+"""How maps lie on the input. ``tile``: cells tile it. ``corner``: cell c is the pixel c x stride. ``aligned``: first and last
+cells are the first and last pixels, as UDP has it."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of the outputs, without their batch axis."""
 
 
-def movenet(size_px: int = 192) -> PoseSpec:
-    """MoveNet SinglePose, Lightning (192 px) and Thunder (256 px), converted by tf2onnx."""
-    call = "StatefulPartitionedCall/"
-    features = f"{call}center_net_mobile_net_v2fpn_feature_extractor/model_1/"
-    return PoseSpec(
-        name="movenet",
-        input=NetInput(
-            name="input:0", height_px=size_px, width_px=size_px, layout="nhwc", number="int32", scale=1.0, batch=1
-        ),
-        crop=NetCrop(kind="box", margin=1.25),
-        # A cell of its maps answers with its corner: cell k is k * stride from the input's corner.
-        decoder=NetDecoder(
-            kind="keypoints", outputs=("Identity:0",), columns=("y", "x", "score"), unit="share", offset=(-0.5, -0.5)
-        ),
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What the nets of one family have in common."""
+
+    title: str
+    signature: Callable[[Graph, Shapes], bool]
+    """Whether a graph is plainly of this family."""
+    kind: Decoding
+    crop: NetCrop = field(default_factory=NetCrop)
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    colour: Colour = "rgb"
+    skeleton: Skeleton | None = None
+    """Where all nets of the family have it."""
+    decoder: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the decoder."""
+    cells: Cells = "tile"
+    outputs: tuple[str, ...] = ()
+    """Patterns of the outputs that are decoded; empty: by their shapes."""
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of hidden tensors, by what they are."""
+    logits: tuple[str, ...] = ()
+    """Which of ``hidden`` are logits."""
+    taps: tuple[str, ...] = ()
+    """Patterns of the taps, finest first; empty: traced back from the outputs."""
+    unsure: str = ""
+    """What differs between the exporters of this family, to be looked at."""
+
+
+def _sizes(shapes: Shapes) -> list[int]:
+    return [math.prod(shape) for shape in shapes.values()]
+
+
+def _movenet(graph: Graph, shapes: Shapes) -> bool:
+    return list(shapes.values()) == [(1, 17, 3)] and graph.inputs[0].shape[-1:] == (3,)
+
+
+def _blazepose(_: Graph, shapes: Shapes) -> bool:
+    return 195 in _sizes(shapes) and 117 in _sizes(shapes)
+
+
+def _facemesh(_: Graph, shapes: Shapes) -> bool:
+    return 1404 in _sizes(shapes)
+
+
+def _rtmpose(_: Graph, shapes: Shapes) -> bool:
+    return {"simcc_x", "simcc_y"} <= set(shapes)
+
+
+def _rtmo(_: Graph, shapes: Shapes) -> bool:
+    return {"dets", "keypoints"} <= set(shapes)
+
+
+def _vitpose(graph: Graph, shapes: Shapes) -> bool:
+    named = {graph.inputs[0].name, *shapes} in ({"pixel_values", "heatmaps"}, {"input_0", "output_0"})
+    return named and len(next(iter(shapes.values()))) == 3
+
+
+def _yolo(graph: Graph, shapes: Shapes) -> bool:
+    if graph.metadata.get("task") == "pose" and "ultralytics" in " ".join(graph.metadata.values()).lower():
+        return not _yolo26(graph, shapes)
+    size = [axis for axis in graph.inputs[0].shape[2:] if isinstance(axis, int)]
+    if len(shapes) != 1 or len(size) != 2:
+        return False
+    shape = next(iter(shapes.values()))
+    return len(shape) == 2 and shape[1] == anchors((size[0], size[1]), STRIDES[:3]) and shape[0] > 5
+
+
+def _yolo26(_: Graph, shapes: Shapes) -> bool:
+    shape = next(iter(shapes.values()))
+    return len(shapes) == 1 and len(shape) == 2 and shape[0] == 300 and shape[1] > 6 and (shape[1] - 6) % 3 == 0
+
+
+def _lightning_pose(graph: Graph, shapes: Shapes) -> bool:
+    return graph.inputs[0].name == "images" and "heatmaps" in shapes
+
+
+def _sleap(graph: Graph, shapes: Shapes) -> bool:
+    return "peaks" in shapes and "peak_vals" in shapes
+
+
+def _never(_: Graph, __: Shapes) -> bool:
+    return False
+
+
+_CALL = r"^StatefulPartitionedCall/"
+_FEATURES = r"/model_1/"
+_POINTS: tuple[Column, ...] = ("x", "y", "visibility")
+_WHOLE = NetCrop(kind="letterbox", margin=1.0, fill=114)
+_REFINE: Refinement = "dark"
+_PEAK: ScoreForm = "peak"
+
+FAMILIES: dict[str, Family] = {
+    "movenet": Family(
+        title="MoveNet SinglePose (Lightning, Thunder), by tf2onnx",
+        signature=_movenet,
+        kind="keypoints",
+        scale=1.0,
         skeleton=COCO,
+        # A cell of its maps answers with its corner: cell k is k * stride from the input's corner.
+        decoder={"columns": ("y", "x", "score"), "unit": "share", "offset": (-0.5, -0.5)},
         hidden={
-            "heatmaps": f"{call}Sigmoid:0",
-            "centre": f"{call}Sigmoid_1:0",
-            "regression.x": f"{call}add_3:0",
-            "regression.y": f"{call}add_2:0",
+            "heatmaps": _CALL + r"Sigmoid:0$",
+            "centre": _CALL + r"Sigmoid_1:0$",
+            "regression.x": _CALL + r"add_3:0$",
+            "regression.y": _CALL + r"add_2:0$",
         },
         taps=(
-            f"{features}re_lu_2/Relu_Relu__101:0",
-            f"{features}re_lu_1/Relu_Relu__99:0",
-            f"{features}re_lu/Relu_Relu__97:0",
-            f"{features}model/out_relu/Relu6_Relu6__94:0",
+            _FEATURES + r"re_lu_2/Relu_Relu",
+            _FEATURES + r"re_lu_1/Relu_Relu",
+            _FEATURES + r"re_lu/Relu_Relu",
+            _FEATURES + r"model/out_relu/Relu6_Relu6",
         ),
-    )
-
-
-def blazepose() -> PoseSpec:
-    """MediaPipe's BlazePose (lite, full, heavy): 33 landmarks and 6 auxiliary points."""
-    return PoseSpec(
-        name="blazepose",
-        input=NetInput(name="input_1", height_px=256, width_px=256, layout="nhwc", batch=1),
-        crop=NetCrop(kind="turned", margin=1.25),
-        decoder=NetDecoder(
-            kind="keypoints",
-            outputs=("Identity",),
-            columns=("x", "y", "z", "visibility", "presence"),
-            points=39,
-            unit="corner",
-            score="logit",
-        ),
+    ),
+    "blazepose": Family(
+        title="BlazePose landmarks of MediaPipe (lite, full, heavy), by tf2onnx",
+        signature=_blazepose,
+        kind="keypoints",
+        crop=NetCrop(kind="turned"),
         skeleton=BLAZEPOSE_33,
-        hidden={"heatmaps": "Identity_3_raw_output___9:0", "flag": "Identity_1"},
-        logits=("Identity_3_raw_output___9:0",),
-        taps=("model_1/model/add_11/add", "Relu6__106:0", "Relu6__179:0"),
-    )
-
-
-def facemesh() -> PoseSpec:
-    """MediaPipe's face mesh: 468 points without scores, and a flag."""
-    block = "StatefulPartitionedCall/model_1/p_re_lu_"
-    return PoseSpec(
-        name="facemesh",
-        input=NetInput(name="input_1", height_px=192, width_px=192, layout="nhwc"),
-        crop=NetCrop(kind="box", margin=1.5),
-        decoder=NetDecoder(
-            kind="keypoints", outputs=("output_mesh",), columns=("x", "y", "z"), unit="corner", score="none"
-        ),
+        decoder={
+            "columns": ("x", "y", "z", "visibility", "presence"),
+            "unit": "corner",
+            "points": 39,
+            "score": "logit",
+        },
+        hidden={"heatmaps": r"^Identity_3_raw_output", "flag": r"^Identity_1$"},
+        logits=("heatmaps",),
+        taps=(r"^model_1/model/add_11/add$", r"^Relu6__106:0$", r"^Relu6__179:0$"),
+    ),
+    "facemesh": Family(
+        title="Face mesh of MediaPipe, by tf2onnx",
+        signature=_facemesh,
+        kind="keypoints",
+        crop=NetCrop(margin=1.5),
         skeleton=FACE_468,
-        hidden={"flag": "output_faceflag"},
-        taps=(f"{block}6/Relu:0", f"{block}9/Relu:0", f"{block}12/Relu:0", f"{block}15/Relu:0"),
-    )
+        decoder={"columns": ("x", "y", "z"), "unit": "corner", "score": "none"},
+        hidden={"flag": r"flag"},
+        taps=tuple(rf"/p_re_lu_{block}/Relu:0$" for block in (6, 9, 12, 15)),
+    ),
+    "rtmpose": Family(
+        title="RTMPose, RTMW, DWPose, by mmdeploy",
+        signature=_rtmpose,
+        kind="simcc",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        decoder={"refine": "none", "score": _PEAK},
+        cells="corner",
+        unsure="the order of colours differs between exporters",
+    ),
+    "rtmo": Family(
+        title="RTMO, by mmdeploy",
+        signature=_rtmo,
+        kind="yolo",
+        crop=_WHOLE,
+        scale=1.0,
+        colour="bgr",
+        decoder={"columns": ("x", "y", "score")},
+    ),
+    "vitpose": Family(
+        title="ViTPose, by transformers or easy_ViTPose",
+        signature=_vitpose,
+        kind="heatmaps",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        decoder={"refine": _REFINE, "score": _PEAK},
+        cells="aligned",
+    ),
+    "hrnet": Family(
+        title="HRNet, SimpleBaseline, by mmdeploy",
+        signature=_never,
+        kind="heatmaps",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        decoder={"score": _PEAK},
+        cells="corner",
+    ),
+    "yolo-pose": Family(
+        title="YOLOv8-pose, YOLO11-pose, by ultralytics, without NMS",
+        signature=_yolo,
+        kind="yolo",
+        crop=_WHOLE,
+        decoder={"columns": _POINTS, "unit": "corner"},
+    ),
+    "yolo26-pose": Family(
+        title="YOLO26-pose, by ultralytics, end to end",
+        signature=_yolo26,
+        kind="yolo",
+        crop=_WHOLE,
+        decoder={"columns": _POINTS, "unit": "corner"},
+    ),
+    "lightning-pose": Family(
+        title="Lightning Pose",
+        signature=_lightning_pose,
+        kind="heatmaps",
+        crop=NetCrop(kind="whole", margin=1.0),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        decoder={"score": _PEAK},
+    ),
+    "sleap": Family(
+        title="sleap-nn",
+        signature=_sleap,
+        kind="keypoints",
+        crop=NetCrop(kind="whole", margin=1.0),
+        outputs=(r"^peaks$", r"^peak_vals$"),
+        decoder={"columns": ("x", "y")},
+    ),
+}
+"""By the name that ``--like`` takes."""
+
+
+def find(pattern: str, names: list[str]) -> str | None:
+    """Return the only name that a pattern fits."""
+    found = [name for name in names if re.search(pattern, name)]
+    return found[0] if len(found) == 1 else None

@@ -8,17 +8,21 @@ Shapes: N frames, H W the input's height and width, C colours; B frames of one c
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.engines.onnx import import_onnxruntime
-from alpose.runtime.errors import CheckpointError, ConfigError, DataError, DataNotFoundError, MissingExtraError
+from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 
+from .graph import Graph, load_model
 from .spec import NetInput, PoseSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 Shape = tuple[int | None, ...]
 
@@ -120,45 +124,54 @@ def open_net(path: str | Path, spec: PoseSpec, *, threads: int = 1) -> ForeignNe
         MissingExtraError: onnxruntime or onnx is not installed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataNotFoundError(f"{path} does not exist: give the ONNX file of a pose net")
-    runtime = import_onnxruntime("a pose net in an ONNX file")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry(MODEL_FOLDER, str(path.resolve().parent))
-    try:
-        session = runtime.InferenceSession(
-            with_outputs(path, spec.tensors), options, providers=["CPUExecutionProvider"]
-        )
-    except (CheckpointError, ConfigError, MissingExtraError):
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} does not load in ONNX Runtime {runtime.__version__}: {str(error)[:300]}. Export it again if it is "
-            "damaged; update onnxruntime if it is newer than this one"
-        ) from error
+    session = _session(path, load_model(path), spec.tensors, threads)
     inputs = [value.name for value in session.get_inputs()]
     if inputs != [spec.input.name]:
         raise ConfigError(f"{path} takes {', '.join(inputs)}; the spec {spec.name} feeds {spec.input.name}")
     return ForeignNet(spec, path, session)
 
 
-def with_outputs(path: Path, tensors: Iterable[str]) -> bytes:
+def run_once(
+    path: Path, graph: Graph, image: str, values_N: npt.NDArray[Any], tensors: Sequence[str]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return tensors of a graph for values that are ready for its input.
+
+    Raises:
+        CheckpointError: it does not load, or does not answer.
+    """
+    session = _session(path, graph.proto, tensors, threads=1)
+    try:
+        return dict(zip(tensors, session.run(list(tensors), {image: values_N}), strict=True))
+    except Exception as error:  # its errors have no common parent
+        raise CheckpointError(
+            f"{path} does not answer {image} {values_N.dtype} {values_N.shape}: {str(error)[:300]}"
+        ) from error
+
+
+def _session(path: Path, model: onnx.ModelProto, tensors: Sequence[str], threads: int) -> Any:
+    runtime = import_onnxruntime("a pose net in an ONNX file")
+    content = with_outputs(path, model, tensors)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry(MODEL_FOLDER, str(path.resolve().parent))
+    try:
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} does not load in ONNX Runtime {runtime.__version__}: {str(error)[:300]}. Export it again if it is "
+            "damaged; update onnxruntime if it is newer than this one"
+        ) from error
+
+
+def with_outputs(path: Path, model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
     """Return the bytes of a graph whose outputs are these tensors, so that nothing else is computed.
 
     Weights beside the file stay there.
     """
-    tensors = tuple(tensors)
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingExtraError("onnx", "a pose net in an ONNX file", "export") from error
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's own
-        raise CheckpointError(f"{path} is not an ONNX file, or a damaged one: {str(error)[:200]}") from error
+    import onnx
+
     outputs = {value.name: value for value in model.graph.output}
     inside = [name for name in tensors if name not in outputs]
     known = {name for node in model.graph.node for name in node.output if name}
@@ -167,9 +180,8 @@ def with_outputs(path: Path, tensors: Iterable[str]) -> bytes:
             near = difflib.get_close_matches(name, [*outputs, *known], 3, 0.5)
             hint = f"; near it are {', '.join(near)}" if near else ""
             raise ConfigError(f"{path} has no tensor {name}{hint}. Names of outputs: {', '.join(sorted(outputs))}")
-    if tensors == tuple(outputs):
-        return path.read_bytes()
-    wanted = [outputs.get(name) or onnx.ValueInfoProto(name=name) for name in tensors]
-    del model.graph.output[:]
-    model.graph.output.extend(wanted)
-    return model.SerializeToString()
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(outputs.get(name) or onnx.ValueInfoProto(name=name) for name in tensors)
+    return copy.SerializeToString()
