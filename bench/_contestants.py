@@ -111,7 +111,7 @@ def make_material(recipe: Recipe, batch: int, device: torch.device, cache: Path,
         raise ConfigError(f"--batch must be at least 2 (batch norm has nothing to average in one), got {batch}")
     crops = prepare(read_people(count=batch * pool_batches, domain="hard"), recipe.crop, cache)
     # The pool in memory: no disk takes part in what is timed.
-    crops = replace(crops, pixels_NSS3=crops.pixels_NSS3[:].copy())
+    crops = replace(crops, pixels_NTS3=crops.pixels_NTS3[:].copy())
     rows_B = crops.row_N[:batch]
     pixels_BSS3 = torch.from_numpy(crops.read_bare(rows_B)).to(device)
     cells_BJ2 = to_cells(torch.from_numpy(crops.joints_NJ2[:batch]).to(device), STRIDE)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.export.onnx_graph import import_onnx
-from alpose.runtime.crop import AFTER, BETWEEN, Crop, cut, square_crop, taps
+from alpose.runtime.crop import AFTER, BETWEEN, Axis, cut, square_crop, taps
 from alpose.runtime.errors import ConfigError
 
 from ._export_contestants import noise, session
@@ -34,8 +34,8 @@ def cropping(folder: Path, size_px: int, threads: int) -> dict[str, Task]:
     running = session(path, threads)
 
     def in_graph() -> npt.NDArray[np.uint8]:
-        given = {"frame": frame_HW3, "rows": weights(crop.y0, crop, FRAME_HW[0]),
-                 "columns": weights(crop.x0, crop, FRAME_HW[1])}  # fmt: skip
+        given = {"frame": frame_HW3, "rows": weights(crop.down, FRAME_HW[0]),
+                 "columns": weights(crop.across, FRAME_HW[1])}  # fmt: skip
         return running.run(None, given)[0]
 
     worst = int(np.abs(in_graph().astype(int) - cut(frame_HW3, crop)).max())
@@ -46,11 +46,11 @@ def cropping(folder: Path, size_px: int, threads: int) -> dict[str, Task]:
     return {"crop in numpy": lambda: cut(frame_HW3, crop), "crop in the graph": in_graph}
 
 
-def weights(start: float, crop: Crop, length: int) -> npt.NDArray[np.float32]:
+def weights(axis: Axis, length: int) -> npt.NDArray[np.float32]:
     """The resampling filter along one axis as a dense matrix (S, length)."""
-    tap_KS, weight_KS = taps(start, crop, length)
-    dense = np.zeros((crop.size_px, length), dtype=np.float32)
-    np.add.at(dense, (np.broadcast_to(np.arange(crop.size_px), tap_KS.shape), tap_KS), weight_KS)
+    tap_KS, weight_KS = taps(axis, length)
+    dense = np.zeros((axis.samples, length), dtype=np.float32)
+    np.add.at(dense, (np.broadcast_to(np.arange(axis.samples), tap_KS.shape), tap_KS), weight_KS)
     return dense
 
 

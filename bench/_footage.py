@@ -98,18 +98,20 @@ def random_bundle(folder: Path, *, size_px: int = 128, channels: int = 64) -> Bu
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / MODEL
         to_onnx(graph, path)
-        frames_GSS3 = np.random.default_rng(0).integers(0, 256, (2, size_px, size_px, 3), dtype=np.uint8)
-        expected = OnnxEngine(path, threads=1)(frames_GSS3)
+        frames_GHW3 = np.random.default_rng(0).integers(0, 256, (2, size_px, size_px, 3), dtype=np.uint8)
+        expected = OnnxEngine(path, threads=1)(frames_GHW3)
         content = path.read_bytes()
     # Untrained heatmaps are noise: their peaks jump at any rounding, so joints are not held to a place.
     tolerances = Tolerances(keypoints_px=size_px, score=1.0, predicted_loss=1.0, probability=0.5, embedding=0.5)
-    inputs, outputs = tensors(size_px, len(LSP), expected.embedding_ND.shape[1])
+    inputs, outputs = tensors(
+        CropConfig(size_px=size_px).rule, len(LSP), expected.embedding_ND.shape[1], confidence=False
+    )
     facts: dict[str, Any] = {
         "name": "random", "created": "2026-01-01T00:00:00+00:00", "alpose": "0", "skeleton": LSP.to_json(),
-        "crop": {"size_px": size_px, "margin": 1.25}, "precision": "fp32", "head": "ll++conv", "inputs": inputs,
+        "schema": 1, "crop": {"size_px": size_px, "margin": 1.25}, "precision": "fp32", "head": "ll++conv", "inputs": inputs,
         "outputs": outputs, "calibration": None, "parity": {}, "provenance": {"model": "untrained"}, "opset": 18,
     }  # fmt: skip
-    files = {MODEL: content, GOLDEN: golden_bytes(Golden(frames_GSS3, expected, tolerances)), CARD: b"<!doctype html>"}
+    files = {MODEL: content, GOLDEN: golden_bytes(Golden(frames_GHW3, expected, tolerances)), CARD: b"<!doctype html>"}
     return Bundle.open(write_bundle(folder, files, facts))
 
 

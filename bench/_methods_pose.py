@@ -107,7 +107,7 @@ def data_pipeline(sizes: Sizes, reference: ReferenceMethods | None) -> Work:
     def ours() -> None:
         for index_B in blocks:
             images_B3HW, joints_BJ2, counts_BJ = augment(
-                *feed.batch(index_B), size_px=crops.config.size_px, flip_order=LSP.flip_order(), config=AugmentConfig(),
+                *feed.batch(index_B), shape_px=crops.config.shape_px, flip_order=LSP.flip_order(), config=AugmentConfig(),
                 generator=generator,
             )  # fmt: skip
             _targets(images_B3HW, joints_BJ2).mul_(counts_BJ[:, :, None, None])

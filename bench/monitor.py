@@ -105,7 +105,7 @@ def line_up(
         maps = maps_name(bundle.model_path)
         shorten(bundle.model_path, maps_path, [maps])
         maps_1JHW = session(maps_path, threads).run(None, {"frames": crops[0]})[0]
-        tasks[RTMLIB] = each(rtmlib_around(maps_path, bundle.crop.size_px, maps_1JHW), film.frames)
+        tasks[RTMLIB] = each(rtmlib_around(maps_path, bundle.crop.width_px, maps_1JHW), film.frames)
     except ImportError:
         return tasks, {RTMLIB: "rtmlib is not installed (pip install rtmlib)"}
     return tasks, {}
@@ -334,7 +334,7 @@ def main(
         "load_average": {"before": before, "after": load_average()},
         "settings": {"source": film.source, "frames": len(film), "frame": [HEIGHT, WIDTH], "box": list(PERSON),
                      "bundle": bundle.manifest.name, "precision": bundle.manifest.precision,
-                     "size_px": bundle.crop.size_px, "head": bundle.manifest.head, "share": share, "rounds": rounds,
+                     "size_px": bundle.crop.width_px, "head": bundle.manifest.head, "share": share, "rounds": rounds,
                      "warmup": warmup, "calls": calls, "soak_frames": soak_frames, "threads": threads},
         "contestants": SAYS, **measured,
     }  # fmt: skip

@@ -31,6 +31,7 @@ from alpose.runtime.bundle.manifest import (
 )
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
 from alpose.runtime.io import json_bytes, write_folder_atomically
+from alpose.runtime.types import CONFIDENCE
 
 
 def golden_bytes(golden: Golden) -> bytes:
@@ -43,6 +44,8 @@ def golden_bytes(golden: Golden) -> bytes:
 def manifest_bytes(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
     """The content of ``bundle.json``: the facts, completed by kind, schema and the hashes of the files.
 
+    Without the output ``confidence`` it is schema 1.
+
     Raises :class:`DataError` for facts or files that :meth:`alpose.runtime.bundle.Bundle.open` would refuse.
     """
     if set(files) != set(HASHED):
@@ -50,11 +53,16 @@ def manifest_bytes(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> byte
         raise DataError(f"a bundle has the files {', '.join(HASHED)}: missing {missing}, unknown {extra}")
     if not files[MODEL]:
         raise DataError(f"{MODEL} is empty: there is no graph to carry")
-    own = {"kind": KIND, "schema": SCHEMA, "files": {name: hashlib.sha256(files[name]).hexdigest() for name in HASHED}}
+    schema = SCHEMA if CONFIDENCE in facts.get("outputs", ()) else 1
+    own = {
+        "kind": KIND,
+        "schema": schema,
+        "files": {name: hashlib.sha256(files[name]).hexdigest() for name in HASHED},
+    }
     clash = sorted(key for key, value in own.items() if key in facts and facts[key] != value)
     if clash:
         raise DataError(f"the manifest's {clash} are set when a bundle is written: leave them out")
-    value = {"kind": KIND, "schema": SCHEMA, **facts, **own}
+    value = {"kind": KIND, "schema": schema, **facts, **own}
     try:
         content = json_bytes(value, ensure_ascii=False)
     except DataError as error:

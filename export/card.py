@@ -129,11 +129,11 @@ def render_card(
 
 def headline(facts: Mapping[str, Any], skeleton: Skeleton) -> Facts:
     """What the bundle is, in a line of facts."""
-    side = facts["crop"]["size_px"]
+    _, height, width, _ = facts["inputs"]["frames"]["shape"]
     return (
         ("Precision", str(facts["precision"])),
         ("Loss head", str(facts["head"])),
-        ("Input", f"{side} {fmt.TIMES} {side} px"),
+        ("Input", f"{width} {fmt.TIMES} {height} px"),
         ("Joints", f"{len(skeleton)} ({skeleton.name})"),
         ("ONNX opset", str(facts["opset"])),
         ("Exported", moment(str(facts["created"]))),

@@ -239,9 +239,9 @@ def _quality(
 def judge_outputs(outputs: Outputs, crops: Crops, profile: Profile, failure: Failure) -> tuple[Judged, Bools, Bools]:
     """Right and wrong joints, who failed, and of whom that can be said."""
     offset_NJ2 = outputs.keypoints_NJ2 - crops.joints_NJ2
-    distance_NJ = np.linalg.norm(offset_NJ2, axis=2) * crops.scale_N[:, None]
+    distance_NJ = crops.distance(offset_NJ2)
     judged = judge(crops.data, distance_NJ, outputs.scores_NJ, profile)
-    error_N = mean_error(distance_NJ, crops.labelled_NJ, crops.scale_N * crops.config.size_px)
+    error_N = mean_error(distance_NJ, crops.labelled_NJ, crops.side_N)
     return judged, *failure.failed(judged.image_pck(), error_N)
 
 

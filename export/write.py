@@ -25,7 +25,7 @@ from torch import nn
 from alpose import __version__
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.bundle.golden import Golden, Tolerances, run_golden
-from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, Precision, tensors
+from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, Precision, crop_to_json, tensors
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import from_json, to_json
@@ -284,14 +284,14 @@ def _write(
         golden = _golden(frames_NSS3, expected, given, config.precision)
         content = path.read_bytes()
     dimensions = graph.spec.dimensions
-    inputs, outputs = tensors(graph.spec.size_px, len(graph.spec.skeleton), dimensions, confidence=True)
+    inputs, outputs = tensors(crops.config.rule, len(graph.spec.skeleton), dimensions)
     trained = f"{len(crops)} labelled people of {crops.data.name} that trained nothing"
     manifest: dict[str, Any] = {
         "name": out.stem,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "alpose": __version__,
         "skeleton": graph.spec.skeleton.to_json(),
-        "crop": {"size_px": crops.config.size_px, "margin": crops.config.margin},
+        "crop": crop_to_json(crops.config.rule),
         "precision": config.precision,
         "head": graph.spec.head,
         "inputs": inputs,
@@ -369,10 +369,12 @@ def _previous(bundle: Path, crops: Crops, config: ExportConfig) -> Applied:
                           f"{crops.data.skeleton.name!r}: the two cannot be compared")  # fmt: skip
     report = from_json(CalibrationReport, opened.calibration.facts, "calibration")
     measured = crops.subset(np.flatnonzero(~fitting_half(crops.data.pictures())))
-    own = CropConfig(size_px=opened.crop.size_px, margin=opened.crop.margin, context=0.0)
+    rule = opened.crop
+    own = CropConfig(size_px=rule.width_px, height_px=rule.height_px, margin=rule.margin, kind=rule.kind, fill=rule.fill,
+                     context=0.0)  # fmt: skip
     engine, profile = OnnxEngine(opened), profile_of(config.profile, crops.data)
     with tempfile.TemporaryDirectory() as scratch:
-        if (own.size_px, own.margin) != (crops.config.size_px, crops.config.margin):
+        if rule != crops.config.rule:
             measured = prepare(measured.data, own, Path(scratch))
         blocks = np.array_split(np.arange(len(measured)), max(1, len(measured) // 256))
         parts = [(measured.subset(rows), answer(engine, measured.read_bare(rows))) for rows in blocks]

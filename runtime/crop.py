@@ -4,29 +4,35 @@ Training, scoring, evaluation, export and monitor all cut with these functions, 
 in one place holds in the others.
 
 Coordinates: the centre of pixel (column i, row j) is (x, y) = (i, j); pixel i covers [i - 0.5, i + 0.5].
-A crop is a square region of that plane, resampled to ``size_px`` by ``size_px`` pixels. What lies outside the
-frame is black.
+A crop is a rectangle of that plane, resampled to ``width_px`` by ``height_px`` pixels. What lies outside the
+frame has one grey level, ``fill``, which is black unless a net was trained with another.
 
 The resampling is exact integer arithmetic. A net reads the same bits whoever cut them: this file, a graph on a GPU, a
 CUDA kernel; so golden frames, score histograms and thresholds carry over, and a difference is an error and never a
 rounding. The recipe, which is the whole specification together with :func:`taps`:
 
-1. along y, for every source column: A = sum of weight * pixel, at most 255 * 2^13; B = floor(A / 2^10 + 1/2), eighths
-   of a grey level;
-2. along x: C = sum of weight * B, below 2^24; the pixel is floor(C / 2^16 + 1/2).
+1. along y, for every source column: A = sum of weight * (pixel - fill), at most 255 * 2^13; B = floor(A / 2^10 + 1/2),
+   eighths of a grey level;
+2. along x: C = sum of weight * B, below 2^24; the pixel is floor(C / 2^16 + 1/2) + fill.
+
+Where a whole filter lies within the frame its weights sum to 2^13, so that ``fill`` changes no bit there.
 
 Every number on the way is a whole one below 2^24, or such a number over a power of two. float32 holds all of them, so a
 product of float32 matrices is exact too, in any order of summation and with or without fused multiply-add. (TF32 and
 bfloat16 are not enough: a weight has 14 bits.)
 
-Shapes: J joints, H W frame, C channels, S samples across the crop (size_px + 2 context_px), K taps of the resampling
-filter; L = K + 1; B blocks of R neighbouring samples, M source pixels that a block reads.
+A crop that is turned is cut upright first, with as much context as it reaches into, and then turned by bilinear
+interpolation in whole numbers (:func:`turned`): what shrinks is filtered before, so nothing is skipped.
+
+Shapes: J joints, H W frame, C channels, S T samples across and down the crop (its pixels and twice its context), K taps
+of the resampling filter; L = K + 1; B blocks of R neighbouring samples, M source pixels that a block reads.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -55,56 +61,215 @@ PRODUCT = 2**18
 """The most multiplications of one matrix product. OpenBLAS hands larger ones to its threads, which then compete with
 the engine's; and what is converted to float32 at a time stays small."""
 
+PARTS = 2**10
+"""A turned crop reads its upright one at whole parts of a pixel, so many to each."""
+TURN_UNIT = 2**20
+"""Sine and cosine of a turn are whole numbers of this."""
+
+CropKind = Literal["box", "turned", "letterbox", "whole"]
+"""``box``: around a person, at the net's aspect ratio. ``turned``: the same, turned with the body. ``letterbox``: the whole
+frame, its aspect kept. ``whole``: the whole frame, stretched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of a crop: a stretch of the frame and the samples across it."""
+
+    start: float
+    """Its first edge, in pixels."""
+    length: float
+    size_px: int
+    context_px: int = 0
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the frame per sample."""
+        return self.length / self.size_px
+
+    @property
+    def samples(self) -> int:
+        """How many there are with context."""
+        return self.size_px + 2 * self.context_px
+
+    def on_grid(self, pixels: int) -> Axis:
+        """The same on a coarser grid, each of whose pixels lies in the middle of this many pixels of the frame."""
+        start = self.start / pixels - (pixels - 1) / (2 * pixels)
+        return Axis(start, self.length / pixels, self.size_px, self.context_px)
+
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A square region of a frame and the grid of pixels that it is resampled to.
+    """A rectangle of a frame and the grid of pixels that it is resampled to.
 
-    ``x0`` and ``y0`` are the left and top edges and ``side`` the length, in frame pixels; ``size_px`` samples
-    lie across ``side``. ``context_px`` more samples of the same grid lie beyond each edge, which gives training
-    the room to rotate and shift: the centre of such a crop is bit for bit the crop without context.
+    ``x0`` and ``y0`` are the left and top edges, ``width`` and ``height`` its size in frame pixels; ``width_px`` by
+    ``height_px`` samples lie across it. ``context_px`` more samples of the same grid lie beyond each edge, which gives
+    training the room to rotate and shift: the centre of such a crop is bit for bit the crop without context.
+
+    ``turn`` turns it about its centre, in radians, clockwise as one looks at the frame: the top of the crop then points
+    along (sin turn, -cos turn). Both scales of such a crop are the same.
     """
 
     x0: float
     y0: float
-    side: float
-    size_px: int
+    width: float
+    height: float
+    width_px: int
+    height_px: int
     context_px: int = 0
+    fill: int = 0
+    turn: float = 0.0
 
     def __post_init__(self) -> None:
         # Within the widest margin around the farthest box; as a comparison that NaN fails.
-        corner_and_side = (abs(self.x0), abs(self.y0), abs(self.side))
-        if not all(value <= 8 * FARTHEST_PX for value in corner_and_side) or self.side <= 0:
+        numbers = (abs(self.x0), abs(self.y0), abs(self.width), abs(self.height))
+        if not all(value <= 8 * FARTHEST_PX for value in numbers) or self.width <= 0 or self.height <= 0:
             raise DataError(
-                f"a crop has finite corners within {8 * FARTHEST_PX:.0f} px and a side greater than 0, got "
-                f"x0 {self.x0}, y0 {self.y0}, side {self.side}: look for NaN or infinity in its box"
+                f"a crop has finite corners within {8 * FARTHEST_PX:.0f} px and sides greater than 0, got "
+                f"x0 {self.x0}, y0 {self.y0}, width {self.width}, height {self.height}: look for NaN or infinity in its box"
             )
-        if self.size_px < 1 or self.context_px < 0:
-            raise DataError(f"a crop has size_px >= 1 and context_px >= 0, got {self.size_px} and {self.context_px}")
+        if self.width_px < 1 or self.height_px < 1 or self.context_px < 0 or not 0 <= self.fill <= 255:
+            raise DataError(
+                f"a crop has width_px and height_px >= 1, context_px >= 0 and fill 0 to 255, got {self.width_px}, "
+                f"{self.height_px}, {self.context_px} and {self.fill}"
+            )
+        if self.turn and not (abs(self.turn) <= 2 * math.pi and math.isclose(self.across.scale, self.down.scale)):
+            raise DataError(f"a crop that is turned has one scale and a turn of at most a circle, got {self}")
+
+    @classmethod
+    def square(cls, x0: float, y0: float, side: float, size_px: int, context_px: int = 0) -> Crop:
+        """An upright square on black."""
+        return cls(x0, y0, side, side, size_px, size_px, context_px)
+
+    @property
+    def across(self) -> Axis:
+        """Its columns."""
+        return Axis(self.x0, self.width, self.width_px, self.context_px)
+
+    @property
+    def down(self) -> Axis:
+        """Its rows."""
+        return Axis(self.y0, self.height, self.height_px, self.context_px)
 
     @property
     def scale(self) -> float:
-        """Frame pixels per crop pixel."""
-        return self.side / self.size_px
+        """Frame pixels per crop pixel; where the axes differ, their geometric mean."""
+        across, down = self.across.scale, self.down.scale
+        return across if across == down else math.sqrt(across * down)
+
+    @property
+    def reach_4(self) -> tuple[float, float, float, float]:
+        """x0, y0, x1, y1 of the part of the frame that the filters of its pixels read, without context."""
+        crop = replace(self, context_px=0) if self.context_px else self
+        if crop.turn:
+            crop = crop.upright()
+        more_x, more_y = (
+            max(axis.scale, 1.0) - axis.scale / 2 + axis.context_px * axis.scale for axis in (crop.across, crop.down)
+        )
+        return (crop.x0 - more_x, crop.y0 - more_y, crop.x0 + crop.width + more_x, crop.y0 + crop.height + more_y)
 
     def to_crop(self, points_J2: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Frame coordinates to coordinates in the crop without context."""
-        origin_2 = np.array([self.x0, self.y0], dtype=np.float64)
-        return np.asarray((points_J2 - origin_2) / self.scale - 0.5, dtype=np.float32)
+        origin_2, scale = self._origin_and_scale()
+        inside_J2 = (points_J2 - origin_2) / scale - 0.5
+        if self.turn:
+            centre_2 = self._centre_2
+            inside_J2 = (inside_J2 - centre_2) @ self._turn_22 + centre_2
+        return np.asarray(inside_J2, dtype=np.float32)
 
     def to_frame(self, points_J2: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Coordinates in the crop without context to frame coordinates."""
-        origin_2 = np.array([self.x0, self.y0], dtype=np.float64)
-        return np.asarray((points_J2 + 0.5) * self.scale + origin_2, dtype=np.float32)
+        origin_2, scale = self._origin_and_scale()
+        if self.turn:
+            centre_2 = self._centre_2
+            points_J2 = (points_J2 - centre_2) @ self._turn_22.T + centre_2
+        return np.asarray((points_J2 + 0.5) * scale + origin_2, dtype=np.float32)
+
+    def upright(self) -> Crop:
+        """What a turned crop is made from: its upright grid with as much context as its corners reach into."""
+        sine, cosine = abs(math.sin(self.turn)), abs(math.cos(self.turn))
+        wide, high = self.across.samples, self.down.samples
+        more_x = (cosine * wide + sine * high - self.width_px) / 2
+        more_y = (sine * wide + cosine * high - self.height_px) / 2
+        return replace(self, turn=0.0, context_px=max(math.ceil(max(more_x, more_y)) + 1, 0))
+
+    def _origin_and_scale(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | float]:
+        across, down = self.across.scale, self.down.scale
+        scale = across if across == down else np.array([across, down])
+        return np.array([self.x0, self.y0], dtype=np.float64), scale
+
+    @property
+    def _centre_2(self) -> npt.NDArray[np.float64]:
+        return np.array([(self.width_px - 1) / 2, (self.height_px - 1) / 2])
+
+    @property
+    def _turn_22(self) -> npt.NDArray[np.float64]:
+        """From offsets in the crop to offsets in the upright one."""
+        sine, cosine = math.sin(self.turn), math.cos(self.turn)
+        return np.array([[cosine, -sine], [sine, cosine]])
 
 
-def square_crop(box_4: npt.ArrayLike, *, margin: float, size_px: int) -> Crop:
-    """The square around a box: its longer side times ``margin``, same centre.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropRule:
+    """How frames of a person are cut before they enter a net."""
+
+    width_px: int
+    height_px: int
+    """Size of the net's input."""
+    margin: float = 1.25
+    """Sides of the crop over those of the box, before it is widened to the input's aspect ratio."""
+    kind: CropKind = "box"
+    fill: int = 0
+    """Grey level of what lies outside the frame."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.width_px, self.height_px)
+        if not all(8 <= size <= 8192 for size in sizes) or not 1.0 <= self.margin <= 4.0 or not 0 <= self.fill <= 255:
+            raise DataError(
+                "crop: width_px and height_px must be in [8, 8192], margin in [1, 4] and fill in [0, 255], got "
+                f"{self.width_px}, {self.height_px}, {self.margin} and {self.fill}"
+            )
+        if self.kind not in get_args(CropKind):
+            raise DataError(f"crop: kind must be one of {', '.join(get_args(CropKind))}, got {self.kind!r}")
+
+    @property
+    def around_person(self) -> bool:
+        """Whether it is cut around a person's box; otherwise it is the whole frame, whoever is on it."""
+        return self.kind in ("box", "turned")
+
+    def crop_of(
+        self, box_4: npt.ArrayLike, frame_size: tuple[int, int] | None = None, turn: float | None = None
+    ) -> Crop:
+        """The crop around a box, or of the whole frame; :func:`cut` resamples it.
+
+        Args:
+            box_4: x0, y0, x1, y1 in frame pixels; of no account where the rule takes the whole frame.
+            frame_size: width and height of the frame, which the rules for whole frames need.
+            turn: the direction of the body's axis, from :func:`body_turn`; None where it is not known, and for rules that
+                do not turn: upright.
+        """
+        if self.around_person:
+            crop = box_crop(box_4, margin=self.margin, width_px=self.width_px, height_px=self.height_px, fill=self.fill)
+            return replace(crop, turn=turn) if turn and self.kind == "turned" else crop
+        if frame_size is None:
+            raise DataError(f"a crop of kind {self.kind} is the whole frame: its width and height must be given")
+        width, height = frame_size
+        if self.kind == "letterbox":
+            # The aspect of the input around the frame; the edges of its pixels, not their centres.
+            scale = max(width / self.width_px, height / self.height_px)
+            wide, high = scale * self.width_px, scale * self.height_px
+            corner = ((width - wide) / 2 - 0.5, (height - high) / 2 - 0.5)
+            return Crop(*corner, wide, high, self.width_px, self.height_px, fill=self.fill)
+        return Crop(-0.5, -0.5, width, height, self.width_px, self.height_px, fill=self.fill)
+
+
+def box_crop(box_4: npt.ArrayLike, *, margin: float, width_px: int, height_px: int, fill: int = 0) -> Crop:
+    """The smallest rectangle of the input's aspect ratio around a box times ``margin``, same centre.
 
     Args:
         box_4: (x0, y0, x1, y1) in frame pixels; x1 ≥ x0, y1 ≥ y0, none beyond ±2^20.
-        margin: factor on the longer side; the loaders' boxes are tight around the joints.
-        size_px: side of the resampled crop.
+        margin: factor on both sides; the loaders' boxes are tight around the joints.
+        width_px, height_px: size of the resampled crop.
+        fill: grey level of what lies outside the frame.
     """
     # Plain floats: for four numbers, arrays would take five times as long.
     try:
@@ -115,32 +280,34 @@ def square_crop(box_4: npt.ArrayLike, *, margin: float, size_px: int) -> Crop:
         raise DataError(f"box {(x0, y0, x1, y1)} is not (x0, y0, x1, y1) with x1 >= x0 and y1 >= y0")
     if min(x0, y0) < -FARTHEST_PX or max(x1, y1) > FARTHEST_PX:
         raise DataError(f"box {(x0, y0, x1, y1)} lies more than {FARTHEST_PX:.0f} px from the frame's corner")
-    side = max(max(x1 - x0, y1 - y0) * margin, MIN_REGION_PX)
-    return Crop((x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side, size_px)
+    aspect = width_px / height_px
+    height = max(max((x1 - x0) / aspect, y1 - y0) * margin, MIN_REGION_PX * max(1.0, 1 / aspect))
+    width = height * aspect
+    return Crop((x0 + x1 - width) / 2, (y0 + y1 - height) / 2, width, height, width_px, height_px, fill=fill)
+
+
+def square_crop(box_4: npt.ArrayLike, *, margin: float, size_px: int) -> Crop:
+    """The square around a box: its longer side times ``margin``, same centre, on black; see :func:`box_crop`."""
+    return box_crop(box_4, margin=margin, width_px=size_px, height_px=size_px)
 
 
 def cut(frame_HW3: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
-    """Resample a crop from a frame: (S, S, 3) uint8.
+    """Resample a crop from a frame: (T, S, 3) uint8.
 
     The filter is a triangle as wide as the step between samples (bilinear when enlarging, antialiased when
     shrinking), applied first to rows and then to columns. ``cut_slow`` in the tests is its plain twin, bit for bit.
     """
     if frame_HW3.ndim != 3 or frame_HW3.shape[2] != 3 or frame_HW3.dtype != np.uint8 or frame_HW3.size == 0:
         raise DataError(f"a frame is a non-empty uint8 (H, W, 3) array, got {frame_HW3.dtype} {frame_HW3.shape}")
-    return resample(frame_HW3, crop).astype(np.uint8)
-
-
-def on_grid(crop: Crop, pixels: int) -> Crop:
-    """The same crop on a coarser grid, each of whose pixels lies in the middle of this many pixels of the frame."""
-    shift = (pixels - 1) / (2 * pixels)
-    start = (crop.x0 / pixels - shift, crop.y0 / pixels - shift)
-    return Crop(*start, crop.side / pixels, crop.size_px, crop.context_px)
+    if crop.turn:
+        return turned(cut(frame_HW3, crop.upright()), crop)
+    return resample(frame_HW3, crop, outside=crop.fill).astype(np.uint8)
 
 
 def resample(
-    plane_HWC: npt.NDArray[np.uint8], crop: Crop, black: int = 0, wide: int = 1, high: int = 1
+    plane_HWC: npt.NDArray[np.uint8], crop: Crop, black: int = 0, wide: int = 1, high: int = 1, outside: int = 0
 ) -> npt.NDArray[np.float32]:
-    """:func:`cut` for any number of channels, unchecked: (S, S, C), whole numbers held as float32.
+    """:func:`cut` for any number of channels, upright and unchecked: (T, S, C), whole numbers held as float32.
 
     Samples that lie side by side read almost the same pixels, so BLOCK of them are one small matrix times the band
     of the frame that they read.
@@ -148,41 +315,94 @@ def resample(
     Args:
         plane_HWC: H, W and C at least 1.
         crop: in pixels of the frame.
-        black: the level of the outside, 0 to 255. It is subtracted from the pixels, and so from the result.
+        black: the level that means 0; the result is above it.
         wide, high: how many pixels of the frame one pixel of this plane covers.
+        outside: the result where there is no frame; ``black + outside`` is 0 to 255.
     """
     height, width, channels = plane_HWC.shape
-    down, across = on_grid(crop, high), on_grid(crop, wide)
-    row_KS, row_weight_KS = taps(down.y0, down, height)
-    column_KS, column_weight_KS = taps(across.x0, across, width)
-    top, left = row_KS[0, 0], column_KS[0, 0]
-    region_HWC = plane_HWC[top : row_KS[-1, -1] + 1, left : column_KS[-1, -1] + 1]
-    samples = row_KS.shape[1]
-    rows_SV = _rows(region_HWC, *_blocks(row_KS - top, row_weight_KS), black)[:samples]
-    columns_SV = _columns(rows_SV, *_blocks(column_KS - left, column_weight_KS), channels)
-    return columns_SV[:, : samples * channels].reshape(samples, samples, channels)
+    down, across = crop.down.on_grid(high), crop.across.on_grid(wide)
+    row_KT, row_weight_KT = taps(down, height)
+    column_KS, column_weight_KS = taps(across, width)
+    top, left = row_KT[0, 0], column_KS[0, 0]
+    region_HWC = plane_HWC[top : row_KT[-1, -1] + 1, left : column_KS[-1, -1] + 1]
+    rows_TV = _rows(region_HWC, *_blocks(row_KT - top, row_weight_KT), black + outside)[: down.samples]
+    columns_TV = _columns(rows_TV, *_blocks(column_KS - left, column_weight_KS), channels)
+    if outside:
+        columns_TV += np.float32(outside)
+    return columns_TV[:, : across.samples * channels].reshape(down.samples, across.samples, channels)
 
 
-def taps(start: float, crop: Crop, length: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+def turned(upright_hw3: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
+    """A turned crop (T, S, 3) from the pixels of :meth:`Crop.upright`, by bilinear interpolation in whole numbers.
+
+    For the sample (i, j) of S by T, with u = 2i - (S - 1), v = 2j - (T - 1), c and s the cosine and sine of the turn in parts
+    of 2^20 (rounded), and w the width of the upright cut: x = floor((((w - 1) 2^20 + c u - s v) / 2^11) + 1/2) in parts of
+    2^10 of a pixel, and likewise y from s u + c v. With the fractions f and g of x and y, the pixel is the sum of its four
+    neighbours times (2^10 - f or f) (2^10 - g or g), over 2^20, rounded. All of it fits 64-bit, and the sums 32-bit integers.
+    """
+    height, width, channels = upright_hw3.shape
+    sine, cosine = (math.floor(value * TURN_UNIT + 0.5) for value in (math.sin(crop.turn), math.cos(crop.turn)))
+    wide, high = crop.across.samples, crop.down.samples
+    u_S = 2 * np.arange(wide, dtype=np.int64) - (wide - 1)
+    v_T = (2 * np.arange(high, dtype=np.int64) - (high - 1))[:, None]
+    shift = (2 * TURN_UNIT // PARTS).bit_length() - 1
+    x_TS = ((width - 1) * TURN_UNIT + cosine * u_S - sine * v_T + (1 << (shift - 1))) >> shift
+    y_TS = ((height - 1) * TURN_UNIT + sine * u_S + cosine * v_T + (1 << (shift - 1))) >> shift
+    bits = PARTS.bit_length() - 1
+    across_TS1 = (x_TS & (PARTS - 1)).astype(np.int32)[..., None]
+    down_TS1 = (y_TS & (PARTS - 1)).astype(np.int32)[..., None]
+    place_TS = (y_TS >> bits) * width + (x_TS >> bits)
+    pixels_PC = upright_hw3.reshape(-1, channels)
+
+    def between(first_TS: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Along a row: the pixels at these places and to the right of them, in parts of PARTS."""
+        left_TSC = pixels_PC.take(first_TS, axis=0).astype(np.int32)
+        left_TSC *= PARTS - across_TS1
+        left_TSC += pixels_PC.take(first_TS + 1, axis=0) * across_TS1
+        return left_TSC
+
+    total_TSC = between(place_TS)
+    total_TSC *= PARTS - down_TS1
+    total_TSC += between(place_TS + width) * down_TS1
+    total_TSC += PARTS * PARTS // 2
+    total_TSC >>= 2 * bits
+    return total_TSC.astype(np.uint8)
+
+
+def body_turn(hips_J2: npt.NDArray[np.floating], shoulders_J2: npt.NDArray[np.floating]) -> float | None:
+    """The turn of a crop in which the body points up: from the middle of the hips to the middle of the shoulders.
+
+    Args:
+        hips_J2, shoulders_J2: one or more points each, in frame pixels.
+
+    Returns:
+        radians in (-π, π], clockwise; None where a point is not finite, or the two middles are the same.
+    """
+    dx, dy = (float(value) for value in shoulders_J2.mean(axis=0) - hips_J2.mean(axis=0))
+    if not math.isfinite(dx + dy) or not (dx or dy):
+        return None
+    return math.atan2(dx, -dy)
+
+
+def taps(axis: Axis, length: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     """The resampling filter along one axis: which source pixels each sample reads, and with what weights.
 
     Sample s is the sum over k of ``weight_KS[k, s] * frame[index_KS[k, s]]``.
 
     Args:
-        start: where the crop begins on this axis, ``crop.x0`` or ``crop.y0``.
-        crop: the rest of its geometry.
-        length: of the frame on this axis, in pixels.
+        axis: of the crop, on the grid of the source.
+        length: of the source on this axis, in pixels.
 
     Returns:
         index_KS: source pixels, all within the frame, never decreasing along either axis;
             K = min(ceil(2 max(scale, 1)), length). Where a filter has fewer taps the last pixel is repeated with
             weight 0.
         weight_KS: whole numbers from 0 to 2^13, held as float32 so that they can go into any matrix product. Those of
-            a sample sum to 2^13 where its whole filter lies in the frame; the taps outside are missing (black).
+            a sample sum to 2^13 where its whole filter lies in the frame; the taps outside are missing.
     """
-    support = max(crop.scale, 1.0)
-    step_S = np.arange(-crop.context_px, crop.size_px + crop.context_px) + 0.5
-    centre_S = start + step_S * crop.scale
+    support = max(axis.scale, 1.0)
+    step_S = np.arange(-axis.context_px, axis.size_px + axis.context_px) + 0.5
+    centre_S = axis.start + step_S * axis.scale
     whole_S = np.floor(centre_S)
     part_S = centre_S - whole_S
     # A triangle over whole numbers is two arithmetic series. Up to the centre: `left` taps that weigh least, least + 1,

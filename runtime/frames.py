@@ -6,10 +6,10 @@ one table, so a format that is added to it works in all three.
 
 YUV has limited range, and each chroma lies in the middle of the pixels that share it. A crop of YUV is the recipe of
 :mod:`alpose.runtime.crop` on every plane, chroma at its own scale; what is resampled is luma - 16 and chroma - 128, so
-that the black outside the frame is black. Then, for luma y and chromas u and v, all whole numbers and exact in float32,
+that the black outside the frame is black (and any other fill level the nearest luma). Then, for luma y and chromas u and v, all whole numbers and exact in float32,
 each colour is ``clip(floor((a y + b u + c v) / 2^13 + 1/2), 0, 255)`` with a row (a, b, c) of the format's matrix.
 
-Shapes: H W frame, h w region, S samples across a crop, C bytes of a pixel.
+Shapes: H W frame, h w region, T S samples down and across a crop, C bytes of a pixel.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .crop import Crop, resample
+from .crop import Crop, resample, turned
 from .crop import cut as cut_rgb
 from .dlpack import LEGACY_STREAM, MemoryKind, import_array, packed
 from .errors import ConfigError, DataError
@@ -110,6 +110,12 @@ class Layout:
         width = ", W even" if self.matrix else ""
         packed = f"uint8 (H, W, {self.planes[0].channels}){width}"
         return {"packed": packed, "grey": "uint8 (H, W)", "420": "uint8 (H * 3/2, W), H and W even"}[self.kind]
+
+    def outside(self, fill: int) -> tuple[int, ...]:
+        """The level above black, of every plane, that is this grey level: where there is no frame."""
+        if self.matrix is None:
+            return (fill,) * len(self.planes)
+        return (round(fill * 219 / 255), *(0 for _ in self.planes[1:]))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of this shape can be such a frame."""
@@ -228,25 +234,28 @@ class HostFrame:
         return self.pixels.shape[1]
 
     def cut(self, crop: Crop) -> Bytes:
-        """Resample a crop: (S, S, 3) RGB."""
+        """Resample a crop: (T, S, 3) RGB."""
+        if crop.turn:
+            return turned(self.cut(crop.upright()), crop)
         if self.format is FrameFormat.RGB:
             return cut_rgb(self.pixels, crop)
         if self.format is FrameFormat.BGR:
             return _reversed(cut_rgb(self.pixels, crop))
         layout = LAYOUTS[self.format]
-        levels_CSS = self._channels([
-            resample(plane_HWC[..., used], crop, own.black, own.wide, own.high)
-            for plane_HWC, used, own in zip(self._planes(), layout.used, layout.planes, strict=True)
+        levels_CTS = self._channels([
+            resample(plane_HWC[..., used], crop, own.black, own.wide, own.high, outside)
+            for plane_HWC, used, own, outside in zip(self._planes(), layout.used, layout.planes,
+                                                     layout.outside(crop.fill), strict=True)
         ])  # fmt: skip
-        out_SS3 = np.empty((*levels_CSS[0].shape, 3), dtype=np.uint8)
+        out_TS3 = np.empty((*levels_CTS[0].shape, 3), dtype=np.uint8)
         if layout.matrix is None:
-            out_SS3[...] = levels_CSS[0][..., None]
-            return out_SS3
-        y_SS, u_SS, v_SS = levels_CSS
+            out_TS3[...] = levels_CTS[0][..., None]
+            return out_TS3
+        y_TS, u_TS, v_TS = levels_CTS
         for channel, (of_y, of_u, of_v) in enumerate(np.array(layout.matrix, np.float32) / np.float32(YUV_UNIT)):
-            level_SS = y_SS * of_y + u_SS * of_u + v_SS * of_v
-            out_SS3[..., channel] = np.clip(np.floor(level_SS + np.float32(0.5)), 0, 255)
-        return out_SS3
+            level_TS = y_TS * of_y + u_TS * of_u + v_TS * of_v
+            out_TS3[..., channel] = np.clip(np.floor(level_TS + np.float32(0.5)), 0, 255)
+        return out_TS3
 
     def to_rgb(self, region: Region | None = None) -> Bytes:
         """A contiguous copy of the frame, or of a region of it, as RGB (h, w, 3).

@@ -142,7 +142,8 @@ class FramePipeline:
             if box is not None
             else stream.locator.locate(taken.width, taken.height, self._proposal(stream, taken, frame))
         )
-        return RegionOfInterest(stream, taken, place, self._crops.crop_of(place.box_4))
+        crop = self._crops.crop_of(place.box_4, (taken.width, taken.height))
+        return RegionOfInterest(stream, taken, place, crop)
 
     def _proposal(self, stream: Stream, taken: HostFrame | DeviceFrame, frame: Any) -> Box | None:
         """Where somebody may be: what the app's detector says while nobody is followed, otherwise where something moves."""
@@ -158,11 +159,11 @@ class FramePipeline:
     def _decide(self, region: RegionOfInterest, outputs: Outputs, row: int, frame_time: FrameTime) -> FrameResult:
         """Bring one row of the outputs into the frame, update what is remembered of the stream, and ask the policy."""
         keypoints_J2, scores_J = region.crop.to_frame(outputs.keypoints_NJ2[row]), outputs.scores_NJ[row]
-        keypoints_J2.flags.writeable = scores_J.flags.writeable = False
         confidence_J = None if outputs.confidence_NJ is None else outputs.confidence_NJ[row]
-        if confidence_J is not None:
-            confidence_J.flags.writeable = False
-        observation = self._observe(region, keypoints_J2, scores_J, outputs, row, frame_time.policy_s)
+        for values in (keypoints_J2, scores_J, confidence_J):
+            if values is not None:
+                values.flags.writeable = False
+        observation = self._observe(region, keypoints_J2, scores_J, confidence_J, outputs, row, frame_time.policy_s)
         probability = observation.failure_probability
         occupied = self._is_occupied(region, keypoints_J2, scores_J, probability if self._calibrated else math.nan)
         if occupied:
@@ -186,7 +187,7 @@ class FramePipeline:
 
     def _observe(
         self, region: RegionOfInterest, keypoints_J2: npt.NDArray[np.float32], scores_J: npt.NDArray[np.float32],
-        outputs: Outputs, row: int, time_s: float,
+        confidence_J: npt.NDArray[np.float32] | None, outputs: Outputs, row: int, time_s: float,
     ) -> Observation:  # fmt: skip
         """All that the policy may look at."""
         x0, y0, x1, y1 = region.place.box_4
@@ -204,7 +205,7 @@ class FramePipeline:
             limbs=limbs,
             stream=region.stream.name,
         )
-        if not is_finite(observation, keypoints_J2, scores_J):
+        if not is_finite(observation, keypoints_J2, scores_J, confidence_J):
             self._counters.add("unsound_answers_total")
             self._faults.say(
                 "unsound", f"{self._reader.engine.name} gave numbers that are not finite: such a frame is not flagged"
@@ -449,9 +450,12 @@ class FrameClock:
 
 
 def is_finite(
-    observation: Observation, keypoints_J2: npt.NDArray[np.float32], scores_J: npt.NDArray[np.float32]
-) -> bool:
+    observation: Observation, keypoints_J2: npt.NDArray[np.float32], scores_J: npt.NDArray[np.float32],
+    confidence_J: npt.NDArray[np.float32] | None = None,
+) -> bool:  # fmt: skip
     """Whether all numbers of an output are finite: the sum of their squares tells, at a fraction of isfinite()'s cost."""
     squares = np.vdot(keypoints_J2, keypoints_J2) + np.vdot(scores_J, scores_J)
     squares += np.vdot(observation.embedding_D, observation.embedding_D)
+    if confidence_J is not None:
+        squares += np.vdot(confidence_J, confidence_J)
     return math.isfinite(float(squares) + observation.failure_probability + observation.predicted_loss)

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from . import scorelog
 from .bundle import Bundle
+from .bundle.manifest import crop_to_json
 from .crop import Crop
 from .errors import DataError, QueueError
 from .frames import DeviceFrame, HostFrame, Region
@@ -448,7 +449,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, object]:
     manifest = bundle.manifest
     return {
         "skeleton": manifest.skeleton.to_json(),
-        "crop": {"size_px": manifest.crop.size_px, "margin": manifest.crop.margin},
+        "crop": crop_to_json(manifest.crop, manifest.schema),
         "precision": manifest.precision,
         "head": manifest.head,
         "dimensions": manifest.dimensions,

@@ -109,6 +109,25 @@ def is_left(joint: str) -> bool:
     return "l" in (joint[:1].lower(), joint[-1:].lower())
 
 
+BODY_AXIS = ("hip", "shoulder")
+"""The joints between whose middles a body's axis runs, as their names have it."""
+
+
+def body_axis(skeleton: Skeleton) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Return the joints of both hips and both shoulders; None for a skeleton without either.
+
+    A joint is one of them where a word of its name is (``left_hip``, ``RightShoulder``, ``hip.L``). Where several pairs are,
+    the first two count.
+    """
+    ends = []
+    for part in BODY_AXIS:
+        named = [joint for joint, name in enumerate(skeleton.joints)
+                 if any(word.lower() in (part, f"{part}s") for word in _WORD.findall(name))]  # fmt: skip
+        paired = [pair for pair in skeleton.flip_pairs if set(pair) <= set(named)]
+        ends.append(paired[0] if paired else tuple(named[:2]))
+    return (ends[0], ends[1]) if all(ends) else None
+
+
 def _is_long(side: str) -> bool:
     """Whether a word for a side may be a part of another word."""
     return len(side) > 3 or not side.isascii()

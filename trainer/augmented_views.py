@@ -55,7 +55,7 @@ def _view(
     images, moved, counts = augment(
         whole.pixels_BTT3, torch.cat([whole.joints_BJ2, ends_B22], dim=1),
         torch.cat([whole.labelled_BJ, whole.labelled_BJ.new_ones(len(unit_B), 2)], dim=1),
-        size_px=model.crop.size_px, flip_order=(*model.skeleton.flip_order(), joints, joints + 1), config=how,
+        shape_px=model.crop.shape_px, flip_order=(*model.skeleton.flip_order(), joints, joints + 1), config=how,
         generator=generator,
     )  # fmt: skip
     seen_unit_B = (moved[:, joints] - moved[:, joints + 1]).norm(dim=1)

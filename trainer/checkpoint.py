@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from alpose.runtime.crop import CropRule
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 from alpose.runtime.io import read_json, write_atomically, write_json
 from alpose.runtime.skeleton import Skeleton
@@ -60,6 +61,14 @@ class PoseModel:
     """Provenance in plain JSON values: data, config, metrics."""
     auxiliary: Mapping[str, AuxiliaryHead] = field(default_factory=dict)
     """Heads of the samplers that need more than heatmaps and losses; most models have none."""
+
+    def __post_init__(self) -> None:
+        size_px = self.crop.size_px
+        if size_px % 64 or self.crop.rule != CropRule(width_px=size_px, height_px=size_px, margin=self.crop.margin):
+            raise ConfigError(
+                f"crop: our own nets take square crops around a box on black, of a size_px that is a multiple of 64, got "
+                f"{self.crop}"
+            )
 
     @property
     def size(self) -> int:

@@ -45,9 +45,9 @@ class Feed:
         labelled_NJ = torch.from_numpy(crops.labelled_NJ).to(machine.device)
         kept = None
         if resident and machine.device.type == "cuda":
-            size = len(crops) * int(np.prod(crops.pixels_NSS3.shape[1:]))
+            size = len(crops) * int(np.prod(crops.pixels_NTS3.shape[1:]))
             if size < RESIDENT_SHARE * torch.cuda.mem_get_info(machine.device)[0]:
-                kept = torch.empty((len(crops), *crops.pixels_NSS3.shape[1:]), dtype=torch.uint8, device=machine.device)
+                kept = torch.empty((len(crops), *crops.pixels_NTS3.shape[1:]), dtype=torch.uint8, device=machine.device)
                 for rows in np.array_split(np.arange(len(crops)), max(1, len(crops) // 256)):
                     kept[int(rows[0]) : int(rows[-1]) + 1] = torch.from_numpy(crops.read(rows)).to(machine.device)
         return cls(crops, machine, joints_NJ2, labelled_NJ, kept)
@@ -68,6 +68,6 @@ class Feed:
 
     def bare(self, pixels_BTT3: Tensor) -> Tensor:
         """The crop without context, as evaluation and a monitor see it."""
-        low = self.crops.config.context_px
-        high = low + self.crops.config.size_px
-        return pixels_BTT3[:, low:high, low:high]
+        start = self.crops.config.context_px
+        down, across = (slice(start, start + length) for length in self.crops.config.shape_px)
+        return pixels_BTT3[:, down, across]

@@ -22,7 +22,7 @@ from alpose.runtime.io import write_atomically, write_json
 
 from . import checkpoint
 from .checkpoint import PoseModel
-from .data.crops import CropConfig, Crops, prepare
+from .data.crops import Crops, prepare
 from .data.records import Bools
 from .device import DeviceContext, environment
 from .fit_data import FitData, Source, open_fit_data
@@ -204,8 +204,7 @@ def measure(model: PoseModel, crops: Crops, machine: DeviceContext, failure: Fai
     """PCK of a model, and how well its heads tell the people on whom it fails."""
     scored = score(model, crops, machine, what=what)
     judged = judge_scored(crops.data, scored, profile_of("standard", crops.data))
-    side_N = crops.scale_N * crops.config.size_px
-    errors_N = mean_error(scored.distance_NJ, crops.labelled_NJ, side_N)
+    errors_N = mean_error(scored.distance_NJ, crops.labelled_NJ, crops.side_N)
     failed_N, defined_N = failure.failed(judged.image_pck(), errors_N)
     return Measured(
         people=len(crops),
@@ -223,7 +222,7 @@ def _fresh(old: PoseModel | None, recipe: Recipe, sources: Sequence[Source], see
     if old.skeleton.joints != skeleton.joints:
         raise ConfigError(f"--from: the checkpoint has the joints of {old.skeleton.name!r}, {sources[-1].name} those of "
                           f"{skeleton.name!r}")  # fmt: skip
-    crop = CropConfig(size_px=old.crop.size_px, margin=old.crop.margin, context=recipe.crop.context)
+    crop = replace(old.crop, context=recipe.crop.context)
     # Old checkpoints found fewer pairs by name, and a new statement is meant.
     return replace(old, pose=copy.deepcopy(old.pose), heads={}, auxiliary={}, crop=crop, facts={}, skeleton=skeleton)
 

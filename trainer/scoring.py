@@ -113,7 +113,7 @@ def score(
         ]
     arrays = {name: torch.cat([part[name] for part in kept]).numpy() for name in kept[0]}
     offset_NJ2 = arrays["predicted_NJ2"] - crops.joints_NJ2
-    arrays["distance_NJ"] = np.linalg.norm(offset_NJ2, axis=2) * crops.scale_N[:, None]
+    arrays["distance_NJ"] = crops.distance(offset_NJ2)
     arrays["true_loss_N"] = np.where(crops.labelled_NJ.any(axis=1), arrays["true_loss_N"], np.nan)
     scored = Scored.from_arrays({name: value.astype(np.float32) for name, value in arrays.items()})
     _refuse_nan(scored, crops)

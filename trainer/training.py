@@ -373,7 +373,7 @@ def _views(
         strength = float(torch.rand((), generator=generator)) if damaged else None
         whole = feed.batch(index_B)
         images, joints_BJ2, counts_BJ = augment(
-            whole.pixels_BTT3, whole.joints_BJ2, whole.labelled_BJ, size_px=model.crop.size_px,
+            whole.pixels_BTT3, whole.joints_BJ2, whole.labelled_BJ, shape_px=model.crop.shape_px,
             flip_order=model.skeleton.flip_order(), config=config if strength is None else views_of(strength),
             generator=generator,
         )  # fmt: skip

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from ..crop import CropRule
 from ..errors import BundleError, DataError, DataNotFoundError, SignatureError
 from ..skeleton import Skeleton
 from .golden import Golden
@@ -30,7 +31,6 @@ from .manifest import (
     REQUIRED,
     SIGNATURE,
     CalibrationFacts,
-    CropRule,
     Manifest,
     Threshold,
     check_golden,

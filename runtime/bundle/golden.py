@@ -3,7 +3,7 @@
 Some pairs of engine and driver compute wrong numbers and raise no error. So an engine is not trusted because it loaded:
 it answers these frames first, each alone, all of them in batches, and one frame in every row of a batch.
 
-Shapes: G golden frames, N rows of an answer, B batch, S crop side, J joints, D dimensions of the embedding.
+Shapes: G golden frames, N rows of an answer, B batch, H W height and width of a crop, J joints, D dimensions of the embedding.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_BYTES = 1 << 30
 """Unpacked size of a golden file; more is a damaged or hostile archive."""
 
 ARRAYS = {
-    "frames_GSS3": np.uint8,
+    "frames_GHW3": np.uint8,
     "keypoints_GJ2": np.float32,
     "scores_GJ": np.float32,
     "predicted_loss_G": np.float32,
@@ -42,11 +42,14 @@ ARRAYS = {
 }
 """The arrays of ``golden.npz`` and their types; the tolerances, ``tol_*``, are float64 scalars beside them."""
 
-CONFIDENCE_ARRAY, CONFIDENCE_TOLERANCE = "confidence_GJ", "tol_confidence"
-"""Of graphs with the sixth output: both are there, or neither is."""
+CONFIDENCE_ARRAY = "confidence_GJ"
+"""One more, float32, since schema 2."""
+
+SQUARE_FRAMES = "frames_GSS3"
+"""What the frames are called in schema 1."""
 
 UNITS = {"keypoints": "px"}
-"""Of deviations; the others have none."""
+"""Of a deviation; none of the other outputs has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ class Tolerances:
     embedding: float
     """Euclidean distance of two unit vectors: 0 to 2."""
     confidence: float | None = None
-    """Of each joint's probability; None where the graph gives none."""
+    """None where the graph does not give it."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -78,36 +81,38 @@ class Tolerances:
 
     def by_output(self) -> dict[str, float]:
         """Tolerance by the name of the output."""
-        given = [value for item in fields(self) if (value := getattr(self, item.name)) is not None]
-        return dict(zip((*OUTPUT_NAMES, CONFIDENCE), given, strict=False))
+        values = (getattr(self, item.name) for item in fields(self))
+        named = dict(zip((*OUTPUT_NAMES, CONFIDENCE), values, strict=True))
+        return {name: value for name, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Golden:
     """Frames, expected answers and tolerances; finite, matching in shape, and read-only."""
 
-    frames_GSS3: npt.NDArray[np.uint8]
+    frames_GHW3: npt.NDArray[np.uint8]
     """RGB crops."""
     expected: Outputs
     tolerances: Tolerances
 
     def __post_init__(self) -> None:
-        _require_form(self.frames_GSS3, self.expected)
+        _require_form(self.frames_GHW3, self.expected)
         if (self.expected.confidence_NJ is None) != (self.tolerances.confidence is None):
             raise DataError("confidence has expected answers and a tolerance, or neither: one of them is missing")
         # Copies: the arrays that were given stay the caller's to change.
-        object.__setattr__(self, "frames_GSS3", self.frames_GSS3.copy())
+        object.__setattr__(self, "frames_GHW3", self.frames_GHW3.copy())
         object.__setattr__(self, "expected", Outputs(*(array.copy() for array in self.expected.named().values())))
         for array in self._arrays():
             array.setflags(write=False)
 
     def __len__(self) -> int:
-        return len(self.frames_GSS3)
+        return len(self.frames_GHW3)
 
     @property
-    def size_px(self) -> int:
-        """Side of the frames."""
-        return int(self.frames_GSS3.shape[1])
+    def size_px(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        height, width = self.frames_GHW3.shape[1:3]
+        return (height, width)
 
     @property
     def joints(self) -> int:
@@ -121,12 +126,14 @@ class Golden:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The content of ``golden.npz`` by name."""
-        tolerances = {f"tol_{name}": np.array(value, np.float64) for name, value in asdict(self.tolerances).items()
-                      if value is not None}  # fmt: skip
-        return dict(zip((*ARRAYS, CONFIDENCE_ARRAY), self._arrays(), strict=False)) | tolerances
+        confident = self.expected.confidence_NJ is not None
+        names = [*ARRAYS, CONFIDENCE_ARRAY] if confident else [SQUARE_FRAMES, *list(ARRAYS)[1:]]
+        arrays = dict(zip(names, self._arrays(), strict=True))
+        tolerances = asdict(self.tolerances).items()
+        return arrays | {f"tol_{name}": np.array(value, np.float64) for name, value in tolerances if value is not None}
 
     def _arrays(self) -> list[npt.NDArray[Any]]:
-        return [self.frames_GSS3, *self.expected.named().values()]
+        return [self.frames_GHW3, *self.expected.named().values()]
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str = "golden.npz") -> Golden:
@@ -142,12 +149,11 @@ class Golden:
                   OverflowError, MemoryError)  # fmt: skip
         try:
             arrays = _unpack(content)
-            known = [item.name for item in fields(Tolerances) if f"tol_{item.name}" in arrays]
-            tolerances = Tolerances(**{name: _scalar(arrays, f"tol_{name}") for name in known})
-            frames_GSS3, *answers = (_typed(arrays, name, dtype) for name, dtype in ARRAYS.items())
-            if CONFIDENCE_ARRAY in arrays:
-                answers.append(_typed(arrays, CONFIDENCE_ARRAY, np.float32))
-            return cls(frames_GSS3, Outputs(*answers), tolerances)
+            named = [item.name for item in fields(Tolerances) if f"tol_{item.name}" in arrays]
+            tolerances = Tolerances(**{name: _scalar(arrays, f"tol_{name}") for name in named})
+            types = {name: dtype for name, dtype in {**ARRAYS, CONFIDENCE_ARRAY: np.float32}.items() if name in arrays}
+            frames_GHW3, *answers = (_typed(arrays, name, dtype) for name, dtype in types.items())
+            return cls(frames_GHW3, Outputs(*answers), tolerances)
         except damage as error:
             raise DataError(f"{where} holds no usable golden frames: {error}") from error
 
@@ -233,14 +239,14 @@ def run_golden(engine: Engine, golden: Golden, *, batch: int = 8) -> GoldenRepor
     if batch < 1:
         raise DataError(f"golden frames: batch must be at least 1, got {batch}")
     # Answers are judged after the last call: an engine that gives the same buffer out twice is then caught.
-    alone = [(engine(golden.frames_GSS3[[frame]]), np.array([frame])) for frame in range(len(golden))]
+    alone = [(engine(golden.frames_GHW3[[frame]]), np.array([frame])) for frame in range(len(golden))]
     batches, repeated = [], []
     steady = _steadiest(golden)
     if batch > 1:
         rows = np.arange(-(-len(golden) // batch) * batch) % len(golden)
-        batches = [(engine(golden.frames_GSS3[frame_B]), frame_B) for frame_B in rows.reshape(-1, batch)]
+        batches = [(engine(golden.frames_GHW3[frame_B]), frame_B) for frame_B in rows.reshape(-1, batch)]
         frame_B = np.full(batch, steady)
-        repeated = [(engine(golden.frames_GSS3[frame_B]), frame_B)]
+        repeated = [(engine(golden.frames_GHW3[frame_B]), frame_B)]
 
     found: list[OutputCheck] = []
     for outputs, frame_N in alone:
@@ -341,11 +347,11 @@ def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _require_form(frames_GSS3: npt.NDArray[np.uint8], expected: Outputs) -> None:
+def _require_form(frames_GHW3: npt.NDArray[np.uint8], expected: Outputs) -> None:
     """Frames and answers must match in shape and be finite; every message names the array."""
-    shape = frames_GSS3.shape
-    if frames_GSS3.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or 0 in shape:
-        raise DataError(f"frames_GSS3 must be uint8 (G, S, S, 3), got {frames_GSS3.dtype} {shape}")
+    shape = frames_GHW3.shape
+    if frames_GHW3.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise DataError(f"the frames must be uint8 (G, H, W, 3), got {frames_GHW3.dtype} {shape}")
     if expected.scores_NJ.ndim != 2 or expected.embedding_ND.ndim != 2:
         raise DataError(
             f"scores_GJ and embedding_GD must have two axes, got shapes {expected.scores_NJ.shape} and "
@@ -374,20 +380,19 @@ def _unpack(content: bytes) -> dict[str, npt.NDArray[Any]]:
     """The arrays of an npz without pickle: exactly the wanted ones, and no more bytes than are sensible."""
     import zipfile
 
-    optional = {CONFIDENCE_ARRAY, CONFIDENCE_TOLERANCE}
-    wanted = sorted({*ARRAYS, *(f"tol_{item.name}" for item in fields(Tolerances))} - optional)
+    wanted = [*ARRAYS, CONFIDENCE_ARRAY, *(f"tol_{item.name}" for item in fields(Tolerances))]
+    schema_1 = [SQUARE_FRAMES, *list(ARRAYS)[1:], *(name for name in wanted if name.startswith("tol_"))][:-1]
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = sorted(entry.filename.removesuffix(".npy") for entry in archive.infolist())
-        if optional & set(names):
-            wanted = sorted({*wanted, *optional})
-        if names != wanted:
+        wanted = schema_1 if CONFIDENCE_ARRAY not in names else wanted
+        if names != sorted(wanted):
             missing, extra = sorted(set(wanted) - set(names)), sorted(set(names) - set(wanted))
             raise DataError(f"its arrays are not the ones of a golden file: missing {missing}, unknown {extra}")
         size = sum(entry.file_size for entry in archive.infolist())
         if size > MAX_BYTES:
             raise DataError(f"it unpacks to {size} bytes, more than {MAX_BYTES}")
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in wanted}
+        arrays = {name if name != SQUARE_FRAMES else "frames_GHW3": stored[name] for name in wanted}
     for name, value in arrays.items():
         if not isinstance(value, np.ndarray):  # numpy returns the bytes of an entry that is not an array
             raise DataError(f"{name} is not an array")

@@ -1,6 +1,6 @@
 """``bundle.json``: what a bundle says of itself, read strictly. ``docs/bundle.md`` is its specification.
 
-Shapes: N batch, S crop side, J joints, D dimensions of the embedding.
+Shapes: N batch, J joints, D dimensions of the embedding.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-import numpy.typing as npt
-
-from ..crop import Crop, square_crop
+from ..crop import CropKind, CropRule
 from ..errors import BundleError, DataError
 from ..io import parse_json
-from ..skeleton import Skeleton
+from ..skeleton import Skeleton, body_axis
 from ..types import CONFIDENCE, OUTPUT_AXES, output_names
 from .golden import Golden
 
-KIND, SCHEMA = "alpose bundle", 1
+KIND, SCHEMA = "alpose bundle", 2
+SCHEMAS = (1, SCHEMA)
+"""What is read. Schema 1 has square crops on black and no confidence."""
 MODEL, MANIFEST, DIGEST, GOLDEN, CARD = "model.onnx", "bundle.json", "bundle.sha256", "golden.npz", "card.html"
 SIGNATURE, ENGINES = "bundle.sig", "engines"
 HASHED = (MODEL, GOLDEN, CARD)
@@ -45,23 +45,7 @@ _UNITS = {
     CONFIDENCE: "probability",
 }
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CropRule:
-    """How frames of a person are cut before they enter the graph."""
-
-    size_px: int
-    """Side of the graph's input."""
-    margin: float
-    """Side of the crop over the longer side of the box."""
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.size_px <= 8192 or not 1.0 <= self.margin <= 4.0:
-            raise DataError(f"crop: size_px must be in [8, 8192] and margin in [1, 4], got {self}")
-
-    def crop_of(self, box_4: npt.ArrayLike) -> Crop:
-        """The crop around a box (x0, y0, x1, y1) in frame pixels; :func:`alpose.runtime.cut` resamples it."""
-        return square_crop(box_4, margin=self.margin, size_px=self.size_px)
+_CROP_KEYS = {1: ("size_px", "margin"), 2: ("width_px", "height_px", "margin", "kind", "fill")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,20 +134,30 @@ class Manifest:
     opset: int
     files: Mapping[str, str] = field(repr=False)
     """sha256 by name."""
-    confidence: bool = False
-    """Whether the graph gives each joint's probability of being right."""
+    confidence: bool = True
+    """Whether the graph gives each joint's probability of being right; bundles of schema 1 do not."""
+
+    @property
+    def schema(self) -> int:
+        """Of the file."""
+        return SCHEMA if self.confidence else 1
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs, in their order."""
+        return output_names(self.confidence)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values in the order of the file, read back by :meth:`from_json`."""
-        inputs, outputs = tensors(self.crop.size_px, len(self.skeleton), self.dimensions, self.confidence)
+        inputs, outputs = tensors(self.crop, len(self.skeleton), self.dimensions, self.confidence)
         return {
             "kind": KIND,
-            "schema": SCHEMA,
+            "schema": self.schema,
             "name": self.name,
             "created": self.created,
             "alpose": self.alpose,
             "skeleton": self.skeleton.to_json(),
-            "crop": {"size_px": self.crop.size_px, "margin": self.crop.margin},
+            "crop": crop_to_json(self.crop, self.schema),
             "precision": self.precision,
             "head": self.head,
             "inputs": inputs,
@@ -185,16 +179,20 @@ class Manifest:
         top = _mapping(value, "the manifest")
         if top.get("kind") != KIND:
             raise DataError(f"kind must be {KIND!r}, got {top.get('kind')!r}: this is not a bundle of alpose")
-        if not _is_whole(top.get("schema")) or top["schema"] != SCHEMA:
+        if not _is_whole(top.get("schema")) or top["schema"] not in SCHEMAS:
             raise DataError(
-                f"schema must be {SCHEMA}, got {top.get('schema')!r}: use the alpose that wrote it "
+                f"schema must be 1 or {SCHEMA}, got {top.get('schema')!r}: use the alpose that wrote it "
                 f"({str(top.get('alpose'))[:40]}), or export again"
             )
-        _exactly(top, _KEYS, "the manifest")
+        _exactly(top, _KEYS, "the manifest", top["schema"])
+        schema = top["schema"]
         skeleton = Skeleton.from_json(top["skeleton"])
-        crop_value = _mapping(top["crop"], "crop")
-        _exactly(crop_value, ("size_px", "margin"), "crop")
-        crop = CropRule(size_px=_whole(crop_value, "size_px", "crop"), margin=_number(crop_value, "margin", "crop"))
+        crop = _crop(top, schema)
+        if crop.kind == "turned" and body_axis(skeleton) is None:
+            raise DataError(
+                f"crop.kind is turned, and skeleton {skeleton.name!r} has no hips and shoulders to turn by: export it with "
+                "another kind of crop"
+            )
         precision = _text(top, "precision")
         if precision not in get_args(Precision):
             raise DataError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
@@ -209,13 +207,13 @@ class Manifest:
             crop=crop,
             precision=precision,  # type: ignore[arg-type]  # one of its values, see above
             head=_text(top, "head"),
-            dimensions=_check_tensors(top, crop.size_px, skeleton),
+            dimensions=_check_tensors(top, crop, skeleton, schema),
             calibration=None if top["calibration"] is None else CalibrationFacts.from_json(top["calibration"]),
             parity=_mapping(top["parity"], "parity"),
             provenance=_mapping(top["provenance"], "provenance"),
             opset=opset,
             files=_hashes(top),
-            confidence=CONFIDENCE in top["outputs"],
+            confidence=schema > 1,
         )
 
     @classmethod
@@ -224,17 +222,37 @@ class Manifest:
         return cls.from_json(parse_json(content))
 
 
+def crop_to_json(crop: CropRule, schema: int = SCHEMA) -> dict[str, Any]:
+    """The manifest's ``crop``."""
+    if schema == 1:
+        if crop != CropRule(width_px=crop.width_px, height_px=crop.width_px, margin=crop.margin):
+            raise DataError(f"schema 1 has square crops around a box on black alone, got {crop}: write schema {SCHEMA}")
+        return {"size_px": crop.width_px, "margin": crop.margin}
+    return {name: getattr(crop, name) for name in _CROP_KEYS[schema]}
+
+
 def tensors(
-    size_px: int, joints: int, dimensions: int, confidence: bool = False
+    crop: CropRule, joints: int, dimensions: int, confidence: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest's ``inputs`` and ``outputs``: fixed by the schema up to three numbers, and whether joints have a
-    confidence."""
+    """The manifest's ``inputs`` and ``outputs``: fixed by the schema up to four numbers.
+
+    ``confidence``: whether the graph gives it; without, they are those of schema 1.
+    """
     length = {"N": "N", "J": joints, "xy": 2, "D": dimensions}
-    frames = {"dtype": "uint8", "shape": ["N", size_px, size_px, 3], "axes": ["N", "H", "W", "C"], "colour": "RGB"}
+    frames = {
+        "dtype": "uint8",
+        "shape": ["N", crop.height_px, crop.width_px, 3],
+        "axes": ["N", "H", "W", "C"],
+        "colour": "RGB",
+    }
     outputs = {
-        name: {"dtype": "float32", "shape": [length[axis] for axis in axes], "axes": list(axes), "unit": _UNITS[name]}
-        for name, axes in OUTPUT_AXES.items()
-        if name in output_names(confidence)
+        name: {
+            "dtype": "float32",
+            "shape": [length[axis] for axis in OUTPUT_AXES[name]],
+            "axes": list(OUTPUT_AXES[name]),
+            "unit": _UNITS[name],
+        }
+        for name in output_names(confidence)
     }
     return {"frames": frames}, outputs
 
@@ -249,7 +267,7 @@ def check_against_engine(
     A name, None or -1 is a dynamic axis. The first axis may be fixed (an engine built for one batch size); no other may
     be dynamic.
     """
-    inputs, outputs = tensors(manifest.crop.size_px, len(manifest.skeleton), manifest.dimensions, manifest.confidence)
+    inputs, outputs = tensors(manifest.crop, len(manifest.skeleton), manifest.dimensions, manifest.confidence)
     problems = []
     for side, facts, shapes in (("input", inputs, input_shapes), ("output", outputs, output_shapes)):
         if set(shapes) != set(facts):
@@ -270,21 +288,35 @@ def check_against_engine(
 def check_golden(manifest: Manifest, golden: Golden) -> None:
     """Compare golden frames with the manifest; :class:`DataError` says what differs."""
     for what, given, wanted in (
-        ("frames of side", golden.size_px, manifest.crop.size_px),
+        ("frames of height and width", golden.size_px, (manifest.crop.height_px, manifest.crop.width_px)),
         ("joints", golden.joints, len(manifest.skeleton)),
         ("embedding dimensions", golden.dimensions, manifest.dimensions),
-        (CONFIDENCE, golden.expected.confidence_NJ is not None, manifest.confidence),
+        ("outputs", tuple(golden.expected.named()), manifest.outputs),
     ):
         if given != wanted:
             raise DataError(f"golden frames with {what} {given} do not fit {MANIFEST}, which declares {wanted}")
 
 
-def _check_tensors(top: Mapping[str, Any], size_px: int, skeleton: Skeleton) -> int:
+def _crop(top: Mapping[str, Any], schema: int) -> CropRule:
+    value = _mapping(top["crop"], "crop")
+    _exactly(value, _CROP_KEYS[schema], "crop", schema)
+    margin = _number(value, "margin", "crop")
+    if schema == 1:
+        size_px = _whole(value, "size_px", "crop")
+        return CropRule(width_px=size_px, height_px=size_px, margin=margin)
+    kind = _text(value, "kind", "crop")
+    if kind not in get_args(CropKind):
+        raise DataError(f"crop.kind must be one of {', '.join(get_args(CropKind))}, got {kind[:80]!r}")
+    sizes = {name: _whole(value, name, "crop") for name in ("width_px", "height_px", "fill")}
+    return CropRule(**sizes, margin=margin, kind=kind)  # type: ignore[arg-type]  # one of its values, see above
+
+
+def _check_tensors(top: Mapping[str, Any], crop: CropRule, skeleton: Skeleton, schema: int) -> int:
     """Compare inputs and outputs with crop and skeleton; returns D."""
     outputs, inputs = _mapping(top["outputs"], "outputs"), _mapping(top["inputs"], "inputs")
-    names = output_names(CONFIDENCE in outputs)
-    _exactly(outputs, names, "outputs")
-    _exactly(inputs, ("frames",), "inputs")
+    names = output_names(schema > 1)
+    _exactly(outputs, names, "outputs", schema)
+    _exactly(inputs, ("frames",), "inputs", schema)
     for name in names:
         _list(_mapping(outputs[name], f"outputs.{name}"), "shape", f"outputs.{name}")
     joints_shape = outputs["keypoints"]["shape"]
@@ -297,10 +329,10 @@ def _check_tensors(top: Mapping[str, Any], size_px: int, skeleton: Skeleton) -> 
     if len(shape) != 2 or not _is_whole(shape[1]) or shape[1] < 1:
         raise DataError(f"outputs.embedding.shape must be ['N', D] with D at least 1, got {shape}")
     for side, given, wanted in zip(("inputs", "outputs"), (inputs, outputs),
-                                   tensors(size_px, len(skeleton), shape[1], CONFIDENCE in outputs), strict=True):  # fmt: skip
+                                   tensors(crop, len(skeleton), shape[1], schema > 1), strict=True):  # fmt: skip
         for name, facts in wanted.items():
             tensor = _mapping(given[name], f"{side}.{name}")
-            _exactly(tensor, tuple(facts), f"{side}.{name}")
+            _exactly(tensor, tuple(facts), f"{side}.{name}", schema)
             for key, value in facts.items():
                 if tensor[key] != value:
                     raise DataError(f"{side}.{name}.{key} must be {value!r}, got {str(tensor[key])[:80]!r}")
@@ -309,7 +341,7 @@ def _check_tensors(top: Mapping[str, Any], size_px: int, skeleton: Skeleton) -> 
 
 def _hashes(top: Mapping[str, Any]) -> dict[str, str]:
     files = _mapping(top["files"], "files")
-    _exactly(files, HASHED, "files")
+    _exactly(files, HASHED, "files", top["schema"])
     for name in HASHED:
         if not re.fullmatch(r"[0-9a-f]{64}", _text(files, name, "files")):
             raise DataError(f"files.{name} must be a sha256 in 64 lower-case hex digits, got {files[name][:80]!r}")
@@ -340,10 +372,10 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _exactly(value: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+def _exactly(value: Mapping[str, Any], keys: Sequence[str], where: str, schema: int) -> None:
     missing, extra = sorted(set(keys) - set(value)), sorted(set(value) - set(keys))
     if missing or extra:
-        raise DataError(f"{where} has not the keys of schema {SCHEMA}: missing {missing}, unknown {extra}")
+        raise DataError(f"{where} has not the keys of schema {schema}: missing {missing}, unknown {extra}")
 
 
 def _field(value: Mapping[str, Any], key: str, where: str) -> tuple[Any, str]:

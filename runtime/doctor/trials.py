@@ -170,11 +170,11 @@ def _judged(name: str, report: GoldenReport, seconds: float | None) -> Finding:
 
 def _seconds(engine: Engine, bundle: Bundle) -> float:
     """Median time of one crop."""
-    crop_1SS3 = bundle.golden.frames_GSS3[:1]
+    crop_1HW3 = bundle.golden.frames_GHW3[:1]
     taken = []
     for _ in range(TIMED):
         before = time.perf_counter()
-        engine(crop_1SS3)
+        engine(crop_1HW3)
         taken.append(time.perf_counter() - before)
     return float(np.median(taken))
 
@@ -320,11 +320,11 @@ def monitor_loop(bundle: Bundle, folder: Path, engine: str, threads: int | None)
     from ..monitor import Monitor
     from ..triggers import Control
 
-    size = bundle.golden.size_px
+    height, width = bundle.golden.size_px
     frames = [np.zeros((480, 640, 3), dtype=np.uint8) for _ in range(len(bundle.golden))]
-    for frame_HW3, crop_SS3 in zip(frames, bundle.golden.frames_GSS3, strict=True):
-        frame_HW3[:size, :size] = crop_SS3[:480, :640]
-    box = (0.0, 0.0, float(min(size, 640) - 1), float(min(size, 480) - 1))
+    for frame_HW3, crop_hw3 in zip(frames, bundle.golden.frames_GHW3, strict=True):
+        frame_HW3[:height, :width] = crop_hw3[:480, :640]
+    box = (0.0, 0.0, float(min(width, 640) - 1), float(min(height, 480) - 1)) if bundle.crop.around_person else None
     with (
         tempfile.TemporaryDirectory(prefix=".alpose-doctor-", dir=folder) as beside,
         Monitor(bundle, queue=Path(beside) / "soak.db", trigger=Control(rate=0.05), engine=engine, threads=threads)

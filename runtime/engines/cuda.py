@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..crop import AFTER, BETWEEN, Crop
+from ..crop import AFTER, BETWEEN, Crop, CropRule
 from ..dlpack import MemoryKind, packed
 from ..errors import AlposeError, MissingExtraError
 from ..frames import LAYOUTS, YUV_UNIT, DeviceFrame, FrameFormat
@@ -251,36 +251,37 @@ THREADS = 16
 # throughout; shifting a negative one to the right rounds it down, as floor does. A format is known by its three channels.
 SOURCE = """
 struct Channel {  // where its bytes are, and at which places in taps its indices begin; the weights follow them
-    long long first, pitch, step, black, rows, row_count, columns, column_count;
+    long long first, pitch, step, black, outside, rows, row_count, columns, column_count;
 };
 
-__device__ int sample(const Channel *channel, const int *taps, int row, int column, int size) {
+__device__ int sample(const Channel *channel, const int *taps, int row, int column, int height, int width) {
     const unsigned char *first = (const unsigned char *)channel->first;
     const int *row_index = taps + channel->rows, *column_index = taps + channel->columns;
-    const int rows = channel->row_count * size, columns = channel->column_count * size;
+    const int rows = channel->row_count * height, columns = channel->column_count * width;
+    const int zero = (int)(channel->black + channel->outside);
     int across = 0;
-    for (int m = column; m < columns; m += size) {
+    for (int m = column; m < columns; m += width) {
         if (!column_index[columns + m]) continue;
         const unsigned char *line = first + column_index[m] * channel->step;
         int down = 0;
-        for (int k = row; k < rows; k += size)
+        for (int k = row; k < rows; k += height)
             if (row_index[rows + k])
-                down += row_index[rows + k] * (line[row_index[k] * channel->pitch] - (int)channel->black);
+                down += row_index[rows + k] * (line[row_index[k] * channel->pitch] - zero);
         across += column_index[columns + m] * ((down + BETWEEN / 2) >> BETWEEN_BITS);
     }
-    return (across + AFTER / 2) >> AFTER_BITS;
+    return ((across + AFTER / 2) >> AFTER_BITS) + (int)channel->outside;
 }
 
 // matrix: for each colour its shares of luma and the two chromas; all 0 where the channels are colours.
-extern "C" __global__ void alpose_crop(const Channel *channels, const int *matrix, const int *taps, int size,
+extern "C" __global__ void alpose_crop(const Channel *channels, const int *matrix, const int *taps, int height, int width,
                                        unsigned char *out) {
     int column = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y * blockDim.y + threadIdx.y;
-    if (row >= size || column >= size) return;
-    unsigned char *pixel = out + ((long long)row * size + column) * 3;
+    if (row >= height || column >= width) return;
+    unsigned char *pixel = out + ((long long)row * width + column) * 3;
     int level[3];
     for (int c = 0; c < 3; ++c)
         level[c] = c && channels[c].first == channels[c - 1].first ? level[c - 1]
-                                                                   : sample(channels + c, taps, row, column, size);
+                                                                   : sample(channels + c, taps, row, column, height, width);
     for (int c = 0; c < 3; ++c, matrix += 3) {
         int mixed = (matrix[0] * level[0] + matrix[1] * level[1] + matrix[2] * level[2] + YUV_UNIT / 2) >> YUV_BITS;
         pixel[c] = !matrix[0] ? level[c] : mixed < 0 ? 0 : mixed > 255 ? 255 : mixed;
@@ -288,9 +289,9 @@ extern "C" __global__ void alpose_crop(const Channel *channels, const int *matri
 }
 """
 
-_CHANNELS = 3 * 8
+_CHANNELS = 3 * 9
 """Whole numbers of 64 bits that describe the channels; 9 of 32 bits, the matrix, follow, and then the taps."""
-_PARAMETERS = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+_PARAMETERS = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
 
 
 def source() -> str:
@@ -307,17 +308,17 @@ class CropKernel(DeviceCropper):
     Args:
         cuda: with its device current.
         stream: in which everything is queued.
-        size_px: side of the crops.
+        rule: of the crops.
     """
 
-    def __init__(self, cuda: Cuda, stream: Any, size_px: int) -> None:
-        super().__init__("the GPU's crop kernel", size_px)
+    def __init__(self, cuda: Cuda, stream: Any, rule: CropRule) -> None:
+        super().__init__("the GPU's crop kernel", rule)
         self._cuda, self._stream = cuda, stream
         self._taps, self._taps_bytes = 0, 0
         self._kernel = Kernel(cuda, source(), NAME)
 
     def queue(self, frame: DeviceFrame, crop: Crop, address: int) -> npt.NDArray[np.uint8]:
-        """Queue the writing of a crop (S, S, 3) to an address.
+        """Queue the writing of a crop (T, S, 3) to an address.
 
         Returns:
             what must live and stay as it is until the stream was waited for.
@@ -330,29 +331,29 @@ class CropKernel(DeviceCropper):
         self._grow(content.nbytes)
         self._cuda.to_device(self._taps, content, self._stream)
         matrix = self._taps + 8 * _CHANNELS
-        values = (self._taps, matrix, matrix + 4 * 9, crop.size_px, address)
+        values = (self._taps, matrix, matrix + 4 * 9, crop.height_px, crop.width_px, address)
         arguments = list(zip(values, _PARAMETERS, strict=True))
-        self._kernel.launch(-(-crop.size_px // THREADS), THREADS, arguments, self._stream)
+        self._kernel.launch(-(-max(crop.height_px, crop.width_px) // THREADS), THREADS, arguments, self._stream)
         return content
 
     def cut_copy(self, frame: npt.NDArray[np.uint8], frame_format: FrameFormat, crop: Crop) -> npt.NDArray[np.uint8]:
         """See :class:`~.device.DeviceCropper`."""
         cuda, stream = self._cuda, self._stream
-        got_SS3 = np.empty((crop.size_px, crop.size_px, 3), np.uint8)
-        address = int(cuda.call("cudaMalloc", frame.nbytes + got_SS3.nbytes))
+        got_TS3 = np.empty((crop.height_px, crop.width_px, 3), np.uint8)
+        address = int(cuda.call("cudaMalloc", frame.nbytes + got_TS3.nbytes))
         try:
             cuda.to_device(address, frame, stream)
             copied = DeviceFrame(frame_format, MemoryKind.CUDA, cuda.device, address, frame.shape, packed(frame.shape),
                                  None, frame)  # fmt: skip
             held = self._queue(copied, crop, address + frame.nbytes)
-            cuda.to_host(got_SS3, address + frame.nbytes, stream)
+            cuda.to_host(got_TS3, address + frame.nbytes, stream)
             cuda.call("cudaStreamSynchronize", stream)
             del held
         finally:
             with suppress(CudaError):
                 cuda.call("cudaStreamSynchronize", stream)  # what is queued works in the memory that goes now
             cuda.call("cudaFree", address)
-        return got_SS3
+        return got_TS3
 
     def close(self) -> None:
         """Give memory and code back, once nothing is queued any more."""
@@ -383,11 +384,11 @@ def _plan(frame: DeviceFrame, crop: Crop) -> npt.NDArray[np.uint8]:
     parts: list[npt.NDArray[np.int32]] = []
     for cut in cuts:
         places.append(sum(map(len, parts)))
-        taps = (cut.row_KS, cut.row_weight_KS, cut.column_KS, cut.column_weight_KS)
+        taps = (cut.row_KT, cut.row_weight_KT, cut.column_KS, cut.column_weight_KS)
         parts += [np.ravel(part).astype(np.int32) for part in taps]
     channels = [
-        (cuts[n].plane.address + byte, cuts[n].plane.pitch, cuts[n].plane.channels, cuts[n].black, places[n],
-         len(cuts[n].row_KS), places[n] + 2 * cuts[n].row_KS.size, len(cuts[n].column_KS))
+        (cuts[n].plane.address + byte, cuts[n].plane.pitch, cuts[n].plane.channels, cuts[n].black, cuts[n].outside,
+         places[n], len(cuts[n].row_KT), places[n] + 2 * cuts[n].row_KT.size, len(cuts[n].column_KS))
         for n, byte in layout.channels
     ]  # fmt: skip
     matrix = np.zeros((3, 3), np.int32) if layout.matrix is None else np.array(layout.matrix, np.int32)

@@ -5,7 +5,7 @@ since ONNX Runtime on a GPU comes without cuda-python, and TensorRT on a Jetson 
 :class:`PlaneCut`, know a format only by its :class:`~alpose.runtime.frames.Layout`, and are compared with the host's crop
 before the first frame of a format.
 
-Shapes: N frames, S samples across the crop, K taps of a sample.
+Shapes: N frames, T S samples down and across the crop, K taps of a sample.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ..crop import Crop, on_grid, taps
+from ..crop import Crop, CropRule, taps
 from ..errors import ConfigError, DataError, WrongAnswerError
 from ..frames import LAYOUTS, DeviceFrame, FrameFormat, Plane, Region, accept
 from ..types import Engine, Outputs
@@ -59,49 +59,63 @@ class PlaneCut:
 
     plane: Plane
     black: int
-    row_KS: npt.NDArray[np.intp]
-    row_weight_KS: npt.NDArray[np.float32]
+    outside: int
+    """The level above black where there is no frame."""
+    row_KT: npt.NDArray[np.intp]
+    row_weight_KT: npt.NDArray[np.float32]
     column_KS: npt.NDArray[np.intp]
     column_weight_KS: npt.NDArray[np.float32]
 
 
 def plane_cuts(frame: DeviceFrame, crop: Crop) -> tuple[PlaneCut, ...]:
     """The taps of every plane, each on its own grid."""
+    layout = LAYOUTS[frame.format]
     cuts = []
-    for plane, own in zip(frame.planes(), LAYOUTS[frame.format].planes, strict=True):
-        down, across = on_grid(crop, own.high), on_grid(crop, own.wide)
-        rows, columns = taps(down.y0, down, plane.height), taps(across.x0, across, plane.width)
-        cuts.append(PlaneCut(plane, own.black, *rows, *columns))
+    for plane, own, outside in zip(frame.planes(), layout.planes, layout.outside(crop.fill), strict=True):
+        rows, columns = (
+            taps(crop.down.on_grid(own.high), plane.height),
+            taps(crop.across.on_grid(own.wide), plane.width),
+        )
+        cuts.append(PlaneCut(plane, own.black, outside, *rows, *columns))
     return tuple(cuts)
 
 
-def check_crops(name: str, size_px: int, frames_NHW3: Bytes) -> None:
+def check_crops(name: str, rule: CropRule, frames_NHW3: Bytes) -> None:
     """Refuse an array that is not at least one crop of the bundle's size."""
     shape: tuple[int, ...] = getattr(frames_NHW3, "shape", ())
     dtype = getattr(frames_NHW3, "dtype", type(frames_NHW3).__name__)
-    if dtype != np.uint8 or len(shape) != 4 or not shape[0] or shape[1:] != (size_px, size_px, 3):
+    if dtype != np.uint8 or len(shape) != 4 or not shape[0] or shape[1:] != (rule.height_px, rule.width_px, 3):
         raise DataError(
-            f"{name}: frames must be uint8 (N, {size_px}, {size_px}, 3) in RGB with N at least 1, got {dtype} {shape}"
+            f"{name}: frames must be uint8 (N, {rule.height_px}, {rule.width_px}, 3) in RGB with N at least 1, got {dtype} "
+            f"{shape}"
         )
 
 
 def check_frames(
-    name: str, gpu: int | None, size_px: int, frames: Sequence[DeviceFrame], crops: Sequence[Crop]
+    name: str, gpu: int | None, rule: CropRule, frames: Sequence[DeviceFrame], crops: Sequence[Crop]
 ) -> None:
     """Refuse what an engine cannot answer.
 
     Args:
         name: the engine's.
         gpu: the number of the GPU that it reads; None for the host's memory.
-        size_px: side of the bundle's crops.
+        rule: of the bundle's crops.
         frames: one or more.
         crops: as many.
     """
     if not frames or len(frames) != len(crops):
         raise DataError(f"{name}: every frame needs its crop, got {len(frames)} frames and {len(crops)} crops")
     for crop in crops:
-        if crop.size_px != size_px or crop.context_px:
-            raise DataError(f"{name}: this bundle takes crops of {size_px} px without context, got {crop}")
+        if (crop.width_px, crop.height_px, crop.fill) != (rule.width_px, rule.height_px, rule.fill) or crop.context_px:
+            raise DataError(
+                f"{name}: this bundle takes crops of {rule.width_px} x {rule.height_px} px without context on grey "
+                f"{rule.fill}, got {crop}"
+            )
+        if crop.turn:
+            raise ConfigError(
+                f"{name} does not turn crops in its own memory, and this bundle's crop turns with the body: give frames in "
+                "the host's memory"
+            )
     for frame in frames:
         check_memory(name, gpu, frame)
 
@@ -128,8 +142,8 @@ class DeviceCropper(abc.ABC):
     The reference frames of a bundle check the model, and not the crop.
     """
 
-    def __init__(self, name: str, size_px: int) -> None:
-        self._name, self._size = name, size_px
+    def __init__(self, name: str, rule: CropRule) -> None:
+        self._name, self._rule = name, rule
         self._verified: set[FrameFormat] = set()
 
     @abc.abstractmethod
@@ -144,14 +158,16 @@ class DeviceCropper(abc.ABC):
         frame = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         # Within the frame, enlarged, over its edge, and around all of it.
         for x0, y0, side in ((5.3, 4.1, 21.0), (30.2, 11.7, 3.5), (-9.4, 20.8, 30.0), (-70.0, -80.0, 190.0)):
-            crop = Crop(x0, y0, side, self._size)
-            got_SS3 = self.cut_copy(frame, frame_format, crop)
-            apart_SS3 = np.abs(got_SS3.astype(np.int16) - accept(frame, frame_format).cut(crop))
-            if apart_SS3.any():
+            rule = self._rule
+            height = side * rule.height_px / rule.width_px
+            crop = Crop(x0, y0, side, height, rule.width_px, rule.height_px, fill=rule.fill)
+            got_TS3 = self.cut_copy(frame, frame_format, crop)
+            apart_TS3 = np.abs(got_TS3.astype(np.int16) - accept(frame, frame_format).cut(crop))
+            if apart_TS3.any():
                 raise WrongAnswerError(
                     f"{self._name} does not cut {frame_format.name} frames in its own memory as the host does: "
-                    f"{np.count_nonzero(apart_SS3)} of {apart_SS3.size} bytes of a test crop differ, the worst by "
-                    f"{apart_SS3.max()}. Give frames in the host's memory, and look for a newer driver or runtime"
+                    f"{np.count_nonzero(apart_TS3)} of {apart_TS3.size} bytes of a test crop differ, the worst by "
+                    f"{apart_TS3.max()}. Give frames in the host's memory, and look for a newer driver or runtime"
                 )
         self._verified.add(frame_format)
 

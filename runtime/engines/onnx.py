@@ -3,7 +3,7 @@
 ONNX Runtime goes on with the CPU when a provider does not start, and says so in its log alone. Here that is an error
 unless it was allowed, and :attr:`OnnxEngine.provider` says what runs.
 
-Shapes: N batch, S crop side.
+Shapes: N batch, H W height and width of a crop.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import numpy.typing as npt
 
 from ..bundle import Bundle
 from ..bundle.manifest import check_against_engine
-from ..crop import Crop
+from ..crop import Crop, CropRule
 from ..errors import CheckpointError, ConfigError, DataNotFoundError, MissingExtraError
 from ..frames import DeviceFrame, Region
-from ..types import CONFIDENCE, OUTPUT_AXES, OUTPUT_NAMES, Outputs, output_names
+from ..types import CONFIDENCE, OUTPUT_AXES, Outputs, output_names
 from .device import check_crops
 from .onnx_device import CPU, CUDA, TENSORRT, OnnxDevice
 
@@ -124,13 +124,14 @@ class OnnxEngine:
         self.name = f"onnxruntime {LONG.get(running, running)}"
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         """The graph's ``metadata_props``."""
-        self.size_px = self._check(where, bundle)
+        self.crop, self._outputs = self._check(where, bundle)
+        """How frames are cut for it."""
         self._runtime, self._threads = runtime, threads
         self._device: OnnxDevice | None = None
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
         """Answer N ≥ 1 crops in one call of the session."""
-        check_crops(self.name, self.size_px, frames_NHW3)
+        check_crops(self.name, self.crop, frames_NHW3)
         return Outputs(*self._session.run(self._outputs, {INPUT: np.ascontiguousarray(frames_NHW3)}))
 
     def answer_device(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
@@ -150,13 +151,11 @@ class OnnxEngine:
         """Made for the first frame that needs it: most engines never see one."""
         if self._device is None:
             options = _options(self._runtime, self._threads)
-            self._device = OnnxDevice(
-                self._runtime, self._session, options, INPUT, self.size_px, self.name, self._outputs
-            )
+            self._device = OnnxDevice(self._runtime, self._session, options, INPUT, self.crop, self._outputs, self.name)
         return self._device
 
-    def _check(self, where: str, bundle: Bundle | None) -> int:
-        """The crop side; a graph with other inputs, outputs or dynamic axes is refused."""
+    def _check(self, where: str, bundle: Bundle | None) -> tuple[CropRule, tuple[str, ...]]:
+        """The crops and the names of the outputs; a graph with other inputs, outputs or dynamic axes is refused."""
         inputs = {value.name: (value.type, value.shape) for value in self._session.get_inputs()}
         outputs = {value.name: (value.type, value.shape) for value in self._session.get_outputs()}
         if bundle is not None:
@@ -165,18 +164,20 @@ class OnnxEngine:
                 {name: shape for name, (_, shape) in inputs.items()},
                 {name: shape for name, (_, shape) in outputs.items()},
             )
-        self._outputs = output_names(CONFIDENCE in outputs)
-        ours = set(inputs) == {INPUT} and set(outputs) == set(self._outputs)
+        names = output_names(CONFIDENCE in outputs)
+        ours = set(inputs) == {INPUT} and set(outputs) == set(names)
         if ours:
             kind, shape = inputs[INPUT]
-            ours = kind == "tensor(uint8)" and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
-            ours = ours and isinstance(shape[1], int) and all(_fits(name, *outputs[name]) for name in self._outputs)
+            ours = kind == "tensor(uint8)" and len(shape) == 4 and shape[3] == 3
+            ours = ours and all(isinstance(length, int) for length in shape[1:])
+            ours = ours and all(_fits(name, *outputs[name]) for name in names)
         if not ours:
             raise CheckpointError(
                 f"{where} is not a graph of alpose: it takes {inputs} and gives {outputs}; expected uint8 {INPUT} "
-                f"(N, S, S, 3) and float32 {', '.join(OUTPUT_NAMES)}. Export it with alpose-export"
+                f"(N, H, W, 3) and float32 {', '.join(names)}. Export it with alpose-export"
             )
-        return int(inputs[INPUT][1][1])
+        height, width = inputs[INPUT][1][1:3]
+        return bundle.crop if bundle is not None else CropRule(width_px=width, height_px=height), names
 
 
 def _fits(name: str, kind: str, shape: list[Any]) -> bool:

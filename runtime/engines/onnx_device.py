@@ -7,7 +7,7 @@ Every number in the crop's graph is a whole number that float32 holds exactly, s
 order of a sum nor fused operations can change a bit. That is also why it multiplies and sums and does not use a matrix
 product, which would be shorter: an NVIDIA GPU may round the factors of one to TF32, 11 bits, and a weight has up to 14.
 
-Shapes: N frames, S crop side, R rows of it, K taps, L bytes.
+Shapes: N frames, T S height and width of a crop, R rows of it, K taps, L bytes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..crop import AFTER, BETWEEN, Crop
+from ..crop import AFTER, BETWEEN, Crop, CropRule
 from ..dlpack import MemoryKind, packed
 from ..errors import ConfigError
 from ..frames import LAYOUTS, YUV_UNIT, DeviceFrame, FrameFormat, Region
-from ..types import OUTPUT_NAMES, Outputs
+from ..types import Outputs
 from .device import DeviceCropper, PlaneCut, check_frames, check_memory, plane_cuts, to_rgb
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -44,19 +44,25 @@ class OnnxDevice(DeviceCropper):
         session: the model's.
         options: how sessions are made, for those of the small graphs.
         input_name: of the model.
-        size_px: side of its crops.
+        rule: of its crops.
+        outputs: the names of its outputs, in their order.
         name: of the engine, for messages.
-        outputs: of the model.
 
     Raises:
         ConfigError: frames in the memory of this provider cannot be read here.
     """
 
     def __init__(
-        self, runtime: Any, session: Any, options: Any, input_name: str, size_px: int, name: str,
-        outputs: Sequence[str] = OUTPUT_NAMES,
-    ) -> None:  # fmt: skip
-        super().__init__(name, size_px)
+        self,
+        runtime: Any,
+        session: Any,
+        options: Any,
+        input_name: str,
+        rule: CropRule,
+        outputs: Sequence[str],
+        name: str,
+    ) -> None:
+        super().__init__(name, rule)
         running = session.get_providers()[0]
         if running not in (CPU, CUDA, TENSORRT):
             raise ConfigError(
@@ -66,9 +72,9 @@ class OnnxDevice(DeviceCropper):
         self._gpu = None if running == CPU else int(session.get_provider_options()[running].get("device_id", 0))
         self._memory = ("cpu", 0) if self._gpu is None else ("cuda", self._gpu)
         self._runtime, self._session, self._input, self._options = runtime, session, input_name, options
-        self._outputs = tuple(outputs)
         # As they are written: an optimiser could replace sums by products of matrices.
         self._options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._outputs = tuple(outputs)
         self._sessions: dict[FrameFormat | None, Any] = {}
         self._crops: Any = None
         self._lock = threading.Lock()
@@ -76,8 +82,8 @@ class OnnxDevice(DeviceCropper):
 
     def answer(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
         """See :class:`~alpose.runtime.engines.device.DeviceEngine`."""
-        check_frames(self._name, self._gpu, self._size, frames, crops)
-        size, count = self._size, len(frames)
+        check_frames(self._name, self._gpu, self._rule, frames, crops)
+        height, width, count = self._rule.height_px, self._rule.width_px, len(frames)
         with self._lock:  # the memory of the crops is shared
             for frame_format in {frame.format for frame in frames}:
                 self.verify(frame_format)
@@ -85,9 +91,9 @@ class OnnxDevice(DeviceCropper):
                 self._crops = self._allocate(count)
             address = int(self._crops.data_ptr())
             for place, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
-                self._cut(frame, crop, address + place * size * size * 3)
+                self._cut(frame, crop, address + place * height * width * 3)
             binding = self._session.io_binding()
-            binding.bind_input(self._input, *self._memory, np.uint8, (count, size, size, 3), address)
+            binding.bind_input(self._input, *self._memory, np.uint8, (count, height, width, 3), address)
             for name in self._outputs:
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
@@ -115,12 +121,12 @@ class OnnxDevice(DeviceCropper):
         )
         out = self._allocate(1)
         self._cut(copied, crop, out.data_ptr())
-        crop_1SS3: Bytes = out.numpy()
-        return crop_1SS3[0]
+        crop_1TS3: Bytes = out.numpy()
+        return crop_1TS3[0]
 
     def _allocate(self, count: int) -> Any:
         """Memory of the provider for this many crops."""
-        shape = (count, self._size, self._size, 3)
+        shape = (count, self._rule.height_px, self._rule.width_px, 3)
         return self._runtime.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, *self._memory)
 
     def _graph_session(self, frame_format: FrameFormat | None) -> Any:
@@ -128,7 +134,7 @@ class OnnxDevice(DeviceCropper):
         if frame_format not in self._sessions:
             # The TensorRT provider would build an engine for every size of frame, in seconds: CUDA runs these as well.
             chain: list[Any] = [CPU] if self._gpu is None else [(CUDA, {"device_id": str(self._gpu)}), CPU]
-            graph = copy_graph() if frame_format is None else crop_graph(frame_format)
+            graph = copy_graph() if frame_format is None else crop_graph(frame_format, self._rule.fill)
             session = self._runtime.InferenceSession(graph, self._options, providers=chain)
             session.disable_fallback()
             if (session.get_providers()[0] == CPU) != (self._gpu is None):
@@ -143,15 +149,15 @@ class OnnxDevice(DeviceCropper):
         """Write a crop to an address."""
         session = self._graph_session(frame.format)
         cuts = plane_cuts(frame, crop)
-        for rows in _parts(cuts, self._size):
+        for rows in _parts(cuts, self._rule.height_px):
             binding = session.io_binding()
             for number, cut in enumerate(cuts):
                 start, length, others = _inputs(cut, rows)
                 binding.bind_input(f"pixels{number}", *self._memory, np.uint8, (length,), start)
                 for name, value in others.items():
                     binding.bind_cpu_input(f"{name}{number}", value)
-            shape = (rows.stop - rows.start, self._size, 3)
-            place = address + rows.start * self._size * 3
+            shape = (rows.stop - rows.start, self._rule.width_px, 3)
+            place = address + rows.start * self._rule.width_px * 3
             binding.bind_output("crop", *self._memory, np.uint8, shape, place)
             # The provider computes in a stream of its own, which waits for no other. For CUDA this waits until the GPU
             # has nothing left to do, so that whatever writes the frame, in whichever stream, has ended.
@@ -160,20 +166,20 @@ class OnnxDevice(DeviceCropper):
             binding.synchronize_outputs()  # what reads the crop is another session, in another stream
 
 
-def _parts(cuts: Sequence[PlaneCut], size: int) -> Iterator[slice]:
+def _parts(cuts: Sequence[PlaneCut], height: int) -> Iterator[slice]:
     """Rows of the crop to make at once."""
     most = max(
-        cut.row_KS.shape[0] * (int(cut.column_KS.max() - cut.column_KS.min()) + 1) * cut.plane.channels for cut in cuts
+        cut.row_KT.shape[0] * (int(cut.column_KS.max() - cut.column_KS.min()) + 1) * cut.plane.channels for cut in cuts
     )
-    step = max(1, min(size, MAX_TAPPED_BYTES // most))
-    for start in range(0, size, step):
-        yield slice(start, min(start + step, size))
+    step = max(1, min(height, MAX_TAPPED_BYTES // most))
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
 
 
 def _inputs(cut: PlaneCut, rows: slice) -> tuple[int, int, dict[str, npt.NDArray[np.generic]]]:
     """Address and length of the bytes that are read, and the other inputs of the crop's graph for a plane."""
     plane = cut.plane
-    row_KR, row_weight_KR = cut.row_KS[:, rows], cut.row_weight_KS[:, rows]
+    row_KR, row_weight_KR = cut.row_KT[:, rows], cut.row_weight_KT[:, rows]
     top, left = int(row_KR.min()), int(cut.column_KS.min())
     count = int(row_KR.max()) - top + 1
     used = (int(cut.column_KS.max()) - left + 1) * plane.channels
@@ -211,8 +217,8 @@ reads to the last. ``gap``: zeros, what is missing to whole rows. ``layout``: ro
 of a row that are pixels of the crop. The rest: the taps of R rows and of S columns of the crop."""
 
 
-def crop_graph(frame_format: FrameFormat) -> bytes:
-    """The ModelProto that cuts frames of a format: to ``crop``, uint8 (R, S, 3), RGB."""
+def crop_graph(frame_format: FrameFormat, fill: int = 0) -> bytes:
+    """The ModelProto that cuts frames of a format on a grey level: to ``crop``, uint8 (R, S, 3), RGB."""
     layout = LAYOUTS[frame_format]
     first_byte = np.cumsum([0, *(plane.channels for plane in layout.planes)]).tolist()
     order = [first_byte[plane] + byte for plane, byte in layout.channels]
@@ -227,10 +233,11 @@ def crop_graph(frame_format: FrameFormat) -> bytes:
         "order": np.array(order, np.int64),
     }
     nodes: list[bytes] = []
-    for number, plane in enumerate(layout.planes):
-        constants[f"black{number}"] = np.array(plane.black, np.float32)
+    for number, (plane, outside) in enumerate(zip(layout.planes, layout.outside(fill), strict=True)):
+        constants[f"black{number}"] = np.array(plane.black + outside, np.float32)
+        constants[f"outside{number}"] = np.array(outside, np.float32)
         constants[f"split{number}"] = np.array([0, -1, plane.channels], np.int64)
-        nodes += _plane(number, plane.black)
+        nodes += _plane(number, plane.black, outside)
     levels = "levels0"
     if len(layout.planes) > 1:
         levels = "levels"
@@ -264,15 +271,17 @@ def _own(tensor: Tensor, number: int) -> Tensor:
     return dtype, tuple(f"{axis}{number}" if axis in ("L", "G", "K", "M") else axis for axis in axes)
 
 
-def _plane(number: int, black: int) -> list[bytes]:
+def _plane(number: int, black: int, outside: int) -> list[bytes]:
     """From the bytes of one plane to ``levels`` (R, S, bytes of a pixel): levels above black, whole, as float32."""
 
     def own(*names: str) -> list[str]:
         return [f"{name}{number}" for name in names]
 
     # Another pass over the largest array there is, so not where black is 0.
-    above = "above_black" if black else "tapped_f"
-    subtract = [node("Sub", own("tapped_f", "black"), f"{above}{number}")] if black else []
+    above = "above_black" if black + outside else "tapped_f"
+    subtract = [node("Sub", own("tapped_f", "black"), f"{above}{number}")] if black + outside else []
+    inside = "inside" if outside else "levels"
+    add = [node("Add", own(inside, "outside"), f"levels{number}")] if outside else []
     return [
         node("Concat", own("pixels", "gap"), f"whole{number}", axis=0),
         node("Reshape", own("whole", "layout"), f"grid{number}"),
@@ -287,7 +296,8 @@ def _plane(number: int, black: int) -> list[bytes]:
         node("Gather", own("coloured", "columns"), f"across{number}", axis=1),
         node("Mul", own("across", "column_weights"), f"weighed_across{number}"),
         node("ReduceSum", [f"weighed_across{number}", "axis1"], f"crossed{number}", keepdims=0),
-        *_round(f"crossed{number}", "of_after", f"levels{number}"),
+        *_round(f"crossed{number}", "of_after", f"{inside}{number}"),
+        *add,
     ]
 
 

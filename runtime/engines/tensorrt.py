@@ -22,7 +22,7 @@ from ..bundle import Bundle
 from ..bundle.manifest import check_against_engine
 from ..crop import Crop
 from ..frames import DeviceFrame, Region
-from ..types import Outputs, output_names, output_shapes
+from ..types import Outputs, output_shapes
 from .cuda import CropKernel, CudaError, handle
 from .device import check_crops, check_frames, check_memory, to_rgb
 from .tensorrt_plans import Profile, TensorRTDevice, TensorRTError, create, logger, read_engine, rebuild
@@ -109,8 +109,8 @@ class TensorRTEngine:
             self.close()
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
-        """Answer N ≥ 1 RGB crops (N, S, S, 3); the arrays belong to the caller."""
-        check_crops(self.name, self.bundle.crop.size_px, frames_NHW3)
+        """Answer N ≥ 1 RGB crops (N, T, S, 3); the arrays belong to the caller."""
+        check_crops(self.name, self.bundle.crop, frames_NHW3)
 
         def place(chosen: Sequence[int]) -> object:
             part = np.ascontiguousarray(frames_NHW3[list(chosen)])
@@ -121,14 +121,14 @@ class TensorRTEngine:
 
     def answer_device(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
         """Cut and answer frames that lie on this GPU; see :class:`~.device.DeviceEngine`."""
-        size_px = self.bundle.crop.size_px
-        check_frames(self.name, self._cuda.device, size_px, frames, crops)
+        rule = self.bundle.crop
+        check_frames(self.name, self._cuda.device, rule, frames, crops)
 
         def place(chosen: Sequence[int]) -> object:
-            cropper = self._cropper = self._cropper or CropKernel(self._cuda, self._stream, size_px)
+            cropper = self._cropper = self._cropper or CropKernel(self._cuda, self._stream, rule)
             for stream in {frames[n].stream for n in chosen} - {None}:
                 self._cuda.call("cudaStreamSynchronize", stream)  # its producer may still be writing
-            address, step = self._addresses[INPUT], size_px * size_px * 3
+            address, step = self._addresses[INPUT], rule.height_px * rule.width_px * 3
             return [cropper.queue(frames[n], crops[n], address + row * step) for row, n in enumerate(chosen)]
 
         return self._answer(len(frames), place)
@@ -220,10 +220,8 @@ class TensorRTEngine:
     def _shapes(self, rows: int) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor for a batch."""
         manifest = self.bundle.manifest
-        size_px = manifest.crop.size_px
-        names = output_names(manifest.confidence)
-        shapes = output_shapes(rows, len(manifest.skeleton), manifest.dimensions, names)
-        return {INPUT: (rows, size_px, size_px, 3), **shapes}
+        outputs = output_shapes(rows, len(manifest.skeleton), manifest.dimensions, manifest.outputs)
+        return {INPUT: (rows, manifest.crop.height_px, manifest.crop.width_px, 3), **outputs}
 
     def _empty(self, rows: int) -> dict[str, npt.NDArray[np.float32]]:
         return {name: np.empty(shape, np.float32) for name, shape in self._shapes(rows).items() if name != INPUT}
@@ -246,7 +244,7 @@ class TensorRTEngine:
                 missing = max(0, self.profile.min - len(rows))
                 chosen = [*rows, *[rows[-1]] * missing]
                 self._run(chosen, place, {name: outputs[name][rows.start : rows.stop] for name in outputs})
-        return Outputs(*(outputs[name] for name in output_names(self.bundle.manifest.confidence)))
+        return Outputs(*outputs.values())
 
     def _run(self, chosen: Sequence[int], place: Place, outputs: Mapping[str, npt.NDArray[np.float32]]) -> None:
         """Answer one batch; its first rows go into ``outputs``."""

@@ -3,7 +3,7 @@
 Nothing of a frame beyond what its queue's ``store`` says may reach the disk:
 
 - ``full``: the frame.
-- ``crop``: the square that the net looked at, in whole pixels of the frame, and nothing else; of clips the same region.
+- ``crop``: the rectangle that the net looked at, in whole pixels of the frame, and nothing else; of clips the same region.
 - ``keypoints``: no picture at all.
 
 In each case the numbers of the record stay: box, keypoints, scores, and the embedding, 64 or so numbers about what the
@@ -38,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle.keys import sealer
-from ..crop import Crop, taps
+from ..crop import Axis, Crop, taps
 from ..errors import ConfigError, DataError, MissingExtraError
 from ..frames import Region
 from ..redaction import redact
@@ -66,16 +66,15 @@ _PNG_UP = 2
 def kept_region(store: str, crop: Crop, width: int, height: int) -> Region | None:
     """The part of a frame of ``width`` x ``height`` that is kept; None for nothing.
 
-    The square of a crop is widened to the pixels that its filter reads beyond the edge, half a sample: from a lossless
+    The rectangle of a crop is widened to the pixels that its filter reads beyond the edge, half a sample: from a lossless
     picture of the region the net's input can be computed again.
     """
     if store == "keypoints":
         return None
     if store == "full":
         return 0, 0, width, height
-    reach = max(crop.scale, 1.0) - crop.scale / 2
-    x0, x1 = _whole_pixels(crop.x0 - reach, crop.x0 + crop.side + reach, width)
-    y0, y1 = _whole_pixels(crop.y0 - reach, crop.y0 + crop.side + reach, height)
+    left, top, right, bottom = crop.reach_4
+    (x0, x1), (y0, y1) = _whole_pixels(left, right, width), _whole_pixels(top, bottom, height)
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
@@ -235,7 +234,7 @@ def shrink(rgb_HW3: npt.NDArray[np.uint8], scale: float) -> npt.NDArray[np.uint8
 
 def _inner_taps(length: int, scale: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     samples = max(1, round(length / scale))
-    index_KS, weight_KS = taps(-0.5, Crop(-0.5, -0.5, samples * scale, samples), length)
+    index_KS, weight_KS = taps(Axis(-0.5, samples * scale, samples), length)
     return index_KS, weight_KS / weight_KS.sum(axis=0)
 
 

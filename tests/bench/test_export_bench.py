@@ -36,7 +36,7 @@ def test_the_weights_are_those_of_the_crop() -> None:
     frame = noise((*FRAME_HW, 3))
     for box in (PERSON, (-50.0, 300.0, 60.0, 520.0)):
         crop = square_crop(box, margin=1.25, size_px=64)
-        rows, columns = weights(crop.y0, crop, 480), weights(crop.x0, crop, 640)
+        rows, columns = weights(crop.down, 480), weights(crop.across, 640)
         between = np.floor(np.einsum("sh,hwc->swc", rows, frame.astype(np.float32)) / BETWEEN + 0.5)
         dense = np.floor(np.einsum("swc,tw->stc", between, columns) / AFTER + 0.5)
         np.testing.assert_array_equal(dense, cut(frame, crop))

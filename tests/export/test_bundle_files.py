@@ -26,6 +26,7 @@ from alpose.runtime.bundle import Bundle
 from alpose.runtime.bundle.golden import Golden, Tolerances
 from alpose.runtime.bundle.keys import generate_key
 from alpose.runtime.bundle.manifest import Manifest, tensors
+from alpose.runtime.crop import CropRule
 from alpose.runtime.errors import BundleError, ConfigError, DataError, DataNotFoundError, SignatureError
 from alpose.runtime.skeleton import LSP
 from alpose.runtime.types import Outputs
@@ -51,7 +52,7 @@ def golden(joints: int = J) -> Golden:
 
 
 def facts(name: str = "driver") -> dict[str, Any]:
-    inputs, outputs = tensors(S, J, D)
+    inputs, outputs = tensors(CropRule(width_px=S, height_px=S), J, D, confidence=False)
     return {
         "name": name, "created": "2025-01-31T12:00:00+00:00", "alpose": "0.1.0", "skeleton": LSP.to_json(),
         "crop": {"size_px": S, "margin": 1.25}, "precision": "fp32", "head": "ll++conv", "inputs": inputs,
@@ -172,7 +173,7 @@ def test_nan_among_expected_answers_cannot_even_be_built() -> None:
     spoiled = replace(expected, scores_NJ=np.full((G, J), np.nan, np.float32))
 
     with pytest.raises(DataError, match="expected scores of frame 0 holds numbers that are not finite"):
-        Golden(golden().frames_GSS3, spoiled, golden().tolerances)
+        Golden(golden().frames_GHW3, spoiled, golden().tolerances)
 
 
 def test_an_error_on_the_way_leaves_the_old_bundle_and_nothing_else(

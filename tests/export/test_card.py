@@ -17,6 +17,7 @@ import pytest
 from alpose.export import quality, shift
 from alpose.export.card import blocks, figure, moment, parity_rows, render_card, share, text, title
 from alpose.runtime.bundle.manifest import tensors
+from alpose.runtime.crop import CropRule
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
@@ -26,7 +27,7 @@ from alpose.trainer.pages.pose import diagram
 
 
 def bundle(skeleton: Skeleton = LSP, **changes: Any) -> dict[str, Any]:
-    inputs, outputs = tensors(128, len(skeleton), 64)
+    inputs, outputs = tensors(CropRule(width_px=128, height_px=128), len(skeleton), 64, confidence=False)
     facts = {
         "name": "made-up",
         "created": "2026-01-31T12:30:00+00:00",

@@ -94,7 +94,7 @@ def test_one_path_builds_with_every_version(
     )
     assert path.read_bytes().startswith(b"fakeplan"), "nothing stands before the plan"
     with TensorRTEngine(folder) as engine:
-        frames = engine.bundle.golden.frames_GSS3
+        frames = engine.bundle.golden.frames_GHW3
         np.testing.assert_array_equal(engine(frames).scores_NJ, fakes.answer(frames)["scores"])
 
 

@@ -80,9 +80,9 @@ def test_the_probability_is_the_stored_calibration_of_the_nets_evidence(base: Pa
     opened = Bundle.open(bundle)
     assert opened.calibration is not None
     graph = MonitorGraph.from_model(checkpoint.load(base), "ll++conv")
-    evidence_G3 = TorchEngine(graph).evidence(opened.golden.frames_GSS3)
+    evidence_G3 = TorchEngine(graph).evidence(opened.golden.frames_GHW3)
     report = from_json(CalibrationReport, opened.calibration.facts)
-    probability_G = OnnxEngine(bundle)(opened.golden.frames_GSS3).failure_probability_N
+    probability_G = OnnxEngine(bundle)(opened.golden.frames_GHW3).failure_probability_N
 
     assert probability_G == pytest.approx(report.calibration.probability(evidence_G3), abs=1e-4)
     assert (np.diff(opened.golden.expected.failure_probability_N) >= 0).all()  # from the surest to the worst

@@ -36,7 +36,7 @@ def make_candidate(sequence: int = 0, **changes: Any) -> Candidate:
         flagged=True,
         inclusion_probability=0.5,
     )
-    values: dict[str, Any] = {"frame": make_shot(sequence), "crop": Crop(15.0, 10.0, 30.0, 16), **changes}
+    values: dict[str, Any] = {"frame": make_shot(sequence), "crop": Crop.square(15.0, 10.0, 30.0, 16), **changes}
     return Candidate(record=record, sequence=sequence, **values)
 
 

@@ -146,7 +146,7 @@ def _tensorrt(folder: Path, batch: tuple[int, int, int]) -> Iterator[Case]:
 @contextmanager
 def scripted_engine(folder: Path) -> Iterator[Case]:
     bundle = Bundle.open(scripted.write_bundle(folder / "driver.alpose"))
-    yield Case(scripted.Scripted(), bundle.crop.size_px, scripted.J, scripted.D, refuses=False)
+    yield Case(scripted.Scripted(), bundle.crop.width_px, scripted.J, scripted.D, refuses=False)
 
 
 CASES: dict[str, tuple[str | None, Callable[[Path], Any]]] = {

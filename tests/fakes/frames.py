@@ -44,7 +44,8 @@ def foreign(array: Bytes, frame_format: FrameFormat) -> DeviceFrame:
 
 
 formats = st.sampled_from(list(FrameFormat))
-crops = st.builds(Crop, x0=st.floats(-40, 40), y0=st.floats(-40, 40), side=st.floats(1, 120), size_px=st.just(S))
+crops = st.builds(Crop, x0=st.floats(-40, 40), y0=st.floats(-40, 40), width=st.floats(1, 120), height=st.floats(1, 120),
+                  width_px=st.just(S), height_px=st.just(S))  # fmt: skip
 
 
 @st.composite

@@ -196,8 +196,8 @@ class FakeDriver:
 
 
 def crop_twin(
-    buffer: Callable[[int, int], memoryview], threads: tuple[int, int], *, channels: int, matrix: int, taps: int, size: int,
-    out: int,
+    buffer: Callable[[int, int], memoryview], threads: tuple[int, int], *, channels: int, matrix: int, taps: int, height: int,
+    width: int, out: int,
 ) -> None:  # fmt: skip
     """What the crop's kernel computes, channel by channel, in whole numbers."""
 
@@ -205,25 +205,28 @@ def crop_twin(
         content = buffer(address, count * np.dtype(dtype).itemsize)
         return np.frombuffer(content, dtype).astype(np.int64)
 
-    def axis(place: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def axis(place: int, count: int, *, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         index, weight = read(taps + 4 * place, 2 * count * size).reshape(2, count, size)
         return index, weight
 
-    def level(first: int, pitch: int, step: int, black: int, *places: int) -> npt.NDArray[np.int64]:
-        (row_KS, row_weight_KS), (column_MS, column_weight_MS) = axis(*places[:2]), axis(*places[2:])
+    def level(first: int, pitch: int, step: int, black: int, outside: int, *places: int) -> npt.NDArray[np.int64]:
+        (row_KS, row_weight_KS), (column_MS, column_weight_MS) = (
+            axis(*places[:2], size=height),
+            axis(*places[2:], size=width),
+        )
         top, left = int(row_KS.min()), int(column_MS.min())
         length = (int(row_KS.max()) - top) * pitch + (int(column_MS.max()) - left) * step + 1
         flat_L = np.frombuffer(buffer(first + top * pitch + left * step, length), np.uint8)
         place_KMSS = (row_KS - top)[:, None, :, None] * pitch + (column_MS - left)[None, :, None, :] * step
-        pixel_KMSS = flat_L[place_KMSS].astype(np.int64) - black
+        pixel_KMSS = flat_L[place_KMSS].astype(np.int64) - black - outside
         down_MSS = (np.einsum("ks,kmst->mst", row_weight_KS, pixel_KMSS) + 512) >> 10
-        return (np.einsum("mt,mst->st", column_weight_MS, down_MSS) + 32768) >> 16
+        return (np.einsum("mt,mst->st", column_weight_MS, down_MSS) + 32768 >> 16) + outside
 
-    levels_3SS = np.stack([level(*each) for each in read(channels, 24, np.int64).reshape(3, 8).tolist()])
+    levels_3SS = np.stack([level(*each) for each in read(channels, 27, np.int64).reshape(3, 9).tolist()])
     mix_33 = read(matrix, 9).reshape(3, 3)
     if mix_33.any():
         levels_3SS = np.clip((np.einsum("cd,dst->cst", mix_33, levels_3SS) + 4096) >> 13, 0, 255)
-    made = np.zeros((size, size, 3), np.uint8)
+    made = np.zeros((height, width, 3), np.uint8)
     across, down = threads  # threads that do not exist leave their pixels as they are: here, black
     made[:down, :across] = levels_3SS.transpose(1, 2, 0)[:down, :across]
     buffer(out, made.nbytes)[:] = made.tobytes()

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.bundle.manifest import tensors
+from alpose.runtime.crop import CropRule
 
 from .scripted import write_bundle_of
 
@@ -47,7 +48,7 @@ def answer(frames_NSS3: npt.NDArray[np.uint8]) -> Arrays:
 
 def model_bytes(**changes: Any) -> bytes:
     """A graph: inputs and outputs with types and shapes; ``errors`` are what the parser finds."""
-    inputs, outputs = tensors(S, J, D)
+    inputs, outputs = tensors(CropRule(width_px=S, height_px=S), J, D, confidence=False)
     names = {**{name: ("UINT8", facts["shape"]) for name, facts in inputs.items()},
              **{name: ("FLOAT", facts["shape"]) for name, facts in outputs.items()}}  # fmt: skip
     graph = {"inputs": list(inputs), "outputs": list(outputs), "tensors": names, "errors": []} | changes

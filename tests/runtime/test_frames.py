@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpose.runtime.crop import Crop, cut, on_grid, square_crop, taps
+from alpose.runtime.crop import Axis, Crop, cut, square_crop, taps
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.frames import LAYOUTS, FrameFormat, accept, check_frame
 
@@ -92,7 +92,7 @@ def test_known_colours(yuv: tuple[int, int, int], rgb: tuple[int, int, int], fra
     frame = accept(flat(16, 20, yuv, frame_format), frame_format)
 
     assert np.abs(frame.to_rgb().astype(int) - rgb).max() <= 1
-    assert np.abs(frame.cut(Crop(3.0, 2.0, 9.0, 8)).astype(int) - rgb).max() <= 1
+    assert np.abs(frame.cut(Crop.square(3.0, 2.0, 9.0, 8)).astype(int) - rgb).max() <= 1
 
 
 @given(frame_format=st.sampled_from(YUV), pixel=st.tuples(*[st.integers(0, 255)] * 3))
@@ -131,7 +131,15 @@ def test_each_chroma_colours_the_pixels_that_share_it(frame_format: FrameFormat)
 
 
 @pytest.mark.parametrize("frame_format", YUV)
-@pytest.mark.parametrize("crop", [Crop(-20.0, -30.0, 90.0, 24), Crop(5.2, 3.9, 30.0, 24), Crop(10.0, 8.0, 6.0, 24, 4)])
+@pytest.mark.parametrize(
+    "crop",
+    [
+        Crop.square(-20.0, -30.0, 90.0, 24),
+        Crop.square(5.2, 3.9, 30.0, 24),
+        Crop.square(10.0, 8.0, 6.0, 24, 4),
+        Crop(-9.0, 3.0, 50.0, 90.0, 12, 20, fill=114),
+    ],
+)
 def test_a_crop_of_yuv_is_its_recipe(frame_format: FrameFormat, crop: Crop) -> None:
     """Bit for bit, in whole numbers of 64 bits."""
     frame = noisy(frame_format, 48, 60)
@@ -139,11 +147,12 @@ def test_a_crop_of_yuv_is_its_recipe(frame_format: FrameFormat, crop: Crop) -> N
 
     def level(plane_HW: Bytes, black: int, high: int, wide: int) -> npt.NDArray[np.int64]:
         shift_y, shift_x = (high - 1) / (2 * high), (wide - 1) / (2 * wide)
-        down = Crop(0, crop.y0 / high - shift_y, crop.side / high, crop.size_px, crop.context_px)
-        across = Crop(crop.x0 / wide - shift_x, 0, crop.side / wide, crop.size_px, crop.context_px)
-        rows, columns = dense(down.y0, down, plane_HW.shape[0]), dense(across.x0, across, plane_HW.shape[1])
-        between = (rows @ (plane_HW.astype(np.int64) - black) + 2**9) >> 10
-        return (between @ columns.T + 2**15) >> 16
+        down = Axis(crop.y0 / high - shift_y, crop.height / high, crop.height_px, crop.context_px)
+        across = Axis(crop.x0 / wide - shift_x, crop.width / wide, crop.width_px, crop.context_px)
+        rows, columns = dense(down, plane_HW.shape[0]), dense(across, plane_HW.shape[1])
+        outside = round(crop.fill * 219 / 255) if black == 16 else 0
+        between = (rows @ (plane_HW.astype(np.int64) - black - outside) + 2**9) >> 10
+        return ((between @ columns.T + 2**15) >> 16) + outside
 
     luma_HW, *chroma = planes_slow(frame, frame_format.value)
     y = level(luma_HW, 16, 1, 1)
@@ -157,9 +166,9 @@ def test_a_crop_of_yuv_is_its_recipe(frame_format: FrameFormat, crop: Crop) -> N
     np.testing.assert_array_equal(accept(frame, frame_format).cut(crop), expected)
 
 
-def dense(start: float, crop: Crop, length: int) -> npt.NDArray[np.int64]:
+def dense(axis: Axis, length: int) -> npt.NDArray[np.int64]:
     """The taps along one axis as a matrix of samples by pixels."""
-    index_KS, weight_KS = taps(start, crop, length)
+    index_KS, weight_KS = taps(axis, length)
     out = np.zeros((index_KS.shape[1], length), dtype=np.int64)
     np.add.at(out, (np.broadcast_to(np.arange(len(out)), index_KS.shape), index_KS), weight_KS.astype(np.int64))
     return out
@@ -167,14 +176,16 @@ def dense(start: float, crop: Crop, length: int) -> npt.NDArray[np.int64]:
 
 @pytest.mark.parametrize("frame_format", YUV)
 def test_what_lies_outside_a_frame_of_yuv_is_black(frame_format: FrameFormat) -> None:
-    out = accept(flat(20, 20, (235, 128, 128), frame_format), frame_format).cut(Crop(-10.5, -0.5, 20.0, 20))
+    out = accept(flat(20, 20, (235, 128, 128), frame_format), frame_format).cut(Crop.square(-10.5, -0.5, 20.0, 20))
 
     assert not out[:, :10].any()
     np.testing.assert_array_equal(out[:, 10:], 255)
 
 
 @pytest.mark.parametrize("frame_format", [each for each in YUV if "bt709" not in each.value])
-@pytest.mark.parametrize("crop", [Crop(9.3, 4.1, 50.0, 16), Crop(-30.0, -20.0, 120.0, 32), Crop(20.0, 10.0, 7.0, 32)])
+@pytest.mark.parametrize(
+    "crop", [Crop.square(9.3, 4.1, 50.0, 16), Crop.square(-30.0, -20.0, 120.0, 32), Crop.square(20.0, 10.0, 7.0, 32)]
+)
 def test_a_drawn_dot_is_at_the_same_place_in_every_format(crop: Crop, frame_format: FrameFormat) -> None:
     y, x = np.mgrid[0:60, 0:80]
     bell = np.rint(200 * np.exp(-((x - 25.0) ** 2 + (y - 15.0) ** 2) / 60)).astype(np.uint8)
@@ -193,11 +204,12 @@ def test_a_drawn_dot_is_at_the_same_place_in_every_format(crop: Crop, frame_form
 
 def test_chroma_lies_in_the_middle_of_its_four_pixels() -> None:
     """Luma from the edge -0.5 to 7.5 is chroma from the edge -0.5 to 3.5."""
-    assert on_grid(Crop(-0.5, 1.5, 8.0, 4, 1), 2) == Crop(-0.5, 0.5, 4.0, 4, 1)
+    assert Axis(-0.5, 8.0, 4, 1).on_grid(2) == Axis(-0.5, 4.0, 4, 1)
+    assert Axis(1.5, 8.0, 4, 1).on_grid(2) == Axis(0.5, 4.0, 4, 1)
 
 
 def test_bgr_is_rgb_backwards_and_grey_is_the_same_three_times() -> None:
-    frame, crop = noise(30, 40, 3), Crop(-3.0, 2.0, 25.0, 16)
+    frame, crop = noise(30, 40, 3), Crop.square(-3.0, 2.0, 25.0, 16)
 
     np.testing.assert_array_equal(accept(frame, "BGR").cut(crop), cut(frame[..., ::-1], crop))
     np.testing.assert_array_equal(accept(frame, "bgr").to_rgb(), frame[..., ::-1])
@@ -235,7 +247,7 @@ def test_a_frame_need_not_be_contiguous_and_is_not_edited(frame_format: FrameFor
     frame = noisy(frame_format, 48, 80)
     frame = {"steps": frame[:, ::2], "backwards": frame[:, ::-1], "columns": np.asfortranarray(frame)}[view]
     frame.setflags(write=False)
-    crop = Crop(2.0, 3.0, 30.0, 16)
+    crop = Crop.square(2.0, 3.0, 30.0, 16)
     copy = accept(np.ascontiguousarray(frame), frame_format)
 
     np.testing.assert_array_equal(accept(frame, frame_format).cut(crop), copy.cut(crop))

@@ -57,10 +57,10 @@ class Room:
         crop = square_crop(place.box_4, margin=MARGIN, size_px=128)
         if self.person is not None:
             x0, y0, x1, y1 = self.person
-            covers = crop.x0 <= x0 and crop.y0 <= y0 and crop.x0 + crop.side >= x1 and crop.y0 + crop.side >= y1
-            if covers and crop.side <= 2.5 * max(x1 - x0, y1 - y0):
+            covers = crop.x0 <= x0 and crop.y0 <= y0 and crop.x0 + crop.width >= x1 and crop.y0 + crop.width >= y1
+            if covers and crop.width <= 2.5 * max(x1 - x0, y1 - y0):
                 return joints_in(self.person), np.full(JOINTS, self.sure, np.float32)
-        third = crop.side / 3
+        third = crop.width / 3
         corner = (crop.x0 + third, crop.y0 + third, crop.x0 + 2 * third, crop.y0 + 2 * third)
         return joints_in(corner), np.full(JOINTS, self.furniture, np.float32)
 
@@ -89,7 +89,7 @@ def test_the_whole_frame_is_cut_by_its_longer_side() -> None:
         side = max(width, height)
 
         assert place.source == "whole"
-        assert crop.side == pytest.approx(side)
+        assert crop.width == pytest.approx(side)
         assert (crop.x0, crop.y0) == pytest.approx(((width - side) / 2 - 0.5, (height - side) / 2 - 0.5))
 
 
@@ -132,16 +132,16 @@ def test_the_windows_cover_the_frame_and_overlap_by_half(width: int, height: int
     whole, *inner = search_windows(width, height, (1.0, 0.67), MARGIN)
     side = max(width, height)
 
-    assert square_crop(whole, margin=MARGIN, size_px=64).side == pytest.approx(side)
+    assert square_crop(whole, margin=MARGIN, size_px=64).width == pytest.approx(side)
     for share in (1.0, 0.67):
         squares = [square_crop(box, margin=MARGIN, size_px=64) for box in inner]
-        squares = [square for square in squares if square.side == pytest.approx(share * min(width, height))]
+        squares = [square for square in squares if square.width == pytest.approx(share * min(width, height))]
         assert squares
         for start, length in (("x0", width), ("y0", height)):
             starts = sorted({round(getattr(square, start), 6) for square in squares})
             assert starts[0] == pytest.approx(-0.5)
-            assert starts[-1] + squares[0].side == pytest.approx(length - 0.5)
-            assert (np.diff(starts) <= squares[0].side / 2 + 1e-6).all()
+            assert starts[-1] + squares[0].width == pytest.approx(length - 0.5)
+            assert (np.diff(starts) <= squares[0].width / 2 + 1e-6).all()
 
 
 def test_a_search_over_a_wide_frame_takes_about_a_second() -> None:

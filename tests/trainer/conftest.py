@@ -50,7 +50,7 @@ def _make_crops(count: int, *, seed: int = 0, context: float = 0.25, unlabelled:
     axis_S = np.arange(side) - config.context_px
     bell_NJ2S = np.exp(-((axis_S - joints_NJ2[..., None]) ** 2) / (2 * 3.0**2))
     dots_NSSJ = np.einsum("njs,njt->nstj", bell_NJ2S[:, :, 1], bell_NJ2S[:, :, 0])
-    pixels_NSS3 = (200 * dots_NSSJ + rng.uniform(0, 40, dots_NSSJ.shape)).clip(0, 255).astype(np.uint8)
+    pixels_NTS3 = (200 * dots_NSSJ + rng.uniform(0, 40, dots_NSSJ.shape)).clip(0, 255).astype(np.uint8)
     labelled_NJ = rng.uniform(size=(count, 3)) >= unlabelled
     scale_N = rng.uniform(0.5, 3, count).astype(np.float32)
     data = PoseData(
@@ -64,7 +64,7 @@ def _make_crops(count: int, *, seed: int = 0, context: float = 0.25, unlabelled:
         visible_NJ=labelled_NJ.copy(),
         boxes_N4=np.tile(np.array([0, 0, 64, 64], dtype=np.float32), (count, 1)) * scale_N[:, None],
     )
-    return Crops(data, config, pixels_NSS3, np.arange(count), scale_N, joints_NJ2, ())
+    return Crops(data, config, pixels_NTS3, np.arange(count), scale_N, joints_NJ2, ())
 
 
 def _make_model(seed: int = 0, **changes: int) -> PoseModel:

@@ -168,9 +168,9 @@ def test_people_who_validate_train_no_head(name: str, plain: PoseModel, crops: C
     assert 0 < valid_N.sum() < len(crops)
 
     def with_others(rows_M: Any) -> dict[str, Tensor]:
-        pixels_NSS3, joints_NJ2 = crops.pixels_NSS3.copy(), crops.joints_NJ2.copy()
-        pixels_NSS3[rows_M], joints_NJ2[rows_M] = 255 - pixels_NSS3[rows_M], 63 - joints_NJ2[rows_M]
-        return trained(plain, replace(crops, pixels_NSS3=pixels_NSS3, joints_NJ2=joints_NJ2), cpu, name)[name]
+        pixels_NTS3, joints_NJ2 = crops.pixels_NTS3.copy(), crops.joints_NJ2.copy()
+        pixels_NTS3[rows_M], joints_NJ2[rows_M] = 255 - pixels_NTS3[rows_M], 63 - joints_NJ2[rows_M]
+        return trained(plain, replace(crops, pixels_NTS3=pixels_NTS3, joints_NJ2=joints_NJ2), cpu, name)[name]
 
     first = trained(plain, crops, cpu, name)[name]
     assert same(with_others(valid_N), first)

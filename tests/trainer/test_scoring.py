@@ -120,7 +120,7 @@ def test_labels_change_distances_and_true_losses_alone(
 
 def test_context_does_not_reach_the_scores(model: PoseModel, crops: Crops, cpu: DeviceContext, scored: Scored) -> None:
     bare = replace(
-        crops, config=replace(crops.config, context=0.0), pixels_NSS3=crops.pixels_NSS3[:, 16:80, 16:80].copy()
+        crops, config=replace(crops.config, context=0.0), pixels_NTS3=crops.pixels_NTS3[:, 16:80, 16:80].copy()
     )
 
     for name, value in score(model, bare, cpu).save_arrays().items():

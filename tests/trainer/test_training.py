@@ -65,10 +65,10 @@ def crops(make_crops: MakeCrops) -> Crops:
 
 def spoil(crops: Crops, rows_N: Any) -> Crops:
     """The same people with other pixels and joints in these rows."""
-    pixels, joints = crops.pixels_NSS3.copy(), crops.joints_NJ2.copy()
+    pixels, joints = crops.pixels_NTS3.copy(), crops.joints_NJ2.copy()
     pixels[rows_N] = 255 - pixels[rows_N]
     joints[rows_N] = 63 - joints[rows_N]
-    return replace(crops, pixels_NSS3=pixels, joints_NJ2=joints)
+    return replace(crops, pixels_NTS3=pixels, joints_NJ2=joints)
 
 
 # --- Validation split
@@ -176,7 +176,7 @@ def test_a_training_is_the_plain_loop_to_the_last_bit(crops: Crops, make_model: 
         for rows_B in training.batches_of(len(people), config.batch, 3, epoch):
             images, joints, counts = augment(
                 torch.from_numpy(people.read(rows_B)), torch.from_numpy(people.joints_NJ2[rows_B]),
-                torch.from_numpy(people.labelled_NJ[rows_B]), size_px=64, flip_order=plain.skeleton.flip_order(),
+                torch.from_numpy(people.labelled_NJ[rows_B]), shape_px=(64, 64), flip_order=plain.skeleton.flip_order(),
                 config=config.augment, generator=generator,
             )  # fmt: skip
             target = draw(to_cells(joints, 4), 16, sigma=plain.target.sigma, peak=plain.target.peak)
@@ -285,14 +285,14 @@ def test_one_person_cannot_both_train_and_validate(
 
 def test_training_does_not_edit_labels_or_pixels(crops: Crops, make_model: MakeModel, cpu: DeviceContext) -> None:
     before = copy.deepcopy(
-        (crops.joints_NJ2, crops.labelled_NJ, crops.pixels_NSS3, crops.data.joints_NJ2, crops.data.visible_NJ)
+        (crops.joints_NJ2, crops.labelled_NJ, crops.pixels_NTS3, crops.data.joints_NJ2, crops.data.visible_NJ)
     )
     model = make_model()
     heads = some_heads(model, "ll", "ll++conv")
     train_pose(model, crops, SHORT, cpu, seed=0, heads=heads)
     train_heads(model, heads, crops, HeadTraining(epochs=1, batch=5), cpu, seed=0, validation=0.1)
 
-    after = (crops.joints_NJ2, crops.labelled_NJ, crops.pixels_NSS3, crops.data.joints_NJ2, crops.data.visible_NJ)
+    after = (crops.joints_NJ2, crops.labelled_NJ, crops.pixels_NTS3, crops.data.joints_NJ2, crops.data.visible_NJ)
     for now, then in zip(after, before, strict=True):
         np.testing.assert_array_equal(now, then)
 

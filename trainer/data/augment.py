@@ -4,7 +4,7 @@ One affine map per image moves pixels and joints alike: rotation, scale, shift, 
 gain, contrast and colour. Random numbers come from a generator on the CPU, so that every device sees the same, and the
 few numbers of the maps are computed there too: a GPU is not waited for.
 
-Shapes: B batch, J joints, S crop side without context, T with context.
+Shapes: B batch, J joints, H W height and width of the crop without context, T S with context.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class AugmentConfig:
     rotation_deg: float = 45.0
     scale: float = 0.25
     shift: float = 0.1
-    """Share of the crop side."""
+    """Share of the crop's width, and of its height."""
     flip: float = 0.5
     """Probability of a mirror image."""
     colour: float = 0.2
@@ -39,30 +39,32 @@ class AugmentConfig:
             raise ConfigError(f"augmentation out of range (flip in [0, 1], colour in [0, 1)): {self}")
 
 
-def to_input(pixels_BSS3: Tensor) -> Tensor:
-    """uint8 (B, S, S, 3) RGB to the net's input (B, 3, S, S) in [0, 1], channels last in memory.
+def to_input(pixels_BHW3: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) RGB to the net's input (B, 3, H, W) in [0, 1], channels last in memory.
 
     There is no mean to subtract: black, which pads crops at the frame's edge, is then also what padded
     convolutions see.
     """
-    return pixels_BSS3.permute(0, 3, 1, 2).float().div_(255.0)
+    return pixels_BHW3.permute(0, 3, 1, 2).float().div_(255.0)
 
 
 def augment(
-    pixels_BTT3: Tensor, joints_BJ2: Tensor, labelled_BJ: Tensor, *, size_px: int, flip_order: tuple[int, ...],
+    pixels_BTS3: Tensor, joints_BJ2: Tensor, labelled_BJ: Tensor, *, shape_px: tuple[int, int], flip_order: tuple[int, ...],
     config: AugmentConfig, generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Random views: images (B, 3, S, S) in [0, 1], joints in pixels of the view, and which of them count.
+    """Random views of height and width ``shape_px``: images (B, 3, H, W) in [0, 1], joints in pixels of the view, and which of them count.
 
     A joint that leaves the view no longer counts: there is nothing there to learn from. Where ``flip_order`` swaps no
     joints, no image is mirrored: left and right are not known, and would be learnt from each other's labels.
     """
-    batch, side = pixels_BTT3.shape[:2]
-    device = pixels_BTT3.device
+    batch, high, wide = pixels_BTS3.shape[:3]
+    height, width = shape_px
+    size_2, whole_2 = torch.tensor([width, height]), torch.tensor([wide, high])
+    device = pixels_BTS3.device
     draw_B9 = torch.rand(batch, 9, generator=generator).mul_(2).sub_(1)
     angle_B = draw_B9[:, 0] * math.radians(config.rotation_deg)
     zoom_B = 1 + draw_B9[:, 1] * config.scale
-    shift_B2 = draw_B9[:, 2:4] * config.shift * size_px
+    shift_B2 = draw_B9[:, 2:4] * config.shift * size_2
     flip = config.flip if any(other != joint for joint, other in enumerate(flip_order)) else 0.0
     mirror_B = (draw_B9[:, 4] + 1) / 2 < flip
 
@@ -72,29 +74,32 @@ def augment(
     forward_B22 = torch.stack(
         [torch.stack([cos_B * sign_B, -sin_B], dim=1), torch.stack([sin_B * sign_B, cos_B], dim=1)], dim=1
     )
-    grid_B23 = torch.cat([forward_B22 * (size_px / side), shift_B2[:, :, None] * (2 / side)], dim=2)
+    grid_B23 = torch.cat(
+        [forward_B22 * (size_2[None, :] / whole_2[:, None]), shift_B2[:, :, None] * (2 / whole_2[:, None])], dim=2
+    )
     inverse_B22 = torch.linalg.inv(forward_B22).mT
     grid_B23, inverse_B22, shift_B2, mirror_B, colour_B4 = (
         part.to(device, non_blocking=True)
         for part in (grid_B23, inverse_B22, shift_B2, mirror_B, draw_B9[:, 5:9] * config.colour)
     )
-    grid = functional.affine_grid(grid_B23, [batch, 3, size_px, size_px], align_corners=False)
-    images_B3SS = functional.grid_sample(
-        to_input(pixels_BTT3), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    grid = functional.affine_grid(grid_B23, [batch, 3, height, width], align_corners=False)
+    images_B3HW = functional.grid_sample(
+        to_input(pixels_BTS3), grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )
 
-    centre = (size_px - 1) / 2
-    moved_BJ2 = (joints_BJ2 - centre - shift_B2[:, None]) @ inverse_B22 + centre
+    size_2 = size_2.to(device)
+    centre_2 = (size_2 - 1) / 2
+    moved_BJ2 = (joints_BJ2 - centre_2 - shift_B2[:, None]) @ inverse_B22 + centre_2
     swapped_BJ2, swapped_BJ = moved_BJ2[:, list(flip_order)], labelled_BJ[:, list(flip_order)]
     view_BJ2 = torch.where(mirror_B[:, None, None], swapped_BJ2, moved_BJ2)
     counts_BJ = torch.where(mirror_B[:, None], swapped_BJ, labelled_BJ)
-    inside_BJ = ((view_BJ2 > -0.5) & (view_BJ2 < size_px - 0.5)).all(dim=2)
-    return _colour(images_B3SS, colour_B4), view_BJ2, counts_BJ & inside_BJ
+    inside_BJ = ((view_BJ2 > -0.5) & (view_BJ2 < size_2 - 0.5)).all(dim=2)
+    return _colour(images_B3HW, colour_B4), view_BJ2, counts_BJ & inside_BJ
 
 
-def _colour(images_B3SS: Tensor, draw_B4: Tensor) -> Tensor:
+def _colour(images_B3HW: Tensor, draw_B4: Tensor) -> Tensor:
     """Contrast about each image's mean (first draw), and a gain per channel (the others)."""
-    mean_B111 = images_B3SS.mean(dim=(1, 2, 3), keepdim=True)
+    mean_B111 = images_B3HW.mean(dim=(1, 2, 3), keepdim=True)
     contrast_B111 = 1 + draw_B4[:, 0, None, None, None]
     gain_B311 = 1 + draw_B4[:, 1:4, None, None]
-    return (((images_B3SS - mean_B111) * contrast_B111 + mean_B111) * gain_B311).clamp_(0, 1)
+    return (((images_B3HW - mean_B111) * contrast_B111 + mean_B111) * gain_B311).clamp_(0, 1)

@@ -4,7 +4,7 @@ A cache is named by a hash of all that made it: the pictures' content, the boxes
 second start opens it at once; anything that differs makes another cache. Images that cannot be read are left out
 by name and counted; they never stop a run.
 
-Shapes: N people, B batch, J joints, S crop side with context.
+Shapes: N people, B batch, J joints, T S height and width of a crop with context.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.crop import Crop, cut, square_crop
+from alpose.runtime.crop import Crop, CropKind, CropRule, body_turn, cut
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import read_json, remove_abandoned, replacing, write_json
-from alpose.runtime.skeleton import Skeleton
+from alpose.runtime.skeleton import Skeleton, body_axis
 
+from ..foreign.spec import PoseSpec
 from ..progress import progress
 from .records import Bools, Floats, ImageError, PoseData, trained
 
@@ -41,27 +42,57 @@ class CropConfig:
     """How people are cut out."""
 
     size_px: int = 256
-    """Side of the net's input."""
+    """Width of the net's input, and its height unless that is stated."""
     margin: float = 1.25
-    """Side of the crop over the longer side of the box."""
+    """Sides of the crop over those of the box."""
     context: float = 0.25
-    """Room on each side for rotation, scale and shift in training, as a share of ``size_px``."""
+    """Room on each side for rotation, scale and shift in training, as a share of the longer side."""
+    height_px: int | None = None
+    """Height of the net's input; None: it is square."""
+    kind: CropKind = "box"
+    fill: int = 0
+    """Grey level of what lies outside the frame."""
 
     def __post_init__(self) -> None:
-        if self.size_px < 64 or self.size_px % 64:
-            raise ConfigError(f"crop: size_px must be a multiple of 64, got {self.size_px}")
-        if not 1.0 <= self.margin <= 4.0 or not 0.0 <= self.context <= 1.0:
-            raise ConfigError(f"crop: margin must be in [1, 4] and context in [0, 1], got {self}")
+        try:
+            rule = self.rule
+        except DataError as error:
+            raise ConfigError(str(error)) from None
+        if not 0.0 <= self.context <= 1.0:
+            raise ConfigError(f"crop: context must be in [0, 1], got {self}")
+        if self.context and not rule.around_person:
+            raise ConfigError(f"crop: the whole frame ({self.kind}) has no context, got {self.context}: state 0")
+
+    @property
+    def rule(self) -> CropRule:
+        """The crop as a bundle states it."""
+        return CropRule(width_px=self.size_px, height_px=self.shape_px[0], margin=self.margin, kind=self.kind,
+                        fill=self.fill)  # fmt: skip
+
+    @property
+    def shape_px(self) -> tuple[int, int]:
+        """Height and width of the net's input."""
+        return (self.height_px or self.size_px, self.size_px)
 
     @property
     def context_px(self) -> int:
         """Context in crop pixels."""
-        return round(self.context * self.size_px)
+        return round(self.context * max(self.shape_px))
 
-    def crop_of(self, box_4: npt.ArrayLike) -> Crop:
-        """The crop of one person, with context."""
-        bare = square_crop(box_4, margin=self.margin, size_px=self.size_px)
-        return Crop(bare.x0, bare.y0, bare.side, bare.size_px, self.context_px)
+    def crop_of(
+        self, box_4: npt.ArrayLike, frame_size: tuple[int, int] | None = None, turn: float | None = None
+    ) -> Crop:
+        """The crop of one person, with context; the arguments are those of :meth:`CropRule.crop_of`."""
+        return replace(self.rule.crop_of(box_4, frame_size, turn), context_px=self.context_px)
+
+
+def crop_config(spec: PoseSpec, context: float = 0.0) -> CropConfig:
+    """The crop of somebody else's net. ``context`` is for views of a person; whole frames have none."""
+    shape, crop = spec.input, spec.crop
+    return CropConfig(
+        size_px=shape.width_px, height_px=shape.height_px, margin=crop.margin, kind=crop.kind, fill=crop.fill,
+        context=context if crop.kind in ("box", "turned") else 0.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +101,17 @@ class Crops:
 
     data: PoseData
     config: CropConfig
-    pixels_NSS3: npt.NDArray[np.uint8]
+    pixels_NTS3: npt.NDArray[np.uint8]
     """All people of the cache, memory-mapped; ``row_N`` says which belong here."""
     row_N: npt.NDArray[np.int64]
     scale_N: Floats
-    """Frame pixels per crop pixel."""
+    """Frame pixels per crop pixel; of a stretched frame the geometric mean of both axes."""
     joints_NJ2: Floats
     """In pixels of the crop without context."""
     left_out: tuple[str, ...]
     """Names and reasons of people that could not be cut."""
+    crop_N: tuple[Crop, ...] = ()
+    """Where everybody was cut; empty where it is not known."""
 
     def __len__(self) -> int:
         return len(self.row_N)
@@ -91,20 +124,53 @@ class Crops:
     def subset(self, index_M: Sequence[int] | npt.NDArray[np.integer]) -> Crops:
         """These people, in this order, sharing the pixels."""
         rows_M = np.asarray(index_M, dtype=np.int64)
-        return Crops(self.data.subset(rows_M), self.config, self.pixels_NSS3, self.row_N[rows_M],
-                     self.scale_N[rows_M], self.joints_NJ2[rows_M], self.left_out)  # fmt: skip
+        crop_M = tuple(self.crop_N[row] for row in rows_M) if self.crop_N else ()
+        return Crops(self.data.subset(rows_M), self.config, self.pixels_NTS3, self.row_N[rows_M],
+                     self.scale_N[rows_M], self.joints_NJ2[rows_M], self.left_out, crop_M)  # fmt: skip
+
+    def distance(self, offset_NJ2: npt.NDArray[np.floating]) -> Floats:
+        """Lengths (N, J) in frame pixels of offsets in crop pixels."""
+        if self.config.kind != "whole" or not self.crop_N:
+            return np.asarray(np.linalg.norm(offset_NJ2, axis=2) * self.scale_N[:, None])
+        scale_N2 = np.array([(crop.across.scale, crop.down.scale) for crop in self.crop_N], dtype=np.float32)
+        return np.asarray(np.linalg.norm(offset_NJ2 * scale_N2[:, None], axis=2))
+
+    @property
+    def side_N(self) -> Floats:
+        """The longer side of every crop in frame pixels, which the mean error is a share of."""
+        return np.asarray(self.scale_N * max(self.config.shape_px))
 
     def read(self, index_B: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-        """Pixels (B, S, S, 3) with context."""
-        return self.pixels_NSS3[self.row_N[index_B]]
+        """Pixels (B, T, S, 3) with context."""
+        return self.pixels_NTS3[self.row_N[index_B]]
 
     def read_bare(self, index_B: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-        """Pixels (B, size_px, size_px, 3) of the crop as evaluation and a monitor see it."""
-        inside = slice(self.config.context_px, self.config.context_px + self.config.size_px)
-        return self.pixels_NSS3[self.row_N[index_B], inside, inside]
+        """Pixels (B, H, W, 3) of the crop, without context, as evaluation and a monitor see it."""
+        start = self.config.context_px
+        down, across = (slice(start, start + length) for length in self.config.shape_px)
+        return self.pixels_NTS3[self.row_N[index_B], down, across]
 
 
-def prepare(data: PoseData, config: CropConfig, cache: Path, workers: int | None = None) -> Crops:
+def label_turns(data: PoseData) -> Floats:
+    """The turn of everybody's body by its labels, (N,) radians; NaN where hips or shoulders are not labelled.
+
+    :class:`ConfigError` for a skeleton without hips and shoulders.
+    """
+    axis = body_axis(data.skeleton)
+    if axis is None:
+        raise ConfigError(f"crops that turn with the body need hips and shoulders, and {data.skeleton.name!r} has none: "
+                          "state another kind of crop, or give the turns")  # fmt: skip
+    hips, shoulders = (list(joints) for joints in axis)
+    turns = [
+        body_turn(joints_J2[hips], joints_J2[shoulders]) if labelled_J[hips + shoulders].all() else None
+        for joints_J2, labelled_J in zip(data.joints_NJ2, data.labelled_NJ, strict=True)
+    ]
+    return np.array([np.nan if turn is None else turn for turn in turns], dtype=np.float32)
+
+
+def prepare(
+    data: PoseData, config: CropConfig, cache: Path, workers: int | None = None, turn_N: Floats | None = None
+) -> Crops:
     """Open the cache of a dataset's crops, or make it first.
 
     Args:
@@ -112,24 +178,35 @@ def prepare(data: PoseData, config: CropConfig, cache: Path, workers: int | None
         config: the crop.
         cache: folder for the files.
         workers: threads; by default one per core.
+        turn_N: of everybody's crop, in radians, for crops that turn with the body: where a first, upright pass of the net
+            found them. NaN is upright. None: by the labels, and upright where these do not say.
     """
     if not len(data):
         raise DataError(f"{data.name}: there is nobody in it to cut out")
-    key = _key(data, config)
+    if config.kind != "turned":
+        turn_N = None
+    elif turn_N is None:
+        turn_N = label_turns(data)
+    if turn_N is not None and not np.isfinite(turn_N).all():
+        log.warning("%s: %d of %d people are cut upright: the direction of their bodies is not known", data.name,
+                    int((~np.isfinite(turn_N)).sum()), len(data))  # fmt: skip
+    key = _key(data, config, turn_N)
     path, notes = cache / f"crops-{key}.npy", cache / f"crops-{key}.json"
     if not (path.exists() and notes.exists()):
-        _make(data, config, path, notes, workers or os.cpu_count() or 1)
-    side = config.size_px + 2 * config.context_px
+        _make(data, config, path, notes, workers or os.cpu_count() or 1, turn_N)
+    shape = (len(data), *_shape(config), 3)
     try:
-        reasons = {int(row): str(reason) for row, reason in read_json(notes)["left_out"].items()}
+        noted = read_json(notes)
+        reasons = {int(row): str(reason) for row, reason in noted["left_out"].items()}
+        sizes = {int(row): (int(size[0]), int(size[1])) for row, size in noted.get("sizes", {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{notes} does not say who was left out: delete it") from error
     try:
-        pixels_NSS3 = np.load(path, mmap_mode="r", allow_pickle=False)
+        pixels_NTS3 = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DataError(f"{path} is damaged ({error}): delete it") from error
-    if pixels_NSS3.shape != (len(data), side, side, 3):
-        raise DataError(f"{path} has shape {pixels_NSS3.shape}, expected {(len(data), side, side, 3)}: delete it")
+    if pixels_NTS3.shape != shape:
+        raise DataError(f"{path} has shape {pixels_NTS3.shape}, expected {shape}: delete it")
     left_out = tuple(f"{data.ids[row]}: {reason}" for row, reason in reasons.items())
     if left_out:
         log.warning("%s: %d of %d people left out (%s%s)", data.name, len(left_out), len(data), "; ".join(left_out[:5]),
@@ -138,10 +215,13 @@ def prepare(data: PoseData, config: CropConfig, cache: Path, workers: int | None
     if not len(rows_N):
         raise DataError(f"{data.name}: none of its {len(data)} people could be cut, first: {left_out[0]}")
     kept = data.subset(rows_N)
-    crop_N = [config.crop_of(box_4) for box_4 in kept.boxes_N4]
+    crop_N = tuple(
+        config.crop_of(box_4, sizes.get(int(row)), _turn(turn_N, int(row)))
+        for row, box_4 in zip(rows_N, kept.boxes_N4, strict=True)
+    )
     joints_NJ2 = np.stack([crop.to_crop(joints) for crop, joints in zip(crop_N, kept.joints_NJ2, strict=True)])
     scale_N = np.array([crop.scale for crop in crop_N], dtype=np.float32)
-    return Crops(kept, config, pixels_NSS3, rows_N, scale_N, joints_NJ2, left_out)
+    return Crops(kept, config, pixels_NTS3, rows_N, scale_N, joints_NJ2, left_out, crop_N)
 
 
 def unseen_crops(people: PoseData, skeleton: Skeleton, crop: CropConfig, cache: Path, seen: Collection[str]) -> Crops:
@@ -165,23 +245,41 @@ def unseen_crops(people: PoseData, skeleton: Skeleton, crop: CropConfig, cache: 
     return crops.subset(np.flatnonzero(unseen_N))
 
 
-def _key(data: PoseData, config: CropConfig) -> str:
+def _shape(config: CropConfig) -> tuple[int, int]:
+    """Height and width with context."""
+    height, width = config.shape_px
+    return (height + 2 * config.context_px, width + 2 * config.context_px)
+
+
+def _turn(turn_N: Floats | None, row: int) -> float | None:
+    return float(turn_N[row]) if turn_N is not None and np.isfinite(turn_N[row]) else None
+
+
+def _key(data: PoseData, config: CropConfig, turn_N: Floats | None) -> str:
     """Hash of all that makes the pixels: a renamed folder or a corrected label needs no new crops."""
-    made_of = [VERSION, data.pictures(), data.boxes_N4.tolist(), asdict(config)]
+    # What a config had before crops could have any shape always counts, the rest where it is stated: caches stay good.
+    stated = {name: value for name, value in asdict(config).items()
+              if name in ("size_px", "margin", "context") or value != getattr(CropConfig(), name)}  # fmt: skip
+    made_of: list[object] = [VERSION, data.pictures(), data.boxes_N4.tolist(), stated]
+    if turn_N is not None:
+        made_of.append([None if np.isnan(turn) else turn for turn in turn_N.tolist()])
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
 
 
-def _make(data: PoseData, config: CropConfig, path: Path, notes: Path, workers: int) -> None:
+def _make(data: PoseData, config: CropConfig, path: Path, notes: Path, workers: int, turn_N: Floats | None) -> None:
     """Cut every person into a file beside its place, then rename: an interrupted cache does not exist."""
     remove_abandoned(path.parent, path.name)
-    side = config.size_px + 2 * config.context_px
+    shape = (len(data), *_shape(config), 3)
+    sizes: dict[int, tuple[int, int]] = {}
     with replacing(path) as temporary:
-        pixels_NSS3 = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(data), side, side, 3))
+        pixels_NTS3 = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
 
         def one(row: int) -> str | None:
             try:
-                crop = config.crop_of(data.boxes_N4[row])
-                pixels_NSS3[row] = cut(data.image(row), crop)
+                frame_HW3 = data.image(row)
+                size = (frame_HW3.shape[1], frame_HW3.shape[0])
+                pixels_NTS3[row] = cut(frame_HW3, config.crop_of(data.boxes_N4[row], size, _turn(turn_N, row)))
+                sizes[row] = size
             except ImageError as error:
                 return str(error)
             except DataError as error:
@@ -192,6 +290,7 @@ def _make(data: PoseData, config: CropConfig, path: Path, notes: Path, workers: 
         cv2.setNumThreads(1)
         with ThreadPoolExecutor(workers) as pool:
             reasons = list(progress(pool.map(one, range(len(data))), f"crops of {data.name}", len(data)))
-        pixels_NSS3.flush()
+        pixels_NTS3.flush()
         left_out = {row: reason for row, reason in enumerate(reasons) if reason}
-        write_json(notes, {"left_out": left_out, "people": len(data)})
+        of_frames = {} if config.rule.around_person else {"sizes": sizes}
+        write_json(notes, {"left_out": left_out, "people": len(data), **of_frames})

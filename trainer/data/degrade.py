@@ -3,7 +3,7 @@
 A pose net hardly fails on people that it was trained on, so that a head which sees only these learns little about
 failing. Every kind of damage is drawn for each image with its own strength, from none to as given.
 
-Shapes: B batch, S side.
+Shapes: B batch, H W height and width.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def views_of(strength: float) -> AugmentConfig:
     )
 
 
-def degrade(images_B3SS: Tensor, strength_B: Tensor, generator: torch.Generator) -> Tensor:
-    """Worse pictures (B, 3, S, S) in [0, 1].
+def degrade(images_B3HW: Tensor, strength_B: Tensor, generator: torch.Generator) -> Tensor:
+    """Worse pictures (B, 3, H, W) in [0, 1].
 
     Args:
-        images_B3SS: in [0, 1]; not changed.
+        images_B3HW: in [0, 1]; not changed.
         strength_B: in [0, 1] for each image: how often each kind of damage falls on it, and how large occluders are.
         generator: on the CPU, so that every device draws the same.
     """
-    device, out = images_B3SS.device, images_B3SS
+    device, out = images_B3HW.device, images_B3HW
     for _ in range(OCCLUDERS):
-        out = _occlude(out, images_B3SS.flip(0), strength_B.to(device), generator)
+        out = _occlude(out, images_B3HW.flip(0), strength_B.to(device), generator)
     draw_B7, strength_B = torch.rand(len(out), 7, generator=generator), strength_B.cpu()
     noise = torch.randn(out.shape, generator=generator)
     blurred_B, kind_B = draw_B7[:, 1] < strength_B, draw_B7[:, 0]
@@ -58,15 +58,15 @@ def degrade(images_B3SS: Tensor, strength_B: Tensor, generator: torch.Generator)
 
 def _occlude(images: Tensor, others: Tensor, strength_B: Tensor, generator: torch.Generator) -> Tensor:
     """A rectangle of a tenth to a half of the side, anywhere, on half of the images at full strength."""
-    batch, _, side, _ = images.shape
+    batch, _, height, width = images.shape
     draw_B6 = torch.rand(batch, 6, generator=generator).to(images.device)
     colour_B3 = torch.rand(batch, 3, generator=generator).to(images.device)
-    cells_S = torch.arange(side, device=images.device)
-    half_B2 = side * (0.1 + 0.4 * strength_B[:, None] * draw_B6[:, 1:3]) / 2
-    middle_B2 = side * draw_B6[:, 3:5]
-    row_BS = (cells_S - middle_B2[:, :1]).abs() < half_B2[:, :1]
-    column_BS = (cells_S - middle_B2[:, 1:]).abs() < half_B2[:, 1:]
-    covered = row_BS[:, None, :, None] & column_BS[:, None, None, :] & _image(draw_B6[:, 0] < 0.5 * strength_B)
+    size_2 = torch.tensor([height, width], device=images.device)
+    half_B2 = size_2 * (0.1 + 0.4 * strength_B[:, None] * draw_B6[:, 1:3]) / 2
+    middle_B2 = size_2 * draw_B6[:, 3:5]
+    row_BH = (torch.arange(height, device=images.device) - middle_B2[:, :1]).abs() < half_B2[:, :1]
+    column_BW = (torch.arange(width, device=images.device) - middle_B2[:, 1:]).abs() < half_B2[:, 1:]
+    covered = row_BH[:, None, :, None] & column_BW[:, None, None, :] & _image(draw_B6[:, 0] < 0.5 * strength_B)
     filling = torch.where(_image(draw_B6[:, 5] < 0.5), colour_B3[:, :, None, None], others)
     return torch.where(covered, filling, images)
 

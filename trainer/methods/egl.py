@@ -85,7 +85,8 @@ def can_be_neighbour(crops: Crops) -> npt.NDArray[np.bool_]:
 
 def _counts(crops: Crops) -> npt.NDArray[np.bool_]:
     """Joints (L, J) that a training would learn from: labelled, and inside the crop."""
-    inside_LJ = ((crops.joints_NJ2 > -0.5) & (crops.joints_NJ2 < crops.config.size_px - 0.5)).all(axis=2)
+    height, width = crops.config.shape_px
+    inside_LJ = ((crops.joints_NJ2 > -0.5) & (crops.joints_NJ2 < np.array([width, height]) - 0.5)).all(axis=2)
     return np.asarray(crops.labelled_NJ & inside_LJ)
 
 

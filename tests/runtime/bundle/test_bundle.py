@@ -22,7 +22,16 @@ from hypothesis import strategies as st
 
 from alpose.runtime.bundle import Bundle, check_files
 from alpose.runtime.bundle.keys import Signature
-from alpose.runtime.bundle.manifest import HASHED, REQUIRED, Manifest, Threshold, check_against_engine, tensors
+from alpose.runtime.bundle.manifest import (
+    HASHED,
+    REQUIRED,
+    Manifest,
+    Threshold,
+    check_against_engine,
+    crop_to_json,
+    tensors,
+)
+from alpose.runtime.crop import CropRule
 from alpose.runtime.errors import BundleError, DataError, DataNotFoundError
 from alpose.runtime.io import parse_json
 from alpose.runtime.skeleton import COCO, LSP, Skeleton
@@ -67,7 +76,7 @@ def calibration() -> Facts:
 
 
 def facts() -> Facts:
-    inputs, outputs = tensors(S, J, D)
+    inputs, outputs = tensors(CropRule(width_px=S, height_px=S), J, D, confidence=False)
     return {
         "kind": "alpose bundle",
         "schema": 1,
@@ -85,6 +94,32 @@ def facts() -> Facts:
         "provenance": {"data": "synthetic"},
         "opset": 18,
     }
+
+
+def facts_2(**crop: Any) -> Facts:
+    """Schema 2: 12 by 8 pixels, and a sixth output."""
+    rule = CropRule(width_px=8, height_px=12, margin=1.25, **crop)
+    inputs, outputs = tensors(rule, J, D)
+    own = {"schema": 2, "crop": crop_to_json(rule), "inputs": inputs, "outputs": outputs}
+    return facts() | own
+
+
+def golden_2() -> dict[str, Any]:
+    arrays = golden_arrays()
+    frames_GHW3 = np.random.default_rng(1).integers(0, 256, (G, 12, 8, 3), dtype=np.uint8)
+    del arrays["frames_GSS3"]
+    confidence_GJ = np.linspace(0, 1, G * J, dtype=np.float32).reshape(G, J)
+    return arrays | {"frames_GHW3": frames_GHW3, "confidence_GJ": confidence_GJ, "tol_confidence": np.float64(0.01)}
+
+
+def contents_2(change: Callable[[Facts], object] = lambda value: None, golden: bytes | None = None, **crop: Any) -> dict[
+    str, bytes
+]:  # fmt: skip
+    files = {"model.onnx": b"graph" * 40, "golden.npz": golden or npz(golden_2()), "card.html": b"<!doctype html>"}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    value: Facts = json.loads(json.dumps(facts_2(**crop) | {"files": hashes}))
+    change(value)
+    return seal(files, json.dumps(value, indent=1).encode() + b"\n")
 
 
 def seal(files: dict[str, bytes], manifest: bytes) -> dict[str, bytes]:
@@ -119,11 +154,11 @@ def test_a_whole_bundle_opens_and_says_what_it_carries(bundle: Path) -> None:
     opened = Bundle.open(str(bundle))
 
     assert opened.skeleton == TINY
-    assert (opened.crop.size_px, opened.crop.margin) == (S, 1.25)
-    assert opened.crop.crop_of((0, 0, 8, 4)).side == 10
+    assert (opened.crop.width_px, opened.crop.margin) == (S, 1.25)
+    assert opened.crop.crop_of((0, 0, 8, 4)).width == 10
     assert (opened.manifest.name, opened.manifest.precision, opened.manifest.head) == ("driver", "fp32", "ll++conv")
     assert opened.manifest.dimensions == D
-    assert (opened.golden.size_px, opened.golden.joints, len(opened.golden)) == (S, J, G)
+    assert (opened.golden.size_px, opened.golden.joints, len(opened.golden)) == ((S, S), J, G)
     assert opened.sha256 == (bundle / "bundle.sha256").read_text().strip()
     assert opened.signed_by is None
     assert opened.model_bytes() == b"graph" * 40
@@ -341,8 +376,8 @@ def first_threshold(**other: Any) -> Callable[[Facts], object]:
 
 LIES: dict[str, tuple[Callable[[Facts], object], str]] = {
     "another kind": (put("kind", to="alpose pose model"), "kind must be 'alpose bundle', got 'alpose pose model'"),
-    "a later schema": (put("schema", to=2), r"schema must be 1, got 2: use the alpose that wrote it \(0\.1\.0\)"),
-    "schema true": (put("schema", to=True), "schema must be 1, got True"),
+    "a later schema": (put("schema", to=3), r"schema must be 1 or 2, got 3: use the alpose that wrote it \(0\.1\.0\)"),
+    "schema true": (put("schema", to=True), "schema must be 1 or 2, got True"),
     "a key is missing": (drop("head"), r"missing \['head'\]"),
     "a key too many": (put("license", to="MIT"), r"unknown \['license'\]"),
     "no name": (put("name", to=""), "name must be a printable text"),
@@ -356,7 +391,7 @@ LIES: dict[str, tuple[Callable[[Facts], object], str]] = {
     "a skeleton with a bad link": (put("skeleton", "links", to=[[0, 7]]), r"skeleton: .*link \(0, 7\)"),
     "a skeleton with joints that are numbers": (put("skeleton", "joints", to=[1, 2, 3]), "joints.0. must be a text"),
     "a skeleton that is a list": (put("skeleton", to=[]), "skeleton: expected an object"),
-    "crop of nothing": (put("crop", "size_px", to=0), r"size_px must be in \[8, 8192\]"),
+    "crop of nothing": (put("crop", "size_px", to=0), r"width_px and height_px must be in \[8, 8192\]"),
     "half pixels": (put("crop", "size_px", to=8.5), r"crop\.size_px must be a whole number, got '8\.5'"),
     "a crop that is not the input": (put("crop", "size_px", to=16), r"inputs\.frames\.shape must be .*16, 16, 3\]"),
     "margin below 1": (put("crop", "margin", to=0.5), r"margin in \[1, 4\]"),
@@ -473,13 +508,83 @@ def test_strict_json_reads_what_it_should() -> None:
     }
 
 
+# --- schema 2: crops of any shape and kind, and a confidence of every joint
+
+
+@pytest.mark.parametrize("crop", [{}, {"kind": "letterbox", "fill": 114}, {"kind": "whole"}, {"fill": 255}], ids=str)
+def test_a_bundle_of_schema_2_opens_and_reads_back(crop: dict[str, Any], tmp_path: Path) -> None:
+    opened = Bundle.open(lay_out(tmp_path / "driver.alpose", contents_2(**crop)))
+
+    assert opened.crop == CropRule(width_px=8, height_px=12, margin=1.25, **crop)
+    assert opened.manifest.outputs[-1] == "confidence"
+    assert opened.golden.size_px == (12, 8)
+    assert opened.golden.expected.confidence_NJ is not None
+    assert opened.golden.tolerances.by_output()["confidence"] == 0.01
+    assert Manifest.from_json(opened.manifest.to_json()) == opened.manifest
+
+
+def test_a_bundle_of_schema_1_has_a_square_crop_and_no_confidence(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+
+    assert opened.crop == CropRule(width_px=S, height_px=S, margin=1.25)
+    assert "confidence" not in opened.manifest.outputs
+    assert opened.golden.expected.confidence_NJ is None
+    assert opened.golden.tolerances.confidence is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("crop", "kind", to="round"), "crop.kind must be one of box, turned, letterbox, whole, got 'round'"),
+        (put("crop", "kind", to="turned"), "skeleton 'tiny' has no hips and shoulders to turn by"),
+        (put("crop", "fill", to=256), r"fill in \[0, 255\]"),
+        (put("crop", "height_px", to=16), r"inputs.frames.shape must be \['N', 16, 8, 3\]"),
+        (drop("crop", "fill"), "crop has not the keys of schema 2: missing .'fill'."),
+        (drop("outputs", "confidence"), r"outputs has not the keys of schema 2: missing \['confidence'\]"),
+        (put("schema", to=1), r"crop has not the keys of schema 1"),
+    ],
+)
+def test_a_manifest_of_schema_2_that_is_wrong_is_refused(
+    change: Callable[[Facts], object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(lay_out(tmp_path / "driver.alpose", contents_2(change)))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (golden_arrays(), "frames of height and width"),
+        (golden_2() | {"frames_GHW3": np.zeros((G, 8, 12, 3), np.uint8)}, r"\(8, 12\) do not fit"),
+        (golden_2() | {"confidence_GJ": np.full((G, J), 2, np.float32)}, "confidence must lie in .0, 1."),
+        (golden_2() | {"confidence_GJ": np.zeros((G, J + 1), np.float32)}, "confidence is float32"),
+        (golden_2() | {"tol_confidence": np.float64(1.0)}, "judge nothing"),
+        ({name: value for name, value in golden_2().items() if name != "tol_confidence"}, "missing .'tol_confidence'."),
+    ],
+)
+def test_golden_frames_of_schema_2_that_do_not_fit_are_refused(
+    arrays: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(lay_out(tmp_path / "driver.alpose", contents_2(golden=npz(arrays))))
+
+
+def test_schema_1_cannot_hold_what_it_has_no_words_for() -> None:
+    for crop in ({"height_px": 9}, {"kind": "whole"}, {"fill": 1}):
+        with pytest.raises(DataError, match="write schema 2"):
+            crop_to_json(CropRule(**{"width_px": 8, "height_px": 8, **crop}), 1)  # type: ignore[arg-type]
+
+
 # --- golden frames and engines that do not fit the manifest
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (golden_arrays(size_px=16), "frames of side 16 do not fit bundle.json, which declares 8"),
+        (
+            golden_arrays(size_px=16),
+            r"frames of height and width \(16, 16\) do not fit bundle.json, which declares \(8, 8\)",
+        ),
         (golden_arrays(joints=J + 1), "joints 4 do not fit"),
         (golden_arrays(dimensions=D + 2), "embedding dimensions 7 do not fit"),
         (
@@ -547,7 +652,7 @@ def test_an_engine_without_an_output_is_refused() -> None:
 
 
 def test_the_tensors_follow_the_skeleton() -> None:
-    inputs, outputs = tensors(256, len(LSP), 128)
+    inputs, outputs = tensors(CropRule(width_px=256, height_px=256), len(LSP), 128, confidence=False)
 
     assert inputs["frames"]["shape"] == ["N", 256, 256, 3]
     assert {name: value["shape"] for name, value in outputs.items()} == {

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpose.runtime.crop import Crop
+from alpose.runtime.crop import Crop, CropRule
 from alpose.runtime.dlpack import MemoryKind
 from alpose.runtime.engines import cuda as cuda_module
 from alpose.runtime.engines.cuda import NAME, CropKernel, Cuda, CudaError, Kernel, compile_source, handle, source
@@ -80,7 +80,7 @@ def test_the_kernel_is_compiled_for_the_gpu_and_unloaded(
 ) -> None:
     fakes.install(monkeypatch, cuda, spelling="cuda.cudart" if old else "cuda.bindings.runtime")
     _, driver = fake_kernel.install(monkeypatch, cuda, old)
-    array, crop = noise(RGB, 18, 24), Crop(1.5, 2, 14, S)
+    array, crop = noise(RGB, 18, 24), Crop.square(1.5, 2, 14, S)
     with open_engine() as engine:
         same(engine.answer_device([gpu.frame(array, RGB)], [crop]), engine(accept(array, RGB).cut(crop)[None]))
         (option,) = next(iter(driver.modules.values()))["options"]
@@ -100,7 +100,7 @@ def test_the_kernel_is_given_what_it_needs_for_any_crop(frame: tuple[FrameFormat
         fake_kernel.install(patch, state)
         camera, cuda = Camera(state), Cuda()
         stream = cuda.call("cudaStreamCreate")
-        kernel = CropKernel(cuda, stream, S)
+        kernel = CropKernel(cuda, stream, CropRule(width_px=S, height_px=S))
         out = cuda.call("cudaMalloc", S * S * 3)
         gap = 0 if "i420" in frame_format.value else 4
         held = kernel.queue(camera.frame(array, frame_format, stream=None, gap=gap), crop, out)
@@ -119,7 +119,7 @@ def test_the_kernel_is_given_what_it_needs_for_any_crop(frame: tuple[FrameFormat
 @pytest.mark.usefixtures("parts")
 def test_the_producer_is_waited_for(cuda: Any, gpu: Camera, open_engine: Open) -> None:
     _, camera = cuda.cudaStreamCreate()
-    array, crop = noise(RGB, 20, 20), Crop(0, 0, 20, S)
+    array, crop = noise(RGB, 20, 20), Crop.square(0, 0, 20, S)
     with open_engine() as engine:
         expected = engine(accept(array, RGB).cut(crop)[None])
         for stream in (1, 2, int(camera)):
@@ -135,13 +135,13 @@ def test_the_producer_is_waited_for(cuda: Any, gpu: Camera, open_engine: Open) -
 def test_no_pixels_are_copied_and_wrong_addresses_are_found(cuda: Any, gpu: Camera, open_engine: Open) -> None:
     with open_engine() as engine:
         frame = gpu.frame(noise(RGB, 18, 24), RGB, gap=10)
-        engine.answer_device([frame], [Crop(0, 0, 20, S)])  # the first of its format is preceded by a test
+        engine.answer_device([frame], [Crop.square(0, 0, 20, S)])  # the first of its format is preceded by a test
         calls = len(cuda.calls)
-        engine.answer_device([frame], [Crop(0, 0, 20, S)])
+        engine.answer_device([frame], [Crop.square(0, 0, 20, S)])
         # The taps up, the five outputs down.
         assert cuda.calls[calls:].count("cudaMemcpyAsync") == 1 + len(OUTPUT_NAMES)
         with pytest.raises(CudaError, match="cudaErrorIllegalAddress"):
-            engine.answer_device([on_gpu((9, 9, 3), gpu=None)], [Crop(0, 0, 9, S)])
+            engine.answer_device([on_gpu((9, 9, 3), gpu=None)], [Crop.square(0, 0, 9, S)])
 
 
 @pytest.mark.usefixtures("parts")
@@ -149,12 +149,12 @@ def test_memory_for_the_taps_grows_and_is_kept(cuda: Any, gpu: Camera, open_engi
     array = noise(RGB, 150, 150)
     with open_engine() as engine:
         for side in (10, 150, 300, 90, 600):
-            crop = Crop(0, 0, side, S)
+            crop = Crop.square(0, 0, side, S)
             expected = engine(accept(array, RGB).cut(crop)[None])
             same(engine.answer_device([gpu.frame(array, RGB)], [crop]), expected)
         made = cuda.calls.count("cudaMalloc")
         for side in (10, 600, 300):
-            engine.answer_device([gpu.frame(array, RGB)], [Crop(0, 0, side, S)])
+            engine.answer_device([gpu.frame(array, RGB)], [Crop.square(0, 0, side, S)])
         assert cuda.calls.count("cudaMalloc") == made
 
 
@@ -167,7 +167,7 @@ def test_a_failing_call_leaves_the_engine_usable(
 ) -> None:
     array = noise(RGB, 150, 150)
     taken = [gpu.frame(array, RGB, stream=None) for _ in range(2)]
-    places = [Crop(0, 0, 9, S), Crop(0, 0, 600, S)]  # the second needs more memory for its taps
+    places = [Crop.square(0, 0, 9, S), Crop.square(0, 0, 600, S)]  # the second needs more memory for its taps
     with open_engine((1, 2, 2)) as engine:
         expected = engine(np.stack([accept(array, RGB).cut(crop) for crop in places]))
         if not first:
@@ -208,10 +208,10 @@ def test_a_gpu_that_cuts_otherwise_is_refused_at_the_first_frame(
         held = len(cuda.memory)
         for _ in range(2):
             with pytest.raises(WrongAnswerError, match=r"does not cut RGB frames .* 1 of 192 bytes .* the worst by 1"):
-                engine.answer_device([frame], [Crop(0, 0, 9, S)])
+                engine.answer_device([frame], [Crop.square(0, 0, 9, S)])
         assert len(cuda.memory) == held + 1, "all but the memory for taps was given back"
         driver.kernels = {NAME: fake_kernel.crop_twin}
-        assert len(engine.answer_device([frame], [Crop(0, 0, 9, S)])) == 1
+        assert len(engine.answer_device([frame], [Crop.square(0, 0, 9, S)])) == 1
 
 
 def test_without_nvrtc_it_says_what_to_install(parts: tuple[Any, Any, Any], gpu: Camera, open_engine: Open) -> None:
@@ -220,10 +220,10 @@ def test_without_nvrtc_it_says_what_to_install(parts: tuple[Any, Any, Any], gpu:
     frame = gpu.frame(noise(RGB, 20, 20), RGB)
     with open_engine() as engine:
         with pytest.raises(CudaError, match=r"libnvrtc.*pip install nvidia-cuda-nvrtc"):
-            engine.answer_device([frame], [Crop(0, 0, 9, S)])
+            engine.answer_device([frame], [Crop.square(0, 0, 9, S)])
         assert len(engine(np.zeros((1, S, S, 3), np.uint8))) == 1  # crops of the host need no kernel
         nvrtc.missing = False
-        assert len(engine.answer_device([frame], [Crop(0, 0, 9, S)])) == 1
+        assert len(engine.answer_device([frame], [Crop.square(0, 0, 9, S)])) == 1
 
 
 def test_a_kernel_that_does_not_compile_or_load_says_why(
@@ -253,13 +253,13 @@ struct Place { int x, y, z; };
 static Place blockIdx, blockDim, threadIdx;
 """
 LOOP = """
-extern "C" void run(int blocks, int block, const Channel *channels, const int *matrix, const int *taps, int size,
-                    unsigned char *out) {
+extern "C" void run(int blocks, int block, const Channel *channels, const int *matrix, const int *taps, int height,
+                    int width, unsigned char *out) {
     blockDim = {block, block, 1};
     for (blockIdx.y = 0; blockIdx.y < blocks; ++blockIdx.y) for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
         for (threadIdx.y = 0; threadIdx.y < block; ++threadIdx.y)
             for (threadIdx.x = 0; threadIdx.x < block; ++threadIdx.x)
-                alpose_crop(channels, matrix, taps, size, out);
+                alpose_crop(channels, matrix, taps, height, width, out);
 }
 """
 
@@ -307,16 +307,21 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield Here()
 
 
-@given(frame=frames(), crop=crops, size=st.sampled_from([S, 17, 33]))
+@given(
+    frame=frames(), crop=crops, size=st.sampled_from([S, 17, 33]), tall=st.sampled_from([S, 21, 33]),
+    fill=st.sampled_from([0, 114, 255]),
+)  # fmt: skip
 @settings(deadline=None, max_examples=120)
 def test_the_kernels_source_computes_the_same_bits(
-    here: Any, frame: tuple[FrameFormat, Bytes], crop: Crop, size: int
+    here: Any, frame: tuple[FrameFormat, Bytes], crop: Crop, size: int, tall: int, fill: int
 ) -> None:
     frame_format, array = frame
-    crop = Crop(crop.x0, crop.y0, crop.side, size)
-    out = np.full((size, size, 3), 77, np.uint8)
+    crop = Crop(crop.x0, crop.y0, crop.width, crop.height, size, tall, fill=fill)
+    out = np.full((tall, size, 3), 77, np.uint8)
 
-    CropKernel(here, 0, size).queue(foreign(array, frame_format), crop, out.ctypes.data)
+    CropKernel(here, 0, CropRule(width_px=size, height_px=tall, fill=fill)).queue(
+        foreign(array, frame_format), crop, out.ctypes.data
+    )
     np.testing.assert_array_equal(out, accept(array, frame_format).cut(crop))
 
 
@@ -338,7 +343,7 @@ def test_the_real_gpu_cuts_the_same_bits() -> None:
     stream = cuda.call("cudaStreamCreate")
     size = 128
     try:
-        kernel = CropKernel(cuda, stream, size)
+        kernel = CropKernel(cuda, stream, CropRule(width_px=size, height_px=size))
     except (MissingExtraError, CudaError) as error:
         cuda.call("cudaStreamDestroy", stream)
         pytest.skip(f"no kernel is tried: {error}")
@@ -348,7 +353,11 @@ def test_the_real_gpu_cuts_the_same_bits() -> None:
         address = cuda.call("cudaMalloc", array.nbytes)
         cuda.to_device(address, array, stream)
         frame = DeviceFrame(frame_format, MemoryKind.CUDA, None, address, array.shape, array.strides, None, array)
-        for crop in (Crop(-30.5, 20.2, 400.3, size), Crop(-500, -500, 2000, size), Crop(100, 100, 40, size)):
+        for crop in (
+            Crop.square(-30.5, 20.2, 400.3, size),
+            Crop.square(-500, -500, 2000, size),
+            Crop.square(100, 100, 40, size),
+        ):
             held = kernel.queue(frame, crop, out)
             got = np.empty((size, size, 3), np.uint8)
             cuda.to_host(got, out, stream)

@@ -175,12 +175,17 @@ def test_frames_are_cut_on_the_device_bit_for_bit(case: Case) -> None:
     if case.device is None:
         if isinstance(case.engine, DeviceEngine):
             with pytest.raises(ConfigError, match="cannot be given frames in its own memory"):
-                case.engine.answer_device([on_gpu((20, 20, 3))], [Crop(0, 0, 9, case.size_px)])
+                case.engine.answer_device([on_gpu((20, 20, 3))], [Crop.square(0, 0, 9, case.size_px)])
         return
     engine, put = device_of(case)
     for seed, frame_format in enumerate(FrameFormat):
         array = noise(frame_format, 18, 24, seed)
-        for crop in (Crop(1.5, 2, 14, 8), Crop(-9, -3, 50, 8), Crop(300, 0, 9, 8), Crop(20, 9, 5, 8)):
+        for crop in (
+            Crop.square(1.5, 2, 14, 8),
+            Crop.square(-9, -3, 50, 8),
+            Crop.square(300, 0, 9, 8),
+            Crop.square(20, 9, 5, 8),
+        ):
             expected = engine(accept(array, frame_format).cut(crop)[None])
             same(engine.answer_device([put(array, frame_format)], [crop]), expected)
 
@@ -200,7 +205,7 @@ def test_a_batch_has_frames_of_several_formats_and_sizes(device_case: Case) -> N
     engine, put = device_of(device_case)
     kinds = [RGB, FrameFormat.NV12, FrameFormat.BGR, FrameFormat.YUYV, FrameFormat.GREY]
     arrays = [noise(kind, 10 + 8 * n, 40 - 6 * n, n) for n, kind in enumerate(kinds)]
-    places = [Crop(3.3 * n, 2.0, 17.0 + n, 8) for n in range(len(kinds))]
+    places = [Crop.square(3.3 * n, 2.0, 17.0 + n, 8) for n in range(len(kinds))]
     expected = np.stack([accept(a, k).cut(c) for a, k, c in zip(arrays, kinds, places, strict=True)])
     for count in (1, 5, 2):
         taken = [put(a, k) for a, k in zip(arrays[:count], kinds, strict=False)]
@@ -212,7 +217,7 @@ def test_what_comes_to_the_host_is_rgb_and_counted(device_case: Case, frame_form
     engine, put = device_of(device_case)
     array = noise(frame_format, 24, 30)
     frame, before = put(array, frame_format), engine.copies_to_host
-    engine.answer_device([frame], [Crop(0, 0, 20, 8)])
+    engine.answer_device([frame], [Crop.square(0, 0, 20, 8)])
     assert engine.copies_to_host == before
 
     got = engine.to_host(frame)
@@ -234,7 +239,7 @@ def test_frames_in_other_memory_are_refused(device_case: Case) -> None:
         says += "|reads frames on GPU 0, and this one is in the host's memory"
     for frame in elsewhere:
         with pytest.raises(ConfigError, match=says):
-            engine.answer_device([frame], [Crop(0, 0, 9, 8)])
+            engine.answer_device([frame], [Crop.square(0, 0, 9, 8)])
         with pytest.raises(ConfigError, match=says):
             engine.to_host(frame)
 
@@ -242,11 +247,13 @@ def test_frames_in_other_memory_are_refused(device_case: Case) -> None:
 def test_frames_and_crops_must_belong_together(device_case: Case) -> None:
     engine, put = device_of(device_case)
     frame = put(noise(RGB, 20, 20), RGB)
-    for given_frames, given_crops in (([], []), ([frame], []), ([frame], [Crop(0, 0, 9, 8)] * 2)):
+    for given_frames, given_crops in (([], []), ([frame], []), ([frame], [Crop.square(0, 0, 9, 8)] * 2)):
         with pytest.raises(DataError, match=f"{len(given_frames)} frames and {len(given_crops)} crops"):
             engine.answer_device(given_frames, given_crops)
-    for crop in (Crop(0, 0, 9, 9), Crop(0, 0, 9, 8, 2)):
-        with pytest.raises(DataError, match="crops of 8 px without context"):
+    with pytest.raises(ConfigError, match="does not turn crops in its own memory"):
+        engine.answer_device([frame], [Crop(0, 0, 9, 9, 8, 8, turn=0.3)])
+    for crop in (Crop.square(0, 0, 9, 9), Crop.square(0, 0, 9, 8, 2), Crop(0, 0, 9, 9, 8, 8, fill=9)):
+        with pytest.raises(DataError, match="crops of 8 x 8 px without context"):
             engine.answer_device([frame], [crop])
 
 

@@ -78,7 +78,7 @@ def test_it_gives_the_graphs_own_numbers(write: Write) -> None:
     assert form_problems(answer, 3, JOINTS, DIMENSIONS) == {}
     np.testing.assert_array_equal(answer.predicted_loss_N, pixels.sum(axis=(1, 2, 3), dtype=np.float32))
     np.testing.assert_array_equal(answer.scores_NJ, answer.predicted_loss_N[:, None] * np.array([1, 2, 3]))
-    assert (engine.name, engine.provider, engine.size_px) == ("onnxruntime cpu", "CPUExecutionProvider", SIZE)
+    assert (engine.name, engine.provider, engine.crop.width_px) == ("onnxruntime cpu", "CPUExecutionProvider", SIZE)
     assert engine.metadata == {"alpose.head": "ll++"}
 
 

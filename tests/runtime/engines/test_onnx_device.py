@@ -15,17 +15,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alpose.runtime.crop import Crop
+from alpose.runtime.crop import Crop, CropRule
 from alpose.runtime.dlpack import MemoryKind
 from alpose.runtime.engines import onnx_device
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError, WrongAnswerError
 from alpose.runtime.frames import DeviceFrame, FrameFormat, accept, take_frame
+from alpose.runtime.types import OUTPUT_NAMES
 
 from ...fakes.engines import write_pixels_model
 from ...fakes.frames import Bytes, S, crops, foreign, frames, noise, on_gpu, same
 
 RGB = FrameFormat.RGB
+RULE = CropRule(width_px=S, height_px=S)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> OnnxEngine:
 @pytest.mark.parametrize("frame_format", FrameFormat)
 def test_onnx_reads_the_graphs_and_finds_nothing_wrong(frame_format: FrameFormat) -> None:
     onnx = pytest.importorskip("onnx")
-    for content in (onnx_device.crop_graph(frame_format), onnx_device.copy_graph()):
+    for content in (
+        onnx_device.crop_graph(frame_format),
+        onnx_device.crop_graph(frame_format, 114),
+        onnx_device.copy_graph(),
+    ):
         model = onnx.load_from_string(content)
         onnx.checker.check_model(model, full_check=True)
         assert [opset.version for opset in model.opset_import] == [onnx_device.OPSET]
@@ -96,7 +102,7 @@ def test_nothing_is_read_beyond_the_last_pixel(engine: OnnxEngine) -> None:
             first = 2 * page - ((rows - 1) * pitch + row_bytes)
             array = np.ndarray(source.shape, np.uint8, whole.data, first, (pitch, *source.strides[1:]))
             array[...] = source
-            for crop in (Crop(0, 0, 20, S), Crop(10, 14, 9, S)):
+            for crop in (Crop.square(0, 0, 20, S), Crop.square(10, 14, 9, S)):
                 outputs = engine.answer_device([foreign(array, frame_format)], [crop])
                 same(outputs, engine(accept(source, frame_format).cut(crop)[None]))
             copy = engine.to_host(foreign(array, frame_format))
@@ -109,7 +115,7 @@ def test_nothing_is_read_beyond_the_last_pixel(engine: OnnxEngine) -> None:
 def test_pinned_memory_of_the_host_is_read(engine: OnnxEngine) -> None:
     pinned = foreign(noise(RGB, 20, 20), RGB)
     pinned = DeviceFrame(RGB, MemoryKind.CUDA_HOST, 0, pinned.address, pinned.shape, pinned.strides, None, pinned)
-    assert len(engine.answer_device([pinned], [Crop(0, 0, 9, S)])) == 1
+    assert len(engine.answer_device([pinned], [Crop.square(0, 0, 9, S)])) == 1
 
 
 def test_a_provider_that_cuts_otherwise_is_refused_at_the_first_frame(
@@ -117,7 +123,7 @@ def test_a_provider_that_cuts_otherwise_is_refused_at_the_first_frame(
 ) -> None:
     pytest.importorskip("onnxruntime")
     engine = OnnxEngine(write_pixels_model(tmp_path / "model.onnx"), threads=1)
-    frame, crop = foreign(noise(RGB, 20, 20), RGB), Crop(0, 0, 9, S)
+    frame, crop = foreign(noise(RGB, 20, 20), RGB), Crop.square(0, 0, 9, S)
     monkeypatch.setattr(onnx_device, "AFTER", 2**16 * 1.001)
     for _ in range(2):
         with pytest.raises(WrongAnswerError, match=r"does not cut RGB frames .* of 192 bytes .* differ"):
@@ -140,12 +146,14 @@ class FakeSession:
 def gpu_device(provider: str) -> onnx_device.OnnxDevice:
     runtime = pytest.importorskip("onnxruntime")
     session = FakeSession(provider, "1")
-    return onnx_device.OnnxDevice(runtime, session, runtime.SessionOptions(), "frames", S, "onnxruntime x")
+    return onnx_device.OnnxDevice(
+        runtime, session, runtime.SessionOptions(), "frames", RULE, OUTPUT_NAMES, "onnxruntime x"
+    )
 
 
 def test_a_provider_on_a_gpu_reads_that_gpu_alone() -> None:
     device = gpu_device("TensorrtExecutionProvider")
-    crop = Crop(0, 0, 9, S)
+    crop = Crop.square(0, 0, 9, S)
     with pytest.raises(ConfigError, match="reads frames on GPU 1, and this one is in the host's memory"):
         device.answer([foreign(noise(RGB, 9, 9), RGB)], [crop])
     with pytest.raises(ConfigError, match="runs on GPU 1, and the frame is on GPU 0"):
@@ -163,6 +171,10 @@ def test_onnx_runtimes_real_gpu_gives_the_same_bits(tmp_path: Path) -> None:
     for frame_format in FrameFormat:
         array = noise(frame_format, 480, 640)
         frame = take_frame(torch.from_numpy(array).cuda(), frame_format)
-        for crop in (Crop(-30.5, 20.2, 400.3, S), Crop(-500, -500, 2000, S), Crop(100, 100, 40, S)):
+        for crop in (
+            Crop.square(-30.5, 20.2, 400.3, S),
+            Crop.square(-500, -500, 2000, S),
+            Crop.square(100, 100, 40, S),
+        ):
             same(engine.answer_device([frame], [crop]), engine(accept(array, frame_format).cut(crop)[None]))
         np.testing.assert_array_equal(engine.to_host(frame), accept(array, frame_format).to_rgb())

@@ -622,7 +622,7 @@ def test_a_crop_is_what_the_net_saw_and_nothing_else(
 ) -> None:
     rng = np.random.default_rng(seed)
     frame_HW3 = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    crop = Crop(x0, y0, side, size_px)
+    crop = Crop.square(x0, y0, side, size_px)
     maker = PictureEncoder(store="crop", media_type="image/png", quality=90, long_side=None, seal_to=None)
 
     region = maker.region(crop, 64, 48)
@@ -653,10 +653,10 @@ def test_a_crop_is_what_the_net_saw_and_nothing_else(
 
 def test_the_crop_of_a_known_box() -> None:
     # Samples are 30 / 16 px wide; the first one's filter reaches half of that beyond the edge at 15.
-    assert kept_region("crop", Crop(15.0, 10.0, 30.0, 16), 64, 48) == (14, 9, 47, 42)
-    assert kept_region("crop", Crop(-500.0, 10.0, 30.0, 16), 64, 48) is None
-    assert kept_region("full", Crop(15.0, 10.0, 30.0, 16), 64, 48) == (0, 0, 64, 48)
-    assert kept_region("keypoints", Crop(15.0, 10.0, 30.0, 16), 64, 48) is None
+    assert kept_region("crop", Crop.square(15.0, 10.0, 30.0, 16), 64, 48) == (14, 9, 47, 42)
+    assert kept_region("crop", Crop.square(-500.0, 10.0, 30.0, 16), 64, 48) is None
+    assert kept_region("full", Crop.square(15.0, 10.0, 30.0, 16), 64, 48) == (0, 0, 64, 48)
+    assert kept_region("keypoints", Crop.square(15.0, 10.0, 30.0, 16), 64, 48) is None
 
 
 def test_a_crop_alone_is_kept_also_of_clips(start: Any, make_candidate: Make, shot: Shoot) -> None:
@@ -678,7 +678,7 @@ def test_a_crop_alone_is_kept_also_of_clips(start: Any, make_candidate: Make, sh
 def test_a_person_outside_the_frame_has_no_crop(start: Any, make_candidate: Make) -> None:
     made, queue = start(store="crop")
 
-    made.submit(make_candidate(crop=Crop(500.0, 10.0, 30.0, 16)))
+    made.submit(make_candidate(crop=Crop.square(500.0, 10.0, 30.0, 16)))
     assert made.flush()
 
     assert positions(queue.records[0]) == []

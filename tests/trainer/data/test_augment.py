@@ -20,7 +20,7 @@ def run(
     pixels: Tensor, joints: Tensor, labelled: Tensor, seed: int = 0, *, flip_order: Any = None, **config: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return augment(
-        pixels, joints, labelled, size_px=SIZE, flip_order=flip_order or tuple(range(joints.shape[1])),
+        pixels, joints, labelled, shape_px=(SIZE, SIZE), flip_order=flip_order or tuple(range(joints.shape[1])),
         config=AugmentConfig(**{**STILL, **config}), generator=torch.Generator().manual_seed(seed),
     )  # fmt: skip
 

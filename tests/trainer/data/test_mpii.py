@@ -69,8 +69,8 @@ def test_box_with_the_usual_margin_is_the_crop_of_other_toolkits(tmp_path: Path)
     centre, scale = np.array([151.0, 201.0]), 2.0
     centre[1] += 15 * scale  # HRNet lib/dataset/mpii.py
     scale *= 1.25
-    assert crop.side == pytest.approx(200 * scale)
-    assert (crop.x0 + crop.side / 2, crop.y0 + crop.side / 2) == pytest.approx(tuple(centre - 1))
+    assert crop.width == pytest.approx(200 * scale)
+    assert (crop.x0 + crop.width / 2, crop.y0 + crop.width / 2) == pytest.approx(tuple(centre - 1))
 
 
 @pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/passwd", "C:\\x.jpg", "a\\..\\..\\b.jpg"])

@@ -245,7 +245,7 @@ def test_labels_of_the_pool_are_for_the_ceiling_alone(
 
     def scrambled(people: Crops, *, pictures: bool = False) -> Crops:
         if pictures:
-            return replace(people, pixels_NSS3=255 - people.pixels_NSS3)
+            return replace(people, pixels_NTS3=255 - people.pixels_NTS3)
         rng = np.random.default_rng(0)
         labelled_NJ = rng.uniform(size=people.labelled_NJ.shape) < 0.8
         data = replace(people.data, joints_NJ2=rng.permutation(people.data.joints_NJ2), labelled_NJ=labelled_NJ,
