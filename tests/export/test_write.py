@@ -94,7 +94,7 @@ def test_the_manifest_tells_what_it_was_made_of(base: Path, bundle: Path) -> Non
     assert manifest["precision"] == "fp32"
     assert manifest["calibration"]["failure"] == {"name": "mean-error", "limit": 0.6}
     assert manifest["provenance"]["model"]["dataset"] == "synthetic"
-    assert manifest["crop"]["size_px"] == checkpoint.load(base).crop.size_px
+    assert manifest["crop"]["width_px"] == checkpoint.load(base).crop.size_px
 
 
 def test_verify_passes_and_says_what_it_could_not_ask(bundle: Path) -> None:

@@ -298,7 +298,8 @@ def test_the_order_of_threads_does_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"size_px": 7}, {"height_px": 9000}, {"size_px": 0}, {"fill": 256}, {"kind": "round"}, {"kind": "whole"}, {"margin": 0.9}, {"margin": 5.0}, {"context": -0.1},
+    [{"size_px": 7}, {"height_px": 9000}, {"size_px": 0}, {"fill": 256}, {"kind": "round"}, {"kind": "whole"},
+     {"margin": 0.9}, {"margin": 5.0}, {"context": -0.1},
      {"context": 1.5}, {"margin": float("nan")}],
     ids=str,
 )  # fmt: skip
