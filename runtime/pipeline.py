@@ -436,7 +436,7 @@ class FrameClock:
         that starts in 1970 and counts nanoseconds is taken.
         """
         try:
-            wall_ns = operator.index(time_ns)  # type: ignore[arg-type]
+            wall_ns = -1 if isinstance(time_ns, bool) else operator.index(time_ns)  # type: ignore[arg-type]
         except TypeError:
             wall_ns = -1
         wrong = not 0 <= wall_ns < 2**63

@@ -15,6 +15,7 @@ import json
 import math
 import platform
 import secrets
+import time
 import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from . import scorelog
 from .bundle import Bundle
 from .bundle.manifest import crop_to_json
 from .crop import Crop
-from .errors import DataError, QueueError
+from .errors import ConfigError, DataError, QueueError
 from .frames import DeviceFrame, HostFrame, Region
 from .queue import Queue, Record
 from .queue.record import Candidate, FrameCopy
@@ -107,12 +108,16 @@ class FrameRecorder:
         counters: where drops and errors are counted.
         handover_bytes: most pixels that wait to be encoded.
         previous_bytes: most pixels that are held for the beginning of a clip, over all cameras.
+        until_s: by ``time.monotonic()``, how long :meth:`restore` may wait for the disk.
     """
 
     def __init__(
         self, queue: Queue, bundle: Bundle, device: str, camera: str, counters: Counters, *,
-        handover_bytes: int = HANDOVER_BYTES, previous_bytes: int = PREVIOUS_BYTES,
+        handover_bytes: int = HANDOVER_BYTES, previous_bytes: int = PREVIOUS_BYTES, until_s: float = math.inf,
     ) -> None:  # fmt: skip
+        if not isinstance(previous_bytes, int) or previous_bytes < 0:
+            raise ConfigError(f"previous_bytes must not be negative, got {previous_bytes!r}")
+        self._until_s = until_s
         self.queue, self._bundle, self._device, self._counters = queue, bundle, device, counters
         self._log = FrameLog(bundle.sha256, device, counters)
         self._state = PolicyState(camera, bundle.sha256)
@@ -129,7 +134,8 @@ class FrameRecorder:
     def restore(self, policy: Policy, trigger: Trigger) -> None:
         """Let a policy go on from what it had learned when this queue was last used, and save what it learns now."""
         try:
-            data = self.queue.within(QUEUE_START_S, lambda: self.queue.load_state(self._state.key))
+            left_s = min(max(self._until_s - time.monotonic(), 0.0), QUEUE_START_S)
+            data = self.queue.within(left_s, lambda: self.queue.load_state(self._state.key))
         except QueueError:  # the disk is not there yet: it is read when it is
             self._state.follow(policy, trigger)
         else:

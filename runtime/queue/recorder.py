@@ -107,8 +107,8 @@ class Recorder:
             raise ConfigError(f"{queue.path} was opened for reading alone: open it without readonly")
         if depth < 1:
             raise ConfigError(f"depth is at least 1, got {depth}")
-        if handover_bytes < 0:
-            raise ConfigError(f"handover_bytes must not be negative, got {handover_bytes}")
+        if not isinstance(handover_bytes, int) or handover_bytes < 0:
+            raise ConfigError(f"handover_bytes must not be negative, got {handover_bytes!r}")
         self.counters = counters if counters is not None else Counters()
         self.encoder = PictureEncoder(
             store=queue.store,
@@ -259,16 +259,19 @@ class QueueNumbers:
         queue: what is read.
         recorder: what writes it.
         on_error: told of what went wrong while reading.
+        wait_s: how long to wait for the first numbers.
     """
 
-    def __init__(self, queue: Queue, recorder: Recorder, on_error: Callable[[str, Exception], None]) -> None:
+    def __init__(
+        self, queue: Queue, recorder: Recorder, on_error: Callable[[str, Exception], None], wait_s: float = 1.0
+    ) -> None:
         self._queue, self._recorder, self._on_error = queue, recorder, on_error
         self._info: QueueInfo | None = None
         self._changed = threading.Condition()
         self._read_s, self._wanted, self._read, self._ending = -FRESH_S, 0, 0, False
         self._thread = threading.Thread(target=self._run, name="alpose-queue-numbers", daemon=True)
         self._thread.start()
-        self.refresh()
+        self.refresh(wait_s)
 
     def state(self) -> QueueState:
         """What is known; where it is old, it is read again in the background for the next time."""
@@ -325,7 +328,8 @@ class QueueNumbers:
             try:
                 self._info = self._queue.info()
             except Exception as error:  # a disk may fail in any way
-                self._on_error("queue_info", error)
+                if not self._ending:
+                    self._on_error("queue_info", error)
             with self._changed:
                 self._read_s, self._read = time.monotonic(), wanted
                 self._changed.notify_all()

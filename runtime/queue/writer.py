@@ -557,7 +557,11 @@ class RecordingThreads:
             lost, self._given_up = 0 if self._given_up else self.waiting[0], True
         if lost:
             self._counters.add(DROPPED, lost, reason=reason)
-            log.error("%d frames were given up at the end: %s", lost, self.writer.last_error or "there was no time")
+            log.error(
+                "%d frames were given up at the end: %s",
+                lost,
+                self.writer.last_error[0] if self.writer.last_error else "there was no time",
+            )
 
     # The encoder's thread.
 
