@@ -39,7 +39,7 @@ TURN_S = 30.0
 CLOSE_S = 5.0
 """So long closing waits for whoever is still at the file, and for the disk."""
 
-MOST_REMEMBERED_PICTURES = 1024
+MOST_REMEMBERED_PICTURES = 256
 """Pictures of which it is remembered where they lie: people on one frame come one after the other."""
 
 T = TypeVar("T")
