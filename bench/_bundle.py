@@ -67,7 +67,7 @@ def measure_bundle(path: Path, used: DeviceContext, *, rounds: int, calls: int) 
     if head is None:
         raise ConfigError(f"{path} has no loss head: a bundle needs one")
     graph = MonitorGraph.from_model(model, head)
-    size = graph.spec.size_px
+    size = graph.spec.width_px
     frames_NSS3 = np.random.default_rng(0).integers(0, 256, (max(BATCHES), size, size, 3), dtype=np.uint8)
     expected = TorchEngine(graph)(frames_NSS3)
     provider = "cuda" if used.device.type == "cuda" else "cpu"
@@ -105,7 +105,7 @@ def _engines(
     for name, make in makers.items():
         try:
             engines[name] = make()
-            engines[name](np.zeros((2, graph.spec.size_px, graph.spec.size_px, 3), dtype=np.uint8))
+            engines[name](np.zeros((2, graph.spec.width_px, graph.spec.width_px, 3), dtype=np.uint8))
         except (AlposeError, RuntimeError) as error:
             engines.pop(name, None)
             left_out.append({"engine": name, "reason": str(error).splitlines()[0][:300]})

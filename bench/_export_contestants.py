@@ -28,7 +28,7 @@ BATCHES = (1, 8)
 SLIM: HeadName = "ll++"
 
 SAYS = {
-    "onnxruntime fp32": "alpose.runtime.engines.OnnxEngine on the CPU: uint8 crops to the five outputs",
+    "onnxruntime fp32": "alpose.runtime.engines.OnnxEngine on the CPU: uint8 crops to the outputs",
     "onnxruntime fp16": "the same; ONNX Runtime's CPU kernels compute in float32, so the casts are all that differs",
     "onnxruntime int8": "the same, QDQ",
     "torch eager": "the same MonitorGraph in PyTorch, channels last, inference mode, outputs to numpy",
@@ -45,7 +45,7 @@ def line_up(
 ) -> tuple[dict[str, Callable[[Frames], object]], dict[str, str], dict[str, int]]:
     """Who runs, who does not and why, and the sizes of the files in bytes."""
     graph = MonitorGraph.from_model(model, head)
-    size = graph.spec.size_px
+    size = graph.spec.width_px
     paths = {name: folder / f"{name}.onnx" for name in ("fp32", "fp16", "int8", "slim", "pose", "headless", "heatmaps")}
     to_onnx(graph, paths["fp32"])
     to_fp16(paths["fp32"], paths["fp16"])
@@ -134,19 +134,19 @@ def compiled(graph: MonitorGraph, backend: str) -> Callable[[Frames], list[Any]]
             return [value.numpy() for value in fast[len(frames)](torch.from_numpy(frames))]
 
     for batch in BATCHES:
-        call(noise((batch, graph.spec.size_px, graph.spec.size_px, 3)))
+        call(noise((batch, graph.spec.width_px, graph.spec.width_px, 3)))
     return call
 
 
 def decoding_in_numpy(path: Path, maps: str, graph: MonitorGraph, threads: int) -> Callable[[Frames], list[Any]]:
     """What a device does when heatmaps leave the graph."""
-    run, spec = plain(path, threads), graph.spec
+    run = plain(path, threads)
     place = [maps, "predicted_loss", "embedding"].index(maps)
 
     def call(frames: Frames) -> list[Any]:
         answers = run(frames)
-        keypoints_BJ2, scores_BJ = decode(answers[place], spec.stride, spec.peak)
-        entropy_B = entropy(answers[place] * (REFERENCE_PEAK / spec.peak))
+        keypoints_BJ2, scores_BJ = decode(answers[place], graph.stride, graph.peak)
+        entropy_B = entropy(answers[place] * (REFERENCE_PEAK / graph.peak))
         evidence_B3 = np.stack([answers[1], entropy_B, 1 - scores_BJ.mean(axis=1)], axis=1)
         return [keypoints_BJ2, scores_BJ, answers[1], UNCALIBRATED.probability(evidence_B3), answers[2]]
 

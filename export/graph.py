@@ -123,9 +123,10 @@ class MonitorGraph(CalibratedGraph):
             raise ConfigError(
                 f"a crop of {size_px} px and heatmaps of {cells} cells give no whole stride: state stride="
             )
-        self.spec = GraphSpec(skeleton=skeleton, size_px=size_px, stride=size_px / cells if stride is None else stride,
-                              peak=peak, head=head_name, dimensions=dimensions)  # fmt: skip
-        self.decode = Decode(self.spec.stride, peak, cells)
+        self.spec = GraphSpec(skeleton=skeleton, height_px=size_px, width_px=size_px, head=head_name,
+                              dimensions=dimensions)  # fmt: skip
+        self.stride, self.peak = size_px / cells if stride is None else stride, peak
+        self.decode = Decode(self.stride, peak, cells)
         self.doubt = HeatmapEvidence(peak)
         self.embedding = Embedding()
         self.set_calibration(calibration, None)
@@ -276,9 +277,9 @@ class TorchEngine:
         return Outputs(*answers), evidence_N3, logit_NJ
 
     def _run(self, frames_NHW3: npt.NDArray[np.uint8], call: Any) -> list[npt.NDArray[np.float32]]:
-        size = self.graph.spec.size_px
-        if frames_NHW3.dtype != np.uint8 or frames_NHW3.shape[1:] != (size, size, 3) or not len(frames_NHW3):
-            raise DataError(f"frames are uint8 (N, {size}, {size}, 3) with N >= 1, got {frames_NHW3.dtype} "
+        height, width = self.graph.spec.height_px, self.graph.spec.width_px
+        if frames_NHW3.dtype != np.uint8 or frames_NHW3.shape[1:] != (height, width, 3) or not len(frames_NHW3):
+            raise DataError(f"frames are uint8 (N, {height}, {width}, 3) with N >= 1, got {frames_NHW3.dtype} "
                             f"{frames_NHW3.shape}")  # fmt: skip
         with torch.inference_mode():
             parts = [call(torch.from_numpy(np.array(frames_NHW3[start : start + self.batch])))

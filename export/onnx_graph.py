@@ -10,7 +10,7 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from alpose.runtime.types import OUTPUT_AXES, output_names
 if TYPE_CHECKING:
     import onnx
 
-    from .graph import MonitorGraph
+    from .graph import CalibratedGraph, MonitorGraph
 
 log = logging.getLogger("alpose")
 
@@ -69,19 +69,24 @@ class GraphSpec:
     """What a graph takes and gives, in numbers and names."""
 
     skeleton: Skeleton
-    size_px: int
-    stride: float
-    """Crop pixels per heatmap cell."""
-    peak: float
-    """Height of the heatmaps that the net was trained towards."""
+    height_px: int
+    width_px: int
+    """Of the input."""
     head: str
     """Name of the loss head."""
     dimensions: int
     """D."""
+    batch: str | int = BATCH
+    """The first axis: a name where it takes any number of images, otherwise that number."""
+
+    @property
+    def input_shape(self) -> tuple[str | int, ...]:
+        """Of ``frames``."""
+        return (self.batch, self.height_px, self.width_px, 3)
 
     def shape_of(self, name: str) -> tuple[str | int, ...]:
         """Shape of an output, with N by name."""
-        length: dict[str, str | int] = {"N": BATCH, "J": len(self.skeleton), "xy": 2, "D": self.dimensions}
+        length: dict[str, str | int] = {"N": self.batch, "J": len(self.skeleton), "xy": 2, "D": self.dimensions}
         return tuple(length[axis] for axis in OUTPUT_AXES[name])
 
 
@@ -120,18 +125,38 @@ def to_onnx(graph: MonitorGraph, path: Path, *, metadata: Mapping[str, str] | No
         ConfigError: the net cannot be exported with a dynamic batch, or the graph holds control flow.
         MissingExtraError: the packages of ``alpose[export]`` are not installed.
     """
-    model = _exported(graph)
-    tidy(model, graph.spec)
-    _describe(model, graph, metadata or {})
-    facts = check_model(model, graph.spec)
-    if facts.outside_tensorrt:
-        log.warning("%s: TensorRT 10 does not document the operators %s; ONNX Runtime runs the graph, an engine may not "
-                    "build", path.name, ", ".join(facts.outside_tensorrt))  # fmt: skip
+    import torch
+
+    spec = graph.spec
+    # Two frames: a batch of one would be taken for a constant.
+    example = torch.zeros(2, spec.height_px, spec.width_px, 3, dtype=torch.uint8)
+    model = exported(graph, (example,), [INPUT], {INPUT: {0: BATCH}}, OPSET)
+    describe(model, graph, metadata or {})
+    facts = check_model(model, spec)
+    warn_outside_tensorrt(path, facts)
     write_atomically(path, model.SerializeToString(deterministic=True))
     return facts
 
 
-def _exported(graph: MonitorGraph) -> onnx.ModelProto:
+def warn_outside_tensorrt(path: Path, facts: OnnxFacts) -> None:
+    """Say which operators an engine may not have."""
+    if facts.outside_tensorrt:
+        log.warning("%s: TensorRT 10 does not document the operators %s; ONNX Runtime runs the graph, an engine may not "
+                    "build", path.name, ", ".join(facts.outside_tensorrt))  # fmt: skip
+
+
+def exported(
+    graph: CalibratedGraph, examples: Sequence[Any], inputs: Sequence[str], axes: Mapping[str, Any] | None, opset: int
+) -> onnx.ModelProto:
+    """A graph as ONNX, tidy: through ``torch.export``, with the six outputs.
+
+    Args:
+        graph: what to write.
+        examples: its inputs.
+        inputs: their names in the file.
+        axes: the dynamic axes of the arguments of ``graph.forward``, by name; None where there is none.
+        opset: to write.
+    """
     import torch
 
     import_onnx()
@@ -139,25 +164,33 @@ def _exported(graph: MonitorGraph) -> onnx.ModelProto:
         import onnxscript  # noqa: F401  # torch.onnx imports it late and then fails in its own words
     except ImportError as error:
         raise MissingExtraError("onnxscript", "exporting", "export") from error
-    size = graph.spec.size_px
-    # Two frames: a batch of one would be taken for a constant.
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     batch = torch.export.Dim(BATCH, min=1)
     try:
         with _quiet(), torch.no_grad():
-            exported = torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
-            program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, input_names=[INPUT],
+            program = torch.export.export(graph, tuple(examples), dynamic_shapes=_named(axes, batch), strict=False)
+            written = torch.onnx.export(program, dynamo=True, opset_version=opset, input_names=list(inputs),
                                         output_names=list(OUTPUTS), verbose=False)  # fmt: skip
     except Exception as error:  # the exporter has no family of errors
         reason = str(error).strip().splitlines()
         raise ConfigError(f"the net cannot be exported with a dynamic batch ({type(error).__name__}): "
                           f"{' '.join(reason[:6])}. Its forward pass must not depend on values or on the batch "
                           "size") from error  # fmt: skip
-    if program is None:
+    if written is None:
         raise ConfigError(
             "torch.onnx.export returned nothing: this version of torch has no exporter through torch.export"
         )
-    return program.model_proto
+    model = written.model_proto
+    tidy(model, graph.spec)
+    return model
+
+
+def _named(axes: Any, batch: Any) -> Any:
+    """The same with torch's object in place of the name of an axis."""
+    if isinstance(axes, Mapping):
+        return {key: _named(value, batch) for key, value in axes.items()}
+    if isinstance(axes, tuple):
+        return tuple(_named(value, batch) for value in axes)
+    return batch if axes == BATCH else axes
 
 
 @contextmanager
@@ -178,7 +211,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _describe(model: onnx.ModelProto, graph: MonitorGraph, metadata: Mapping[str, str]) -> None:
+def describe(model: onnx.ModelProto, graph: CalibratedGraph, metadata: Mapping[str, str]) -> None:
+    """Set what the file says of itself."""
     spec = graph.spec
     model.producer_name, model.producer_version = "alpose", alpose.__version__
     model.domain, model.model_version = "alpose", 1
@@ -189,7 +223,7 @@ def _describe(model: onnx.ModelProto, graph: MonitorGraph, metadata: Mapping[str
         "precision": "fp32",
         "head": spec.head,
         "skeleton": json.dumps(spec.skeleton.to_json()),
-        "input": json.dumps({"name": INPUT, "dtype": "uint8", "shape": [BATCH, spec.size_px, spec.size_px, 3],
+        "input": json.dumps({"name": INPUT, "dtype": "uint8", "shape": list(spec.input_shape),
                              "colour": "RGB"}),
         "outputs": json.dumps({name: list(spec.shape_of(name)) for name in OUTPUTS}),
         "calibration": json.dumps(calibration),
@@ -251,7 +285,7 @@ def check_model(model: onnx.ModelProto, spec: GraphSpec) -> OnnxFacts:
     except Exception as error:  # its errors have no common parent
         raise ConfigError(f"the exported graph is not valid ONNX: {error}") from error
     shapes = {value.name: _shape(value) for value in (*model.graph.input, *model.graph.output)}
-    wanted = {INPUT: (BATCH, spec.size_px, spec.size_px, 3), **{name: spec.shape_of(name) for name in OUTPUTS}}
+    wanted = {INPUT: spec.input_shape, **{name: spec.shape_of(name) for name in OUTPUTS}}
     if shapes != wanted:
         raise ConfigError(f"the exported graph has the inputs and outputs {shapes}, expected {wanted}")
     operators = Counter(node.op_type for node in model.graph.node)

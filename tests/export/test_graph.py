@@ -298,7 +298,7 @@ def test_the_head_that_ships_reads_the_heatmaps_of_anybodys_net(name: HeadName, 
 def test_anybodys_net_is_tapped_by_name_exported_and_right(tmp_path: Path, tiny_frames: Frames) -> None:
     net, head = own_net()
     graph = monitor(net, head, mean=MEAN, std=STD, calibration=CALIBRATION)
-    assert (graph.spec.stride, graph.spec.dimensions, graph.spec.head) == (4.0, 12, "ConvHead")
+    assert (graph.stride, graph.spec.dimensions, graph.spec.head) == (4.0, 12, "ConvHead")
     # What its owner would have written by hand.
     net.eval()
     head.eval()
@@ -366,7 +366,7 @@ def test_a_stride_that_is_not_whole_must_be_stated(tiny_frames: Frames) -> None:
         ConfigError, match="a crop of 72 px and heatmaps of 20 cells give no whole stride: state stride="
     ):
         monitor(net, head, size_px=72)
-    assert monitor(net, head, size_px=72, stride=4).spec.stride == 4
+    assert monitor(net, head, size_px=72, stride=4).stride == 4
 
 
 def test_heads_and_modules_of_another_form_are_named() -> None:

@@ -1,0 +1,372 @@
+"""One ONNX graph out of three: pixels to what somebody's net takes, their nodes as they are, and what reads their tensors.
+
+Their nodes keep operators, attributes and weights, bit for bit. They get names of their own (``net/`` before every tensor,
+``trunk/`` before every node, which is how precisions tell them from the rest), and a newer opset only where ours needs it.
+
+Shapes: N images, H W the input's height and width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alpose.runtime.engines.onnx import import_onnxruntime
+from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundError
+from alpose.trainer.foreign.spec import NetInput, PoseSpec
+
+from .onnx_graph import BATCH, CONTROL_FLOW, INPUT, OPSET, TRUNK, import_onnx
+
+if TYPE_CHECKING:
+    import onnx
+
+log = logging.getLogger("alpose")
+
+NET = "net"
+"""Stands before the names of their tensors."""
+STANDARD = ("", "ai.onnx", "ai.onnx.ml")
+"""Domains of operators that every ONNX runtime knows."""
+KNOWN = (*STANDARD, "com.microsoft")
+"""With those of ONNX Runtime, which runs nowhere else."""
+QDQ = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
+                 "DynamicQuantizeLinear"})  # fmt: skip
+MOST_BYTES = 2**31 - 1
+"""What protobuf can write into one file, and a bundle has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Theirs:
+    """Their graph, pruned to what is read, and ready to be merged."""
+
+    model: onnx.ModelProto
+    tensors: tuple[str, ...]
+    """Read behind it, in this order."""
+    dynamic: bool
+    """Whether it takes any number of images."""
+    opset: int
+    dropped: int
+    """Nodes that nothing needs which is read."""
+    quantised: bool
+    """Whether it was quantised before it came."""
+
+    @property
+    def batch(self) -> str | int:
+        """Its first axis: ``N``, or the number of images that it takes."""
+        return BATCH if self.dynamic else 1
+
+
+def load(path: Path, spec: PoseSpec) -> Theirs:
+    """Read somebody's graph with its weights, and check what is cheap to check.
+
+    Raises:
+        DataNotFoundError: the file, or a file of weights beside it, is missing.
+        CheckpointError: it is damaged.
+        ConfigError: control flow, operators that nobody here runs, a tensor that it does not have, or more bytes than a bundle
+            can hold.
+    """
+    onnx = import_onnx()
+    if not path.is_file():
+        raise DataNotFoundError(f"{path} does not exist: give the ONNX file of a pose net")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's own
+        raise CheckpointError(f"{path} is not an ONNX file, or a damaged one: {str(error)[:200]}") from error
+    _load_weights(model, path)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    loops = sorted({node.op_type for node in model.graph.node} & CONTROL_FLOW)
+    if loops:
+        raise ConfigError(f"{path} has the control flow {', '.join(loops)}: a bundle's graph must not depend on values. Export "
+                          "the net without it, for example without its suppression of overlapping boxes")  # fmt: skip
+    strange = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in KNOWN})
+    if strange:
+        raise ConfigError(f"{path} has the operators {', '.join(strange)}, which ONNX Runtime does not know: export the net with "
+                          "standard operators")  # fmt: skip
+    dropped = _prune(model, spec, path)
+    size = model.ByteSize()
+    if size > MOST_BYTES:
+        raise ConfigError(f"{path} with its weights has {size / 2**30:.1f} GiB: a bundle is one file of at most 2 GiB. Convert the "
+                          "net to float16 first")  # fmt: skip
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    opset = int(versions.get("", versions.get("ai.onnx", 1)))
+    quantised = bool(QDQ & {node.op_type for node in model.graph.node})
+    return Theirs(model, spec.tensors, spec.input.batch is None, opset, dropped, quantised)
+
+
+def _load_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Weights that lie beside the file; a missing one is named."""
+    onnx = import_onnx()
+    for tensor in onnx.external_data_helper._get_all_tensors(model):
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            continue
+        place = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+        if not (path.parent / place).is_file():
+            raise DataNotFoundError(f"{path} keeps its weights in {place}, which is not beside it: copy {path.parent / place} "
+                                    "there")  # fmt: skip
+    try:
+        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # ONNX's own: a path that leaves the folder, a file that is too short
+        raise CheckpointError(f"{path}: its external weights cannot be read: {str(error)[:300]}") from error
+
+
+def _prune(model: onnx.ModelProto, spec: PoseSpec, path: Path) -> int:
+    """Leave what the tensors need; how many nodes went."""
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value.name for value in graph.input if value.name not in weights]
+    if inputs != [spec.input.name]:
+        raise ConfigError(f"{path} takes {', '.join(inputs)}; the spec {spec.name} feeds {spec.input.name}")
+    made_by = {name: node for node in graph.node for name in node.output if name}
+    missing = [name for name in spec.tensors if name not in made_by]
+    if missing:
+        raise ConfigError(f"{path} has no tensor {', '.join(missing)}")
+    wanted, needed = list(spec.tensors), set[int]()
+    seen = set(wanted)
+    while wanted:
+        node = made_by.get(wanted.pop())
+        if node is None or id(node) in needed:
+            continue
+        needed.add(id(node))
+        for name in node.input:
+            if name and name not in seen:
+                seen.add(name)
+                wanted.append(name)
+    kept = [node for node in graph.node if id(node) in needed]
+    dropped = len(graph.node) - len(kept)
+    kept_weights = [tensor for tensor in graph.initializer if tensor.name in seen]
+    values = [value for value in graph.input if value.name == spec.input.name]
+    for field, content in ((graph.node, kept), (graph.initializer, kept_weights), (graph.input, values)):
+        copies = [type(each).FromString(each.SerializeToString()) for each in content]
+        del field[:]
+        field.extend(copies)
+    outputs = [import_onnx().ValueInfoProto(name=name) for name in spec.tensors]
+    del graph.output[:]
+    graph.output.extend(outputs)
+    return dropped
+
+
+# --- any number of images
+
+
+def made_dynamic(theirs: Theirs, spec: PoseSpec, frames_NHW3: npt.NDArray[np.uint8]) -> Theirs:
+    """The graph for any number of images, where two images together give what each gives alone; otherwise as it is.
+
+    What fixes a batch of one is its input's shape, and the first number of shapes that are constants. These are opened, and
+    the result is tried on real crops: anything but the same bits, and the graph stays for one image.
+    """
+    if theirs.dynamic or spec.input.batch != 1 or len(frames_NHW3) < 2:
+        return theirs
+    onnx = import_onnx()
+    model = onnx.ModelProto.FromString(theirs.model.SerializeToString())
+    _free_batch(model)
+    from alpose.trainer.foreign.net import prepare
+
+    given_N = prepare(frames_NHW3[:2], spec.input)
+    try:
+        alone, together = _session(theirs.model), _session(model)
+        both = together.run(list(theirs.tensors), {spec.input.name: given_N})
+        for row in range(2):
+            one = alone.run(list(theirs.tensors), {spec.input.name: given_N[row : row + 1]})
+            same = all(
+                b.shape == (2, *a.shape[1:]) and np.array_equal(b[row : row + 1], a, equal_nan=True)
+                for a, b in zip(one, both, strict=True)
+            )
+            if not same:
+                return theirs
+    except Exception as error:  # ONNX Runtime's errors have no common parent; what does not run stays as it is
+        log.debug("the batch of %s stays 1: %s", spec.name, str(error)[:200])
+        return theirs
+    return Theirs(model, theirs.tensors, True, theirs.opset, theirs.dropped, theirs.quantised)
+
+
+def _free_batch(model: onnx.ModelProto) -> None:
+    """Open the first axis of the input, and of every constant shape that begins with 1."""
+    onnx = import_onnx()
+    graph = model.graph
+    graph.input[0].type.tensor_type.shape.dim[0].dim_param = BATCH
+    shapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
+    for tensor in graph.initializer:
+        if tensor.name not in shapes:
+            continue
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        if len(values) > 1 and values[0] == 1:
+            values[0] = 0 if (values == -1).any() else -1
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    del graph.value_info[:]
+    for value in graph.output:
+        value.ClearField("type")
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    runtime = import_onnxruntime("merging a graph")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+# --- merging
+
+
+def merge(theirs: Theirs, spec: PoseSpec, tail: onnx.ModelProto, inputs: Sequence[str]) -> onnx.ModelProto:
+    """One graph from ``frames`` to the outputs of ``tail``.
+
+    Args:
+        theirs: from :func:`load`.
+        spec: what it takes and gives.
+        tail: what reads their tensors, in the same opset or in ours.
+        inputs: the inputs of ``tail``, in the order of ``theirs.tensors``.
+
+    Raises:
+        ConfigError: an operator cannot be brought to the opset of the other part.
+    """
+    onnx = import_onnx()
+    ours = {entry.domain: entry.version for entry in tail.opset_import}
+    opset = max(ours[""], theirs.opset)
+    model = raised(theirs.model, theirs.opset, opset, "the net")
+    tail = raised(tail, ours[""], opset, "what reads it")
+    graph = onnx.GraphProto(name="monitor")
+    frames = graph.input.add(name=INPUT)
+    frames.CopyFrom(onnx.helper.make_tensor_value_info(
+        INPUT, onnx.TensorProto.UINT8, [theirs.batch, spec.input.height_px, spec.input.width_px, 3]))  # fmt: skip
+    fed = f"{NET}/{spec.input.name}"
+    nodes, constants = feeding(spec.input, fed)
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants)
+    for place, node in enumerate(model.graph.node):
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        copy.name = f"{TRUNK}/{node.name or f'{node.op_type}_{place}'}"
+        copy.input[:] = [f"{NET}/{name}" if name else "" for name in node.input]
+        copy.output[:] = [f"{NET}/{name}" if name else "" for name in node.output]
+        copy.doc_string = ""
+        del copy.metadata_props[:]
+    for tensor in model.graph.initializer:
+        copy_of = graph.initializer.add()
+        copy_of.CopyFrom(tensor)
+        copy_of.name, copy_of.doc_string = f"{NET}/{tensor.name}", ""
+    renamed = {ours_name: f"{NET}/{name}" for ours_name, name in zip(inputs, theirs.tensors, strict=True)}
+    kinds = _kinds(model)
+    for ours_name, name in zip(inputs, theirs.tensors, strict=True):
+        if kinds.get(name, onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
+            graph.node.add().CopyFrom(onnx.helper.make_node(
+                "Cast", [f"{NET}/{name}"], [f"{NET}/{name} as float32"], name=f"reader/Cast_{ours_name}",
+                to=onnx.TensorProto.FLOAT))  # fmt: skip
+            renamed[ours_name] = f"{NET}/{name} as float32"
+    for node in tail.graph.node:
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        copy.input[:] = [renamed.get(name, name) for name in node.input]
+    graph.initializer.extend(tail.graph.initializer)
+    graph.output.extend(tail.graph.output)
+    for value in graph.output:
+        value.type.tensor_type.shape.dim[0].Clear()
+        if theirs.dynamic:
+            value.type.tensor_type.shape.dim[0].dim_param = BATCH
+        else:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+    domains = {entry.domain: entry.version for entry in (*model.opset_import, *tail.opset_import)}
+    used = {node.domain for node in graph.node}
+    imports = [onnx.helper.make_opsetid("", opset)]
+    imports += [onnx.helper.make_opsetid(name, version) for name, version in sorted(domains.items())
+                if name not in ("", "ai.onnx") and name in used]  # fmt: skip
+    version = max(theirs.model.ir_version, tail.ir_version, 8)
+    merged = onnx.helper.make_model(graph, opset_imports=imports, ir_version=version)
+    return _inferred(merged)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With the shapes of what lies between, which lower precisions choose by; only N may be a name."""
+    onnx = import_onnx()
+    found = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    kept = [value for value in found.graph.value_info
+            if all(dim.dim_param in ("", BATCH) for dim in value.type.tensor_type.shape.dim)]  # fmt: skip
+    kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+    del found.graph.value_info[:]
+    found.graph.value_info.extend(kept)
+    return found
+
+
+def feeding(given: NetInput, name: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Nodes from ``frames``, uint8 RGB (N, H, W, 3), to what a net takes: :func:`alpose.trainer.foreign.net.prepare` as a graph."""
+    onnx = import_onnx()
+    kinds = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16, "uint8": onnx.TensorProto.UINT8,
+             "int32": onnx.TensorProto.INT32}  # fmt: skip
+    nodes: list[Any] = []
+    constants: list[Any] = []
+    value = INPUT
+
+    def step(operator: str, *more: npt.NDArray[Any], **attributes: Any) -> None:
+        nonlocal value
+        place = len(nodes)
+        names = []
+        for number, constant in enumerate(more):
+            names.append(f"normalise_{place}_{number}")
+            constants.append(onnx.numpy_helper.from_array(constant, names[-1]))
+        made = f"normalised_{place}"
+        nodes.append(onnx.helper.make_node(operator, [value, *names], [made], name=f"normalise/{operator}_{place}",
+                                           **attributes))  # fmt: skip
+        value = made
+
+    mean_C, std_C = np.asarray(given.mean, np.float32), np.asarray(given.std, np.float32)
+    plain = given.scale == 1 and not mean_C.any() and bool((std_C == 1).all())
+    # It casts first: TensorRT takes uint8 at a graph's border and nowhere else.
+    step("Cast", to=kinds[given.number if plain and given.number != "uint8" else "float32"])
+    if given.colour == "bgr":
+        step("Gather", np.array([2, 1, 0], np.int64), axis=3)
+    if not plain:
+        step("Mul", np.asarray(given.scale, np.float32))
+        step("Sub", mean_C)
+        step("Div", std_C)
+        if given.number != "float32":
+            step("Cast", to=kinds[given.number])
+    elif given.number == "uint8":
+        step("Cast", to=kinds["uint8"])
+    if given.layout == "nchw":
+        step("Transpose", perm=[0, 3, 1, 2])
+    nodes[-1].output[0] = name
+    return nodes, constants
+
+
+def raised(model: onnx.ModelProto, version: int, opset: int, what: str) -> onnx.ModelProto:
+    """The model in a newer opset: as it is where its operators are the same there, otherwise by ONNX's own converter."""
+    if version == opset:
+        return model
+    onnx = import_onnx()
+    changed = sorted({node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")
+                      and _since(node.op_type, version) != _since(node.op_type, opset)})  # fmt: skip
+    if not changed:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, opset)
+    except Exception as error:  # its errors have no common parent
+        raise ConfigError(f"{what} is written in opset {version}, and its {', '.join(changed)} cannot be brought to {opset}: "
+                          f"{str(error)[:200]}. Export the net with opset {opset}") from error  # fmt: skip
+
+
+def _since(operator: str, version: int) -> int:
+    onnx = import_onnx()
+    try:
+        return int(onnx.defs.get_schema(operator, version, "").since_version)
+    except onnx.defs.SchemaError:
+        return 0
+
+
+def _kinds(model: onnx.ModelProto) -> Mapping[str, int]:
+    """Element types by name, as far as inference knows them."""
+    onnx = import_onnx()
+    inferred = onnx.shape_inference.infer_shapes(model)
+    return {value.name: value.type.tensor_type.elem_type
+            for value in (*inferred.graph.value_info, *inferred.graph.output)
+            if value.type.tensor_type.elem_type}  # fmt: skip
+
+
+def wanted_opset(theirs: Theirs) -> int:
+    """The opset in which what reads their tensors is written."""
+    return max(OPSET, theirs.opset)
