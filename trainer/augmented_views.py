@@ -11,9 +11,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from alpose.runtime.skeleton import Skeleton
+
 from .checkpoint import PoseModel
 from .data.augment import AugmentConfig, augment
-from .data.crops import Crops
+from .data.crops import CropConfig, Crops
 from .data.degrade import degrade, views_of
 from .device import DeviceContext
 from .feed import Batch
@@ -36,16 +38,18 @@ def augmented_views(
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
     def view(whole: Batch, unit_B: Tensor) -> View:
-        return _view(model, whole, unit_B, augment_by, generator)
+        return damaged(whole, unit_B, model.crop, model.skeleton, generator, augment_by)[0]
 
     yield from predict(
         model, crops, machine, batch=batch, what=what, rounds=max(1, views), view=view if views else None
     )
 
 
-def _view(
-    model: PoseModel, whole: Batch, unit_B: Tensor, augment_by: AugmentConfig | None, generator: torch.Generator
-) -> View:
+def damaged(
+    whole: Batch, unit_B: Tensor, crop: CropConfig, skeleton: Skeleton, generator: torch.Generator,
+    augment_by: AugmentConfig | None = None,
+) -> tuple[View, Tensor]:  # fmt: skip
+    """Show people from elsewhere and damaged, or moved by ``augment_by`` alone; and the strength of each damage, (B,)."""
     strength_B = torch.rand(len(unit_B), generator=generator)
     how = augment_by or views_of(float(torch.rand((), generator=generator)))
     joints = whole.joints_BJ2.shape[1]
@@ -55,10 +59,10 @@ def _view(
     images, moved, counts = augment(
         whole.pixels_BTT3, torch.cat([whole.joints_BJ2, ends_B22], dim=1),
         torch.cat([whole.labelled_BJ, whole.labelled_BJ.new_ones(len(unit_B), 2)], dim=1),
-        shape_px=model.crop.shape_px, flip_order=(*model.skeleton.flip_order(), joints, joints + 1), config=how,
+        shape_px=crop.shape_px, flip_order=(*skeleton.flip_order(), joints, joints + 1), config=how,
         generator=generator,
     )  # fmt: skip
     seen_unit_B = (moved[:, joints] - moved[:, joints + 1]).norm(dim=1)
     seen_unit_B = torch.where(unit_B.isfinite(), seen_unit_B, torch.nan)
     images = images if augment_by else degrade(images, strength_B, generator)
-    return View(images, moved[:, :joints], counts[:, :joints], seen_unit_B)
+    return View(images, moved[:, :joints], counts[:, :joints], seen_unit_B), strength_B

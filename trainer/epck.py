@@ -26,7 +26,8 @@ from .checkpoint import PoseModel
 from .data.augment import AugmentConfig
 from .data.crops import Crops
 from .device import DeviceContext, evaluating
-from .models.expected_pck import CERTAIN, ExpectedPckHead
+from .models.expected_pck import ExpectedPckHead
+from .models.joint_network import CERTAIN, JointNetwork
 from .training import HeadTraining, run_epochs, validation_mask
 from .training_state import refuse_divergence
 
@@ -113,7 +114,7 @@ def collect(
 
 
 def fit(
-    heads: Mapping[str, ExpectedPckHead], dataset: HeadDataset, config: EpckTraining, machine: DeviceContext, *,
+    heads: Mapping[str, JointNetwork], dataset: HeadDataset, config: EpckTraining, machine: DeviceContext, *,
     seed: int, target_NJ: Tensor | None = None,
 ) -> dict[str, list[float]]:  # fmt: skip
     """Train heads in place; they end in eval mode.
@@ -136,7 +137,8 @@ def fit(
             evidence_NJD, own_target_NJ, own_counts_NJ = (
                 part[rows_N].to(machine.device) for part in (dataset.evidence[name], target_NJ, counts_NJ)
             )
-            history[name] = _fit(head.to(machine.device), evidence_NJD, own_target_NJ, own_counts_NJ, config)
+            head.to(machine.device)
+            history[name] = _fit(name, head, evidence_NJD, own_target_NJ, own_counts_NJ, config)
             # Every process learned the same; the first settles what rounding left of differences.
             if machine.world > 1:
                 for value in (*head.parameters(), *head.buffers()):
@@ -150,7 +152,7 @@ def soft_right(distance_NJ: Tensor, softness: float) -> Tensor:
 
 
 def _fit(
-    head: ExpectedPckHead, evidence_NJD: Tensor, target_NJ: Tensor, counts_NJ: Tensor, config: EpckTraining
+    name: str, head: JointNetwork, evidence_NJD: Tensor, target_NJ: Tensor, counts_NJ: Tensor, config: EpckTraining
 ) -> list[float]:
     head.standardise(evidence_NJD)
     head.train()
@@ -173,7 +175,7 @@ def _fit(
         loss.backward()
         optimiser.step()
         schedule.step()
-        return {head.config.name: loss.double()}
+        return {name: loss.double()}
 
     def end_epoch(epoch: int, mean: dict[str, float]) -> None:
         losses.extend(mean.values())

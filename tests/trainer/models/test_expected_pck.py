@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer.models.expected_pck import SHARPNESS, ExpectedPckHead, scales_read, share_to_logit
+from alpose.trainer.models.expected_pck import SHARPNESS, ExpectedPckHead, scales_read
 from alpose.trainer.models.heads import Evidence, HeadConfig, build_head
 from alpose.trainer.models.hourglass import Features
+from alpose.trainer.models.joint_network import share_to_logit
 
 JOINTS, CELLS, PEAK = 3, 8, 30.0
 SIZES, WIDTHS = (8, 4, 2), (5, 6, 7)
