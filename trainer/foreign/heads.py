@@ -31,7 +31,17 @@ HEADS: tuple[HeadKind, ...] = ("facts", "facts+features", "ll", "ll++")
 
 COMPONENTS = 32
 """Directions that the features at the joints are reduced to, so that a few thousand views suffice to learn from them."""
-_LOW_IS_BAD = ("score", "visibility", "presence", "peak", "map's peak", "map at the point", "flag", "centre", "candidate")
+_LOW_IS_BAD = (
+    "score",
+    "visibility",
+    "presence",
+    "peak",
+    "map's peak",
+    "map at the point",
+    "flag",
+    "centre",
+    "candidate",
+)
 _HIGH_IS_BAD = ("entropy", "map's entropy", "distance to the map's peak", "distance to the regression",
                 "mirror's map at the point")  # fmt: skip
 
@@ -83,7 +93,9 @@ class Detector(nn.Module):
         """Predicted loss (N,) and confidence (N, J); a joint without labels has the others' mean."""
         evidence_NLD = reading.evidence_NJD[:, self.joints_L]
         confidence_NL = self.confidence(evidence_NLD)
-        confidence_NJ = torch.where(self.known_J, confidence_NL[:, self.place_J], confidence_NL.mean(dim=1, keepdim=True))
+        confidence_NJ = torch.where(
+            self.known_J, confidence_NL[:, self.place_J], confidence_NL.mean(dim=1, keepdim=True)
+        )
         return self.loss(evidence_NLD, pooled_NP), confidence_NJ
 
     def loss(self, evidence_NLD: Tensor, pooled_NP: Tensor) -> Tensor:

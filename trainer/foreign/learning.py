@@ -38,7 +38,9 @@ class Learning:
     components: int = COMPONENTS
 
 
-def config_of(kind: HeadKind, reader: NetReader, joints: tuple[int, ...], components: int = COMPONENTS) -> DetectorConfig:
+def config_of(
+    kind: HeadKind, reader: NetReader, joints: tuple[int, ...], components: int = COMPONENTS
+) -> DetectorConfig:
     """The config of a head that fits a net."""
     channels = len(reader.facts) - reader.count
     with_features = kind == "facts+features"
