@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import write_atomically
 from alpose.runtime.types import Outputs
+from alpose.trainer.foreign.heads import Detector
 from alpose.trainer.foreign.net import ForeignNet
 from alpose.trainer.foreign.reader import NetReader
-from alpose.trainer.models.expected_pck import share_to_logit
+from alpose.trainer.models.joint_network import share_to_logit
 
 from .calibration import Calibration
 from .graph import CalibratedGraph
@@ -41,8 +42,8 @@ class ReaderGraph(CalibratedGraph):
 
     Args:
         reader: reads them.
-        head: ``logits`` takes evidence (N, J, D) and gives a logit of each joint being right (N, J). None where nothing was
-            trained: then the net's own scores speak for the joints and, negated, for the image.
+        head: the detector of a :class:`~alpose.trainer.foreign.model.ForeignModel`; or a module whose ``logits`` takes evidence
+            (N, J, D) and gives a logit of each joint being right (N, J). None where nothing was trained: then the net's own scores speak for the joints and, negated, for the image.
         spec: of the whole graph.
     """
 
@@ -72,6 +73,9 @@ class ReaderGraph(CalibratedGraph):
             entropy_N = reading.evidence_NJD[:, :, self.entropies].mean(dim=(1, 2))
         if self.head is None:
             loss_N, logit_NJ = doubt_N, score_logit(reading.scores_NJ)
+        elif isinstance(self.head, Detector):
+            loss_N, confidence_NJ = self.head(reading, self.reader.pooled(inputs))
+            logit_NJ = score_logit(confidence_NJ)
         else:
             logit_NJ = self.head.logits(reading.evidence_NJD)  # type: ignore[operator]
             loss_N = share_to_logit(1 - torch.sigmoid(logit_NJ).mean(dim=1))
