@@ -32,6 +32,7 @@ from .tools import test_field_report as fields
 from .tools import test_gallery as galleries
 from .trainer import test_theory as theories
 from .trainer.detect import runs as detect_runs
+from .trainer.foreign import test_describe as describes
 from .trainer.pages import runs
 
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>\"'&"
@@ -132,10 +133,19 @@ def demo(_: Path, name: str) -> str:
     return demo_page.render(outcome, [(f"alpose-train {name}", 3.5)], 600.0)
 
 
+def described_net(folder: Path, name: str) -> str:
+    return describes.page_of(folder, name)
+
+
+def bare_described_net(folder: Path, name: str) -> str:
+    """A net without pictures."""
+    return describes.page_of(folder, name, pictures=False)
+
+
 PAGES: dict[str, Callable[[Path, str], str]] = {
     page.__name__: page
     for page in (cycles_page, bare_cycles_page, published_page, theory_page, detect_page, bare_detect_page, card,
-                 bare_card, card_of_few, gallery_page, bare_gallery_page, field_page, bare_field_page, demo)
+                 bare_card, card_of_few, gallery_page, bare_gallery_page, field_page, bare_field_page, demo, described_net, bare_described_net)
 }  # fmt: skip
 """Each page with all of its parts, and with as little as it can have."""
 

@@ -28,6 +28,7 @@ from .cli_options import (
     run_options,
 )
 from .data.commands import data
+from .foreign.commands import pose
 from .methods.catalog import DETECTORS, METHODS
 
 log = logging.getLogger("alpose")
@@ -51,6 +52,7 @@ def main(verbose: bool) -> None:
 
 
 main.add_command(data)
+main.add_command(pose)
 
 
 @main.command()

@@ -129,7 +129,7 @@ FAMILIES: dict[str, Family] = {
         scale=1.0,
         skeleton=COCO,
         # A cell of its maps answers with its corner: cell k is k * stride from the input's corner.
-        decoder={"columns": ("y", "x", "score"), "unit": "share", "offset": (-0.5, -0.5)},
+        decoder={"columns": ("y", "x", "score"), "unit": "share", "offset": (-0.5, -0.5), "score": "probability"},
         hidden={
             "heatmaps": _CALL + r"Sigmoid:0$",
             "centre": _CALL + r"Sigmoid_1:0$",

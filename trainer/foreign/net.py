@@ -7,8 +7,10 @@ Shapes: N frames, H W the input's height and width, C colours; B frames of one c
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,12 @@ class ForeignNet:
             filled_B = np.concatenate([part_B, np.repeat(part_B[-1:], missing, axis=0)]) if missing else part_B
             parts.append({name: value[: len(part_B)] for name, value in self._run(filled_B).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in self._names}
+
+    def fed(self, given: NetInput) -> ForeignNet:
+        """Return the same net, fed by another convention of the same size and batch."""
+        other = copy.copy(self)
+        other.spec = replace(self.spec, input=given)
+        return other
 
     def _run(self, frames_BHW3: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         given = self.spec.input
