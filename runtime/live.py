@@ -274,9 +274,10 @@ class LivePage:
         for verdict in shot.verdicts:
             x0, y0, x1, y1 = ((value + 0.5) / scale - 0.5 for value in verdict.box)
             drawing.corners(image_hw3, (x0, y0, x1, y1), drawing.MIDDLE, 2)
-            # Fainter the less the net is sure of a joint.
+            # A joint is fainter the less probable it is that it is right; without such an output, the lower its score.
+            sure_J = verdict.scores if verdict.confidence is None else drawing.SURE * verdict.confidence
             keypoints_J2 = (verdict.keypoints.astype(np.float64) + 0.5) / scale - 0.5
-            drawing.pose(image_hw3, keypoints_J2, verdict.scores, self._skeleton, 3)
+            drawing.pose(image_hw3, keypoints_J2, sure_J, self._skeleton, 3)
         return _encoded(image_hw3)
 
     def _kept_rows(self) -> list[dict[str, Any]]:

@@ -10,10 +10,12 @@ import atexit
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -120,6 +122,10 @@ class Monitor:
         for what, name in (("camera", camera), ("device_id", "" if device_id is None else device_id)):
             if not is_name(name):  # every record would be refused
                 raise ConfigError(f"{what} is a name of at most {MAX_NAME} printable letters, got {name!r:.100}")
+        if detect is not None and not callable(detect):
+            raise ConfigError(f"detect is called with a frame and returns boxes, got {detect!r:.100}")
+        if seed is not None and (not isinstance(seed, Integral) or seed < 0):
+            raise ConfigError(f"seed is a whole number of at least 0, got {seed!r:.100}")
         given = {"store": store, "clip": clip, "redact": redact, "max_bytes": max_bytes}
         settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if settings and (queue is None or isinstance(queue, Queue)):
@@ -146,12 +152,14 @@ class Monitor:
                 if not isinstance(queue, Queue):
                     queue = made.enter_context(Queue(queue, open_now=False, **settings))
                 made.callback(parts.end)
+                until_s = time.monotonic() + QUEUE_START_S
                 self.device_id = _device_id(queue, device_id, faults)
                 parts.recorder = FrameRecorder(
                     queue, self.bundle, self.device_id, camera, counters, handover_bytes=handover_bytes,
-                    previous_bytes=previous_bytes,
+                    previous_bytes=previous_bytes, until_s=until_s,
                 )  # fmt: skip
-                parts.numbers = QueueNumbers(queue, parts.recorder.recorder, faults.report)
+                left_s = max(until_s - time.monotonic(), 0.0)
+                parts.numbers = QueueNumbers(queue, parts.recorder.recorder, faults.report, min(left_s, 1.0))
             else:
                 made.callback(parts.end)
             parts.known = {

@@ -15,7 +15,6 @@ import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from .engines.device import DeviceEngine
 from .errors import ConfigError, DataError, WrongAnswerError
 from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_foreign, take_frame
 from .logs import RateLimitedLog
-from .recording import FrameRecorder, FrameResult, RegionOfInterest
+from .recording import FrameCopies, FrameRecorder, FrameResult, RegionOfInterest
 from .stats import Counters, Meters
 from .tracking import MOST_STREAMS, Box, Stream, Streams, given_place, largest
 from .triggers import Decision, Observation, Policy, Setting, Trigger
@@ -97,18 +96,23 @@ class FramePipeline:
         """Watch one person on each frame: with a box or None, in the stream of that name, at one time or each at its own."""
         began_s = time.perf_counter()
         # Take and locate.
-        regions = [self._locate(*given) for given in zip(frames, boxes, names, strict=True)]
+        # Several people may be on one frame, which is then given several times.
+        taken = {id(frame): self._reader.take(frame) for frame in {id(frame): frame for frame in frames}.values()}
+        regions = [
+            self._locate(frame, taken[id(frame)], box, name)
+            for frame, box, name in zip(frames, boxes, names, strict=True)
+        ]
         frame_times = self._times(time_ns, names)
         # Cut and infer.
         located_s = time.perf_counter()
         outputs, cut_s = self._reader.infer(regions)
         inferred_s = time.perf_counter()
         # Decide and record.
-        results = []
+        results, copies = [], FrameCopies(self._reader.copy)
         heads = self._heads(frames, regions, outputs)
         for row, region in enumerate(regions):
             result = self._decide(region, outputs, row, frame_times[row])
-            results.append((result, self._record(result, heads.get(id(frames[row]), ()))))
+            results.append((result, self._record(result, copies, heads.get(id(frames[row]), ()))))
         ended_s = time.perf_counter()
         timings = Timings(
             crop_s=located_s - began_s + cut_s,
@@ -133,9 +137,10 @@ class FramePipeline:
             raise DataError(f"time_ns is one time, or one for each frame: got {len(time_ns)} for {len(names)} frames")
         return [self._clock(each, name) for each, name in zip(time_ns, names, strict=True)]
 
-    def _locate(self, frame: Any, box: npt.ArrayLike | None, name: str) -> RegionOfInterest:
-        """Take a frame and say where to look on it."""
-        taken = self._reader.take(frame)
+    def _locate(
+        self, frame: Any, taken: HostFrame | DeviceFrame, box: npt.ArrayLike | None, name: str
+    ) -> RegionOfInterest:
+        """Say where to look on a frame."""
         stream = self._streams.get(name)
         place = (
             given_place(box, taken.width, taken.height)
@@ -242,13 +247,13 @@ class FramePipeline:
                 heads[id(frame)] = heads.get(id(frame), ()) + found
         return heads
 
-    def _record(self, result: FrameResult, heads: tuple[Region, ...]) -> bool:
+    def _record(self, result: FrameResult, copies: FrameCopies, heads: tuple[Region, ...]) -> bool:
         """Hand over what is to be kept, and tell the policy what became of it."""
         wanted = result.decision.keep
         kept = False
         if self._recorder is not None:
             try:
-                kept = self._recorder.record(result, partial(self._reader.copy, result.region.frame), heads)
+                kept = self._recorder.record(result, copies, heads)
             except Exception as error:
                 self._faults.report("queue", error)
                 if wanted:
@@ -436,7 +441,7 @@ class FrameClock:
         that starts in 1970 and counts nanoseconds is taken.
         """
         try:
-            wall_ns = operator.index(time_ns)  # type: ignore[arg-type]
+            wall_ns = -1 if isinstance(time_ns, bool) else operator.index(time_ns)  # type: ignore[arg-type]
         except TypeError:
             wall_ns = -1
         wrong = not 0 <= wall_ns < 2**63

@@ -15,6 +15,7 @@ import json
 import math
 import platform
 import secrets
+import time
 import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from . import scorelog
 from .bundle import Bundle
 from .bundle.manifest import crop_to_json
 from .crop import Crop
-from .errors import DataError, QueueError
+from .errors import ConfigError, DataError, QueueError
 from .frames import DeviceFrame, HostFrame, Region
 from .queue import Queue, Record
 from .queue.record import Candidate, FrameCopy
@@ -60,8 +61,9 @@ QUEUE_START_S = 2.0
 STATE_EVERY_S = 60.0
 """Between two copies of what the policy has learned, which a restart goes on from."""
 
-CopyRegion = Callable[[Region], npt.NDArray[np.uint8]]
-"""Makes an RGB copy of a region of the frame; only called for pixels that are kept."""
+Frame = HostFrame | DeviceFrame
+CopyRegion = Callable[[Frame, Region], npt.NDArray[np.uint8]]
+"""Makes an RGB copy of a region of a frame; only called for pixels that are kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +98,26 @@ class FrameResult:
     """Probability that each joint is right; None where the graph does not say."""
 
 
+class FrameCopies:
+    """Copies of the frames of one call. Each is made once: several people on a frame are handed over with the same one.
+
+    Args:
+        copy: makes one.
+    """
+
+    def __init__(self, copy: CopyRegion) -> None:
+        self._copy = copy
+        self._made: dict[tuple[int, Region, int], FrameCopy] = {}
+
+    def __call__(self, result: FrameResult, part: Region, heads: tuple[Region, ...]) -> FrameCopy:
+        """A part of the frame that a result is about, with the heads of everybody on that frame."""
+        frame, wall_ns = result.region.frame, result.time.wall_ns
+        key = id(frame), part, wall_ns
+        if key not in self._made:
+            self._made[key] = FrameCopy(wall_ns, self._copy(frame, part), part[:2], heads)
+        return self._made[key]
+
+
 class FrameRecorder:
     """A queue at work for one Monitor. All but :meth:`close` is called on the camera's thread, and waits for no disk.
 
@@ -107,12 +129,16 @@ class FrameRecorder:
         counters: where drops and errors are counted.
         handover_bytes: most pixels that wait to be encoded.
         previous_bytes: most pixels that are held for the beginning of a clip, over all cameras.
+        until_s: by ``time.monotonic()``, how long :meth:`restore` may wait for the disk.
     """
 
     def __init__(
         self, queue: Queue, bundle: Bundle, device: str, camera: str, counters: Counters, *,
-        handover_bytes: int = HANDOVER_BYTES, previous_bytes: int = PREVIOUS_BYTES,
+        handover_bytes: int = HANDOVER_BYTES, previous_bytes: int = PREVIOUS_BYTES, until_s: float = math.inf,
     ) -> None:  # fmt: skip
+        if not isinstance(previous_bytes, int) or previous_bytes < 0:
+            raise ConfigError(f"previous_bytes must not be negative, got {previous_bytes!r}")
+        self._until_s = until_s
         self.queue, self._bundle, self._device, self._counters = queue, bundle, device, counters
         self._log = FrameLog(bundle.sha256, device, counters)
         self._state = PolicyState(camera, bundle.sha256)
@@ -129,7 +155,8 @@ class FrameRecorder:
     def restore(self, policy: Policy, trigger: Trigger) -> None:
         """Let a policy go on from what it had learned when this queue was last used, and save what it learns now."""
         try:
-            data = self.queue.within(QUEUE_START_S, lambda: self.queue.load_state(self._state.key))
+            left_s = min(max(self._until_s - time.monotonic(), 0.0), QUEUE_START_S)
+            data = self.queue.within(left_s, lambda: self.queue.load_state(self._state.key))
         except QueueError:  # the disk is not there yet: it is read when it is
             self._state.follow(policy, trigger)
         else:
@@ -146,12 +173,12 @@ class FrameRecorder:
         region = head_region(keypoints_J2, self._head, width, height)
         return () if region is None else (region,)
 
-    def record(self, result: FrameResult, copy: CopyRegion, heads: tuple[Region, ...] = ()) -> bool:
+    def record(self, result: FrameResult, copies: FrameCopies, heads: tuple[Region, ...] = ()) -> bool:
         """Hand over what is to be kept of a person on a frame, and log that they were seen.
 
         Args:
             result: what was found and decided.
-            copy: makes a copy of pixels.
+            copies: makes copies of the frames of this call.
             heads: what :meth:`heads` says of everybody on this frame.
 
         Returns:
@@ -162,14 +189,14 @@ class FrameRecorder:
         camera, frame = region.stream.camera, region.frame
         whole = (0, 0, frame.width, frame.height)
         if self._follows:
-            self.recorder.follow(camera, lambda: FrameCopy(time.wall_ns, copy(whole), redacted=heads))
+            self.recorder.follow(camera, lambda: copies(result, whole, heads))
         kept = False
         if decision.keep:
             stored = self.recorder.encoder.region(region.crop, frame.width, frame.height)
             kept = self.recorder.submit(
                 Candidate(
                     record=self._record_of(result),
-                    frame=None if stored is None else FrameCopy(time.wall_ns, copy(stored), stored[:2], heads),
+                    frame=None if stored is None else copies(result, stored, heads),
                     crop=region.crop,
                     sequence=result.sequence,
                     supersedes=decision.supersedes,
@@ -178,7 +205,7 @@ class FrameRecorder:
                 )
             )
         if self._previous is not None:
-            self._previous.add(camera, FrameCopy(time.wall_ns, copy(whole), redacted=heads))
+            self._previous.add(camera, copies(result, whole, heads))
         self._log.add(camera, time, result.observation, decision, kept)
         self._state.refresh(time.monotonic_ns)
         return kept
@@ -242,21 +269,25 @@ class PreviousFrames:
     def __init__(self, frames: int, most_bytes: int, counters: Counters) -> None:
         self._frames, self._most_bytes, self._counters = frames, most_bytes, counters
         self._held: OrderedDict[str, deque[FrameCopy]] = OrderedDict()
+        self._holders: dict[int, int] = {}
+        """How many cameras hold a copy, by its number: people on one frame hold the same."""
         self._bytes = 0
 
     def add(self, camera: str, copy: FrameCopy) -> None:
         """Hold a frame until enough others have come after it."""
-        held = self._held.setdefault(camera, deque())
-        self._held.move_to_end(camera)
+        held = self._held.pop(camera, deque())
         if len(held) >= self._frames:
-            self._bytes -= held.popleft().rgb_HW3.nbytes
-        nbytes = copy.rgb_HW3.nbytes
+            self._release(held)
+        if held:
+            self._held[camera] = held
+        nbytes = copy.rgb_HW3.nbytes if copy.number not in self._holders else 0
         while self._bytes and self._bytes + nbytes > self._most_bytes:
             self._drop_oldest()
         if nbytes > self._most_bytes:
             self._counters.add("dropped_pictures_total", reason="clip_memory")
             return
-        self._held.setdefault(camera, held).append(copy)
+        self._held.setdefault(camera, deque()).append(copy)
+        self._holders[copy.number] = self._holders.get(copy.number, 0) + 1
         self._bytes += nbytes
 
     def of(self, camera: str) -> tuple[FrameCopy, ...]:
@@ -265,11 +296,19 @@ class PreviousFrames:
 
     def _drop_oldest(self) -> None:
         camera, held = next(iter(self._held.items()))
-        if held:
-            self._bytes -= held.popleft().rgb_HW3.nbytes
-            self._counters.add("dropped_pictures_total", reason="clip_memory")
+        self._release(held)
+        self._counters.add("dropped_pictures_total", reason="clip_memory")
         if not held:
             del self._held[camera]
+
+    def _release(self, held: deque[FrameCopy]) -> None:
+        """Let go of the oldest."""
+        copy = held.popleft()
+        left = self._holders.pop(copy.number) - 1
+        if left:
+            self._holders[copy.number] = left
+        else:
+            self._bytes -= copy.rgb_HW3.nbytes
 
 
 class PolicyState:

@@ -107,7 +107,7 @@ class FixedRegion:
     def __post_init__(self) -> None:
         try:
             values = np.asarray(self.roi, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             values = np.empty(0)  # the message follows
         near = values.shape == (4,) and bool((np.abs(values) <= FARTHEST_PX).all())  # not with NaN
         if not near or not (values[:2] < values[2:]).all():
@@ -527,7 +527,7 @@ def largest(boxes: Any) -> Box | None:
     try:
         boxes_N4 = np.atleast_2d(np.asarray(boxes, dtype=np.float64))[:, :4]
         x0_N, y0_N, x1_N, y1_N = boxes_N4.T
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         raise DataError(f"detect= returns boxes (N, 4) as x0, y0, x1, y1 in pixels, got {str(boxes)[:100]}") from None
     x0, y0, x1, y1 = boxes_N4[int(np.argmax((x1_N - x0_N) * (y1_N - y0_N)))].tolist()
     if not (x0 < x1 and y0 < y1) or not np.abs(boxes_N4).max() <= FARTHEST_PX:
@@ -539,7 +539,7 @@ def given_place(box: Any, width: int, height: int) -> Place:
     """The app's box; :class:`DataError` where it is not four numbers, or lies outside the frame altogether."""
     try:
         x0, y0, x1, y1 = map(float, box)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"a box is the four numbers (x0, y0, x1, y1) in pixels, got {str(box)[:100]}") from None
     if _is_outside((x0, y0, x1, y1), width, height):
         raise DataError(

@@ -231,10 +231,21 @@ def _in_picture(answer: Answer, task: Task, skeleton: Skeleton) -> tuple[list[Po
             if outside_J.any():
                 raise DataError(f"joint {skeleton.joints[int(outside_J.argmax())]!r} lies outside of the picture of {task.width} x "
                                 f"{task.height}, and the file does not state its size")  # fmt: skip
+        if _mostly_outside(points_J2[labelled_J1[:, 0]], known_2):
+            raise DataError(
+                f"most of its joints lie outside of the picture of {task.width} x {task.height}: they are those of another "
+                "picture, or in another unit"
+            )
         people.append(Pose(joints=pose.joints, keypoints_J2=np.where(labelled_J1, points_J2, 0.0),
                            visibility_J=pose.visibility_J))  # fmt: skip
     resized = not answer.in_percent and bool((factor_2 != 1).any())
     return people, max(1.0, float(factor_2.max())) if resized else None
+
+
+def _mostly_outside(points_M2: Floats, size_2: Floats) -> bool:
+    """Whether more than half of the joints of a pose lie beyond the picture's edges: a few may."""
+    outside_M = ((points_M2 < -1) | (points_M2 > size_2)).any(axis=1)
+    return bool(outside_M.sum() * 2 > len(points_M2))
 
 
 def _asked(people: Sequence[Pose], task: Task) -> tuple[Pose, tuple[Pose, ...]]:

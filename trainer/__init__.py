@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .detect.experiment import DetectConfig, run_detect
     from .device import DeviceContext, device_context
     from .fitting import FitConfig, fit
+    from .foreign.wrap import wrap
     from .metrics import Failure, judge, profile_of
     from .passes import predict
     from .presets import Recipe, preset
@@ -44,6 +45,7 @@ _PLACES = {
     ".detect.experiment": ("DetectConfig", "run_detect"),
     ".device": ("DeviceContext", "device_context"),
     ".fitting": ("FitConfig", "fit"),
+    ".foreign.wrap": ("wrap",),
     ".metrics": ("Failure", "judge", "profile_of"),
     ".passes": ("predict",),
     ".presets": ("Recipe", "preset"),
@@ -79,6 +81,7 @@ __all__ = [
     "run_detect",
     "save_checkpoint",
     "score",
+    "wrap",
 ]
 
 

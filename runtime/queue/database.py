@@ -39,7 +39,7 @@ TURN_S = 30.0
 CLOSE_S = 5.0
 """So long closing waits for whoever is still at the file, and for the disk."""
 
-MOST_REMEMBERED_PICTURES = 1024
+MOST_REMEMBERED_PICTURES = 256
 """Pictures of which it is remembered where they lie: people on one frame come one after the other."""
 
 T = TypeVar("T")
@@ -360,7 +360,7 @@ class SharedDatabase:
             orphan = None
             if self._database is not None:
                 orphan, self._database = self._database.close(), None
-            self._database = self._replace() if quarantine and not self.readonly else self._open()
+            self._database = self._replace(self._file()) if quarantine and not self.readonly else self._open()
             if orphan is not None and not self.readonly:
                 with self._use() as database, database.transaction() as transaction:
                     tables.count(transaction.db, "orphaned_logs_total")
@@ -419,36 +419,44 @@ class SharedDatabase:
             if database is not None:
                 database.close()
 
+    def _file(self) -> Path:
+        """The file itself, where the path is a link to another disk: its log lies beside it, and it is what is moved aside.
+
+        The link is followed at each opening: what it points to may be mounted later.
+        """
+        return Path(os.path.realpath(self.path)) if self.path.is_symlink() else self.path
+
     def _open(self) -> Database:
-        logged = has_log(self.path)
+        path = self._file()
+        logged = has_log(path)
         try:
             if self.readonly:
-                return open_readonly(self.path, max_bytes=self._given_max_bytes, busy_timeout_s=self.busy_timeout_s)
-            return self._updated(self._open_writable())
+                return open_readonly(path, max_bytes=self._given_max_bytes, busy_timeout_s=self.busy_timeout_s)
+            return self._updated(self._open_writable(path))
         except sqlite3.Error as error:
-            failure = translate(error, path=self.path)
+            failure = translate(error, path=path)
         except QueueError as error:
             failure = error
-        if failure.reason == "damaged" and not was_ours(self.path, logged):
+        if failure.reason == "damaged" and not was_ours(path, logged):
             raise QueueError(
                 "foreign",
                 f"{self.path} is not a queue, and never was one: it is left alone. Give the path of a queue, or a name that is not taken",
             )
         if failure.reason != "damaged" or self.readonly or self._on_damage == "raise":
             raise failure
-        return self._replace()
+        return self._replace(path)
 
-    def _replace(self) -> Database:
+    def _replace(self, path: Path) -> Database:
         """Move the damaged file aside, and begin a new one that knows of it."""
-        quarantine(self.path, self._clock.wall_ns() / 1e9)
+        quarantine(path, self._clock.wall_ns() / 1e9)
         try:
-            return self._updated(self._open_writable(quarantined=1))
+            return self._updated(self._open_writable(path, quarantined=1))
         except sqlite3.Error as error:
-            raise translate(error, path=self.path) from error
+            raise translate(error, path=path) from error
 
-    def _open_writable(self, quarantined: int = 0) -> Database:
+    def _open_writable(self, path: Path, quarantined: int = 0) -> Database:
         return open_writable(
-            self.path,
+            path,
             max_bytes=self._given_max_bytes,
             busy_timeout_s=self.busy_timeout_s,
             clock=self._clock,

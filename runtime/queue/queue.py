@@ -120,6 +120,7 @@ class Queue(SharedDatabase):
         open_now: bool = True,
         clock: Clock | None = None,
     ) -> None:
+        _require("\0" not in str(path), f"a path has no NUL in it, got {str(path)!r}")
         _require(store in STORES, f"store must be one of {', '.join(STORES)}, got {store!r}")
         _require(
             redact is None or redact in REDACTIONS,

@@ -11,10 +11,11 @@ Shapes: H W frame or a part of it, J joints, D embedding.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,6 +174,8 @@ class FrameCopy:
     """Column and row in the frame of the first pixel."""
     redacted: tuple[Region, ...] = ()
     """Heads that are made unrecognisable before anything is encoded, in pixels of the frame."""
+    number: int = field(default_factory=itertools.count().__next__)
+    """Of this copy: people on one frame are handed over with the same one, whose picture is then made and stored once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -195,9 +198,9 @@ class Candidate:
     """The frames before this one, the nearest last."""
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of pixels."""
-        return sum(copy.rgb_HW3.nbytes for copy in (*self.before, *([self.frame] if self.frame else [])))
+    def copies(self) -> tuple[FrameCopy, ...]:
+        """All that it holds of pixels."""
+        return self.before if self.frame is None else (*self.before, self.frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,9 +350,9 @@ def _written(values: object, fields: Mapping[str, _Field]) -> dict[str, Any]:
 def _read(values: Mapping[str, Any], fields: Mapping[str, _Field]) -> dict[str, Any]:
     """The fields of a JSON object; keys of a later version are passed over."""
     read = {}
-    for name, field in fields.items():
+    for name, how in fields.items():
         try:
-            read[name] = field.read(values.get(name))
+            read[name] = how.read(values.get(name))
         except ValueError as error:
             found = str(values.get(name))[:100]
             raise DataError(f"{name!r} in the manifest is {found!r}, and must be {error}") from None

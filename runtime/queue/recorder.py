@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,6 +41,9 @@ END_S = 2.0
 CLIP_TIMEOUT_S = 10.0
 """So long a record waits for the frames after it: a camera that stopped must not keep it from the disk."""
 
+MOST_CAMERAS = 64
+"""Cameras and people whose clips are gathered at a time: as many streams as a Monitor remembers."""
+
 log = logging.getLogger("alpose.monitor")
 
 
@@ -61,6 +65,16 @@ class RecorderState:
     """Its Unix time."""
 
 
+@dataclass(slots=True, eq=False)
+class _Clip:
+    """How far the clips of one camera have come."""
+
+    frame: int
+    """The running number of its last frame that was handed over."""
+    owed: int = 0
+    """Frames that its clips still lack."""
+
+
 class Recorder:
     """Writes kept frames into a queue, on threads of its own.
 
@@ -69,7 +83,7 @@ class Recorder:
 
     Args:
         queue: its settings say what is kept, and how.
-        depth: most frames that wait to be encoded.
+        depth: most frames that wait to be encoded, however many people are on each.
         handover_bytes: most pixels that wait to be encoded; a single frame is taken whatever its size.
         counters: where drops and errors are counted.
         introduce: called on the disk thread before the first record of every file: here a file learns what it has to
@@ -107,8 +121,8 @@ class Recorder:
             raise ConfigError(f"{queue.path} was opened for reading alone: open it without readonly")
         if depth < 1:
             raise ConfigError(f"depth is at least 1, got {depth}")
-        if handover_bytes < 0:
-            raise ConfigError(f"handover_bytes must not be negative, got {handover_bytes}")
+        if not isinstance(handover_bytes, int) or handover_bytes < 0:
+            raise ConfigError(f"handover_bytes must not be negative, got {handover_bytes!r}")
         self.counters = counters if counters is not None else Counters()
         self.encoder = PictureEncoder(
             store=queue.store,
@@ -123,8 +137,8 @@ class Recorder:
         # Changed on the cameras' threads, one at a time.
         self._producers = threading.Lock()
         self._handover = HandOver(depth, handover_bytes)
-        self._frames: dict[str, int] = {}
-        self._owed: dict[str, int] = {}
+        self._clips: OrderedDict[str, _Clip] = OrderedDict()
+        self._first_frame = 0
         self._closing = False
         self._threads = RecordingThreads(
             queue,
@@ -164,17 +178,18 @@ class Recorder:
         To be called once for every frame of a camera, before what is found on it is submitted. ``take`` makes a copy of
         the frame; it is called only where a clip wants one. Returns whether one was handed over.
         """
-        if not self._owed.get(camera):
+        clip = self._clips.get(camera)
+        if clip is None or not clip.owed:
             return False
         try:
             reason = self._forked() or ("closed" if self._closing else None)
             if reason is None:
                 copy = take()
                 with self._producers:
-                    self._owed[camera] -= 1
-                    number = self._frames[camera] = self._frames.get(camera, 0) + 1
-                    if self._handover.room(copy.rgb_HW3.nbytes):
-                        self._handover.add(ClipFrame(camera, number, copy), copy.rgb_HW3.nbytes)
+                    clip.owed -= 1
+                    clip.frame += 1
+                    if self._handover.room((copy,)):
+                        self._handover.add(ClipFrame(camera, clip.frame, copy), (copy,))
                         return True
         except Exception:
             self.counters.add("internal_errors_total", where="follow")
@@ -195,19 +210,31 @@ class Recorder:
         """Why there is no room for it; None where it was handed over."""
         if len(candidate.before) > self._before:
             candidate = replace(candidate, before=candidate.before[len(candidate.before) - self._before :])
-        if candidate.before and not self._handover.room(candidate.nbytes):
+        if candidate.before and not self._handover.room(candidate.copies):
             self.counters.add("dropped_pictures_total", len(candidate.before), reason="handover_full")
             candidate = replace(candidate, before=())
-        if not self._handover.room(candidate.nbytes):
+        if not self._handover.room(candidate.copies):
             return self._threads.writer.obstacle or "handover_full"
-        camera = candidate.record.camera
-        if self._after:
-            self._owed[camera] = self._after
-        self._handover.add(
-            NewRecord(candidate, self._handover.submitted, self._frames.get(camera, 0)), candidate.nbytes
-        )
+        frame = self._begin_clip(candidate.record.camera) if self._after else 0
+        self._handover.add(NewRecord(candidate, self._handover.submitted, frame), candidate.copies)
         self._handover.submitted += 1
         return None
+
+    def _begin_clip(self, camera: str) -> int:
+        """Let the camera's next frames be handed over; the running number of the present one.
+
+        Of many cameras the one whose clip was begun first is forgotten, and what its clip still lacks is counted.
+        """
+        clip = self._clips.setdefault(camera, _Clip(self._first_frame))
+        self._clips.move_to_end(camera)
+        clip.owed = self._after
+        if len(self._clips) > MOST_CAMERAS:
+            _, oldest = self._clips.popitem(last=False)
+            # No number is given twice: records of that camera may still wait for theirs.
+            self._first_frame = max(self._first_frame, oldest.frame + self._after + 1)
+            if oldest.owed:
+                self.counters.add("dropped_pictures_total", oldest.owed, reason="many_streams")
+        return clip.frame
 
     # Any thread.
 
@@ -259,16 +286,19 @@ class QueueNumbers:
         queue: what is read.
         recorder: what writes it.
         on_error: told of what went wrong while reading.
+        wait_s: how long to wait for the first numbers.
     """
 
-    def __init__(self, queue: Queue, recorder: Recorder, on_error: Callable[[str, Exception], None]) -> None:
+    def __init__(
+        self, queue: Queue, recorder: Recorder, on_error: Callable[[str, Exception], None], wait_s: float = 1.0
+    ) -> None:
         self._queue, self._recorder, self._on_error = queue, recorder, on_error
         self._info: QueueInfo | None = None
         self._changed = threading.Condition()
         self._read_s, self._wanted, self._read, self._ending = -FRESH_S, 0, 0, False
         self._thread = threading.Thread(target=self._run, name="alpose-queue-numbers", daemon=True)
         self._thread.start()
-        self.refresh()
+        self.refresh(wait_s)
 
     def state(self) -> QueueState:
         """What is known; where it is old, it is read again in the background for the next time."""
@@ -325,7 +355,8 @@ class QueueNumbers:
             try:
                 self._info = self._queue.info()
             except Exception as error:  # a disk may fail in any way
-                self._on_error("queue_info", error)
+                if not self._ending:
+                    self._on_error("queue_info", error)
             with self._changed:
                 self._read_s, self._read = time.monotonic(), wanted
                 self._changed.notify_all()

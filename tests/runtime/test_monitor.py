@@ -226,6 +226,17 @@ def test_a_queue_is_set_up_by_the_monitor_where_it_is_given_by_its_path(make: Ma
             make(queue_of_mine, store="crop", clip=(1, 0))
 
 
+@pytest.mark.parametrize(
+    "option",
+    [{"seed": -1}, {"seed": "x"}, {"detect": 5}, {"handover_bytes": "1G"}, {"previous_bytes": -1}, {"queue": "a\0b.db"},
+     {"roi": (0, 0, 10**400, 5)}],
+)  # fmt: skip
+def test_an_option_that_is_none_is_said_at_the_start(option: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    name = next(iter(option))
+    with pytest.raises(ConfigError, match="NUL" if name == "queue" else name):
+        Monitor(folder, **{"queue": tmp_path / "q.db", "trigger": Threshold(0), "engine": Scripted(), **option})
+
+
 def test_the_memory_of_the_hand_over_is_settable(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="handover_bytes"):
         make(tmp_path / "q.db", handover_bytes=-1)
@@ -240,6 +251,7 @@ def test_monitors_that_are_forgotten_leave_no_thread_and_no_descriptor(folder: P
         there = Path("/proc/self/fd")
         return len(list(there.iterdir())) if there.is_dir() else 0
 
+    gc.collect()  # what earlier tests have left
     before = threading.active_count(), descriptors()
     for number in range(5):
         forgotten = Monitor(folder, tmp_path / f"{number}.db", Threshold(0), Scripted())

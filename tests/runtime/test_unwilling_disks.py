@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alpose.runtime import Monitor, Queue, Threshold
+from alpose.runtime import Monitor, Queue, Threshold, recording
 from alpose.runtime.errors import QueueError
 from alpose.runtime.queue import database, recorder, tables
 from alpose.runtime.stats import Count
@@ -102,6 +102,37 @@ def test_a_lock_held_elsewhere_holds_up_neither_start_nor_flush_nor_close(start:
     assert sum(monitor.stats().dropped.values()) == 1
     with Queue(path) as queue:
         assert len(queue.peek()) == 1
+
+
+def test_a_start_waits_for_its_queue_for_two_seconds_in_all(start: Start, tmp_path: Path) -> None:
+    Queue(tmp_path / "q.db").close()
+    with closing(sqlite3.connect(tmp_path / "q.db", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")  # neither read nor written by anybody else
+        with soon(recording.QUEUE_START_S + 0.9):
+            monitor = start(tmp_path / "q.db")
+        assert monitor(FRAME_HW3).kept
+        other.execute("COMMIT")
+    assert monitor.flush(60)
+    monitor.close()
+    assert monitor.stats().by("stored_total", "reason") or monitor.stats().counts[Count("stored_total")] == 1
+
+
+def test_a_link_to_another_disk_is_followed_when_that_is_there(start: Start, tmp_path: Path) -> None:
+    link, disk = tmp_path / "q.db", tmp_path / "mnt"
+    link.symlink_to(disk / "real.db")
+    monitor = start(link)
+    assert monitor(FRAME_HW3).kept
+    assert not monitor.flush(0.3)
+    disk.mkdir()  # it is mounted now
+    assert monitor.flush(60)
+    assert (disk / "real.db-wal").exists()
+    monitor.close()
+    with Queue(link) as queue:
+        assert len(queue.peek()) == 1
+        queue.reopen(quarantine=True)  # what is damaged is moved aside where it lies
+    assert link.is_symlink()
+    assert list(disk.glob("real.db.damaged-*"))
 
 
 def test_a_disk_that_is_not_there_yet_is_picked_up_when_it_comes(start: Start, tmp_path: Path) -> None:

@@ -59,6 +59,10 @@ def joint_values(document: Any) -> Iterator[list[Any]]:
         yield annotation["keypoints"]
 
 
+def joints_of(task: Any) -> list[Any]:
+    return [one for one in task["annotations"][0]["result"] if one["type"] == "keypointlabels"]
+
+
 # --- Whose pose is whose
 
 
@@ -126,10 +130,8 @@ def test_another_person_in_the_picture_is_stored_beside_the_one_that_the_model_s
 
 
 def test_people_of_whom_none_is_where_the_model_looked_are_refused(coco: Any) -> None:
-    width = coco["images"][0]["width"]
-    away = [
-        value if place % 3 else width + 50.0 + place for place, value in enumerate(coco["annotations"][0]["keypoints"])
-    ]
+    corner = coco["images"][0]["width"] - 3.0
+    away = [2.0 + place / 30 if place % 3 else corner + place / 50 for place in range(3 * 14)]
     first = {
         **coco["annotations"][0],
         "keypoints": [2 if place % 3 == 2 else value for place, value in enumerate(away)],
@@ -277,6 +279,17 @@ def test_one_damaged_person_is_named_and_the_rest_is_stored(change: Change, coco
     assert "annotations[0]" in done["problems"][0]
 
 
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1 / 640, "shares of the picture"), (7.0, "most of its joints lie outside")]
+)
+def test_joints_in_another_unit_are_refused_by_name(factor: float, said: str, coco: Any) -> None:
+    values = coco["annotations"][0]["keypoints"]
+    values[:] = [value * factor if place % 3 < 2 else value for place, value in enumerate(values)]
+    done = imported(coco)
+    assert done["merged"]["added"] == BUDGET - 1
+    assert any(said in problem for problem in done["problems"])
+
+
 def test_what_is_not_labelled_may_be_anything_and_what_is_at_the_corner_is_not_labelled(coco: Any) -> None:
     values = coco["annotations"][0]["keypoints"]
     values[0:3] = [None, float("nan"), 0]
@@ -309,6 +322,10 @@ def first_joint(task: Any) -> Any:
             lambda t: t["annotations"][0]["result"].append({"id": [1], "type": "choices", "value": 3}),
             "choices must be a list",
         ),
+        (
+            lambda t: t["annotations"][0]["result"].append({"type": "ellipselabels", "value": {"x": 1, "y": 2}}),
+            "type 'ellipselabels'",
+        ),
     ],
 )
 def test_one_odd_region_is_named_and_the_rest_of_the_pose_is_stored(
@@ -331,6 +348,7 @@ def test_one_odd_region_is_named_and_the_rest_of_the_pose_is_stored(
         (lambda t: [one.update(image_rotation=90) for one in t["annotations"][0]["result"]], "turned by 90"),
         (lambda t: first_joint(t)["value"].update(keypointlabels=["tail"]), "'tail'"),
         (lambda t: t["data"].update(alpose_id=3, image="x.jpg"), "no alpose_id"),
+        (lambda t: [one["value"].update(x=one["value"]["x"] + 300) for one in joints_of(t)], "most of its joints"),
     ],
 )
 def test_one_odd_task_is_named_and_the_others_are_stored(change: Change, said: str, studio: list[Any]) -> None:
@@ -339,6 +357,18 @@ def test_one_odd_task_is_named_and_the_others_are_stored(change: Change, said: s
     assert done["merged"]["added"] == BUDGET - 1
     assert said in done["problems"][0]
     assert "task 0" in done["problems"][0]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda one: one.pop("type"), lambda one: one.update(type="labels", value={"labels": ["neck"]})]
+)
+def test_regions_of_another_kind_are_not_taken_for_a_picture_without_anybody(change: Change, studio: list[Any]) -> None:
+    for one in joints_of(studio[0]):
+        change(one)
+    done = imported(studio)
+    assert done["merged"]["added"] == BUDGET - 1
+    assert "expected keypointlabels" in done["problems"][0]
+    assert "no joint of it can be used" in done["problems"][-1]
 
 
 @pytest.mark.parametrize(
@@ -382,6 +412,13 @@ def test_what_macos_puts_into_an_archive_is_passed_over(coco: Any) -> None:
     said = call("import", "came.zip", "--into", "dataset", "--unchanged", "accept").stdout
     assert "10 added" in said
     assert "problem" not in said
+
+
+def test_an_archive_of_archives_says_what_to_do(coco: Any) -> None:
+    with zipfile.ZipFile("came.zip", "w") as archive:
+        archive.writestr("job-1.zip", b"PK")
+    said = call("import", "came.zip", "--into", "dataset", fails=True)
+    assert "came.zip holds other archives" in said.stdout + said.stderr
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_STORED])

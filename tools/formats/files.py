@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -115,11 +115,15 @@ def _of_archive(path: Path, suffixes: Sequence[str]) -> tuple[list[LabelFile], l
     return files, problems
 
 
-def _label_files(where: str, names: Iterable[str], suffixes: Sequence[str]) -> list[str]:
+def _label_files(where: str, names: Collection[str], suffixes: Sequence[str]) -> list[str]:
     """The COCO keypoints files of an archive or a folder, or where none is named so, all that may hold labels."""
     found = [name for name in names if _is_label_file(name, suffixes)]
     found = [name for name in found if "person_keypoints" in name] or found
     if not found:
+        if any(name.lower().endswith((".zip", ".7z", ".rar", ".gz", ".tar")) for name in names):
+            raise DataError(
+                f"{where} holds other archives and no label files: unpack it, and import the archives in it"
+            )
         if tuple(suffixes) == SUFFIXES:
             raise DataError(f"{where} holds no JSON file: export the labels as COCO Keypoints 1.0 or as JSON")
         raise DataError(f"{where} holds no file with labels ({', '.join(suffixes)}): export it in a known format")

@@ -38,6 +38,8 @@ POINT_WIDTH = 0.6
 """Of a keypoint's mark, in percent of the image's width."""
 RESOLUTION_PX = 1e-6
 """Percentages travel as doubles."""
+NO_PLACE = ("choices", "relation", "textarea", "rating", "number", "datetime", "taxonomy", "pairwise", "ranker")
+"""Types of what annotators say beside the places of joints."""
 FARTHEST = 1e4
 """A joint beyond this many percent is a damaged number, not a place."""
 
@@ -293,6 +295,8 @@ def _people(
                 boxes += _box(region)
             elif region.get("type") == "keypoint":
                 raise ValueError("a point without the name of a joint")
+            elif region.get("type") not in NO_PLACE:
+                raise ValueError(f"a region of type {region.get('type')!r}, expected keypointlabels or rectanglelabels")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             problems.append(f"{at} is left out: {error}")
             left_out += 1

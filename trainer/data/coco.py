@@ -16,10 +16,13 @@ Shapes: N people, J joints.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import unicodedata
 from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -79,7 +82,8 @@ def read_coco(folder_or_json: Path, split: str | None = None, *, broken: list[st
             except (DataError, TypeError, ValueError, OverflowError) as error:
                 problems.append(f"{where}{error}")
                 continue
-            reason = _kept(person, people, json_path)
+            person = _with_own_id(person, row, people, left_out)
+            reason = _kept(person, people)
         if reason is not None:
             left_out[reason] += 1
     if problems and not people:
@@ -190,7 +194,7 @@ def skeleton_of(category: dict[str, Any], source: Path) -> Skeleton:
             if joints == known.joints and "flip_pairs" not in category:
                 return known
         skeleton = Skeleton(
-            name=str(category["name"]),
+            name=str(category.get("name") or "person"),
             joints=joints,
             links=_links(category.get("skeleton") or (), joints),
             flip_pairs=flip_pairs_by_name(joints),
@@ -254,6 +258,10 @@ def placed_joints(value: Any, count: int) -> tuple[npt.NDArray[np.float64], npt.
             f"keypoints must be finite, within {FARTHEST_PX:.0f} px, with v 0, 1 or 2, got {value[:9]} ..."
         )
     labelled_J &= points_J2.any(axis=1)
+    if labelled_J.sum() > 1 and ((points_J2[labelled_J] >= 0) & (points_J2[labelled_J] <= 1)).all():
+        raise ValueError(
+            f"keypoints are pixels, and all of these lie in the first one; are they shares of the picture? got {value[:9]} ..."
+        )
     return np.nan_to_num(points_J2, nan=0.0, posinf=0.0, neginf=0.0), np.where(labelled_J, values_J3[:, 2], 0).astype(
         np.int64
     )
@@ -276,7 +284,12 @@ def _links(pairs: Any, joints: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     numbers = [[joints.index(end) if end in joints else int(end) for end in pair] for pair in pairs]
     named = any(end in joints for pair in pairs for end in pair)
     first = 0 if named or any(0 in pair for pair in numbers) else 1
-    return tuple((a - first, b - first) for a, b in numbers)
+    links = [(a - first, b - first) for a, b in numbers]
+    kept = [(a, b) for a, b in links if a != b and all(0 <= end < len(joints) for end in (a, b))]
+    if len(kept) < len(links):  # they are for drawing, and often those of a skeleton with more joints
+        log.warning("%d of %d links of a skeleton do not name two of its %d joints, and are left out",
+                    len(links) - len(kept), len(links), len(joints))  # fmt: skip
+    return tuple(kept)
 
 
 def _files(images: list[Any], root: Path, source: Path, problems: list[str]) -> dict[str, str]:
@@ -290,7 +303,11 @@ def _files(images: list[Any], root: Path, source: Path, problems: list[str]) -> 
         file = _local_name(image["file_name"])
         if files.get(key, file) != file:
             raise DataError(f"{source}: image id {key} is given twice ({files[key]} and {file})")
-        inside(root, file, source)
+        try:
+            inside(root, file, source)
+        except DataError as error:  # refused with everybody on it
+            problems.append(str(error))
+            continue
         files[key] = file
     return files
 
@@ -313,8 +330,18 @@ def _person(
     left_out["joints said to be visible at 0, 0"] += int(
         (np.array(value[2::3], dtype=np.float64) != 0).sum() - (v_J > 0).sum()
     )
+    if _holds_nobody(box_4, points_J2[v_J > 0]):
+        left_out["boxes that hold none of their joints (the joints decide)"] += 1
+        box_4 = np.full(4, np.nan, dtype=np.float32)
     return Person(_id(name, files[image], annotation, row), files[image], points_J2.astype(np.float32),
                   v_J > 0, v_J == 2, box_4)  # fmt: skip
+
+
+def _holds_nobody(box_4: npt.NDArray[np.float32], points_M2: npt.NDArray[np.float64]) -> bool:
+    """Whether none of a person's joints lies in or near their box: it is somebody else's, or in another unit."""
+    reach_2 = (box_4[2:] - box_4[:2]) / 2
+    near_M = (np.abs(points_M2 - box_4[:2] - reach_2) <= 2 * reach_2 + 1).all(axis=1)
+    return bool(len(points_M2) and np.isfinite(box_4).all() and not near_M.any())
 
 
 def _box(value: Any) -> npt.NDArray[np.float32]:
@@ -325,8 +352,8 @@ def _box(value: Any) -> npt.NDArray[np.float32]:
         x, y, width, height = (float(number) for number in value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"bbox must be x, y, width, height, got {value!r}") from error
-    if not np.isfinite([x, y, width, height]).all() or width < 0 or height < 0:
-        raise ValueError(f"bbox must be finite with sides of 0 or more, got {value!r}")
+    if not np.abs([x, y, width, height]).max() <= FARTHEST_PX or width < 0 or height < 0:  # nor with NaN
+        raise ValueError(f"bbox must lie within {FARTHEST_PX:.0f} px, with sides of 0 or more, got {value!r}")
     if not width and not height:
         return np.full(4, np.nan, dtype=np.float32)
     return np.array([x, y, x + width, y + height], dtype=np.float32)
@@ -341,16 +368,20 @@ def _contradicts(annotation: Any) -> bool:
         return False
 
 
-def _kept(person: Person, people: dict[str, Person], source: Path) -> str | None:
+def _kept(person: Person, people: dict[str, Person]) -> str | None:
     """Add somebody to the people; why not, where nobody is added."""
     if not person.labelled_J.any():
         return "people without labelled joints"
-    same = people.setdefault(person.id, person)
-    if same is not person:
-        if not np.array_equal(same.joints_J2, person.joints_J2):
-            raise DataError(f"{source}: ids are not unique: two people have the id {person.id}")
-        return "people that are there twice"
-    return None
+    return None if people.setdefault(person.id, person) is person else "people that are there twice"
+
+
+def _with_own_id(person: Person, row: int, people: dict[str, Person], left_out: Counter[str]) -> Person:
+    """The person with an id by their row, where a tool gave two people of one image the same annotation id."""
+    same = people.get(person.id)
+    if same is None or np.array_equal(same.joints_J2, person.joints_J2):
+        return person
+    left_out["annotation ids that others of the image have too (their row is their id)"] += 1
+    return replace(person, id=f"{person.id}-row-{row}")
 
 
 def _local_name(name: str) -> str:
@@ -361,11 +392,25 @@ def _local_name(name: str) -> str:
 
 
 def _on_disk(folder: Path, name: str) -> Path:
-    """The file of that name, or of the same name as another system or a service writes it."""
+    """The file of that name, or of the same name as another system or a service writes it, in letters of the other case."""
     others = [name, unquote(name), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
     # Where the locale is C, names on the disk are bytes that Python cannot write as letters.
     others += [os.fsdecode(one.encode(errors="surrogateescape")) for one in others]
-    return next((folder / one for one in others if (folder / one).is_file()), folder / name)
+    found = next((folder / one for one in others if (folder / one).is_file()), None)
+    if found is None:
+        parent = (folder / name).parent
+        with suppress(OSError):
+            found = _names_by_lower(parent, parent.stat().st_mtime_ns).get(PurePosixPath(name).name.lower())
+    return found or folder / name
+
+
+@functools.lru_cache(maxsize=64)
+def _names_by_lower(folder: Path, _changed_ns: int) -> dict[str, Path]:
+    """The files of a folder by their names in small letters, but for names that differ in nothing else."""
+    found: dict[str, list[Path]] = {}
+    for path in folder.iterdir():
+        found.setdefault(path.name.lower(), []).append(path)
+    return {name: paths[0] for name, paths in found.items() if len(paths) == 1}
 
 
 def _id(name: str, file: str, annotation: dict[str, Any], row: int) -> str:

@@ -70,10 +70,7 @@ class ImageFiles:
     def read(self, index: int) -> npt.NDArray[np.uint8]:
         """One image, uint8 (H, W, 3) RGB."""
         path = self.paths[index]
-        try:
-            encoded = np.fromfile(path, dtype=np.uint8)
-        except OSError as error:
-            raise ImageError(f"{path}: {error.strerror or error}") from error
+        encoded = np.frombuffer(content_of(path), dtype=np.uint8)
         image_HW3 = _decoded(encoded, self.upright)
         if image_HW3 is None:
             raise ImageError(f"{path}: cannot be decoded as an image ({encoded.size} bytes)")
@@ -89,10 +86,23 @@ class ImageFiles:
         path = self.paths[index]
         try:
             state = path.stat()
+            if not path.is_file():
+                return f"missing:{path.name}"
             # Whatever changes the content changes one of these, so that it is read once in a process.
             return _content(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
         except OSError:
             return f"missing:{path.name}"
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of an image's file; :class:`ImageError` where it cannot be read, or is a pipe, which would be waited for."""
+    try:
+        if not path.is_file():
+            path.stat()
+            raise ImageError(f"{path}: is not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}") from error
 
 
 def _decoded(encoded: npt.NDArray[np.uint8], upright: bool) -> npt.NDArray[np.uint8] | None:
@@ -373,7 +383,7 @@ def inside(folder: Path, name: str, source: Path) -> Path:
     """
     windows = PureWindowsPath(name)
     try:
-        os.fsencode(name)
+        name.encode(errors="surrogateescape")  # whatever the locale is: the file is looked for as bytes
     except UnicodeEncodeError:
         raise DataError(f"{source}: the name {name!a} holds half a character; no file can be called so") from None
     if not name or "\0" in name or windows.drive or windows.root or ".." in windows.parts:

@@ -28,7 +28,7 @@ from .coco import annotation_files, read_coco
 from .download import SOURCES, file_sha256, images_sha256
 from .lsp import AxisOrder, not_positions, read_joints
 from .mpii import MAT_PLACES, NEWELL_PLACES, newell_valid_people, read_mpii
-from .records import ImageError, ImageFiles, PoseData
+from .records import ImageError, ImageFiles, PoseData, content_of
 
 LspName: TypeAlias = Literal["lsp", "lspet"]
 
@@ -305,9 +305,9 @@ def decode_all(images: ImageFiles, what: str) -> tuple[npt.NDArray[np.int64], np
 def _decode(images: ImageFiles, row: int) -> tuple[tuple[int, int] | str, bool]:
     """Width and height of an image, or what is wrong with it, and whether EXIF turns it."""
     try:
-        content = images.paths[row].read_bytes()
-    except OSError as error:
-        return error.strerror or str(error), False
+        content = content_of(images.paths[row])
+    except ImageError as error:
+        return str(error).removeprefix(f"{images.paths[row]}: "), False
     turned = orientation(content) > 1
     # Some versions of OpenCV fill what is missing with grey and say nothing.
     if content.startswith(b"\xff\xd8") and not _jpeg_is_whole(content):

@@ -597,6 +597,27 @@ def test_a_clip_yields_to_its_frame_where_there_is_little_room(start: Any, make_
     assert counts(made, "dropped_pictures_total") == {"handover_full": 2}
 
 
+def test_clips_of_many_cameras_are_bounded_and_what_they_lack_is_counted(
+    start: Any, make_candidate: Make, shot: Shoot
+) -> None:
+    made, queue = start(clip=(0, 2), depth=10_000, clip_timeout_s=60.0)
+    most = 64
+    for number in range(3 * most):
+        camera = f"person-{number}"
+        assert made.submit(make_candidate(number, camera=camera))
+        assert made.follow(camera, lambda number=number: shot(number))
+    assert len(made._clips) == most
+    assert counts(made, "dropped_pictures_total") == {"many_streams": 2 * most}  # each lacks its second frame
+    assert not made.follow("person-0", lambda: shot(0))
+    # A name that comes back begins anew, and takes no frame for one of its old clip.
+    assert made.submit(make_candidate(999, camera="person-0"))
+    assert made.follow("person-0", lambda: shot(1))
+    assert made.follow("person-0", lambda: shot(2))
+    assert made.flush()
+    old, new = (one for one in queue.records if one[0].camera == "person-0")
+    assert (positions(old), positions(new)) == ([0, 1], [0, 1, 2])
+
+
 def test_settings_that_cannot_be_carried_out_are_refused() -> None:
     with pytest.raises(ConfigError, match="200 before and 100 after"):
         Recorder(cast(Queue, Scripted(clip=(200, 100))))
