@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from .errors import MissingExtraError
 
 if TYPE_CHECKING:
     from .triggers import Reason
@@ -172,3 +174,23 @@ class Verdict:
     """Camera or person, as given to :meth:`Monitor.batch`."""
     verified: bool = True
     """Whether the engine's golden frames had passed; False only for a Monitor with ``verify="background"``, at its start."""
+
+    def to_supervision(self) -> Any:
+        """The pose as ``supervision.KeyPoints`` of one person, for supervision's annotators, filters and trackers.
+
+        ``xy`` (1, J, 2) as here; the confidence of each joint (1, J) is :attr:`confidence`, or for a bundle without one
+        :attr:`scores` clipped to 0..1; ``data`` holds ``failure_probability`` (1,).
+
+        Raises:
+            MissingExtraError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise MissingExtraError("supervision", "to_supervision", "supervision") from error
+        sure_J = self.scores if self.confidence is None else self.confidence
+        sure_1J = np.clip(np.nan_to_num(sure_J), 0, 1).astype(np.float32)[None]
+        # By place: the third argument has had two names.
+        key_points = supervision.KeyPoints(self.keypoints.astype(np.float32)[None], None, sure_1J)
+        key_points["failure_probability"] = np.array([self.failure_probability])
+        return key_points
