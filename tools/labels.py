@@ -111,7 +111,7 @@ class Pose:
     """The labelled joints of one person."""
 
     joints: tuple[str, ...]
-    """Names of the rows below."""
+    """Names of the rows below; empty where the format knows none: they stand in the order in which they went out."""
     keypoints_J2: Floats
     """0 where not labelled."""
     visibility_J: Ints
@@ -120,6 +120,12 @@ class Pose:
         """The same pose with the joints of a skeleton, in its order; what it does not speak of is not labelled."""
         if self.joints == skeleton.joints:
             return self
+        if not self.joints:
+            if len(self.keypoints_J2) != len(skeleton):
+                raise DataError(
+                    f"it has {len(self.keypoints_J2)} joints, and skeleton {skeleton.name!r} {len(skeleton)}"
+                )
+            return Pose(joints=skeleton.joints, keypoints_J2=self.keypoints_J2, visibility_J=self.visibility_J)
         rows = [skeleton.index(joint) for joint in self.joints]
         keypoints_J2, visibility_J = np.zeros((len(skeleton), 2)), np.zeros(len(skeleton), dtype=np.int64)
         keypoints_J2[rows], visibility_J[rows] = self.keypoints_J2, self.visibility_J

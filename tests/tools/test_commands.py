@@ -381,7 +381,7 @@ def test_commands_name_the_formats_that_are_registered(
     inbox: Path, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FORMATS, "own", Own())
-    names = "coco|cvat|label-studio|own"
+    names = "|".join(FORMATS)
     assert names in call("export", "--help").output
     assert names.replace("|", ", ") in call("import", "--help").output
     assert f"--to {names} --batch" in call("select", inbox, "--budget", 3, "--seed", 3).output
@@ -412,7 +412,7 @@ def test_one_file_an_image_comes_back_in_a_folder_or_an_archive(
 
     assert (done["accepted"], done["corrected"], done["unopened"]) == (BUDGET - 1, 1, [])
     (problem,) = done["problems"]
-    assert "other.json: no known format (coco, cvat, label-studio, per-image) recognises it" in problem
+    assert f"other.json: no known format ({', '.join(FORMATS)}) recognises it" in problem
     assert done["forms"] == {came.name: "per-image"}
 
 
@@ -423,7 +423,7 @@ def test_a_folder_of_coco_files_is_taken_like_an_archive_and_one_without_labels_
     done = value_of(call("import", "week-1-coco", "--into", "dataset", "--unchanged", "accept", "--json"))
     assert (done["accepted"], done["problems"]) == (BUDGET, [])
     said = call("import", "week-1-coco/images", "--into", "other", fails=True)
-    assert "images holds no JSON file" in said.stderr
+    assert "images holds no file with labels" in said.stderr
 
 
 # --- several skeletons
@@ -480,3 +480,27 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
                          env=os.environ | {"COLUMNS": "100"})  # fmt: skip
     for command in main.commands:
         assert f"  {command} " in run.stdout
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_yolo_pose_goes_out_is_corrected_and_comes_back(packed: bool, inbox: Path, batch: Batch) -> None:
+    """As Roboflow gives it back: other names around ours, a note, a label for detection, and one file that is empty."""
+    call("export", inbox, "--to", "yolo-pose", "--out", "out")
+    labels = sorted(Path("out/labels").iterdir())
+    words = labels[-1].read_text().split()
+    words[5] = f"{float(words[5]) + 0.05:.6f}"
+    labels[-1].write_text(" ".join(words) + "\r\n")
+    labels[1].write_text("")
+    labels[2].write_text(f"0 0.5 0.5 0.2 0.2\n{labels[2].read_text()}")
+    Path("out/README.dataset.txt").write_text("0 notes")
+    came = Path(shutil.make_archive("came", "zip", "out")) if packed else Path("out")
+
+    done = value_of(call("import", came, "--into", "dataset", "--json"))
+
+    assert (done["accepted"], done["corrected"], done["unopened"]) == (BUDGET - 2, 1, [])
+    assert done["forms"] == {came.name: "yolo-pose"}
+    assert len(done["problems"]) == 2
+    bare, boxed = sorted(done["problems"])
+    assert f"{labels[1].name}: " in bare
+    assert "has no pose" in bare
+    assert f"{labels[2].name}: line 1 is a box without joints" in boxed

@@ -22,9 +22,10 @@ from alpose.tools.formats.cvat import ARCHIVE, LABELS, README
 from alpose.tools.formats.files import open_files
 from alpose.tools.formats.label_studio import TASKS, interface, tasks_json
 from alpose.tools.labels import HIDDEN, OCCLUDED, VISIBLE, Answers, Handout, Pose, Task, compare, id_in, known_id_in
+from alpose.trainer.data.yolo import label_line
 
 from .per_image import PerImage, points_text
-from .tasks import make_task
+from .tasks import HEIGHT, WIDTH, make_task
 
 SKELETONS = pytest.mark.parametrize("skeleton", [LSP, MPII, COCO], ids=lambda skeleton: skeleton.name)
 
@@ -104,9 +105,23 @@ def saved(path: Path, value: Any) -> Path:
     return path
 
 
+def yolo_returns(folder: Path, poses: Mapping[str, Pose]) -> Path:
+    """An archive with Windows' line ends and a note, as Roboflow gives it; the pictures come back under longer names."""
+    with zipfile.ZipFile(folder / "came.zip", "w") as zipped:
+        zipped.writestr("data.yaml", (folder / "data.yaml").read_text())
+        zipped.writestr("README.dataset.txt", "one line for people")
+        for path in sorted((folder / "labels").iterdir()):
+            line, pose = path.read_text(), poses.get(id_in(path.name) or "")
+            if pose is not None:
+                x0, y0, x1, y1 = 10.0, 10.0, 100.0, 100.0
+                line = label_line(pose.keypoints_J2, pose.visibility_J, (x0, y0, x1, y1), (WIDTH, HEIGHT))
+            zipped.writestr(f"train/labels/{path.stem}_jpg.rf.0123.txt", line.replace("\n", "") + "\r\n")
+    return folder / "came.zip"
+
+
 Returned = Path | Sequence[Path]
 RETURNS: dict[str, Callable[[Path, Mapping[str, Pose]], Returned]] = {
-    "coco": coco_returns, "cvat": cvat_returns, "label-studio": studio_returns,
+    "coco": coco_returns, "cvat": cvat_returns, "label-studio": studio_returns, "yolo-pose": yolo_returns,
 }  # fmt: skip
 """For each format: the file or files that come back when annotators placed these poses, by the record's id, and accepted the
 others; of several files, in the order of work."""
@@ -326,7 +341,7 @@ def test_joints_in_another_order_are_put_right(tmp_path: Path) -> None:
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as zipped:
         zipped.writestr("readme.txt", "no")
-    with pytest.raises(DataError, match=r"^x\.zip holds no JSON"):
+    with pytest.raises(DataError, match=r"^x\.zip holds no file with labels"):
         read(tmp_path / "x.zip")
     (tmp_path / "x.json").write_text("[")
     with pytest.raises(

@@ -17,6 +17,7 @@ from .coco import Coco
 from .cvat import Cvat
 from .files import SUFFIXES, LabelFile
 from .label_studio import LabelStudio
+from .yolo import YoloPose
 
 
 class Format(Protocol):
@@ -83,7 +84,7 @@ def format_of(file: LabelFile) -> Format:
     raise DataError(f"{file.name}: no known format ({', '.join(FORMATS)}) recognises it; {hint}")
 
 
-for known in (Coco(), Cvat(), LabelStudio()):
+for known in (Coco(), Cvat(), LabelStudio(), YoloPose()):
     register(known)
 
 __all__ = ["FORMATS", "Format", "LabelFile", "format_named", "format_of", "label_suffixes", "register"]

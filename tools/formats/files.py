@@ -12,7 +12,9 @@ from typing import Any
 
 from alpose.runtime.errors import DataError
 
-SUFFIXES = (".json",)
+from ..labels import id_in
+
+SUFFIXES, TEXT = (".json",), ".txt"
 """How the names of label files end, unless a format says otherwise."""
 LINES_SHOWN = 3
 """Files that a message names, where none of many can be read."""
@@ -116,17 +118,22 @@ def _of_archive(path: Path, suffixes: Sequence[str]) -> tuple[list[LabelFile], l
 
 
 def _label_files(where: str, names: Collection[str], suffixes: Sequence[str]) -> list[str]:
-    """The COCO keypoints files of an archive or a folder, or where none is named so, all that may hold labels."""
+    """The COCO keypoints files of an archive or a folder; where none is named so, YOLO's; or else all that may hold labels."""
     found = [name for name in names if _is_label_file(name, suffixes)]
     found = [name for name in found if "person_keypoints" in name] or found
+    texts = [name for name in found if name.lower().endswith(TEXT)]
+    # Of texts only those in labels/ or with an id are labels, and then all of them are: others are notes to people.
+    found = [name for name in texts if "labels" in PurePosixPath(name).parts[:-1] or id_in(name) is not None] or [
+        name for name in found if name not in texts
+    ]  # fmt: skip
     if not found:
         if any(name.lower().endswith((".zip", ".7z", ".rar", ".gz", ".tar")) for name in names):
             raise DataError(
                 f"{where} holds other archives and no label files: unpack it, and import the archives in it"
             )
-        if tuple(suffixes) == SUFFIXES:
-            raise DataError(f"{where} holds no JSON file: export the labels as COCO Keypoints 1.0 or as JSON")
-        raise DataError(f"{where} holds no file with labels ({', '.join(suffixes)}): export it in a known format")
+        raise DataError(
+            f"{where} holds no file with labels ({', '.join(suffixes)}): export them as COCO Keypoints 1.0, or as JSON"
+        )
     return found
 
 

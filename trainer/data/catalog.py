@@ -123,7 +123,7 @@ def reader_of(folder: Path) -> Reader:
             return reader
     raise DataNotFoundError(
         f"{folder} is not a dataset that can be read ({', '.join(READERS)}): a COCO keypoints folder needs "
-        "annotations/NAME.json beside images/"
+        "annotations/NAME.json beside images/, a YOLO-pose folder data.yaml with kpt_shape"
     )
 
 
@@ -184,12 +184,31 @@ def _parts_of_coco(folder: Path) -> tuple[str, ...]:
     return tuple(part_of(path) for path in annotation_files(folder))
 
 
+def _recognises_yolo(folder: Path) -> bool:
+    from .yolo import find_yaml
+
+    return find_yaml(folder) is not None
+
+
+def _read_yolo(folder: Path, part: str | None) -> PoseData:
+    from .yolo import read_yolo
+
+    return read_yolo(folder, part)
+
+
+def _parts_of_yolo(folder: Path) -> tuple[str, ...]:
+    from .yolo import parts_of
+
+    return parts_of(folder)
+
+
 register(Reader(name="lsp", recognises=lambda folder: _recognises_lsp(folder, 4), read=_read_lsp))
 register(Reader(name="lspet", recognises=lambda folder: _recognises_lsp(folder, 5), read=_read_lspet))
 register(Reader(name="mpii", recognises=_recognises_mpii, read=_read_mpii))
 register(
     Reader(name="coco", recognises=_recognises_coco, read=_read_coco, parts=_parts_of_coco, groups=_groups_of_coco)
 )
+register(Reader(name="yolo-pose", recognises=_recognises_yolo, read=_read_yolo, parts=_parts_of_yolo))
 
 
 # --- Opening

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import re
+import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -110,6 +111,54 @@ def _decoded(encoded: npt.NDArray[np.uint8], upright: bool) -> npt.NDArray[np.ui
 
     flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.imdecode(encoded, flags) if encoded.size else None
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image that stands upright, from its head alone where it is JPEG or PNG; None where it is not there.
+
+    An image that cannot be decoded has no size either.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if content.startswith(b"\x89PNG") and content[12:16] == b"IHDR":
+        return struct.unpack_from(">II", content, 16)
+    size = _jpeg_size(content) if content.startswith(b"\xff\xd8") else None
+    if size is not None:
+        return size[::-1] if orientation(content) >= 5 else size
+    image_HW3 = _decoded(np.frombuffer(content, dtype=np.uint8), upright=True)
+    return None if image_HW3 is None else (image_HW3.shape[1], image_HW3.shape[0])
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """From the frame header of a JPEG (ITU T.81, B.2.2); None where there is none."""
+    place = 2
+    while place + 9 <= len(content) and content[place] == 0xFF:
+        marker = content[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", content, place + 5)
+            return (width, height) if width and height else None
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return None
+
+
+def orientation(content: bytes) -> int:
+    """How EXIF says that a JPEG is turned, 1 to 8; 1, as it is stored, where it says nothing."""
+    start = content.find(b"Exif\0\0", 0, 1 << 16)
+    tiff = content[start + 6 : start + 6 + (1 << 16)] if start >= 0 else b""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    try:
+        if order is None:
+            return 1
+        at = struct.unpack_from(f"{order}I", tiff, 4)[0]
+        for entry in range(struct.unpack_from(f"{order}H", tiff, at)[0]):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at + 2 + 12 * entry)
+            if tag == 0x112:
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
 
 
 @functools.lru_cache(maxsize=1 << 20)

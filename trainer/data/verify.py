@@ -9,7 +9,6 @@ Shapes: N people, J joints.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +27,7 @@ from .coco import annotation_files, read_coco
 from .download import SOURCES, file_sha256, images_sha256
 from .lsp import AxisOrder, not_positions, read_joints
 from .mpii import MAT_PLACES, NEWELL_PLACES, newell_valid_people, read_mpii
-from .records import ImageError, ImageFiles, PoseData, content_of
+from .records import ImageError, ImageFiles, PoseData, content_of, orientation
 
 LspName: TypeAlias = Literal["lsp", "lspet"]
 
@@ -345,24 +344,6 @@ def _png_is_whole(content: bytes) -> bool:
             return True
         place += 12 + int.from_bytes(content[place : place + 4], "big")
     return False
-
-
-def orientation(content: bytes) -> int:
-    """How EXIF says that a JPEG is turned, 1 to 8; 1, as it is stored, where it says nothing."""
-    start = content.find(b"Exif\0\0", 0, 1 << 16)
-    tiff = content[start + 6 : start + 6 + (1 << 16)] if start >= 0 else b""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    try:
-        if order is None:
-            return 1
-        at = struct.unpack_from(f"{order}I", tiff, 4)[0]
-        for entry in range(struct.unpack_from(f"{order}H", tiff, at)[0]):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at + 2 + 12 * entry)
-            if tag == 0x112:
-                return int(value) if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
 
 
 def _outside(

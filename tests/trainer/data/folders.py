@@ -128,3 +128,22 @@ def write_coco(root: Path, value: Any = None, name: str = "mine", images: str = 
     (root / "annotations" / f"{name}.json").write_text(json.dumps(coco_document() if value is None else value))
     write_images(root / images, "a.jpg", "more/b.jpg", height=30, width=40)
     return root
+
+
+# --- YOLO-pose
+
+
+def write_yolo(root: Path, train: str = "images/train") -> Path:
+    """Two pictures of 40 x 30, with one person and two."""
+    write_images(root / "images" / "train", "a.jpg", "more/b.jpg", height=30, width=40)
+    (root / "data.yaml").write_text(
+        f"path: /home/somebody/else\ntrain: {train}\nnames:\n  0: person\nflip_idx: [0, 2, 1]\n"
+        f"kpt_names:\n  0: [{', '.join(JOINTS)}]\nkpt_shape: [3, 3]\n"
+    )
+    labels = root / "labels" / "train"
+    (labels / "more").mkdir(parents=True, exist_ok=True)
+    (labels / "a.txt").write_text("0 0.5 0.5 0.5 0.5 0.5 0.5 2 0.25 0.75 1 0 0 0\n")
+    (labels / "more" / "b.txt").write_text(
+        "0 0.25 0.5 0.4 0.5 0.25 0.5 2 0 0 0 0.3 0.6 2\n0 0.75 0.5 0.4 0.5 0.75 0.5 2 0.7 0.4 2 0.8 0.6 2\n"
+    )
+    return root

@@ -17,7 +17,7 @@ from alpose.trainer.data.mpii import MAT_NAME
 from alpose.trainer.data.records import ImageError, ImageFiles, PoseData
 from alpose.trainer.data.verify import verify
 
-from .folders import coco_document, rect, two_points, write_coco, write_lsp, write_lspet, write_mpii
+from .folders import coco_document, rect, two_points, write_coco, write_lsp, write_lspet, write_mpii, write_yolo
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ SAMPLES = {
         write_coco, "annotations/mine.json",
         lambda root: write_coco(root, coco_document(images=[{"id": 7, "file_name": "../evil.jpg"}])),
     ),
+    "yolo-pose": Sample(write_yolo, "data.yaml", lambda root: write_yolo(root, "../../evil/images")),
 }  # fmt: skip
 
 
