@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from alpose.runtime.bundle import Bundle, FileCheck, check_files
-from alpose.runtime.bundle.golden import GoldenReport, run_golden
+from alpose.runtime.bundle.golden import GoldenReport
 from alpose.runtime.engines.catalog import verify_engine
 from alpose.runtime.engines.onnx import OnnxEngine, providers
 from alpose.runtime.engines.tensorrt import TensorRTEngine
@@ -84,8 +84,8 @@ def _onnx_checks(bundle: Bundle) -> list[EngineCheck]:
     for provider in found:
         name = f"onnxruntime {provider}"
         try:
-            report = run_golden(OnnxEngine(bundle, provider), bundle.golden)
-            checks.append(EngineCheck(name, report, "", not report.passed))
+            reports = verify_engine(OnnxEngine(bundle, provider), bundle.golden)
+            checks += [EngineCheck(name, report, "", not report.passed) for report in reports]
         except AlposeError as error:
             # A provider that is compiled in but cannot start here (no GPU) is no fault of the bundle; the CPU's is.
             checks.append(EngineCheck(name, None, str(error), provider == "cpu"))

@@ -73,7 +73,7 @@ class Monitor:
         track: follow the person by their own poses. With neither, and no box in a call, the whole frame is looked at.
         detect: like ``track``, and called with a frame while nobody is followed: a detector of the app's own, which
             returns boxes (N, 4) as x0, y0, x1, y1 in pixels. The largest is looked at first. What it raises is counted
-            and logged, and costs no frame.
+            and logged, and costs no frame. :meth:`people` calls it with every frame, and looks at all.
         frame_format: ``rgb``, ``bgr``, ``grey``, ``nv12``, ``nv21``, ``i420``, ``yuyv`` or ``uyvy``; of the YUV ones also with
             ``-bt709``.
         store, clip, redact, max_bytes: settings of a queue that is given by its path; see :class:`Queue`.
@@ -230,6 +230,43 @@ class Monitor:
             raise DataError(f"each person of a batch has a stream of their own, got {names}")
         return self._run(frames, places, names, time_ns)
 
+    def people(self, frame: Any, boxes: Any = None, *, time_ns: int | None = None) -> list[Verdict]:
+        """Watch everybody on one frame: one verdict for each person, by one call of the engine.
+
+        ::
+
+            with Monitor("driver.alpose", queue="flagged.db", detect=find_people) as monitor:
+                for frame in camera:
+                    for verdict in monitor.people(frame):
+                        print(verdict.stream, verdict.failure_probability)
+
+        People have names, ``person-1``, ``person-2`` …, which stand in :attr:`Verdict.stream`: a box goes on with the person
+        whose box it overlaps most, and a name is kept for fifteen frames for somebody who is not seen. After that it is free
+        for somebody else. Signals, episodes and the turn of a crop are remembered by these names.
+
+        Args:
+            frame: as in a single call.
+            boxes: of the people, (N, 4) as x0, y0, x1, y1 in pixels, tight around each; None: those that ``detect`` finds. A
+                detector may also give scores, (N, 5) or a pair of boxes and scores: a new person needs 0.5, one who was
+                there before 0.3. At most 32 people are looked at.
+            time_ns: as in a single call.
+
+        Returns:
+            Verdicts in the order of the boxes; empty where nobody is there.
+
+        Raises:
+            DataError: the frame or a box is none.
+            ConfigError: there are neither boxes nor a detector; the bundle's net looks at whole frames; the Monitor was
+                closed, or belongs to another process.
+            Exception: the engine's own. What a detector raises is counted and logged instead, and nobody is there.
+        """
+        self._check_process()
+        with self._lock:
+            if self._closing:
+                raise ConfigError("this Monitor was closed: make a new one")
+            found, names = self._parts.pipeline.people(frame, boxes)
+            return self._run([frame] * len(found), found, names, time_ns) if found else []
+
     def stats(self) -> Stats:
         """Everything that this Monitor knows of itself. Cheap, from any thread, also after :meth:`close`.
 
@@ -324,10 +361,7 @@ class Monitor:
     def _run(
         self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | Sequence[int] | None
     ) -> list[Verdict]:
-        if os.getpid() != self._pid:  # before the lock: a thread that stayed behind in the parent may hold it
-            raise ConfigError(
-                "this Monitor was made before a fork: engines and queues do not survive one. Make it after"
-            )
+        self._check_process()
         with self._lock:
             if self._closing:
                 raise ConfigError("this Monitor was closed: make a new one")
@@ -345,6 +379,13 @@ class Monitor:
                 self._busy = False
                 if self._closing:
                     self.close()
+
+    def _check_process(self) -> None:
+        """Before the lock: a thread that stayed behind in the parent may hold it."""
+        if os.getpid() != self._pid:
+            raise ConfigError(
+                "this Monitor was made before a fork: engines and queues do not survive one. Make it after"
+            )
 
     def _warn(self) -> None:
         """What a user should know from the start."""

@@ -26,7 +26,12 @@ from .engines.device import DeviceEngine
 from .errors import ConfigError, DataError, WrongAnswerError
 from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_foreign, take_frame
 from .logs import RateLimitedLog
+<<<<<<< HEAD
 from .recording import FrameCopies, FrameRecorder, FrameResult, RegionOfInterest
+=======
+from .people import MOST_PEOPLE, People, believed, read_boxes
+from .recording import FrameRecorder, FrameResult, RegionOfInterest
+>>>>>>> ea2c697 (Several people a frame, crops that turn with the body, and graphs with a fixed batch)
 from .stats import Counters, Meters
 from .tracking import MOST_STREAMS, Box, Stream, Streams, given_place, largest
 from .triggers import Decision, Observation, Policy, Setting, Trigger
@@ -80,6 +85,7 @@ class FramePipeline:
                 recorder.restore(self._policy, trigger)
         self._crops, self._reader, self._streams, self._recorder = bundle.crop, reader, streams, recorder
         self._meters, self._counters, self._faults = meters, meters.counters, faults
+        self._people = People()
         self._clock = FrameClock(meters.counters)
         self._sequence = 0
         self.threshold: float | None = None
@@ -130,6 +136,53 @@ class FramePipeline:
                           decision_s=timings.decision_s, total_s=timings.total_s)  # fmt: skip
         return [self._verdict(result, kept, timings) for result, kept in results]
 
+    def people(self, frame: Any, boxes: Any) -> tuple[list[Box], list[str]]:
+        """The people on a frame and their names: of boxes that the app gives, or else of its detector.
+
+        Raises:
+            ConfigError: there are neither boxes nor a detector, or the net looks at whole frames.
+            DataError: it is not a frame, or these are not boxes on it.
+        """
+        if not self._crops.around_person:
+            raise ConfigError(
+                f"the net of this bundle looks at the whole frame ({self._crops.kind}) and gives one pose of it: for several "
+                "people take a bundle whose net looks at one person, and give their boxes or a detector"
+            )
+        taken = self._reader.take(frame)
+        if boxes is not None:
+            boxes_N4, scores_N = read_boxes(boxes)
+            scores_N = None  # the app's own choice: everybody in them is looked at
+        elif self._detect is None:
+            raise ConfigError("give boxes of the people on the frame, or a detector: Monitor(..., detect=...)")
+        else:
+            boxes_N4, scores_N = self._detected(frame, taken.width, taken.height)
+        seen = self._people.see(boxes_N4, scores_N)
+        for name in seen.gone:
+            self._streams.forget(name)
+        if len(seen.rows) < len(boxes_N4):
+            self._counters.add("dropped_boxes_total", len(boxes_N4) - len(seen.rows), reason="score")
+        if not seen.rows:
+            self._meters.nobody()
+        return [tuple(boxes_N4[row].tolist()) for row in seen.rows], list(seen.names)
+
+    def _detected(
+        self, frame: Any, width: int, height: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
+        """What the app's detector finds; nobody where it fails, which is counted."""
+        assert self._detect is not None
+        try:
+            boxes_N4, scores_N = read_boxes(self._detect(frame))
+        except Exception as error:
+            self._faults.report("detect", error)
+            return np.empty((0, 4)), None
+        rows_M, outside, many = believed(boxes_N4, scores_N, width, height)
+        for reason, count in (("outside", outside), ("many", many)):
+            if count:
+                self._counters.add("dropped_boxes_total", count, reason=reason)
+        if many:
+            self._faults.say("many", f"the detector sees more than {MOST_PEOPLE} people: the others are not looked at")
+        return boxes_N4[rows_M], None if scores_N is None else scores_N[rows_M]
+
     def _times(self, time_ns: int | Sequence[int] | None, names: Sequence[str]) -> list[FrameTime]:
         if time_ns is None or not isinstance(time_ns, (list, tuple, np.ndarray)):
             return [self._clock(time_ns)] * len(names)  # type: ignore[arg-type]  # the clock refuses what is not a time
@@ -147,7 +200,13 @@ class FramePipeline:
             if box is not None
             else stream.locator.locate(taken.width, taken.height, self._proposal(stream, taken, frame))
         )
-        crop = self._crops.crop_of(place.box_4, (taken.width, taken.height))
+        if box is not None and not self._crops.around_person:
+            raise DataError(
+                f"the net of this bundle looks at the whole frame ({self._crops.kind}): give no box, or a bundle whose net "
+                "looks at one person"
+            )
+        turn = None if stream.axis is None else stream.axis.turn(place.box_4)
+        crop = self._crops.crop_of(place.box_4, (taken.width, taken.height), turn)
         return RegionOfInterest(stream, taken, place, crop)
 
     def _proposal(self, stream: Stream, taken: HostFrame | DeviceFrame, frame: Any) -> Box | None:
@@ -224,6 +283,8 @@ class FramePipeline:
         """Update where the person is; False where a search found nobody."""
         frame = region.frame
         try:
+            if region.stream.axis is not None:
+                region.stream.axis.update(keypoints_J2, region.place.box_4, region.crop.turn, probability)
             return region.stream.locator.update(
                 keypoints_J2, scores_J, region.place, frame.width, frame.height, probability
             )

@@ -36,6 +36,7 @@ COUNTERS: Mapping[str, tuple[str | None, str]] = {
         "Frames that the source lost before the monitor saw them, and cameras opened again, by what.",
     ),
     "unoccupied_frames_total": (None, "Frames that were searched and showed nobody; they are passed, or control."),
+    "dropped_boxes_total": ("reason", "Boxes of a detector that no pose was looked for in: score, outside, many."),
     "dropped_frames_total": ("reason", "Frames that should have been kept and were not, by reason."),
     "dropped_pictures_total": ("reason", "Pictures of kept frames that were not kept, by reason."),
     "dropped_scores_total": ("reason", "Chunks of the score log that were not written, by reason."),
@@ -515,6 +516,12 @@ class Meters:
         self.inference.add(inference_s)
         self.decision.add(decision_s)
         self.total.add(total_s)
+
+    def nobody(self) -> None:
+        """Count a frame on which a detector found nobody: the net has not looked at it."""
+        self.counters.add("frames_total", decision="passed")
+        self.counters.add("unoccupied_frames_total")
+        self._recent_s.append(time.monotonic())
 
     def frame(self, decision: str, failure_probability: float | None, **seconds: float) -> None:
         """Count a call with one frame and one person on it."""

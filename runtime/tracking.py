@@ -1,8 +1,8 @@
 """Where the person is on a frame before the net has looked at it, and what is remembered of each stream between frames.
 
 A :class:`Locator` gives a :class:`Place` before the one forward of a frame, and is told the pose after it. The box of a
-place is tight around the person, as boxes of labels are; the net sees a square of its longer side times the bundle's
-margin.
+place is tight around the person, as boxes of labels are; the net sees a rectangle of its own aspect ratio around that box
+times the bundle's margin.
 
 :class:`Tracker` needs no detector. While a person is followed, the box is the one that their last pose implies; without
 one, the frame is searched with one window per frame, until a pose is confident enough to be a person.
@@ -32,11 +32,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .bundle import Bundle
-from .crop import FARTHEST_PX, MIN_REGION_PX
+from .crop import FARTHEST_PX, MIN_REGION_PX, body_turn
 from .errors import ConfigError, DataError
 from .frames import DeviceFrame, HostFrame
+from .people import read_boxes
 from .queue.record import MAX_NAME, is_name
 from .signals import Signals
+from .skeleton import Skeleton, body_axis
 from .stats import Counters
 
 Box = tuple[float, float, float, float]
@@ -84,13 +86,15 @@ class Locator(Protocol):
 class WholeFrame:
     """Looks at the whole frame, each time; takes it that a person is there."""
 
-    margin: float = 1.0
-    """The bundle's."""
+    margin: float | None = 1.0
+    """The bundle's; None for a net that takes the frame as it is."""
 
     searching = False
 
     def locate(self, width: int, height: int, proposal: Box | None = None) -> Place:
-        """The box whose crop has the frame's longer side."""
+        """The box whose crop has the frame's longer side, or the frame's own."""
+        if self.margin is None:
+            return Place((0.0, 0.0, width - 1.0, height - 1.0), "whole")
         return Place(_window((width - 1) / 2, (height - 1) / 2, max(width, height), self.margin), "whole")
 
     def update(self, *found: object) -> bool:
@@ -442,6 +446,51 @@ def _window(x: float, y: float, side: float, margin: float) -> Box:
     return (x - reach, y - reach, x + reach, y + reach)
 
 
+# --- the direction of a body
+
+
+class BodyAxis:
+    """Which way the body of a stream's person points, by their last pose: for crops that turn with it.
+
+    A turned crop makes the next pose, and that pose the next turn. So an axis is believed while the pose is: after a pose
+    that is probably wrong the next crop is upright, and whatever axis its pose has is tried. A person elsewhere than before
+    is another one, and upright too.
+
+    Args:
+        skeleton: one that has hips and shoulders.
+    """
+
+    SHORTEST = 0.1
+    """Of the box's longer side: an axis that is shorter (a person who bends towards the camera) has no direction."""
+    NEAR = 0.3
+    """Intersection over union of two boxes that are of one person."""
+    DOUBTFUL = 0.5
+    """The failure probability from which a pose is not believed."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        axis = body_axis(skeleton)
+        if axis is None:
+            raise ConfigError(f"skeleton {skeleton.name!r} has no hips and shoulders: crops cannot turn with the body")
+        self._hips, self._shoulders = list(axis[0]), list(axis[1])
+        self._turn: float | None = None
+        self._box_4: Box | None = None
+
+    def turn(self, box_4: Box) -> float | None:
+        """The turn of the crop around this box, in radians; None where it is not known."""
+        return self._turn if self._box_4 is not None and _overlap(box_4, self._box_4) >= self.NEAR else None
+
+    def update(
+        self, keypoints_J2: npt.NDArray[np.floating], box_4: Box, turn: float | None, failure_probability: float
+    ) -> None:
+        """Learn from a pose in frame pixels, whose crop around ``box_4`` had this turn. A NaN probability says nothing."""
+        hips_2, shoulders_2 = (keypoints_J2[joints].mean(axis=0) for joints in (self._hips, self._shoulders))
+        length = float(np.hypot(*(shoulders_2 - hips_2)))
+        long_enough = length >= self.SHORTEST * max(box_4[2] - box_4[0], box_4[3] - box_4[1])  # not with NaN
+        doubted = bool(turn) and failure_probability >= self.DOUBTFUL
+        self._turn = body_turn(hips_2[None], shoulders_2[None]) if long_enough and not doubted else None
+        self._box_4 = box_4
+
+
 # --- streams
 
 
@@ -457,6 +506,8 @@ class Stream:
     signals: Signals
     movement: Movement | None = None
     """Where somebody moves; None where nobody is searched for."""
+    axis: BodyAxis | None = None
+    """Which way the body points; None where crops do not turn."""
 
     def moved(self, frame: HostFrame | DeviceFrame) -> Box | None:
         """Where something moves on a frame; None where nothing does, or where it cannot be seen: frames on a GPU stay there."""
@@ -487,6 +538,7 @@ class Streams:
     def __init__(self, bundle: Bundle, camera: str, roi: Box | None, track: bool, counters: Counters) -> None:
         self._camera, self._skeleton, self._counters = camera, bundle.skeleton, counters
         self._new_locator, self._moving = _locators(bundle, roi, track), track
+        self._turns = bundle.crop.kind == "turned"
         self._known: OrderedDict[str, Stream] = OrderedDict()
 
     def get(self, name: str) -> Stream:
@@ -501,15 +553,28 @@ class Streams:
                 f"a stream's name, behind the camera's, has at most {MAX_NAME} printable letters, got {camera!r:.100}"
             )
         stream = self._known[name] = Stream(name, camera, self._new_locator(), Signals(self._skeleton),
-                                            Movement() if self._moving else None)  # fmt: skip
+                                            Movement() if self._moving else None,
+                                            BodyAxis(self._skeleton) if self._turns else None)  # fmt: skip
         if len(self._known) > MOST_STREAMS:
             self._known.popitem(last=False)
             self._counters.add("forgotten_streams_total")
         return stream
 
+    def forget(self, name: str) -> None:
+        """Forget what belongs to a name that may now mean somebody else."""
+        self._known.pop(name, None)
+
 
 def _locators(bundle: Bundle, roi: Box | None, track: bool) -> Callable[[], Locator]:
     """What makes the locator of a new stream."""
+    if not bundle.crop.around_person:
+        if roi is not None or track:
+            raise ConfigError(
+                f"the net of {bundle.manifest.name!r} looks at the whole frame ({bundle.crop.kind}): there is nobody to follow "
+                "and no region to look at; leave roi, track and detect out"
+            )
+        looking = WholeFrame(None)
+        return lambda: looking
     margin = bundle.crop.margin
     if roi is not None and track:
         raise ConfigError("give roi= or track=True, not both: a person is in a fixed region, or is followed")
@@ -521,9 +586,11 @@ def _locators(bundle: Bundle, roi: Box | None, track: bool) -> Callable[[], Loca
 
 
 def largest(boxes: Any) -> Box | None:
-    """The largest of the boxes that a detector gave, (N, 4) or (4,); None of none. :class:`DataError` for anything else."""
-    if boxes is None or len(boxes) == 0:
+    """The largest of the boxes that a detector gave, as :func:`read_boxes` reads them; None of none."""
+    boxes_N4, _ = read_boxes(boxes)
+    if not len(boxes_N4):
         return None
+<<<<<<< HEAD
     try:
         boxes_N4 = np.atleast_2d(np.asarray(boxes, dtype=np.float64))[:, :4]
         x0_N, y0_N, x1_N, y1_N = boxes_N4.T
@@ -532,6 +599,11 @@ def largest(boxes: Any) -> Box | None:
     x0, y0, x1, y1 = boxes_N4[int(np.argmax((x1_N - x0_N) * (y1_N - y0_N)))].tolist()
     if not (x0 < x1 and y0 < y1) or not np.abs(boxes_N4).max() <= FARTHEST_PX:
         raise DataError(f"detect= returns boxes (N, 4) as x0, y0, x1, y1 in pixels, got {str(boxes)[:100]}")
+=======
+    x0, y0, x1, y1 = boxes_N4[int(np.argmax((boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1)))].tolist()
+    if not (x0 < x1 and y0 < y1):
+        raise DataError(f"a box of a person has an area, got {(x0, y0, x1, y1)}")
+>>>>>>> ea2c697 (Several people a frame, crops that turn with the body, and graphs with a fixed batch)
     return (x0, y0, x1, y1)
 
 

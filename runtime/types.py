@@ -7,7 +7,7 @@ Shapes: N frames, H W frame, J joints, D dimensions of the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,7 +76,10 @@ class Engine(Protocol):
         """For people, as it appears in reports: ``onnxruntime cpu``, ``tensorrt fp16``."""
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
-        """Compute the outputs for N ≥ 1 RGB crops of the bundle's size; the arrays belong to the caller."""
+        """Compute the outputs for N ≥ 1 RGB crops of the bundle's size; the arrays belong to the caller.
+
+        Where the graph takes fewer at a time, the engine runs it several times, and says how many in ``max_batch``.
+        """
 
 
 def output_names(confidence: bool) -> tuple[str, ...]:
@@ -90,6 +93,14 @@ def output_shapes(
     """The shape of every output for a batch of ``frames``."""
     length = {"N": frames, "J": joints, "xy": 2, "D": dimensions}
     return {name: tuple(length[axis] for axis in OUTPUT_AXES[name]) for name in names}
+
+
+def joined(parts: Sequence[Outputs], frames: int) -> Outputs:
+    """The first ``frames`` rows of several answers, one after the other."""
+    if len(parts) == 1 and len(parts[0]) == frames:
+        return parts[0]
+    named = [part.named() for part in parts]
+    return Outputs(*(np.concatenate([each[name] for each in named])[:frames] for name in named[0]))
 
 
 def form_problems(

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle import Bundle, check_files
-from ..bundle.golden import UNITS, GoldenReport, run_golden
-from ..engines.catalog import close_engine, default_threads, engine_kinds, verify_engine
+from ..bundle.golden import UNITS, GoldenReport
+from ..engines.catalog import batch_cost, close_engine, default_threads, engine_kinds, verify_engine
 from ..engines.onnx import OnnxEngine
 from ..engines.tensorrt import TensorRTEngine
 from ..engines.tensorrt_plans import rebuild, unavailable
@@ -95,8 +95,8 @@ def _onnx(provider: str, bundle: Bundle | None, here: Environment, make: Make) -
             _try_tiny(provider)
             return ok(name, "starts and computes; give a BUNDLE to try its golden frames")
         engine = make(bundle, provider)
-        report = run_golden(engine, bundle.golden)
-        return _judged(name, report, _seconds(engine, bundle))
+        *_, report = verify_engine(engine, bundle.golden)
+        return _judged(name, report, _seconds(engine, bundle), batch_cost(engine, "\n"))
     except Exception as error:  # whatever a library raises is what the doctor is there to tell
         why = (str(error).splitlines() or [type(error).__name__])[0]
         if provider in NVIDIA and not here.gpu:
@@ -156,7 +156,7 @@ def _registered(bundle: Bundle) -> Iterator[Finding]:
             yield failed(name, (str(error).splitlines() or [type(error).__name__])[0], "this engine cannot be used")
 
 
-def _judged(name: str, report: GoldenReport, seconds: float | None) -> Finding:
+def _judged(name: str, report: GoldenReport, seconds: float | None, cost: str = "") -> Finding:
     if not report.passed:
         return failed(name, str(report), "this engine answers wrongly on this machine, and every monitor refuses it. "
                       "Another version of the library or driver may be right; until then use another engine")  # fmt: skip
@@ -165,7 +165,7 @@ def _judged(name: str, report: GoldenReport, seconds: float | None) -> Finding:
         for check in report.checks
     )
     speed = f"; {1e3 * seconds:.1f} ms a frame" if seconds is not None else ""
-    return ok(name, f"golden frames answered rightly{speed}\nworst deviations: {worst}")
+    return ok(name, f"golden frames answered rightly{speed}{cost}\nworst deviations: {worst}")
 
 
 def _seconds(engine: Engine, bundle: Bundle) -> float:

@@ -328,6 +328,17 @@ def golden_batches(engine: Engine) -> tuple[int, ...]:
     return tuple(getattr(engine, "golden_batches", (largest,)))
 
 
+def batch_cost(engine: Engine, before: str = "") -> str:
+    """What several persons cost on an engine whose graph takes few frames at a time, for people; empty for others."""
+    most = int(getattr(engine, "max_batch", GOLDEN_BATCH))
+    if most >= GOLDEN_BATCH:
+        return ""
+    frames = "one frame" if most == 1 else f"{most} frames"
+    return (
+        f"{before}it answers {frames} a run, so a batch of N persons takes {'N' if most == 1 else f'N / {most}'} runs"
+    )
+
+
 def _parse(text: str) -> tuple[EngineKind, str]:
     """The kind and the argument of a name. Arguments keep their letters: ONNX Runtime's own names have capitals."""
     name, colon, argument = text.partition(":")
@@ -374,7 +385,7 @@ def _verified(engine: Engine, bundle: Bundle, attempts: tuple[Attempt, ...], ver
         if ours:
             close_engine(engine)
         raise
-    log.info("engine %s; golden frames passed", _name(engine))
+    log.info("engine %s; golden frames passed%s", _name(engine), batch_cost(engine, "; "))
     return Opened(engine, reports, attempts, ours)
 
 

@@ -80,6 +80,16 @@ def plane_cuts(frame: DeviceFrame, crop: Crop) -> tuple[PlaneCut, ...]:
     return tuple(cuts)
 
 
+ANY_BATCH = 1 << 16
+"""The ``max_batch`` of an engine that takes as many frames as memory holds."""
+
+
+def batches(frames: int, fixed: int | None) -> list[list[int]]:
+    """The frames of every run of a graph, by their numbers: all in one, or ``fixed`` at a time, the last one repeated."""
+    size = fixed or frames
+    return [[min(start + place, frames - 1) for place in range(size)] for start in range(0, frames, size)]
+
+
 def check_crops(name: str, rule: CropRule, frames_NHW3: Bytes) -> None:
     """Refuse an array that is not at least one crop of the bundle's size."""
     shape: tuple[int, ...] = getattr(frames_NHW3, "shape", ())
@@ -111,7 +121,7 @@ def check_frames(
                 f"{name}: this bundle takes crops of {rule.width_px} x {rule.height_px} px without context on grey "
                 f"{rule.fill}, got {crop}"
             )
-        if crop.turn:
+        if crop.turn or rule.kind == "turned":
             raise ConfigError(
                 f"{name} does not turn crops in its own memory, and this bundle's crop turns with the body: give frames in "
                 "the host's memory"

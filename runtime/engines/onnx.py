@@ -24,8 +24,8 @@ from ..bundle.manifest import check_against_engine
 from ..crop import Crop, CropRule
 from ..errors import CheckpointError, ConfigError, DataNotFoundError, MissingExtraError
 from ..frames import DeviceFrame, Region
-from ..types import CONFIDENCE, OUTPUT_AXES, Outputs, output_names
-from .device import check_crops
+from ..types import CONFIDENCE, OUTPUT_AXES, Outputs, joined, output_names
+from .device import ANY_BATCH, batches, check_crops
 from .onnx_device import CPU, CUDA, TENSORRT, OnnxDevice
 
 INPUT = "frames"
@@ -126,13 +126,22 @@ class OnnxEngine:
         """The graph's ``metadata_props``."""
         self.crop, self._outputs = self._check(where, bundle)
         """How frames are cut for it."""
+        rows = self._session.get_inputs()[0].shape[0]
+        self.fixed_batch: int | None = rows if isinstance(rows, int) and rows > 0 else None
+        """Frames of every run where the graph states them; None where it takes any number."""
         self._runtime, self._threads = runtime, threads
         self._device: OnnxDevice | None = None
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
-        """Answer N ≥ 1 crops in one call of the session."""
+        """Answer N ≥ 1 crops in one call of the session, or in as many as a graph with a fixed batch takes."""
         check_crops(self.name, self.crop, frames_NHW3)
-        return Outputs(*self._session.run(self._outputs, {INPUT: np.ascontiguousarray(frames_NHW3)}))
+        return joined([self._run(frames_NHW3[list(rows)] if len(rows) != len(frames_NHW3) else frames_NHW3)
+                       for rows in batches(len(frames_NHW3), self.fixed_batch)], len(frames_NHW3))  # fmt: skip
+
+    @property
+    def max_batch(self) -> int:
+        """The most frames of one run."""
+        return self.fixed_batch or ANY_BATCH
 
     def answer_device(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
         """Cut and answer frames in the provider's own memory; see :class:`~.device.DeviceEngine`."""
@@ -147,11 +156,15 @@ class OnnxEngine:
         """Frames that :meth:`to_host` has copied so far."""
         return self._device.copies_to_host if self._device else 0
 
+    def _run(self, frames_NHW3: npt.NDArray[np.uint8]) -> Outputs:
+        return Outputs(*self._session.run(self._outputs, {INPUT: np.ascontiguousarray(frames_NHW3)}))
+
     def _device_part(self) -> OnnxDevice:
         """Made for the first frame that needs it: most engines never see one."""
         if self._device is None:
             options = _options(self._runtime, self._threads)
-            self._device = OnnxDevice(self._runtime, self._session, options, INPUT, self.crop, self._outputs, self.name)
+            self._device = OnnxDevice(self._runtime, self._session, options, INPUT, self.crop, self._outputs, self.name,
+                                      self.fixed_batch)  # fmt: skip
         return self._device
 
     def _check(self, where: str, bundle: Bundle | None) -> tuple[CropRule, tuple[str, ...]]:

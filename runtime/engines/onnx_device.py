@@ -23,8 +23,8 @@ from ..crop import AFTER, BETWEEN, Crop, CropRule
 from ..dlpack import MemoryKind, packed
 from ..errors import ConfigError
 from ..frames import LAYOUTS, YUV_UNIT, DeviceFrame, FrameFormat, Region
-from ..types import Outputs
-from .device import DeviceCropper, PlaneCut, check_frames, check_memory, plane_cuts, to_rgb
+from ..types import Outputs, joined
+from .device import DeviceCropper, PlaneCut, batches, check_frames, check_memory, plane_cuts, to_rgb
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
@@ -47,6 +47,7 @@ class OnnxDevice(DeviceCropper):
         rule: of its crops.
         outputs: the names of its outputs, in their order.
         name: of the engine, for messages.
+        fixed_batch: frames of every run, where the model states them.
 
     Raises:
         ConfigError: frames in the memory of this provider cannot be read here.
@@ -61,6 +62,7 @@ class OnnxDevice(DeviceCropper):
         rule: CropRule,
         outputs: Sequence[str],
         name: str,
+        fixed_batch: int | None = None,
     ) -> None:
         super().__init__(name, rule)
         running = session.get_providers()[0]
@@ -74,7 +76,7 @@ class OnnxDevice(DeviceCropper):
         self._runtime, self._session, self._input, self._options = runtime, session, input_name, options
         # As they are written: an optimiser could replace sums by products of matrices.
         self._options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._outputs = tuple(outputs)
+        self._outputs, self._fixed_batch = tuple(outputs), fixed_batch
         self._sessions: dict[FrameFormat | None, Any] = {}
         self._crops: Any = None
         self._lock = threading.Lock()
@@ -83,21 +85,30 @@ class OnnxDevice(DeviceCropper):
     def answer(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
         """See :class:`~alpose.runtime.engines.device.DeviceEngine`."""
         check_frames(self._name, self._gpu, self._rule, frames, crops)
-        height, width, count = self._rule.height_px, self._rule.width_px, len(frames)
+        count = len(frames)
         with self._lock:  # the memory of the crops is shared
             for frame_format in {frame.format for frame in frames}:
                 self.verify(frame_format)
-            if self._crops is None or self._crops.shape()[0] < count:
-                self._crops = self._allocate(count)
-            address = int(self._crops.data_ptr())
-            for place, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
-                self._cut(frame, crop, address + place * height * width * 3)
-            binding = self._session.io_binding()
-            binding.bind_input(self._input, *self._memory, np.uint8, (count, height, width, 3), address)
-            for name in self._outputs:
-                binding.bind_output(name, "cpu")
-            self._session.run_with_iobinding(binding)
-            return Outputs(*binding.copy_outputs_to_cpu())
+            most = self._fixed_batch or count
+            if self._crops is None or self._crops.shape()[0] < most:
+                self._crops = self._allocate(most)
+            parts = [
+                self._answer([frames[n] for n in rows], [crops[n] for n in rows])
+                for rows in batches(count, self._fixed_batch)
+            ]
+            return joined(parts, count)
+
+    def _answer(self, frames: Sequence[DeviceFrame], crops: Sequence[Crop]) -> Outputs:
+        """One run of the model."""
+        height, width, address = self._rule.height_px, self._rule.width_px, int(self._crops.data_ptr())
+        for place, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
+            self._cut(frame, crop, address + place * height * width * 3)
+        binding = self._session.io_binding()
+        binding.bind_input(self._input, *self._memory, np.uint8, (len(frames), height, width, 3), address)
+        for name in self._outputs:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        return Outputs(*binding.copy_outputs_to_cpu())
 
     def to_host(self, frame: DeviceFrame, region: Region | None) -> Bytes:
         """See :class:`~alpose.runtime.engines.device.DeviceEngine`."""

@@ -71,10 +71,10 @@ class Camera:
             self.cuda.cudaFree(address)
 
 
-def write_pixels_model(path: Path, *, in_range: bool = False) -> Path:
+def write_pixels_model(path: Path, *, in_range: bool = False, batch: str | int = "N") -> Path:
     """A model whose embedding is the crop itself, pixel by pixel, so that a wrong bit anywhere shows.
 
-    ``in_range``: what a bundle may promise, a probability of at most 1 and an embedding of unit length, [1].
+    ``batch``: frames of every run, where the graph states them. ``in_range``: what a bundle may promise, a probability of at most 1 and an embedding of unit length, [1].
     """
     pixels = S * S * 3
     shapes: dict[str, tuple[int, ...]] = {"keypoints": (3, 2), "scores": (3,), "predicted_loss": (),
@@ -100,23 +100,23 @@ def write_pixels_model(path: Path, *, in_range: bool = False) -> Path:
         nodes.append(node("Slice", [whole, "predicted_loss_start", "predicted_loss_end", "axis"], "first"))
         nodes.append(node("Mul", ["first", "none"], "zero"))
         nodes.append(node("Add", ["zero", "one"], "embedding"))
-    outputs: dict[str, Tensor] = {name: (np.float32, ("N", *shape)) for name, shape in shapes.items()}
-    path.write_bytes(model(nodes, {"frames": (np.uint8, ("N", S, S, 3))}, outputs, constants))
+    outputs: dict[str, Tensor] = {name: (np.float32, (batch, *shape)) for name, shape in shapes.items()}
+    path.write_bytes(model(nodes, {"frames": (np.uint8, (batch, S, S, 3))}, outputs, constants))
     return path
 
 
-def write_onnx_bundle(folder: Path) -> Path:
-    """A bundle that ONNX Runtime runs."""
-    path = write_pixels_model(folder.with_suffix(".onnx"), in_range=True)
+def write_onnx_bundle(folder: Path, batch: str | int = "N") -> Path:
+    """A bundle that ONNX Runtime runs; ``batch``: frames of every run, where its graph states them."""
+    path = write_pixels_model(folder.with_suffix(".onnx"), in_range=True, batch=batch)
     frames_GSS3 = noise(FrameFormat.RGB, 4 * S, S).reshape(4, S, S, 3)
     expected = OnnxEngine(path, threads=1)(frames_GSS3).named()
     return scripted.write_bundle_of(folder, frames_GSS3, expected, model=path.read_bytes())
 
 
 @contextmanager
-def onnx_cpu(folder: Path) -> Iterator[Case]:
+def onnx_cpu(folder: Path, batch: str | int = "N") -> Iterator[Case]:
     pytest.importorskip("onnxruntime")
-    engine = OnnxEngine(write_pixels_model(folder / "model.onnx"), threads=1)
+    engine = OnnxEngine(write_pixels_model(folder / "model.onnx", batch=batch), threads=1)
     yield Case(engine, S, 3, S * S * 3, device=foreign)
 
 
@@ -151,6 +151,8 @@ def scripted_engine(folder: Path) -> Iterator[Case]:
 
 CASES: dict[str, tuple[str | None, Callable[[Path], Any]]] = {
     "onnxruntime cpu": ("cpu", onnx_cpu),
+    "onnxruntime cpu, batch 1": ("cpu", lambda folder: onnx_cpu(folder, 1)),
+    "onnxruntime cpu, batch 4": ("cpu", lambda folder: onnx_cpu(folder, 4)),
     "onnxruntime with OpenVINO's plugin": ("plugin", onnx_plugin),
     "tensorrt, batch 1": ("tensorrt", lambda folder: _tensorrt(folder, (1, 1, 1))),
     "tensorrt, batches 2 to 4": ("tensorrt", lambda folder: _tensorrt(folder, (2, 3, 4))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -13,10 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alpose.runtime import Monitor
+from alpose.runtime.bundle import Bundle
 from alpose.runtime.engines import onnx as adapter
 from alpose.runtime.engines.onnx import OnnxEngine, plugin_device, providers
 from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundError, MissingExtraError
+from alpose.runtime.frames import FrameFormat
 from alpose.runtime.types import OUTPUT_NAMES, form_problems
+
+from ...fakes.engines import write_onnx_bundle
+from ...fakes.frames import noise
 
 onnx: Any = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -245,3 +252,26 @@ def test_importing_engines_imports_no_engine() -> None:
 
 def test_the_names_of_outputs_are_those_of_the_graph() -> None:
     assert OUTPUT_NAMES == ("keypoints", "scores", "predicted_loss", "failure_probability", "embedding")
+
+
+# --- graphs with a fixed batch
+
+
+@pytest.mark.parametrize(("batch", "runs"), [(1, "one frame a run, so a batch of N persons takes N runs"),
+                                             (4, "4 frames a run, so a batch of N persons takes N / 4 runs")])  # fmt: skip
+def test_a_fixed_batch_is_verified_answers_any_number_of_persons_and_says_what_they_cost(
+    batch: int, runs: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder, free = write_onnx_bundle(tmp_path / "fixed.alpose", batch), write_onnx_bundle(tmp_path / "free.alpose")
+    frames_HW3 = [noise(FrameFormat.RGB, 20, 30, seed) for seed in range(5)]
+
+    with Monitor(folder, engine="cpu", threads=1) as fixed, Monitor(free, engine="cpu", threads=1) as any_number:
+        answers, expected = fixed.batch(frames_HW3), any_number.batch(frames_HW3)
+
+    assert runs in caplog.text
+    assert caplog.text.count("a batch of N persons") == 1  # a graph that takes any number costs nothing more
+    for one, other in zip(answers, expected, strict=True):
+        np.testing.assert_array_equal(one.keypoints, other.keypoints)
+        assert one.failure_probability == other.failure_probability
+    assert OnnxEngine(Bundle.open(folder), threads=1).max_batch == batch

@@ -1,0 +1,266 @@
+"""Several people on a frame: their boxes, their names, and one verdict for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alpose.runtime import Monitor
+from alpose.runtime.crop import CropRule
+from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.people import MOST_KNOWN, MOST_PEOPLE, People, PeopleConfig, match, overlaps, read_boxes
+from alpose.runtime.queue import Queue
+from alpose.runtime.stats import Count
+from alpose.runtime.triggers import Threshold
+
+from ..fakes import dots
+
+RULE = CropRule(width_px=48, height_px=64)
+
+
+def box(x: float, y: float = 50.0, side: float = 40.0) -> list[float]:
+    return [x, y, x + side, y + 2 * side]
+
+
+def names(people: People, *boxes: list[float], scores: list[float] | None = None) -> dict[str, int]:
+    """Row by name."""
+    seen = people.see(np.array(boxes).reshape(-1, 4), None if scores is None else np.array(scores))
+    return dict(zip(seen.names, seen.rows, strict=True))
+
+
+# --- names
+
+
+def test_a_box_goes_on_with_whom_it_overlaps_whatever_its_row() -> None:
+    people = People()
+
+    assert names(people, box(0), box(100)) == {"person-1": 0, "person-2": 1}
+    assert names(people, box(104), box(200), box(3)) == {"person-1": 2, "person-2": 0, "person-3": 1}
+
+
+def test_two_who_walk_past_each_other_keep_their_names() -> None:
+    people, right, left = People(), 0.0, 200.0
+    for _ in range(40):
+        found = names(people, box(right), box(left))
+        assert found == {"person-1": 0, "person-2": 1}
+        right, left = right + 8, left - 8
+
+
+def test_a_name_is_kept_for_a_while_and_then_it_is_free() -> None:
+    people = People(PeopleConfig(patience=3))
+    names(people, box(0), box(100))
+
+    for _ in range(3):
+        assert names(people, box(100)) == {"person-2": 0}
+    assert names(people, box(0), box(100)) == {"person-1": 0, "person-2": 1}
+    for _ in range(3):
+        assert not people.see(np.array([box(100)])).gone
+    assert people.see(np.array([box(100)])).gone == ("person-1",)
+    assert names(people, box(100), box(220)) == {"person-2": 0, "person-1": 1}
+
+
+def test_a_middling_score_carries_a_person_on_and_makes_no_new_one() -> None:
+    people = People()
+
+    assert names(people, box(0), box(100), scores=[0.9, 0.4]) == {"person-1": 0}
+    assert names(people, box(2), box(100), scores=[0.35, 0.4]) == {"person-1": 0}
+    assert names(people, box(2), scores=[0.2]) == {}
+    assert names(people, box(2), scores=[0.35]) == {"person-1": 0}
+
+
+boxes = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=6, unique=True).map(
+    lambda places: [box(17.0 * x, 17.0 * y) for x, y in places]
+)
+
+
+@given(frames=st.lists(boxes, max_size=6), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=60)
+def test_every_box_has_one_name_whatever_their_order(frames: list[list[list[float]]], seed: int) -> None:
+    """A name is nobody else's, and shuffled boxes are still the same people where no two overlap a person alike."""
+    rng, one, other = np.random.default_rng(seed), People(), People()
+    for found in frames:
+        seen = one.see(np.array(found).reshape(-1, 4))
+        assert seen.rows == tuple(range(len(found)))
+        assert len(set(seen.names)) == len(found)
+        shuffled = rng.permutation(len(found))
+        other.see(np.array(found).reshape(-1, 4)[shuffled])
+        assert len(one.known) == len(other.known)
+
+
+def test_names_stay_few_however_wild_a_detector_is() -> None:
+    people, rng, seen = People(), np.random.default_rng(0), set()
+    for _ in range(50):
+        corner_N2 = rng.uniform(0, 1e5, (MOST_PEOPLE, 2))
+        seen |= set(people.see(np.hstack([corner_N2, corner_N2 + 30])).names)
+        assert len(people.known) <= MOST_KNOWN
+    assert len(seen) <= MOST_KNOWN
+
+
+def test_overlaps_by_hand() -> None:
+    one, other = np.array([[0, 0, 10, 10], [5, 0, 15, 10]]), np.array([[0, 0, 10, 10], [20, 20, 30, 30], [0, 0, 0, 0]])
+
+    expected = np.array([[1, 0, 0], [1 / 3, 0, 0]])
+    np.testing.assert_allclose(overlaps(one, other), expected)
+
+
+def test_matching_takes_the_most_alike_first() -> None:
+    assert match(np.array([[0.9, 0.8], [0.85, 0.1]]), 0.3) == [(0, 0)]
+    assert match(np.array([[0.5, 0.8], [0.4, 0.1]]), 0.3) == [(0, 1), (1, 0)]
+    assert match(np.empty((0, 3)), 0.3) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "scores"),
+    [
+        (None, 0, None),
+        ([], 0, None),
+        (np.empty((0, 5)), 0, None),
+        ([[0, 0, 5, 5]], 1, None),
+        (np.array([[0, 0, 5, 5, 0.5]]), 1, [0.5]),
+        ((np.array([[0, 0, 5, 5]]), [0.7]), 1, [0.7]),
+        ((np.empty((0, 4)), np.empty(0)), 0, None),
+        ((0, 0, 5, 5), 1, None),
+        (((0, 0, 5, 5), (1, 1, 6, 6)), 2, None),
+    ],
+)
+def test_what_detectors_give_is_read(given: Any, count: int, scores: list[float] | None) -> None:
+    boxes_N4, scores_N = read_boxes(given)
+
+    assert boxes_N4.shape == (count, 4)
+    assert (None if scores_N is None else scores_N.tolist()) == scores
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[[0, 0, 5]], "people", [[5, 0, 0, 5]], [[0, 0, np.nan, 5]], ([[0, 0, 5, 5]], [0.5, 0.6]), np.zeros((2, 7)), 3],
+)
+def test_what_is_no_box_is_an_error(given: Any) -> None:
+    with pytest.raises(DataError, match="people are boxes"):
+        read_boxes(given)
+
+
+# --- a Monitor
+
+
+def dropped(reason: str) -> Count:
+    return Count("dropped_boxes_total", (("reason", reason),))
+
+
+STANDING = [((60.0, 140.0), (60.0, 100.0)), ((200.0, 150.0), (200.0, 90.0))]
+
+
+def around(person: Any, reach: float = 25.0) -> list[float]:
+    (x0, y0), (x1, y1) = person
+    return [min(x0, x1) - reach, min(y0, y1) - reach, max(x0, x1) + reach, max(y0, y1) + reach]
+
+
+def test_everybody_on_a_frame_has_a_verdict_and_a_name(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", RULE)
+    frame = dots.frame_with(STANDING)
+
+    with Monitor(folder, engine=net) as monitor:
+        first = monitor.people(frame, [around(person) for person in STANDING])
+        second = monitor.people(frame, [around(person) for person in STANDING[::-1]])
+        stats = monitor.stats()
+
+    assert [verdict.stream for verdict in first] == ["person-1", "person-2"]
+    assert [verdict.stream for verdict in second] == ["person-2", "person-1"]
+    for verdict, person in zip(first, STANDING, strict=True):
+        np.testing.assert_allclose(verdict.keypoints[::2], person, atol=1.0)
+    assert sum(stats.frames.values()) == 2
+    assert len(net.crops) == 4
+
+
+def test_a_detector_is_asked_for_every_frame_and_an_empty_room_counts_as_a_frame(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", RULE)
+    found: list[Any] = [
+        np.array([[*around(STANDING[0]), 0.9], [*around(STANDING[1]), 0.35]]),
+        [],
+        (np.array([around(STANDING[0])]), np.array([0.4])),
+        [[1000, 1000, 1100, 1100]],
+    ]
+    asked = iter(found)
+
+    with Monitor(folder, engine=net, detect=lambda frame: next(asked)) as monitor:
+        seen = [[verdict.stream for verdict in monitor.people(dots.frame_with(STANDING))] for _ in found]
+        assert monitor.people(dots.frame_with(STANDING)) == []  # its StopIteration is counted
+        counts = monitor.stats().counts
+
+    assert seen == [["person-1"], [], ["person-1"], []]
+    assert counts[dropped("score")] == 1
+    assert counts[dropped("outside")] == 1
+    assert counts[Count("internal_errors_total", (("where", "detect"),))] == 1
+    assert counts[Count("unoccupied_frames_total")] == 3
+    assert sum(n for (name, _), n in counts.items() if name == "frames_total") == 5
+
+
+def test_a_crowd_is_looked_at_up_to_a_bound(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", RULE)
+    crowd = [[3.0 * n, 10.0, 3.0 * n + 2, 60.0 + n] for n in range(MOST_PEOPLE + 5)]
+
+    with Monitor(folder, engine=net, detect=lambda frame: crowd) as monitor:
+        verdicts = monitor.people(dots.frame_with(STANDING))
+        assert monitor.stats().counts[dropped("many")] == 5
+
+    assert [verdict.box for verdict in verdicts] == [tuple(each) for each in crowd[5:]]
+
+
+def test_people_of_one_frame_are_records_of_their_own_with_one_picture(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", RULE)
+    with Monitor(folder, queue=tmp_path / "q.db", engine=net, trigger=Threshold(0.05), camera="front") as monitor:
+        verdicts = monitor.people(dots.frame_with(STANDING), [around(person) for person in STANDING])
+        assert monitor.flush()
+
+    assert all(verdict.kept for verdict in verdicts)
+    with Queue(tmp_path / "q.db", readonly=True) as queue:
+        records = list(queue.peek())
+    assert sorted(record.camera for record in records) == ["front/person-1", "front/person-2"]
+    assert len({record.frame_sha256 for record in records}) == 1
+
+
+def test_a_name_that_is_free_again_remembers_nothing_of_whom_it_was(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", CropRule(width_px=48, height_px=64, kind="turned"))
+    lying = ((100.0, 120.0), (160.0, 120.0))
+    frame = dots.frame_with([lying])
+    with Monitor(folder, engine=net) as monitor:
+        for _ in range(2):
+            monitor.people(frame, [around(lying)])
+        for _ in range(16):
+            monitor.people(frame, [])
+        (verdict,) = monitor.people(frame, [around(lying)])
+
+    assert verdict.stream == "person-1"
+    first, turned, again = net.crops
+    np.testing.assert_array_equal(first, again)
+    assert (first != turned).any()
+
+
+def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", RULE)
+    frame = dots.frame_with(STANDING)
+    with Monitor(folder, engine=net) as monitor:
+        with pytest.raises(ConfigError, match="give boxes of the people"):
+            monitor.people(frame)
+        with pytest.raises(DataError, match="lies outside the frame"):
+            monitor.people(frame, [[1000, 0, 1010, 10]])
+        with pytest.raises(DataError, match="a frame in RGB"):
+            monitor.people(frame[..., 0], [])
+    with pytest.raises(ConfigError, match="was closed"):
+        monitor.people(frame, [])
+    whole, net = dots.write_bundle(tmp_path / "whole.alpose", CropRule(width_px=48, height_px=64, kind="letterbox"))
+    with Monitor(whole, engine=net) as monitor:
+        with pytest.raises(ConfigError, match=r"looks at the whole frame \(letterbox\)"):
+            monitor.people(frame, [around(STANDING[0])])
+        with pytest.raises(DataError, match="give no box"):
+            monitor(frame, around(STANDING[0]))
+        verdict = monitor(dots.frame_with(STANDING[:1]))
+        np.testing.assert_allclose(verdict.keypoints[::2], STANDING[0], atol=3)
+        assert (verdict.place, verdict.box) == ("whole", (0, 0, 319, 239))
+    for more in ({"track": True}, {"roi": (0, 0, 50, 50)}, {"detect": lambda frame: None}):
+        with pytest.raises(ConfigError, match="leave roi, track and detect out"):
+            Monitor(whole, engine=net, **more)
