@@ -190,7 +190,7 @@ def read_boxes(found: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.floa
         if boxes_N4.ndim == 2 and boxes_N4.shape[1] == 5:
             boxes_N4, scores = boxes_N4[:, :4], boxes_N4[:, 4]
         scores_N = None if scores is None else np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{what}; got {str(found)[:100]}") from None
     if boxes_N4.size == 0:
         return np.empty((0, 4)), None

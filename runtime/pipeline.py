@@ -26,12 +26,8 @@ from .engines.device import DeviceEngine
 from .errors import ConfigError, DataError, WrongAnswerError
 from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_foreign, take_frame
 from .logs import RateLimitedLog
-<<<<<<< HEAD
-from .recording import FrameCopies, FrameRecorder, FrameResult, RegionOfInterest
-=======
 from .people import MOST_PEOPLE, People, believed, read_boxes
-from .recording import FrameRecorder, FrameResult, RegionOfInterest
->>>>>>> ea2c697 (Several people a frame, crops that turn with the body, and graphs with a fixed batch)
+from .recording import FrameCopies, FrameRecorder, FrameResult, RegionOfInterest
 from .stats import Counters, Meters
 from .tracking import MOST_STREAMS, Box, Stream, Streams, given_place, largest
 from .triggers import Decision, Observation, Policy, Setting, Trigger

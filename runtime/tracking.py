@@ -590,20 +590,9 @@ def largest(boxes: Any) -> Box | None:
     boxes_N4, _ = read_boxes(boxes)
     if not len(boxes_N4):
         return None
-<<<<<<< HEAD
-    try:
-        boxes_N4 = np.atleast_2d(np.asarray(boxes, dtype=np.float64))[:, :4]
-        x0_N, y0_N, x1_N, y1_N = boxes_N4.T
-    except (TypeError, ValueError, IndexError, OverflowError):
-        raise DataError(f"detect= returns boxes (N, 4) as x0, y0, x1, y1 in pixels, got {str(boxes)[:100]}") from None
-    x0, y0, x1, y1 = boxes_N4[int(np.argmax((x1_N - x0_N) * (y1_N - y0_N)))].tolist()
-    if not (x0 < x1 and y0 < y1) or not np.abs(boxes_N4).max() <= FARTHEST_PX:
-        raise DataError(f"detect= returns boxes (N, 4) as x0, y0, x1, y1 in pixels, got {str(boxes)[:100]}")
-=======
     x0, y0, x1, y1 = boxes_N4[int(np.argmax((boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1)))].tolist()
     if not (x0 < x1 and y0 < y1):
         raise DataError(f"a box of a person has an area, got {(x0, y0, x1, y1)}")
->>>>>>> ea2c697 (Several people a frame, crops that turn with the body, and graphs with a fixed batch)
     return (x0, y0, x1, y1)
 
 
