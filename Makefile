@@ -7,12 +7,13 @@ READY  := $(VENV)/.installed
 ANNOTATION := .venv-annotation
 LATEST     := .venv-latest
 
-.PHONY: help demo test test-annotation test-latest check docs docs-serve format clean
+.PHONY: help demo test test-annotation test-matrix test-runtime-matrix test-latest check docs docs-serve format clean
 help:
 	@echo "make demo    the whole loop on rendered people: train, export, watch, harvest, annotate, train again (minutes)"
 	@echo "make test    the whole test suite"
 	@echo "make test-annotation   installs Label Studio beside it, and corrects a pose in its page (minutes; wants chromium)"
-	@echo "make test-latest   the whole test suite with the newest versions that the registries have of everything"
+	@echo "make test-matrix   the runtime's tests on the oldest and newest Python, with the oldest and newest versions;"
+	@echo "                   then the whole test suite with the newest versions of everything, which is make test-latest"
 	@echo "make check   ruff, mypy, import contracts, and the wheel in a clean environment"
 	@echo "make docs    the documentation site, into site/; every warning is an error"
 	@echo "make docs-serve   the same at http://127.0.0.1:8000, again after every change"
@@ -40,6 +41,11 @@ $(ANNOTATION)/.installed: pyproject.toml
 
 test-annotation: $(ANNOTATION)/.installed
 	$(ANNOTATION)/bin/python -m pytest tests/annotation -m slow
+
+test-matrix: test-runtime-matrix test-latest
+
+test-runtime-matrix: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" bash .ci/matrix
 
 # New at every call: what a user who installs today gets. Only torch keeps its pin (constraints.txt says why).
 test-latest:

@@ -1,7 +1,7 @@
 """The pictures of README and docs, made from a finished demo: ``python -m bench.pictures runs/demo``.
 
 It writes ``docs/pictures/``: the loop and the flow of a frame as SVG, the overlay on two rendered frames, and the tops of
-three pages as a browser shows them (chromium must be installed). Each file is smaller than 80 kB.
+four pages as a browser shows them (chromium must be installed). Each file is smaller than 80 kB.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from alpose.trainer.data.records import PoseData
 from alpose.trainer.data.synthetic import read_people
 
 MAX_BYTES = 80_000
-PAGES = {"report": "benchmark/report.html", "card": "first.alpose/card.html", "gallery": "gallery.html"}
+PAGES = {"report": "benchmark/report.html", "card": "first.alpose/card.html", "gallery": "gallery.html",
+         "field": "dataset/field/report.html"}  # fmt: skip
 VIEW = 1280, 800
 SHOWN_WIDTH = 960
 DRAWN_SIDE, SIDE = 640, 440

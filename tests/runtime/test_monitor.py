@@ -221,9 +221,10 @@ def test_a_queue_is_set_up_by_the_monitor_where_it_is_given_by_its_path(make: Ma
     with Queue(tmp_path / "q.db", readonly=True) as queue:
         first, second = queue.peek()
         assert (first.store, len(queue.pictures(second.id)), queue.info().max_bytes) == ("crop", 2, 4 << 20)
-    for queue_of_mine in (None, Queue(tmp_path / "mine.db")):
-        with pytest.raises(ConfigError, match=r"^store, clip set up a queue"):
-            make(queue_of_mine, store="crop", clip=(1, 0))
+    with Queue(tmp_path / "mine.db") as mine:
+        for queue_of_mine in (None, mine):
+            with pytest.raises(ConfigError, match=r"^store, clip set up a queue"):
+                make(queue_of_mine, store="crop", clip=(1, 0))
 
 
 @pytest.mark.parametrize(
