@@ -23,6 +23,7 @@ import pytest
 from alpose.runtime.engines.catalog import engine_kinds
 from alpose.runtime.triggers import TRIGGERS
 from alpose.tools.formats import FORMATS
+from alpose.trainer.foreign.families import FAMILIES
 from alpose.trainer.methods.catalog import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,6 +99,7 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
         ("triggers.md", [f"`{name}(" for name in TRIGGERS]),
         ("cycles.md", [f"`{name}`" for name in METHODS]),
         ("annotation.md", [f"`{name}`" for name in FORMATS]),
+        ("models.md", [f"`{name}`" for name in FAMILIES]),
     ],
 )
 def test_the_page_has_a_row_for_everything_registered(page: str, names: list[str]) -> None:
