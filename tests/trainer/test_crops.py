@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import struct
 import zlib
@@ -16,8 +18,9 @@ import pytest
 from alpose.runtime.crop import cut
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.skeleton import Skeleton
-from alpose.trainer.data.crops import CropConfig, prepare
+from alpose.trainer.data.crops import CropConfig, crop_config, prepare
 from alpose.trainer.data.records import ImageError, ImageFiles, Images, PoseData
+from alpose.trainer.foreign.spec import NetCrop, NetDecoder, NetInput, PoseSpec
 
 Bytes = npt.NDArray[np.uint8]
 CONFIG = CropConfig(size_px=64, context=0.25)
@@ -306,3 +309,99 @@ def test_the_order_of_threads_does_not_matter(tmp_path: Path) -> None:
 def test_a_crop_that_cannot_be_is_an_error(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="crop"):
         CropConfig(**changes)
+
+
+# --- crops of any shape and kind
+
+
+def test_a_crop_that_is_not_square_has_context_on_every_side(tmp_path: Path) -> None:
+    data, config = people(Counted(4)), CropConfig(size_px=48, height_px=64, context=0.25, fill=114)
+
+    crops = prepare(data, config, tmp_path)
+
+    assert crops.read(np.arange(4)).shape == (4, 64 + 32, 48 + 32, 3)
+    for row in range(4):
+        bare = config.rule.crop_of(data.boxes_N4[row])
+        np.testing.assert_array_equal(crops.read_bare(np.array([row]))[0], cut(data.image(row), bare))
+        np.testing.assert_array_equal(crops.joints_NJ2[row], bare.to_crop(data.joints_NJ2[row]))
+    np.testing.assert_allclose(crops.side_N, 64 * crops.scale_N)
+
+
+@pytest.mark.parametrize("kind", ["letterbox", "whole"])
+def test_a_whole_frame_is_placed_by_its_size_also_from_the_cache(kind: Any, tmp_path: Path) -> None:
+    images = Counted(3)
+    data = people(images)
+    config = CropConfig(size_px=32, height_px=48, context=0, kind=kind, fill=114)
+    first = prepare(data, config, tmp_path)
+    reads = len(images.reads)
+
+    again = prepare(data, config, tmp_path)
+
+    assert len(images.reads) == reads
+    expected = config.rule.crop_of((0, 0, 1, 1), (40, 50))
+    for crops in (first, again):
+        np.testing.assert_array_equal(crops.read_bare(np.array([1]))[0], cut(data.image(1), expected))
+        np.testing.assert_array_equal(crops.joints_NJ2[2], expected.to_crop(data.joints_NJ2[2]))
+        # One crop pixel to the right, and one down, in pixels of the frame.
+        steps = np.tile(np.eye(2, dtype=np.float32), (3, 1, 1))
+        np.testing.assert_allclose(crops.distance(steps)[0], [expected.across.scale, expected.down.scale], rtol=1e-6)
+
+
+def body(count: int) -> PoseData:
+    """People who lie on their backs: hips to the left, shoulders to the right."""
+    skeleton = Skeleton("body", ("l_hip", "r_hip", "l_shoulder", "r_shoulder"), (), ((0, 1), (2, 3)))
+    joints_NJ2 = np.tile(np.array([[10, 20], [10, 24], [30, 20], [30, 24]], np.float32), (count, 1, 1))
+    labelled_NJ = np.ones((count, 4), dtype=np.bool_)
+    labelled_NJ[-1, 0] = False
+    return people(Counted(count), skeleton=skeleton, joints_NJ2=joints_NJ2, labelled_NJ=labelled_NJ,
+                  visible_NJ=labelled_NJ, boxes_N4=np.tile(np.array([8, 18, 32, 26], np.float32), (count, 1)))  # fmt: skip
+
+
+def test_a_turned_crop_goes_by_the_labels_or_by_what_is_given(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data, config = body(3), CropConfig(size_px=32, height_px=40, context=0.1, kind="turned")
+
+    by_labels = prepare(data, config, tmp_path)
+    given = prepare(data, config, tmp_path, turn_N=np.array([0.3, np.nan, 0.0], np.float32))
+
+    assert "1 of 3 people are cut upright" in caplog.text
+    hips, shoulders = by_labels.joints_NJ2[0, :2].mean(axis=0), by_labels.joints_NJ2[0, 2:].mean(axis=0)
+    assert shoulders[0] == pytest.approx(hips[0], abs=1e-3)
+    assert shoulders[1] < hips[1]
+    assert [crop.turn for crop in by_labels.crop_N] == pytest.approx([np.pi / 2, np.pi / 2, 0])
+    assert [crop.turn for crop in given.crop_N] == pytest.approx([0.3, 0, 0])
+    for crops in (by_labels, given):
+        for row in range(3):
+            crop = replace(crops.crop_N[row], context_px=0)
+            np.testing.assert_array_equal(crops.read_bare(np.array([row]))[0], cut(data.image(row), crop))
+    assert len({path.name for path in tmp_path.glob("*.npy")}) == 2
+
+
+def test_turned_crops_need_a_body(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="need hips and shoulders, and 'two' has none"):
+        prepare(people(Counted(2)), CropConfig(size_px=32, kind="turned", context=0), tmp_path)
+
+
+def test_the_crop_of_somebody_elses_net_follows_its_description() -> None:
+    spec = PoseSpec(
+        name="net",
+        input=NetInput(name="x", height_px=256, width_px=192),
+        crop=NetCrop(kind="box", margin=1.3, fill=114),
+        decoder=NetDecoder(kind="heatmaps", outputs=("maps",)),
+        skeleton=Skeleton("two", ("a", "b"), ((0, 1),), ()),
+    )
+
+    assert crop_config(spec, 0.25) == CropConfig(size_px=192, height_px=256, margin=1.3, fill=114, context=0.25)
+    whole = replace(spec, crop=NetCrop(kind="letterbox", fill=114))
+    assert crop_config(whole, 0.25) == CropConfig(
+        size_px=192, height_px=256, margin=1.25, kind="letterbox", fill=114, context=0
+    )
+
+
+def test_the_name_of_an_old_cache_is_what_it_was(tmp_path: Path) -> None:
+    """Fields that a crop got later change it only where they are stated: a data set is not cut anew by an update."""
+    prepare(people(Counted(2)), CONFIG, tmp_path)
+
+    made_of = [4, people(Counted(2)).pictures(), people(Counted(2)).boxes_N4.tolist(),
+               {"size_px": 64, "margin": 1.25, "context": 0.25}]  # fmt: skip
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
+    assert f"crops-{key}.npy" in files(tmp_path)

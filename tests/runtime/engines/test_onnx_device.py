@@ -178,3 +178,17 @@ def test_onnx_runtimes_real_gpu_gives_the_same_bits(tmp_path: Path) -> None:
         ):
             same(engine.answer_device([frame], [crop]), engine(accept(array, frame_format).cut(crop)[None]))
         np.testing.assert_array_equal(engine.to_host(frame), accept(array, frame_format).to_rgb())
+
+
+@pytest.mark.parametrize("fill", [0, 114])
+@pytest.mark.parametrize("frame_format", FrameFormat)
+def test_crops_that_are_not_square_on_grey_are_the_hosts(frame_format: FrameFormat, fill: int) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    rule = CropRule(width_px=12, height_px=20, fill=fill)
+    session = FakeSession("CPUExecutionProvider")
+    device = onnx_device.OnnxDevice(runtime, session, runtime.SessionOptions(), "frames", rule, OUTPUT_NAMES, "ort")
+
+    device.verify(frame_format)  # compares four crops with the host's
+    array = noise(frame_format, 48, 60)
+    crop = Crop(-9.0, 3.0, 50.0, 90.0, 12, 20, fill=fill)
+    np.testing.assert_array_equal(device.cut_copy(array, frame_format, crop), accept(array, frame_format).cut(crop))

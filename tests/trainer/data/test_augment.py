@@ -228,3 +228,31 @@ def test_to_input_is_rgb_planes_between_zero_and_one() -> None:
 def test_a_range_that_cannot_be_is_an_error(changes: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="augmentation"):
         AugmentConfig(**changes)
+
+
+@pytest.mark.parametrize("config", [{}, {"rotation_deg": 60}, {"scale": 0.3}, {"shift": 0.15}, {"flip": 1.0}], ids=str)
+def test_in_a_view_that_is_not_square_a_dot_is_found_at_its_joint(config: Any) -> None:
+    """48 wide and 80 high, with context: one dot in each image."""
+    height, width, batch = 80, 48, 40
+    joints = torch.tensor([8.0, 8.0]) + torch.tensor([32.0, 64.0]) * torch.rand(
+        batch, 1, 2, generator=torch.Generator().manual_seed(1)
+    )
+    y, x = torch.arange(height + 2 * CONTEXT) - CONTEXT, torch.arange(width + 2 * CONTEXT) - CONTEXT
+    bell = torch.exp(-((y[None, :, None] - joints[:, :, 1, None]) ** 2 + (x - joints[:, :, 0, None]) ** 2) / 8)
+    pixels = (255 * bell).round().to(torch.uint8)[..., None].expand(-1, -1, -1, 3)
+
+    images, moved, counts = augment(
+        pixels, joints, torch.ones(batch, 1, dtype=torch.bool), shape_px=(height, width), flip_order=(0,),
+        config=AugmentConfig(**{**STILL, **config}), generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+
+    assert images.shape == (batch, 3, height, width)
+    place_B2 = moved[:, 0]
+    whole_B = ((place_B2 > 10) & (place_B2 < torch.tensor([width, height]) - 11)).all(dim=1)
+    assert whole_B.sum() > batch / 8
+    assert counts[whole_B].all()
+    grey = images.double().mean(dim=1)
+    total = grey.sum(dim=(1, 2))
+    found_B2 = torch.stack([(grey * torch.arange(width)).sum(dim=(1, 2)),
+                            (grey * torch.arange(height)[:, None]).sum(dim=(1, 2))], 1) / total[:, None]  # fmt: skip
+    assert (found_B2 - place_B2)[whole_B].abs().max() < 0.1

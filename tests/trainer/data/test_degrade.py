@@ -166,3 +166,14 @@ def test_loss_heads_learn_on_damaged_views_where_asked(
     assert torch.equal(learnt(damaged=True), damaged)
     assert torch.equal(learnt(damaged=False), plain)
     assert not torch.equal(damaged, plain)
+
+
+def test_a_picture_that_is_not_square_stays_one() -> None:
+    before = torch.rand(32, 3, 40, 24, generator=torch.Generator().manual_seed(0))
+
+    after = worse(before, 1.0)
+
+    assert after.shape == before.shape
+    assert 0 <= float(after.min()) <= float(after.max()) <= 1
+    changed_B = (after != before).flatten(1).any(dim=1)
+    assert changed_B.sum() > 16
