@@ -62,6 +62,18 @@ def replacing(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def bring_file(source: Path, target: Path, *, link: bool = False) -> None:
+    """Copy or hard-link a file, whole or not at all; one of the same size that is there already is left alone."""
+    if target.exists() and target.stat().st_size == source.stat().st_size:
+        return
+    with replacing(target) as temporary:
+        if link:
+            with contextlib.suppress(OSError):  # another file system, or one without links
+                os.link(source, temporary)
+        if not temporary.exists():
+            shutil.copyfile(source, temporary)
+
+
 def write_folder_atomically(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> Path:
     """Write a folder of files so that its name stands for all of them or for none.
 

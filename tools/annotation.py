@@ -17,11 +17,8 @@ Shapes: J joints.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.io import read_json, replacing, write_json
+from alpose.runtime.io import bring_file, read_json, write_json
 from alpose.runtime.queue.record import PictureInfo
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.triggers import Reason
@@ -72,7 +69,9 @@ class Written:
 
     folders: tuple[Path, ...]
     """One a skeleton."""
-    frames: int
+    pictures: int
+    """With several people on some of them, fewer than ``people``."""
+    people: int
     missing: Mapping[str, Sequence[str]]
     """Ids without a picture that can be shown, by reason."""
 
@@ -91,24 +90,41 @@ def write_batch(
         link: hard-link the images in place of copying them, where the file system can.
     """
     format_ = format_named(to)
+    several = bool(getattr(format_, "several_people", False))
     gathered = gather(inbox, batch)
     if not gathered:
-        return Written((), 0, gathered.missing)
+        return Written((), 0, 0, gathered.missing)
     _claim(out, batch)
     names = {bundle: facts.name for bundle, facts in inbox.bundles().items()}
-    folders = []
+    folders, written = [], 0
     for number, (skeleton, items) in enumerate(gathered.items.items(), start=1):
         folder = out / f"{number}-{_plain(skeleton.name)}" if len(gathered.items) > 1 else out
-        for item in items:
-            bring_file(item.image, folder / IMAGES / item.task.file_name, link=link)
+        pictures = by_picture(items) if several else [[item] for item in items]
+        for first, *_ in pictures:
+            bring_file(first.image, folder / IMAGES / first.task.file_name, link=link)
         bundles = dict.fromkeys(str(item.facts["bundle"]) for item in items)
         model = ", ".join(f"{names.get(bundle, 'alpose')} {bundle[:8]}" for bundle in bundles)
-        tasks = [item.task for item in items]
+        tasks = [replace(first.task, others=tuple(item.task for item in others)) for first, *others in pictures]
+        written += len(pictures)
         format_.write(
             Handout(tasks=tasks, skeleton=skeleton, name=batch.name, image_url=image_url, model=model), folder
         )
         folders.append(folder)
-    return Written(tuple(folders), len(gathered), gathered.missing)
+    return Written(tuple(folders), written, len(gathered), gathered.missing)
+
+
+def by_picture(items: Sequence[Item]) -> list[list[Item]]:
+    """The people of each picture, in the order of the first of them."""
+    found: dict[tuple[Any, ...], list[Item]] = {}
+    for item in items:
+        found.setdefault(picture_key(item.facts), []).append(item)
+    return list(found.values())
+
+
+def picture_key(facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two people on one frame have in common: device, time, and the very same picture."""
+    picture = facts.get("picture")
+    return (facts["id"],) if picture is None else (facts["device"], facts["captured_ns"], picture)
 
 
 def gather(inbox: Inbox, batch: Batch) -> Gathered:
@@ -150,6 +166,8 @@ def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") 
     if picture is None:
         return KEYPOINTS_ONLY
     path = inbox.image(entry.record.id)
+    if path is None and not entry.fetched and inbox.link_pictures(entry.record.id):  # another person has brought it
+        path = inbox.image(entry.record.id)
     if path is None:
         return SEALED if picture.sealed and entry.fetched else DELETED if entry.deleted else ELSEWHERE
     record = entry.record
@@ -172,7 +190,7 @@ def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") 
         device=record.device,
         suffix=path.suffix,
     )
-    return Item(task=task, image=path, facts=_facts(entry, choice, batch))
+    return Item(task=task, image=path, facts=_facts(entry, picture, choice, batch))
 
 
 def to_image(points_N2: npt.NDArray[np.float64], picture: PictureInfo) -> npt.NDArray[np.float64]:
@@ -200,18 +218,6 @@ def entries_known(inbox: Inbox, ids: Iterable[str]) -> dict[str, Entry]:
     return {entry.record.id: entry for entry in inbox.entries(id_ for id_ in ids if inbox.has(id_))}
 
 
-def bring_file(source: Path, target: Path, *, link: bool = False) -> None:
-    """Copy or hard-link a file, whole or not at all; one of the same size that is there already is left alone."""
-    if target.exists() and target.stat().st_size == source.stat().st_size:
-        return
-    with replacing(target) as temporary:
-        if link:
-            with suppress(OSError):  # another file system, or one without links
-                os.link(source, temporary)
-        if not temporary.exists():
-            shutil.copyfile(source, temporary)
-
-
 def _claim(out: Path, batch: Batch) -> None:
     """Say in the folder what it is, so that nothing else is written over."""
     if out.exists() and any(out.iterdir()):
@@ -235,12 +241,13 @@ def _box(box: Sequence[float], picture: PictureInfo) -> tuple[float, float, floa
     return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else whole
 
 
-def _facts(entry: Entry, choice: Choice | None, batch: str) -> dict[str, Any]:
+def _facts(entry: Entry, picture: PictureInfo, choice: Choice | None, batch: str) -> dict[str, Any]:
     """What a dataset keeps under ``alpose`` of an image: see :mod:`alpose.tools.field.labelled`."""
     record = entry.record
     copied = ("id", "device", "camera", "bundle", "captured_ns", "flagged")
     return {
         **{name: getattr(record, name) for name in copied},
+        "picture": picture.sha256,
         "failure_probability": _number(record.failure_probability),
         "predicted_loss": _number(record.predicted_loss),
         "threshold": record.threshold,

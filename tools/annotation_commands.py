@@ -206,10 +206,10 @@ def export(
         done = write_batch(opened, chosen, to, folder, image_url=image_url, link=link)
     if as_json:
         click.echo(json.dumps({"batch": chosen.name, "to": to, "folders": [str(one) for one in done.folders],
-                               "frames": done.frames, "missing": dict(done.missing)}, indent=2))  # fmt: skip
+                               "frames": done.people, "pictures": done.pictures, "missing": dict(done.missing)}, indent=2))  # fmt: skip
     for line in advice(done.missing, str(inbox), chosen.name):
         problem(line)
-    if not done.frames:
+    if not done.people:
         raise DataNotFoundError(f"no frame of batch {chosen.name} can be annotated yet: nothing was written")
     if not as_json:
         say(_written_text(to, chosen.name, done, inbox))
@@ -219,7 +219,10 @@ def _written_text(to: str, name: str, done: Written, inbox: Path) -> str:
     from .formats import format_named
     from .screen import plural
 
-    lines = [f"{plural(done.frames, 'frame')} of batch {name}, most wanted first: {', '.join(map(str, done.folders))}"]
+    people = f" with {done.people:,} people" if done.people > done.pictures else ""
+    lines = [
+        f"{plural(done.pictures, 'frame')}{people} of batch {name}, most wanted first: {', '.join(map(str, done.folders))}"
+    ]
     if len(done.folders) > 1:
         lines.append("one folder a skeleton: annotate and import each by itself")
     readme = done.folders[0] / "README.txt"

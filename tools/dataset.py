@@ -4,7 +4,8 @@
 
     DATASET/
       images/ID.jpg
-      annotations/field.json      COCO; what a harvest knows of a frame stands under the key ``alpose``
+      annotations/field.json      COCO; what a harvest knows of a frame stands under the key ``alpose``: of an image, and
+                                  of further people on it, who are records of their own, of their annotations
       field/tallies.json          frames that the monitors counted, by device and bundle
       field/bundles.json          names of bundles by sha256
       field/failures.json         what each bundle calls a failure, by sha256
@@ -28,15 +29,16 @@ from typing import Any, Literal
 import numpy as np
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.io import read_json, write_atomically, write_json
+from alpose.runtime.io import bring_file, read_json, write_atomically, write_json
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.data.coco import skeleton_of
 
-from .annotation import bring_file
+from .annotation import picture_key
 from .batch import Batch
 from .formats.coco import CATEGORY_ID, DIGITS, category, flat
 from .labels import (
     HIDDEN,
+    SAME_PERSON,
     Correction,
     Item,
     Pose,
@@ -96,8 +98,8 @@ def merge(
         people = _people(item, correction)
         there = document.people(correction.id)
         if there is None:
-            bring_file(item.image, dataset / IMAGES / _file_name(item))
-            document.add(item, people)
+            if document.add(item, people):
+                bring_file(item.image, dataset / IMAGES / _file_name(item))
             added += 1
         elif [one["keypoints"] for one in there] == [one["keypoints"] for one in people]:
             unchanged += 1
@@ -144,43 +146,76 @@ class _Document:
         }  # fmt: skip
         if path.exists():
             self.value = _checked(read_json(path), skeleton, path)
-        self._image_of = {image["alpose"]["id"]: image["id"] for image in self.value["images"] if "alpose" in image}
-        self._people: dict[Any, list[dict[str, Any]]] = {}
+        known = [image for image in self.value["images"] if "alpose" in image]
+        self._image_of = {image["alpose"]["id"]: image["id"] for image in known}
+        self._record_of = {image["id"]: image["alpose"]["id"] for image in known}
+        self._image_with = {picture_key(image["alpose"]): image["id"] for image in known}
+        self._people: dict[str, list[dict[str, Any]]] = {id_: [] for id_ in self._image_of}
         for one in self.value["annotations"]:
-            self._people.setdefault(one["image_id"], []).append(one)
+            record = (one.get("alpose") or {}).get("record")
+            id_ = record["id"] if record else self._record_of.get(one["image_id"])
+            if id_ is not None:
+                self._image_of.setdefault(id_, one["image_id"])
+                self._people.setdefault(id_, []).append(one)
         self._next_image = 1 + max((int(image["id"]) for image in self.value["images"]), default=0)
         self._next_person = 1 + max((int(one["id"]) for one in self.value["annotations"]), default=0)
 
     def people(self, id_: str) -> list[dict[str, Any]] | None:
-        """The annotations of a record's image; None where it is not in the dataset."""
-        return self._people.get(self._image_of[id_], []) if id_ in self._image_of else None
+        """The annotations of a record: of its person, and of those whom annotators added; None where it is not in the dataset."""
+        return self._people.get(id_)
 
-    def add(self, item: Item, people: Sequence[Mapping[str, Any]]) -> None:
-        """A new image with the people in it."""
+    def add(self, item: Item, people: Sequence[Mapping[str, Any]]) -> bool:
+        """A new record with its people; whether its picture is a new image."""
+        id_ = item.task.id
+        image = self._image_with.get(picture_key(item.facts))
+        if image is not None:
+            first, *others = people
+            self._drop_added(image, first)
+            self._append(image, id_, [{**first, "alpose": {**first["alpose"], "record": dict(item.facts)}}])
+            self._append(image, self._record_of[image], others)
+            self._image_of[id_] = image
+            return False
         # Ids of images and people are equal for as long as there is one person an image.
         number = max(self._next_image, self._next_person)
         self.value["images"].append({"id": number, "file_name": _file_name(item), "width": item.task.width,
                                      "height": item.task.height, "alpose": dict(item.facts)})  # fmt: skip
-        self._image_of[item.task.id] = number
+        self._image_of[id_], self._record_of[number], self._people[id_] = number, id_, []
+        self._image_with[picture_key(item.facts)] = number
         self._next_image, self._next_person = number + 1, number
-        self._append(number, people)
+        self._append(number, id_, people)
+        return True
+
+    def _drop_added(self, image: Any, person: Mapping[str, Any]) -> None:
+        """Forget somebody whom an annotator had added to an image, now that they are known as a person of a record."""
+        added = self._people[self._record_of[image]]
+        same = [one for one in added if (one.get("alpose") or {}).get("status") == "added"
+                and _overlap(one["bbox"], person["bbox"]) >= SAME_PERSON]  # fmt: skip
+        self._remove(same)
+        self._people[self._record_of[image]] = [one for one in added if one not in same]
+
+    def _remove(self, gone: Sequence[Mapping[str, Any]]) -> None:
+        ids = {one["id"] for one in gone}
+        if ids:
+            self.value["annotations"] = [one for one in self.value["annotations"] if one["id"] not in ids]
 
     def replace(self, id_: str, people: Sequence[Mapping[str, Any]]) -> None:
         """Other people in the place of those that are there; whoever stays keeps the id."""
-        there = self.people(id_) or []
+        there = self._people[id_]
         for old, new in zip(there, people, strict=False):
+            kept = {"record": old["alpose"]["record"]} if "record" in (old.get("alpose") or {}) else {}
             old.update(new)
-        gone = [one["id"] for one in there[len(people) :]]
-        self.value["annotations"] = [one for one in self.value["annotations"] if one["id"] not in gone]
+            old["alpose"] = {**new["alpose"], **kept}
+        self._remove(there[len(people) :])
         added = people[len(there) :]
         del there[len(people) :]
-        self._append(self._image_of[id_], added)
+        self._append(self._image_of[id_], self._record_of[self._image_of[id_]], added)
 
-    def _append(self, image_id: int, people: Sequence[Mapping[str, Any]]) -> None:
+    def _append(self, image_id: int, id_: str, people: Sequence[Mapping[str, Any]]) -> None:
+        """Add people to an image, as those of a record."""
         for person in people:
             annotation = {"id": self._next_person, "image_id": image_id, **person}
             self.value["annotations"].append(annotation)
-            self._people.setdefault(image_id, []).append(annotation)
+            self._people.setdefault(id_, []).append(annotation)
             self._next_person += 1
 
 
@@ -227,6 +262,15 @@ def _person(pose: Pose, facts: Mapping[str, Any]) -> dict[str, Any]:
         "iscrowd": 0,
         "alpose": dict(facts),
     }
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes as COCO has them: x, y, width, height; a pixel is one wide."""
+    low_2 = np.maximum(one[:2], other[:2])
+    high_2 = np.minimum(np.add(one[:2], one[2:]), np.add(other[:2], other[2:]))
+    shared = float(np.prod(np.clip(high_2 - low_2 + 1, 0, None)))
+    areas = (float(np.prod(np.add(box[2:], 1.0))) for box in (one, other))
+    return shared / (sum(areas) - shared)
 
 
 def _conflict(

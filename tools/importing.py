@@ -5,8 +5,9 @@ A part of a batch is enough, and importing it twice changes nothing. Whatever ca
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ from .labels import (
     Item,
     JointSummary,
     Pose,
+    Task,
     Unchanged,
     by_joint,
-    compare,
+    compare_people,
     known_id_in,
     looked_at,
 )
@@ -126,6 +128,11 @@ class _Import:
         self.parts: list[tuple[str, Answers]] = []
         self.forms: dict[str, str] = {}
         self.items: dict[str, Item] = {}
+        self._pictures: Counter[tuple[str, str]] = Counter()
+        self._rank: dict[str, int] = {}
+        """Of the picture of each record: several people may be on one, which is worked on once."""
+        self._unanswered: dict[str, str] = {}
+        """People without a pose in an answer to their picture, and what to say of them."""
         self.seen: dict[str, Correction] = {}
         self.unopened: dict[str, None] = {}
         self.lost: list[dict[str, Any]] = []
@@ -199,27 +206,57 @@ class _Import:
     # What becomes of answers
 
     def take(self, name: str, answers: Answers) -> None:
-        """Compare the answers of a file with the predictions."""
+        """Compare the answers of a file with the predictions: of everybody whom the model knew in a picture."""
         for answer in answers.answers:
             item = self._item(answer, name)
             if item is None:
                 continue
             assert self.skeleton is not None
+            batch = self._entries[answer.id].batch
+            asked, known = self._people(answer, item)
             try:
-                correction = compare(answer, item.task, self.skeleton, answers.resolution_px)
+                corrections, missing = compare_people(answer, asked, self.skeleton, answers.resolution_px, known)
             except DataError as error:
                 self.problems.append(f"{answer.where}: {error}")
                 continue
-            batch = self._entries[answer.id].batch
+            many = len(answer.people)
+            for task in missing:
+                said = f"none of the {many} people is" if many > 1 else "the person is not"
+                self._unanswered.setdefault(
+                    task.id, f"{answer.where}: {said} where the model was asked to look"
+                    + (f" for {task.id}" if len(asked) > 1 else "")
+                )  # fmt: skip
             # The order of work is the batch's, or for frames that nobody chose, the file's.
             order = ("file", name) if batch is None else ("batch", batch)
-            self._compared.setdefault(order, []).append((name, correction))
+            self._pictures[order] += 1
+            rank = min((task.rank for task in asked if task.rank), default=self._pictures[order])
+            for one in corrections:
+                self._rank[one.id] = rank
+                self._compared.setdefault(order, []).append((name, one))
+
+    def _people(self, answer: Answer, item: Item) -> tuple[list[Task], list[Task]]:
+        """The people whom the annotator was given in a picture, and others whom the inbox knows in it."""
+        asked, known = [item.task], list[Task]()
+        batch = self._entries[answer.id].batch
+        for id_ in self.inbox.on_same_frame(answer.id):
+            self._entries |= entries_known(self.inbox, [id_])
+            other = self._item(replace(answer, id=id_, people=()), "")
+            entry = self._entries[id_]
+            if (
+                other is None
+                or self.skeletons[entry.record.bundle] is not self.skeletons[self._entries[answer.id].record.bundle]
+            ):
+                continue
+            (asked if batch is not None and entry.batch == batch else known).append(other.task)
+        return asked, known
 
     def decide(self, unchanged: Unchanged) -> None:
         """Keep the answers that somebody has looked at, of all files together: a batch may come back in many files."""
+        answered = {one.id for group in self._compared.values() for _, one in group}
+        self.problems += [said for id_, said in self._unanswered.items() if id_ not in answered]
         for group in self._compared.values():
             corrections = [correction for _, correction in group]
-            ranks = {one.id: self.items[one.id].task.rank or place for place, one in enumerate(corrections, start=1)}
+            ranks = {one.id: self._rank[one.id] for one in corrections}
             looked, not_yet = looked_at(corrections, ranks, unchanged)
             self.unopened |= dict.fromkeys(one.id for one in not_yet)
             names = {correction: name for name, correction in group}

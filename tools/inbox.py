@@ -8,6 +8,8 @@
       batches/NAME.json            what was chosen for annotation
 
 A picture is named by the id of its record, which is 32 hex digits or is refused: no path that stands in a record is used.
+Several people on one frame have one picture: it is fetched once, and its other names are hard links, where the file system
+has them.
 Beside a sealed picture, which ends in ``.sealed``, its image lies once it was opened.
 """
 
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from alpose.runtime.errors import DataError, DataNotFoundError
-from alpose.runtime.io import read_json, write_atomically, write_json
+from alpose.runtime.io import bring_file, read_json, write_atomically, write_json
 from alpose.runtime.queue.ledger import BundleInfo, Tally
 from alpose.runtime.queue.record import Picture, PictureInfo, Record, decode, is_hex
 from alpose.runtime.skeleton import Skeleton
@@ -132,8 +134,39 @@ class Inbox:
             path = self._stored_path(id_, picture)
             if not (path.is_file() and path.read_bytes() == picture.data):
                 write_atomically(path, picture.data)
-        with self._transaction() as db:
-            db.execute("UPDATE record SET fetched = 1 WHERE id = ?", (id_,))
+        self._mark_fetched(id_)
+
+    def link_pictures(self, id_: str) -> bool:
+        """Give a record the pictures of other people on the same frame, if all that it lists are here already, whole.
+
+        Returns whether its pictures are here now.
+        """
+        facts = self._decoded(id_)[1]
+        held = {fact.sha256: (other, fact) for other in self.on_same_frame(id_) for fact in self._decoded(other)[1]}
+        sources = []
+        for fact in facts:
+            found = held.get(fact.sha256)
+            if found is None or self.picture_bytes(*found) is None:
+                return False
+            sources.append(self._stored_path(*found))
+        for fact, source in zip(facts, sources, strict=True):
+            bring_file(source, self._stored_path(id_, fact), link=True)
+        if not facts or not self.is_whole(id_):  # a file of the same length that is another one: it is fetched
+            return False
+        self._mark_fetched(id_)
+        return True
+
+    def on_same_frame(self, id_: str) -> list[str]:
+        """Ids of the other people on the frame that a record is of: taken by one device at one time, with one picture."""
+        record, facts = self._decoded(id_)
+        frame = next((fact.sha256 for fact in facts if fact.position == 0), None)
+        if frame is None:
+            return []
+        others = self._ids(
+            "captured_ns = ? AND device = ? AND id <> ? ORDER BY row", record.captured_ns, record.device, id_
+        )
+        return [other for other in others
+                if any(fact.position == 0 and fact.sha256 == frame for fact in self._decoded(other)[1])]  # fmt: skip
 
     # --- How far records have come
 
@@ -217,6 +250,10 @@ class Inbox:
         write_atomically(path, image)
         return path
 
+    def link_unsealed(self, id_: str, fact: PictureInfo, image: Path) -> None:
+        """The same for an image that lies here already, for another person on the frame."""
+        bring_file(image, self._path(id_, fact.position, SUFFIXES[fact.media_type]), link=True)
+
     # --- What a choice and a report look at
 
     def columns(self) -> Columns:
@@ -280,6 +317,10 @@ class Inbox:
         return Batch.from_json(read_json(path), str(path))
 
     # --- Inside
+
+    def _mark_fetched(self, id_: str) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE record SET fetched = 1 WHERE id = ?", (id_,))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -48,6 +48,10 @@ STATEMENTS = (
 )
 
 
+INDEXES = ("CREATE INDEX IF NOT EXISTS record_moment ON record (captured_ns, device)",)
+"""By which the people on one frame are found; an inbox of an older alpose gets them when it is opened."""
+
+
 def open_database(path: Path) -> sqlite3.Connection:
     """Open or create; :class:`DataError` for a file that is not ours, or newer."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +76,8 @@ def open_database(path: Path) -> sqlite3.Connection:
             raise DataError(
                 f"{path} was written by a newer alpose (schema {version}, this one reads {VERSION}): update"
             )
+        for statement in INDEXES:
+            db.execute(statement)
     except sqlite3.DatabaseError as error:
         db.close()
         raise DataError(f"{path} cannot be opened: {error}. Restore it, or pull into another folder") from error

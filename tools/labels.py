@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ from alpose.runtime.queue.record import is_hex
 from alpose.runtime.skeleton import Skeleton
 
 HIDDEN, OCCLUDED, VISIBLE = 0, 1, 2
+SAME_PERSON = 0.5
+"""Overlap from which a pose that was added is taken for a person whom the model knew."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -54,6 +56,13 @@ class Task:
     """Why it was kept and chosen, for people."""
     device: str
     suffix: str = ".jpg"
+    others: tuple[Task, ...] = ()
+    """Further people to annotate in the same picture, whose name is this task's. Only formats that say so get them."""
+
+    @property
+    def people(self) -> tuple[Task, ...]:
+        """Everybody to annotate in the picture."""
+        return (self, *self.others)
 
     @property
     def file_name(self) -> str:
@@ -70,6 +79,10 @@ class Task:
     @property
     def summary(self) -> str:
         """One line that the annotator sees beside the image."""
+        if self.others:
+            expected = ", ".join(f"{person.failure_probability:.0%}" for person in self.people)
+            reasons = " · ".join(dict.fromkeys(person.reason for person in self.people))
+            return f"{len(self.people)} people, expected to fail: {expected} · {reasons} · {self.device}"
         return f"expected to fail: {self.failure_probability:.0%} · {self.reason} · {self.device}"
 
 
@@ -88,7 +101,7 @@ class Handout:
     """The frames of one skeleton on their way to an annotation tool."""
 
     tasks: Sequence[Task]
-    """In the order of work."""
+    """In the order of work: one a picture where the format knows of several people, otherwise one a person."""
     skeleton: Skeleton
     name: str
     """Of the batch."""
@@ -98,7 +111,7 @@ class Handout:
     """Name and hash of the bundle that predicted."""
 
     def __post_init__(self) -> None:
-        for task in self.tasks:
+        for task in (person for picture in self.tasks for person in picture.people):
             if task.keypoints_J2.shape != (len(self.skeleton), 2) or task.scores_J.shape != (len(self.skeleton),):
                 raise DataError(
                     f"frame {task.id} has {len(task.keypoints_J2)} joints, skeleton {self.skeleton.name!r} has "
@@ -115,6 +128,8 @@ class Pose:
     keypoints_J2: Floats
     """0 where not labelled."""
     visibility_J: Ints
+    record: str | None = None
+    """Id of the record that the tool has kept with the pose; None where it keeps none, and for people that it added."""
 
     def ordered(self, skeleton: Skeleton) -> Pose:
         """The same pose with the joints of a skeleton, in its order; what it does not speak of is not labelled."""
@@ -129,7 +144,7 @@ class Pose:
         rows = [skeleton.index(joint) for joint in self.joints]
         keypoints_J2, visibility_J = np.zeros((len(skeleton), 2)), np.zeros(len(skeleton), dtype=np.int64)
         keypoints_J2[rows], visibility_J[rows] = self.keypoints_J2, self.visibility_J
-        return Pose(joints=skeleton.joints, keypoints_J2=keypoints_J2, visibility_J=visibility_J)
+        return Pose(joints=skeleton.joints, keypoints_J2=keypoints_J2, visibility_J=visibility_J, record=self.record)
 
     def box(self) -> tuple[Floats, Floats]:
         """Corners of the tight box of the labelled joints, as in every reader of this package; zeros without any."""
@@ -144,8 +159,9 @@ class Answer:
     """What an annotator said of one frame."""
 
     id: str
+    """Of the record that the picture is named by."""
     people: tuple[Pose, ...]
-    """One or more; which of them the model was asked about is found by :func:`compare`."""
+    """One or more; whom the model was asked about is found by :func:`compare_people`."""
     where: str
     """Its place in the file, for messages."""
     size: tuple[float, float] | None = None
@@ -196,10 +212,57 @@ def compare(answer: Answer, task: Task, skeleton: Skeleton, resolution_px: float
     :class:`DataError` says why an answer does not fit its picture: another shape, a joint that the skeleton lacks, nobody
     where the model was asked to look.
     """
-    people, enlarged = _in_picture(answer, task, skeleton)
+    corrections, missing = compare_people(answer, [task], skeleton, resolution_px)
+    if missing:
+        raise DataError(f"none of the {len(answer.people)} people is where the model was asked to look")
+    return corrections[0]
+
+
+def compare_people(
+    answer: Answer, asked: Sequence[Task], skeleton: Skeleton, resolution_px: float, known: Sequence[Task] = ()
+) -> tuple[list[Correction], list[Task]]:
+    """The same for a picture with several people, each of whom is another record's.
+
+    A pose belongs to the record that the tool has kept with it, otherwise to the one whose box it covers best. A pose without
+    joints says of a record that has none yet that nobody is there.
+
+    Args:
+        answer: of the picture.
+        asked: the people whom the annotator was given.
+        skeleton: of all of them.
+        resolution_px: of the format.
+        known: people whom the inbox knows in the same picture, and whom the annotator was not given: somebody who was added
+            just where one of them is, is that one.
+
+    Returns:
+        A correction for each person with a pose; people besides are the first one's ``others``. And those of ``asked``
+        for whom there is none.
+
+    Raises:
+        DataError: the answer does not fit the picture.
+    """
+    people, enlarged = _in_picture(answer, asked[0], skeleton)
     # In a picture that was made smaller nobody places a joint finer than one of its pixels.
     resolution_px = resolution_px if enlarged is None else max(resolution_px, 1.0) * enlarged
-    asked, others = _asked(people, task)
+    place_of = _assign(people, asked, known)
+    free = [
+        pose for place, pose in enumerate(people)
+        if place not in place_of.values() and (pose.visibility_J != HIDDEN).any()
+    ]  # fmt: skip
+    corrections: list[Correction] = []
+    for task in (*asked, *known):
+        if task.id in place_of:
+            others = () if corrections else tuple(free)
+            one = _corrected(people[place_of[task.id]], task, skeleton, resolution_px, others)
+            # Whoever was added was looked at.
+            corrections.append(replace(one, annotator=answer.annotator, looked_at=answer.looked_at or task in known))
+    return corrections, [task for task in asked if task.id not in place_of]
+
+
+def _corrected(
+    asked: Pose, task: Task, skeleton: Skeleton, resolution_px: float, others: tuple[Pose, ...]
+) -> Correction:
+    """One person's pose beside the prediction."""
     predicted_J, labelled_J = task.visibility_J != HIDDEN, asked.visibility_J != HIDDEN
     both_J = predicted_J & labelled_J
     distance_J = np.full(len(both_J), np.nan)
@@ -210,8 +273,7 @@ def compare(answer: Answer, task: Task, skeleton: Skeleton, resolution_px: float
     keypoints_J2 = np.where(still_J[:, None], task.keypoints_J2, asked.keypoints_J2)
     same = bool((task.visibility_J == asked.visibility_J).all() and not (distance_J > 0).any() and not others)
     pose = Pose(joints=skeleton.joints, keypoints_J2=keypoints_J2, visibility_J=asked.visibility_J)
-    return Correction(answer.id, pose, "accepted" if same else "corrected", distance_J, others, answer.annotator,
-                      answer.looked_at)  # fmt: skip
+    return Correction(task.id, pose, "accepted" if same else "corrected", distance_J, others)
 
 
 def _in_picture(answer: Answer, task: Task, skeleton: Skeleton) -> tuple[list[Pose], float | None]:
@@ -243,7 +305,7 @@ def _in_picture(answer: Answer, task: Task, skeleton: Skeleton) -> tuple[list[Po
                 "picture, or in another unit"
             )
         people.append(Pose(joints=pose.joints, keypoints_J2=np.where(labelled_J1, points_J2, 0.0),
-                           visibility_J=pose.visibility_J))  # fmt: skip
+                           visibility_J=pose.visibility_J, record=pose.record))  # fmt: skip
     resized = not answer.in_percent and bool((factor_2 != 1).any())
     return people, max(1.0, float(factor_2.max())) if resized else None
 
@@ -254,19 +316,32 @@ def _mostly_outside(points_M2: Floats, size_2: Floats) -> bool:
     return bool(outside_M.sum() * 2 > len(points_M2))
 
 
-def _asked(people: Sequence[Pose], task: Task) -> tuple[Pose, tuple[Pose, ...]]:
-    """The person in the box that the model was asked about, and the others."""
-    if len(people) == 1:
-        return people[0], ()
-    overlaps = [_overlap(pose, task.box_4) for pose in people]
-    best = int(np.argmax(overlaps))
-    if not overlaps[best]:
-        empty = [place for place, pose in enumerate(people) if not (pose.visibility_J != HIDDEN).any()]
-        if not empty:
-            raise DataError(f"none of the {len(people)} people is where the model was asked to look")
-        best = empty[0]
-    others = (pose for place, pose in enumerate(people) if place != best and (pose.visibility_J != HIDDEN).any())
-    return people[best], tuple(others)
+def _assign(people: Sequence[Pose], asked: Sequence[Task], known: Sequence[Task]) -> dict[str, int]:
+    """The place of each record's pose, by its id; who has none is not in it."""
+    if len(people) == len(asked) == 1:
+        return {asked[0].id: 0}
+    found: dict[str, int] = {}
+    named = [pose.record if (pose.visibility_J != HIDDEN).any() else None for pose in people]
+    for task in asked:
+        if named.count(task.id) == 1:
+            found[task.id] = named.index(task.id)
+    # The best overlaps first: everybody gets who is nearest, and nobody two.
+    overlaps = [
+        (_overlap(pose, task.box_4), task, place)
+        for task in (*asked, *known) for place, pose in enumerate(people)
+    ]  # fmt: skip
+    for overlap, task, place in sorted(overlaps, key=lambda one: -one[0]):
+        enough = overlap > 0 if task in asked else overlap >= SAME_PERSON
+        if enough and task.id not in found and place not in found.values():
+            found[task.id] = place
+    empty = [
+        place for place, pose in enumerate(people)
+        if place not in found.values() and not (pose.visibility_J != HIDDEN).any()
+    ]  # fmt: skip
+    for task in asked:
+        if task.id not in found and empty:
+            found[task.id] = empty.pop(0)
+    return found
 
 
 def _overlap(pose: Pose, box_4: tuple[float, float, float, float]) -> float:
@@ -300,7 +375,8 @@ def looked_at(
     certain = {one for one in corrections if one.looked_at or one.status == "corrected"}
     answered = {one.id for one in certain}
     for one in corrections:
-        auto = unchanged == "auto" and rank[one.id] < last and one.id not in answered
+        # As far as the last corrected one, and with it: of several people in a picture all were seen.
+        auto = unchanged == "auto" and rank[one.id] <= last and one.id not in answered
         (seen if one in certain or unchanged == "accept" or auto else unopened).append(one)
     return seen, unopened
 

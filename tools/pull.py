@@ -190,6 +190,10 @@ def _pictures(
     with open_reader(source) as reader:
         try:
             for place, id_ in enumerate(wanted, start=1):
+                if inbox.link_pictures(id_):  # another person on the frame has brought them
+                    done.fetched += 1
+                    report("pictures", place, len(wanted))
+                    continue
                 try:
                     pictures = reader.pictures(id_)
                 except ChangedError:
@@ -280,13 +284,13 @@ def plan(
         source: where from.
         images, acknowledge, delete: as of a pull.
     """
-    planned = Planned(source.url)
+    planned, seen = Planned(source.url), set[str]()
     try:
         with open_reader(source) as reader:
             planned.how = reader.how
             try:
                 for raw in reader.raws():
-                    _plan_record(planned, inbox, raw, images)
+                    _plan_record(planned, inbox, raw, images, seen)
             finally:
                 planned.moved_bytes = reader.moved.bytes
             reader.require_unchanged()
@@ -299,7 +303,10 @@ def plan(
     return planned
 
 
-def _plan_record(planned: Planned, inbox: Inbox | None, raw: Raw, images: Collection[str] | None) -> None:
+def _plan_record(
+    planned: Planned, inbox: Inbox | None, raw: Raw, images: Collection[str] | None, seen: set[str]
+) -> None:
+    """``seen``: sha256 of the pictures that are counted already, for several people may be on one."""
     try:
         record, pictures = decode(raw.manifest, raw.arrays, raw.sha256)
         if record.id != raw.id:
@@ -321,7 +328,8 @@ def _plan_record(planned: Planned, inbox: Inbox | None, raw: Raw, images: Collec
     wanted = bool(pictures) and not (here and here.fetched) and (images is None or raw.id in images)
     if wanted:
         planned.would_fetch += 1
-        planned.would_fetch_bytes += sum(picture.size for picture in pictures)
+        planned.would_fetch_bytes += sum(picture.size for picture in pictures if picture.sha256 not in seen)
+        seen.update(picture.sha256 for picture in pictures)
     if wanted or not pictures or (here and here.fetched):
         planned.would_acknowledge += not (here and here.acknowledged)
         planned.would_delete += 1

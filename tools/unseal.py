@@ -40,12 +40,18 @@ def unseal(inbox: Inbox, private_key: Path, report: Report = lambda done, of: No
     open_box = opener(private_key)
     ids = inbox.sealed()
     problems = []
+    images_of = dict[str, Path]()
     for place, id_ in enumerate(ids, start=1):
         (entry,) = inbox.entries([id_])
         try:
             for fact in sorted(entry.pictures, key=lambda fact: fact.position == 0):
-                if fact.sealed:
-                    inbox.store_unsealed(id_, fact, _opened(inbox, id_, fact, open_box))
+                if not fact.sealed:
+                    continue
+                same = images_of.get(fact.sha256)  # several people may be on one picture
+                if same is not None:
+                    inbox.link_unsealed(id_, fact, same)
+                else:
+                    images_of[fact.sha256] = inbox.store_unsealed(id_, fact, _opened(inbox, id_, fact, open_box))
         except AlposeError as error:
             problems.append(f"{id_}: {error}")
         report(place, len(ids))

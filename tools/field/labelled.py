@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -123,14 +123,15 @@ def read_labelled(dataset: Path, bundles: Collection[str] | None = None) -> Labe
     people = read_coco(json_path)
     row_of = {id_.rpartition("#")[2]: row for row, id_ in enumerate(people.ids)}
     images = {image["id"]: image for image in value["images"]}
-    response = _responses(dataset, images.values())
+    response = _responses(dataset, _records(value))
     rows: list[dict[str, Any]] = []
     people_rows: list[int] = []
     predicted: list[Floats] = []
     dropped: Counter[str] = Counter()
     for annotation in value["annotations"]:
-        facts = images[annotation["image_id"]].get("alpose")
         said = annotation.get("alpose") or {}
+        # Of several people on a frame each is a record of their own; the first one's facts are the image's.
+        facts = said.get("record") or images[annotation["image_id"]].get("alpose")
         if not isinstance(facts, dict) or said.get("predicted") is None:
             dropped["people added by annotators" if said.get("status") == "added" else "not harvested"] += 1
         elif bundles is not None and facts.get("bundle") not in bundles:
@@ -221,9 +222,9 @@ def _predicted(drawn: Any, joints: int, source: Path) -> Floats:
         raise DataError(f"{source}: predicted must be {joints} times x, y, score: {str(drawn)[:120]}") from error
 
 
-def _responses(dataset: Path, images: Any) -> dict[tuple[str, str], float]:
+def _responses(dataset: Path, records: Sequence[Any]) -> dict[tuple[str, str], float]:
     """Share of each batch's stream that has been labelled: the rest is taken to be missing at random."""
-    labelled = _labelled(images)
+    labelled = _labelled(records)
     shares = {}
     for path in sorted((dataset / "field" / "batches").glob("*.json")):
         streams = Counter(str(choice["stream"]) for choice in read_json(path)["choices"])
@@ -232,10 +233,15 @@ def _responses(dataset: Path, images: Any) -> dict[tuple[str, str], float]:
     return shares
 
 
-def _labelled(images: Any) -> Counter[tuple[str, str]]:
+def _records(value: Mapping[str, Any]) -> list[Any]:
+    """The facts of all records: an image's own, and those of further people on it."""
+    people = ((annotation.get("alpose") or {}).get("record") for annotation in value["annotations"])
+    return [*(image.get("alpose") for image in value["images"]), *people]
+
+
+def _labelled(records: Sequence[Any]) -> Counter[tuple[str, str]]:
     """Labelled frames by batch and stream."""
-    facts = [image.get("alpose") for image in images]
-    return Counter((str(one.get("batch")), str(one.get("stream"))) for one in facts if isinstance(one, dict))
+    return Counter((str(one.get("batch")), str(one.get("stream"))) for one in records if isinstance(one, dict))
 
 
 def read_tallies(dataset: Path, bundles: Collection[str] | None = None) -> tuple[Tally, ...]:
@@ -245,7 +251,7 @@ def read_tallies(dataset: Path, bundles: Collection[str] | None = None) -> tuple
     perhaps and with another bundle, is not what these frames stand for.
     """
     latest: dict[tuple[str, str], Tally] = {}
-    labelled = _labelled(read_json(find_annotations(dataset))["images"])
+    labelled = _labelled(_records(read_json(find_annotations(dataset))))
     for path in sorted((dataset / "field" / "batches").glob("*.json")):
         if labelled[path.stem, "control"]:
             for tally in _tallies(read_json(path).get("tallies", ()), path):

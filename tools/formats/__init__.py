@@ -21,7 +21,11 @@ from .yolo import YoloPose
 
 
 class Format(Protocol):
-    """What an annotation tool takes and gives."""
+    """What an annotation tool takes and gives.
+
+    One that has ``several_people = True`` takes tasks with several people (``Task.people``); any other gets a task and a
+    picture for each.
+    """
 
     name: str
     """As ``alpose-harvest export --to`` calls it."""

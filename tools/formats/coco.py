@@ -18,6 +18,7 @@ import numpy as np
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import write_atomically
+from alpose.runtime.queue.record import is_hex
 from alpose.runtime.skeleton import Skeleton, flip_pairs_by_name
 from alpose.trainer.data.coco import category_with_joints, not_a_person, placed_joints, plain_id, stated_size
 
@@ -40,6 +41,7 @@ class Coco:
     name = "coco"
     returns = "CORRECTED.json"
     suffixes = SUFFIXES
+    several_people = True
 
     def write(self, handout: Handout, folder: Path) -> None:
         """``annotations/person_keypoints_NAME.json``."""
@@ -88,7 +90,12 @@ def document(tasks: Sequence[Task], skeleton: Skeleton) -> dict[str, Any]:
         "info": {"description": "poses predicted by alpose, to be corrected"},
         "licenses": [],
         "images": images,
-        "annotations": [_annotation(task, place) for place, task in enumerate(tasks, start=1)],
+        "annotations": [
+            _annotation(person, number, place)
+            for number, (place, person) in enumerate(
+                ((place, person) for place, task in enumerate(tasks, start=1) for person in task.people), start=1
+            )
+        ],
         "categories": [category(skeleton)],
     }
 
@@ -115,10 +122,10 @@ def flat(keypoints_J2: Any, visibility_J: Any) -> list[float | int]:
     return values
 
 
-def _annotation(task: Task, place: int) -> dict[str, Any]:
+def _annotation(task: Task, number: int, place: int) -> dict[str, Any]:
     x0, y0, x1, y1 = task.box_4
     return {
-        "id": place,
+        "id": number,
         "image_id": place,
         "category_id": CATEGORY_ID,
         "keypoints": flat(task.keypoints_J2, task.visibility_J),
@@ -129,7 +136,7 @@ def _annotation(task: Task, place: int) -> dict[str, Any]:
         "score": round(float(np.mean(task.scores_J)), 4),
         # What CVAT shows beside the skeleton.
         "attributes": {"failure_probability": f"{task.failure_probability:.2f}", "reason": task.reason,
-                       "device": task.device},
+                       "device": task.device, "record": task.id},
     }  # fmt: skip
 
 
@@ -195,7 +202,10 @@ class _Found:
         if any(np.array_equal(keypoints_J2, one.keypoints_J2) for one in people):
             self.left_out["poses that are there twice"] += 1
             return
-        people.append(Pose(joints=self.joints, keypoints_J2=keypoints_J2, visibility_J=visibility_J))
+        attributes = known.get("attributes")
+        record = attributes.get("record") if isinstance(attributes, dict) else None
+        people.append(Pose(joints=self.joints, keypoints_J2=keypoints_J2, visibility_J=visibility_J,
+                           record=record if is_hex(record, 32) else None))  # fmt: skip
 
     def notes(self) -> tuple[str, ...]:
         """What was passed over without being a problem, counted."""

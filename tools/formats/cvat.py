@@ -72,7 +72,7 @@ def labels(skeleton: Skeleton) -> list[dict[str, Any]]:
         {
             "name": "person",
             "type": "skeleton",
-            "attributes": [{"name": name, **text} for name in ("failure_probability", "reason", "device")],
+            "attributes": [{"name": name, **text} for name in ("failure_probability", "reason", "device", "record")],
             "sublabels": [{"name": joint, "type": "points", "attributes": []} for joint in skeleton.joints],
             "svg": drawing(skeleton),
         }

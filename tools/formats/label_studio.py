@@ -52,6 +52,7 @@ class LabelStudio:
     name = "label-studio"
     returns = "EXPORTED.json"
     suffixes = SUFFIXES
+    several_people = True
 
     def write(self, handout: Handout, folder: Path) -> None:
         """The tasks, the labelling interface, and what to do with them."""
@@ -129,13 +130,14 @@ def tasks_json(handout: Handout) -> list[dict[str, Any]]:
                 "alpose_id": task.id,
                 "alpose_rank": task.rank,
                 "alpose_summary": task.summary,
+                **({"alpose_people": [person.id for person in task.people]} if task.others else {}),
             },
             "predictions": [
                 {
                     "model_version": handout.model,
                     # Label Studio orders by ascending confidence.
-                    "score": _confidence(task),
-                    "result": _result(task, handout.skeleton),
+                    "score": min(map(_confidence, task.people)),
+                    "result": _results(task, handout.skeleton),
                 }
             ],
         }
@@ -168,6 +170,12 @@ def readme(name: str, count: int, image_url: str) -> str:
 
    A part of the batch is enough: tasks without a submitted annotation are left for later.
 """
+
+
+def _results(task: Task, skeleton: Skeleton) -> list[dict[str, Any]]:
+    """Everybody's regions, the rectangles last."""
+    regions = [region for person in task.people for region in _result(person, skeleton)]
+    return sorted(regions, key=lambda region: region["from_name"] == BOX)
 
 
 def _result(task: Task, skeleton: Skeleton) -> list[dict[str, Any]]:
@@ -227,8 +235,10 @@ def _answer(id_: str, task: dict[str, Any], where: str, problems: list[str]) -> 
     latest = open_[-1]
     by = latest.get("completed_by")
     by = by.get("email") or by.get("id") if isinstance(by, dict) else by
+    given = task["data"].get("alpose_people")
+    ids = [one for one in given if is_hex(one, 32)] if isinstance(given, list) else []
     try:
-        people, size = _people(id_, latest.get("result"), where, problems)
+        people, size = _people(list(dict.fromkeys([id_, *ids])), latest.get("result"), where, problems)
     except DataError as error:
         problems.append(f"{where}: {error}")
         return None
@@ -264,7 +274,7 @@ class _Box:
 
 
 def _people(
-    id_: str, result: Any, where: str, problems: list[str]
+    ids: Sequence[str], result: Any, where: str, problems: list[str]
 ) -> tuple[tuple[Pose, ...], tuple[float, float] | None]:
     """The people in the regions of an annotation, and the size that these state. An odd region is named, the rest goes on.
 
@@ -302,18 +312,19 @@ def _people(
             left_out += 1
     if left_out and not points:
         raise DataError("no joint of it can be used")
-    return _by_person(id_, points, boxes, where, problems), next((size for size in sizes if size is not None), None)
+    return _by_person(ids, points, boxes, where, problems), next((size for size in sizes if size is not None), None)
 
 
 def _by_person(
-    id_: str, points: Sequence[_Point], boxes: Sequence[_Box], where: str, problems: list[str]
+    ids: Sequence[str], points: Sequence[_Point], boxes: Sequence[_Box], where: str, problems: list[str]
 ) -> tuple[Pose, ...]:
-    """The points of each person: of each rectangle, and those that no other rectangle has belong to the model's person."""
-    asked = _region_id(id_, CATEGORY)
-    groups: dict[str, dict[str, _Point]] = {asked: {}}
+    """The points of each person: of each rectangle, and those that no other rectangle has belong to the model's first."""
+    given = {_region_id(id_, CATEGORY): id_ for id_ in ids}
+    asked = next(iter(given))
+    groups: dict[str, dict[str, _Point]] = {region: {} for region in given}
     for point in points:
-        owner = point.parent if point.parent in {box.id for box in boxes} else asked
-        if owner == asked and point.parent != asked and len(boxes) > 1:
+        owner = point.parent if point.parent in given.keys() | {box.id for box in boxes} else asked
+        if owner == asked and point.parent not in given and len(boxes) > 1:
             around = [box.id for box in boxes if box.holds(point)]
             if len(around) != 1:
                 problems.append(
@@ -330,8 +341,9 @@ def _by_person(
             joints=tuple(joints),
             keypoints_J2=np.array([(point.x, point.y) for point in joints.values()], dtype=np.float64).reshape(-1, 2),
             visibility_J=np.array([point.visibility for point in joints.values()], dtype=np.int64),
+            record=given.get(owner),
         )
-        for owner, joints in groups.items() if joints or owner == asked
+        for owner, joints in groups.items() if joints or owner in given
     )  # fmt: skip
 
 
