@@ -48,7 +48,11 @@ class JointNetwork(nn.Module):
 
     def logit(self, evidence_BJD: Tensor) -> Tensor:
         """Logit of the share of joints that are expected to be wrong, (B,)."""
-        return share_to_logit(1 - torch.sigmoid(self.logits(evidence_BJD)).mean(dim=1))
+        return self.logit_of(self.logits(evidence_BJD))
+
+    def logit_of(self, logits_BJ: Tensor) -> Tensor:
+        """The same from what :meth:`logits` says of the joints, (B,)."""
+        return share_to_logit(1 - torch.sigmoid(logits_BJ).mean(dim=1))
 
     def logits(self, evidence_BJD: Tensor) -> Tensor:
         """Logit of each joint's probability to be right, (B, J)."""
