@@ -21,14 +21,15 @@ from .errors import AlposeError, MissingExtraError
 
 def print_json(value: Any) -> None:
     """Print JSON that every parser takes: a number that is not finite, which JSON cannot write, is null."""
-    click.echo(json.dumps(_finite(value), indent=1, allow_nan=False))
+    click.echo(json.dumps(finite(value), indent=1, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """JSON values with null for every number that is not finite."""
     if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

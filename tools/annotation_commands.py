@@ -135,6 +135,46 @@ def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: A
     say(f"page: {path} ({size(len(page))})")
 
 
+@click.command()
+@INBOX
+@click.option("--batch", "name", help="Only what this batch of select has chosen. [default: everything]")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file. [default: INBOX/flagged.mcap]")
+@JSON
+def mcap(inbox: Path, name: str | None, out: Path | None, as_json: bool) -> None:
+    """The frames of INBOX with their clips, poses and verdicts as one MCAP file, for Foxglove.
+
+    A topic for the pictures, the poses and the verdicts of each camera, by the time at which they were captured. Pictures that are
+    not here are counted; their verdicts are written all the same.
+
+    \b
+    alpose-harvest mcap inbox/ --out flagged.mcap
+    """
+    from alpose.runtime.command_line import size
+    from alpose.runtime.errors import DataNotFoundError
+
+    from .inbox import Inbox
+    from .mcap import write_mcap
+    from .screen import plural, problem, say
+
+    path = out or inbox / "flagged.mcap"
+    with Inbox(inbox) as opened:
+        if name is None:
+            columns = opened.columns()
+            order_N = columns.captured_ns_N.argsort(kind="stable")
+            ids = [id_.decode() for id_ in columns.id_N[order_N]]
+        else:
+            ids = [choice.id for choice in opened.batch(name).choices]
+        if not ids:
+            raise DataNotFoundError(f"{inbox} has no record: alpose-harvest pull SOURCE --into {inbox}")
+        done = write_mcap(opened, ids, path)
+    if as_json:
+        click.echo(json.dumps({"path": str(path), **asdict(done)}, indent=2))
+        return
+    for why, count in done.missing.items():
+        problem(f"{plural(count, 'picture')} left out, {why}")
+    say(f"{plural(done.records, 'record')}, {plural(done.pictures, 'picture')}: {path} ({size(path.stat().st_size)})")
+
+
 def _format_names(separator: str) -> str:
     """The registered formats; they are loaded only where a command needs them."""
     from .formats import FORMATS

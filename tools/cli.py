@@ -11,7 +11,7 @@ import click
 from alpose import __version__
 from alpose.runtime.command_line import LogHandler, OneLineErrors
 
-from .annotation_commands import export, gallery, import_, report, select
+from .annotation_commands import export, gallery, import_, mcap, report, select
 from .pull_commands import pull, status, unseal
 
 log = logging.getLogger("alpose")
@@ -60,5 +60,5 @@ def main(verbose: bool) -> None:
         log.addHandler(LogHandler())  # above the line of progress
 
 
-for command in (pull, status, unseal, select, gallery, export, import_, report):
+for command in (pull, status, unseal, select, gallery, mcap, export, import_, report):
     main.add_command(command)

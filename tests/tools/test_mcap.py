@@ -1,0 +1,102 @@
+"""An MCAP file, read by the format's own reader."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alpose.runtime import LSP, Queue
+from alpose.runtime.queue.images import decode, encode
+from alpose.runtime.queue.record import Picture
+from alpose.tools.batch import Batch
+
+from .harvest import bring, call, value_of
+from .queues import make_record
+
+reader: Any = pytest.importorskip("mcap.reader", reason="the extra alpose[mcap] is not installed")
+
+
+def messages(path: Path) -> list[tuple[Any, Any, Any, Any]]:
+    with open(path, "rb") as file:
+        return [(schema, channel, message, json.loads(message.data))
+                for schema, channel, message in reader.make_reader(file, validate_crcs=True).iter_messages()]  # fmt: skip
+
+
+def test_pictures_clips_poses_and_verdicts_stand_at_their_times(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with Queue(tmp_path / "q.db") as queue:
+        queue.add_bundle("a" * 64, "driver", {"skeleton": LSP.to_json()})
+        record = make_record(queue, rng, bundle="a" * 64, device="car 17", camera="seat")
+        pictures = []
+        for position in (-1, 0, 1):
+            made = encode(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+            pictures.append(
+                Picture.of(made.data, width=80, height=60, captured_ns=record.captured_ns + position * 10**8,
+                           position=position, origin=(99.5, 49.5), scale=2.0)
+            )  # fmt: skip
+        queue.put(record, pictures)
+    bring(tmp_path / "inbox", tmp_path / "q.db")
+    done = value_of(call("mcap", tmp_path / "inbox", "--out", tmp_path / "x.mcap", "--json"))
+
+    assert (done["records"], done["pictures"], done["missing"]) == (1, 3, {})
+    found = messages(tmp_path / "x.mcap")
+    by_topic = {channel.topic: [one for one in found if one[1].topic == channel.topic] for _, channel, _, _ in found}
+    assert set(by_topic) == {"/car_17/seat/image", "/car_17/seat/pose", "/car_17/seat/verdict"}
+    assert {one[0].name for one in found} == {"foxglove.CompressedImage", "foxglove.ImageAnnotations", "alpose.Record"}
+    assert all(one[0].encoding == "jsonschema" and one[1].message_encoding == "json" for one in found)
+    images = by_topic["/car_17/seat/image"]
+    assert [message.log_time - record.captured_ns for _, _, message, _ in images] == [-(10**8), 0, 10**8]
+    for (_, _, _, value), picture in zip(images, pictures, strict=True):
+        assert value["format"] == "jpeg"
+        assert value["timestamp"]["sec"] * 10**9 + value["timestamp"]["nsec"] == picture.captured_ns
+        assert base64.b64decode(value["data"]) == picture.data
+        assert decode(base64.b64decode(value["data"])).shape == (60, 80, 3)
+    ((_, _, _, pose),) = by_topic["/car_17/seat/pose"]
+    links, joints, box = pose["points"]
+    assert (links["type"], joints["type"], box["type"]) == (4, 1, 2)
+    assert len(links["points"]) == 2 * len(links["outline_colors"]) == 2 * len(LSP.links)
+    # In pixels of the picture, which is a part of the frame at half its size.
+    expected_J2 = (record.keypoints_J2 - (99.5, 49.5)) / 2 - 0.5
+    assert np.abs(np.array([(one["x"], one["y"]) for one in joints["points"]]) - expected_J2).max() < 0.01
+    assert pose["texts"][0]["text"].startswith(f"P(fail) {record.failure_probability:.2f}")
+    ((_, _, _, verdict),) = by_topic["/car_17/seat/verdict"]
+    assert verdict["id"] == done_id(tmp_path)
+    assert verdict["failure_probability"] == pytest.approx(record.failure_probability)
+
+
+def done_id(folder: Path) -> str:
+    with Queue(folder / "q.db", readonly=True) as queue:
+        return queue.peek()[0].id
+
+
+def test_a_batch_alone_and_what_has_no_picture_is_counted(inbox: Path, batch: Batch) -> None:
+    said = call("mcap", inbox, "--batch", batch.name)
+    assert f"{len(batch.choices)} records" in said.stdout
+    ids = [
+        value["id"] for _, channel, _, value in messages(inbox / "flagged.mcap") if channel.topic.endswith("verdict")
+    ]
+    assert sorted(ids) == sorted(choice.id for choice in batch.choices)
+    for path in list((inbox / "frames").rglob("*.jpg"))[:3]:
+        path.unlink()
+    done = value_of(call("mcap", inbox, "--json"))
+    assert done["missing"] == {"not fetched yet": 3}
+
+
+def test_a_pose_that_is_not_finite_is_written_without_what_json_cannot_say(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with Queue(tmp_path / "q.db") as queue:
+        queue.add_bundle("a" * 64, "driver", {"skeleton": LSP.to_json()})
+        lost_J2 = np.full((14, 2), np.nan, dtype=np.float32)
+        record = make_record(queue, rng, bundle="a" * 64, keypoints_J2=lost_J2, failure_probability=float("nan"))
+        data = encode(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).data
+        queue.put(record, [Picture.of(data, width=80, height=60, captured_ns=record.captured_ns)])
+    bring(tmp_path / "inbox", tmp_path / "q.db")
+    call("mcap", tmp_path / "inbox")
+    found = {channel.topic: value for _, channel, _, value in messages(tmp_path / "inbox" / "flagged.mcap")}
+    assert found["/car-1/verdict"]["failure_probability"] is None
+    assert found["/car-1/pose"]["points"][0]["points"] == []

@@ -1,0 +1,178 @@
+"""Kept frames and their clips as one MCAP file, for Foxglove and whatever else reads https://mcap.dev.
+
+Three topics for each camera, all JSON with a schema:
+
+- ``/DEVICE/CAMERA/image``: ``foxglove.CompressedImage``, the pictures as they were stored;
+- ``/DEVICE/CAMERA/pose``: ``foxglove.ImageAnnotations`` in pixels of that picture: pose, box, failure probability;
+- ``/DEVICE/CAMERA/verdict``: everything that the record says, ``alpose.Record``, to plot and to search.
+
+Shapes: J joints.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alpose import __version__
+from alpose.runtime import drawing
+from alpose.runtime.command_line import finite
+from alpose.runtime.commands.queue import facts_of
+from alpose.runtime.errors import MissingExtraError
+from alpose.runtime.io import replacing
+from alpose.runtime.queue.record import PictureInfo
+from alpose.runtime.skeleton import Skeleton
+from alpose.runtime.triggers import Reason
+
+from .annotation import DELETED, ELSEWHERE, KEYPOINTS_ONLY, SEALED, Skeletons, to_image
+from .inbox import Inbox
+from .inbox_database import Entry
+
+LINE_LOOP, POINTS, LINE_LIST = 2, 1, 4
+"""Kinds of ``foxglove.PointsAnnotation``."""
+TIME = {"type": "object", "title": "time", "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}}}
+ANYTHING: dict[str, Any] = {"type": "array", "items": {"type": "object"}}
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "foxglove.CompressedImage": {
+        "timestamp": TIME, "frame_id": {"type": "string"}, "format": {"type": "string"},
+        "data": {"type": "string", "contentEncoding": "base64"},
+    },
+    "foxglove.ImageAnnotations": {"circles": ANYTHING, "points": ANYTHING, "texts": ANYTHING},
+    "alpose.Record": {"id": {"type": "string"}, "failure_probability": {"type": "number"}, "flagged": {"type": "boolean"}},
+}  # fmt: skip
+"""Properties by name; https://docs.foxglove.dev/docs/visualization/message-schemas."""
+TOPICS = {"image": "foxglove.CompressedImage", "pose": "foxglove.ImageAnnotations", "verdict": "alpose.Record"}
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenMcap:
+    """What stands in the file."""
+
+    records: int
+    pictures: int
+    missing: Mapping[str, int]
+    """Pictures that could not be shown, by reason; their verdicts are there all the same."""
+
+
+def write_mcap(inbox: Inbox, ids: Iterable[str], path: Path) -> WrittenMcap:
+    """Write records with the pictures of their clips, by the time at which each was captured.
+
+    Raises:
+        MissingExtraError: mcap is not installed.
+    """
+    try:
+        from mcap.writer import Writer
+    except ImportError as error:
+        raise MissingExtraError("mcap", "writing MCAP files", "mcap") from error
+    skeletons, missing = Skeletons(inbox), Counter[str]()
+    records = pictures = 0
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        writer = Writer(file)
+        writer.start(library=f"alpose {__version__}")
+        channels: dict[str, int] = {}
+        schemas = {name: writer.register_schema(name, "jsonschema", _schema(name)) for name in SCHEMAS}
+
+        def add(entry: Entry, topic: str, time_ns: int, value: Mapping[str, Any]) -> None:
+            name = f"{_base(entry)}/{topic}"
+            if name not in channels:
+                channels[name] = writer.register_channel(name, "json", schemas[TOPICS[topic]])
+            writer.add_message(
+                channels[name], max(0, time_ns), json.dumps(value, allow_nan=False).encode(), max(0, time_ns)
+            )
+
+        for id_ in ids:
+            (entry,) = inbox.entries([id_])
+            records += 1
+            add(entry, "verdict", entry.record.captured_ns, finite(facts_of(entry.record)))
+            if not entry.pictures:
+                missing[KEYPOINTS_ONLY] += 1
+            for picture in sorted(entry.pictures, key=lambda one: one.position):
+                image = inbox.image(id_, picture.position)
+                if image is None:
+                    missing[_why(entry, picture)] += 1
+                    continue
+                pictures += 1
+                add(entry, "image", picture.captured_ns, {
+                    "timestamp": _time(picture.captured_ns), "frame_id": entry.record.camera or entry.record.device,
+                    "format": picture.media_type.removeprefix("image/"), "data": base64.b64encode(image.read_bytes()).decode(),
+                })  # fmt: skip
+                if picture.position == 0:  # the pose is that of the kept frame, not of those around it
+                    add(
+                        entry,
+                        "pose",
+                        picture.captured_ns,
+                        image_annotations(entry, picture, skeletons[entry.record.bundle]),
+                    )
+        writer.add_metadata("alpose", {"version": __version__, "inbox": str(inbox.folder), "records": str(records)})
+        writer.finish()
+    return WrittenMcap(records, pictures, dict(missing))
+
+
+def image_annotations(entry: Entry, picture: PictureInfo, skeleton: Skeleton) -> dict[str, Any]:
+    """Pose, box and failure probability in pixels of a picture, as ``foxglove.ImageAnnotations``."""
+    record, time = entry.record, _time(picture.captured_ns)
+    points_J2 = to_image(record.keypoints_J2.astype(np.float64), picture)
+    placed_J = np.all(np.isfinite(points_J2), axis=1)
+    sure_J = np.clip(np.nan_to_num(record.scores_J.astype(np.float64)) / drawing.SURE, drawing.UNSURE, 1.0)
+    colours = drawing.side_colours(skeleton)
+    links = [(a, b) for a, b in skeleton.links if placed_J[a] and placed_J[b]]
+    joints = [joint for joint in range(len(skeleton)) if placed_J[joint]]
+    limb = [colours[a] if colours[a] == colours[b] else drawing.MIDDLE for a, b in links]
+    (x0, y0), (x1, y1) = to_image(np.array(record.box, dtype=np.float64).reshape(2, 2), picture).tolist()
+    reasons = ", ".join(str(Reason(*reason)) for reason in record.reasons) or "control"
+    return {
+        "circles": [],
+        "points": [
+            _points(time, LINE_LIST, [points_J2[joint] for link in links for joint in link],
+                    [_colour(colour, min(sure_J[a], sure_J[b])) for colour, (a, b) in zip(limb, links, strict=True)], 3),
+            _points(time, POINTS, [points_J2[joint] for joint in joints],
+                    [_colour(colours[joint], sure_J[joint]) for joint in joints], 6),
+            *([_points(time, LINE_LOOP, [(x0, y0), (x1, y0), (x1, y1), (x0, y1)], [_colour(drawing.MIDDLE, 0.7)], 1)]
+              if np.isfinite([x0, y0, x1, y1]).all() else []),
+        ],
+        "texts": [{
+            "timestamp": time, "position": _point((4.0, 18.0)), "font_size": 16, "text_color": _colour(drawing.MIDDLE, 1),
+            "background_color": _colour(drawing.DARK, 0.7), "text": f"P(fail) {record.failure_probability:.2f}  {reasons}",
+        }],
+    }  # fmt: skip
+
+
+def _points(time: Any, kind: int, points: Iterable[Any], colours: list[Any], thickness: float) -> dict[str, Any]:
+    none = {"r": 0.0, "g": 0.0, "b": 0.0, "a": 0.0}
+    return {"timestamp": time, "type": kind, "points": [_point(point) for point in points], "outline_colors": colours,
+            "outline_color": colours[0] if colours else none, "fill_color": none, "thickness": thickness}  # fmt: skip
+
+
+def _point(point: Any) -> dict[str, float]:
+    return {"x": round(float(point[0]), 2), "y": round(float(point[1]), 2)}
+
+
+def _colour(colour: drawing.Colour, opacity: float) -> dict[str, float]:
+    red, green, blue = (round(part / 255, 3) for part in colour)
+    return {"r": red, "g": green, "b": blue, "a": round(float(opacity), 3)}
+
+
+def _schema(name: str) -> bytes:
+    return json.dumps({"title": name, "type": "object", "properties": SCHEMAS[name]}).encode()
+
+
+def _time(time_ns: int) -> dict[str, int]:
+    return {"sec": max(0, time_ns) // 10**9, "nsec": max(0, time_ns) % 10**9}
+
+
+def _base(entry: Entry) -> str:
+    """``/car-17/seat``: a topic has letters, digits, ``_``, ``-`` and ``/``."""
+    names = [name for name in (entry.record.device, entry.record.camera) if name]
+    return "".join(f"/{re.sub(r'[^0-9A-Za-z_.-]+', '_', name)}" for name in names) or "/device"
+
+
+def _why(entry: Entry, picture: PictureInfo) -> str:
+    return SEALED if picture.sealed and entry.fetched else DELETED if entry.deleted else ELSEWHERE
