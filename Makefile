@@ -36,7 +36,7 @@ test: $(READY)
 $(ANNOTATION)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(ANNOTATION)
 	$(ANNOTATION)/bin/python -m pip install --quiet --disable-pip-version-check -e . \
-		label-studio==1.23.2 playwright pytest scipy jinja2
+		label-studio==1.23.2 playwright pytest hypothesis scipy jinja2
 	@touch $@
 
 test-annotation: $(ANNOTATION)/.installed
