@@ -96,11 +96,12 @@ def write_bundle(
     everything = {**files, MANIFEST: content, DIGEST: f"{hashlib.sha256(content).hexdigest()}\n".encode()}
     if sign_key is not None:
         everything[SIGNATURE] = sign(content, sign_key)
-    _check_place(folder, replace)
+    check_place(folder, replace)
     return write_folder_atomically(folder, everything, replace=replace)
 
 
-def _check_place(folder: Path, replace: bool) -> None:
+def check_place(folder: Path, replace: bool) -> None:
+    """Refuse a place where a bundle cannot be written, before anything is computed for it."""
     if folder.suffix != ".alpose" or folder.name == ".alpose":
         raise ConfigError(f"{folder}: the name of a bundle ends with .alpose, as in {folder.name or 'driver'}.alpose")
     if not folder.parent.is_dir():

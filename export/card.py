@@ -121,6 +121,9 @@ def render_card(
         parity=Table("Figure", (Column("Value"), Column("Limit")), parity_rows(facts["parity"]), style="narrow"),
         tensors=tensor_table(facts),
         skeleton=skeleton,
+        crop_words=crop_words(facts),
+        around_person=facts["crop"].get("kind", "box") in ("box", "turned"),
+        aspect=min(2.0, input_size(facts)[0] / input_size(facts)[1]),
         diagram=pose.diagram(skeleton),
         limits=limits(facts, report, elsewhere),
         manifest=json.dumps(dict(facts), indent=1, ensure_ascii=False, default=str),
@@ -129,7 +132,7 @@ def render_card(
 
 def headline(facts: Mapping[str, Any], skeleton: Skeleton) -> Facts:
     """What the bundle is, in a line of facts."""
-    _, height, width, _ = facts["inputs"]["frames"]["shape"]
+    width, height = input_size(facts)
     return (
         ("Precision", str(facts["precision"])),
         ("Loss head", str(facts["head"])),
@@ -139,6 +142,36 @@ def headline(facts: Mapping[str, Any], skeleton: Skeleton) -> Facts:
         ("Exported", moment(str(facts["created"]))),
         ("alpose", str(facts["alpose"])),
     )
+
+
+def input_size(facts: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height of the graph's input, in pixels."""
+    _, height, width, _ = facts["inputs"]["frames"]["shape"]
+    return width, height
+
+
+def crop_words(facts: Mapping[str, Any]) -> Markup:
+    """How a person, or the frame, becomes the input."""
+    crop, (width, height) = facts["crop"], input_size(facts)
+    size = Markup("<strong>{} {} {}</strong> pixels").format(width, fmt.TIMES, height)
+    kind, fill = crop.get("kind", "box"), crop.get("fill", 0)
+    outside = "black" if fill == 0 else f"grey, level {fill}"
+    if kind == "whole":
+        return Markup("The whole frame, stretched to {}.").format(size)
+    if kind == "letterbox":
+        return Markup("The whole frame, its aspect ratio kept, resampled to {}. What lies beside it is {}.").format(
+            size, outside
+        )
+    shape = "square" if width == height else f"rectangle of aspect ratio {width} : {height}"
+    turned = (
+        " It is turned about its centre so that the body's axis, hips to shoulders, points up."
+        if kind == "turned"
+        else ""
+    )
+    return Markup(
+        "Take the box around the person. The crop is the {} around its centre that holds the box <strong>{}</strong> times as "
+        "large, resampled to {}.{} What lies outside the frame is {}."
+    ).format(shape, crop["margin"], size, turned, outside)
 
 
 def summary(report: CalibrationReport | None) -> str:

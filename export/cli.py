@@ -52,7 +52,7 @@ _PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exist
 
 
 @main.command("bundle")
-@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
+@click.argument("checkpoint", metavar="CHECKPOINT|MODEL|NET.onnx", type=click.Path(path_type=Path, exists=True))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="NAME.alpose")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(get_args(Precision)))
 @click.option("--head", help="Which loss head. [default: epck, else the best that the checkpoint has]")
@@ -62,6 +62,11 @@ _PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exist
     help="Labelled people that trained nothing. [default: the test part of the model's own dataset]",
 )
 @click.option("--split", help="The part of a COCO folder that calibrates, such as val2017. [default: val, else all]")
+@click.option("--map-joints", metavar="NET:LABEL,...",
+              help="Of a foreign net: which joints of net and labels belong together. [default: as fitted]")  # fmt: skip
+@click.option("--uncalibrated", is_flag=True,
+              help="Of a foreign net: without labelled people. Its failure probability then only ranks.")  # fmt: skip
+@click.option("--like", help="Of a net's file: the family that it is of, where that is not recognised.")
 @click.option("--flip-pairs", metavar="LEFT:RIGHT,...",
               help="Joints that change places in a mirror, by name or number from 1. [default: as trained]")  # fmt: skip
 @click.option(
@@ -87,22 +92,58 @@ _PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exist
     "--cache", type=click.Path(path_type=Path, file_okay=False), envvar="ALPOSE_CACHE", help="Where crops are cached."
 )
 def bundle(
-    checkpoint: Path, out: Path, precision: Any, head: Any, calibration: str | None, split: str | None, flip_pairs: str | None,
-    data_root: Path | None,
+    checkpoint: Path, out: Path, precision: Any, head: Any, calibration: str | None, split: str | None, map_joints: str | None,
+    uncalibrated: bool, like: str | None, flip_pairs: str | None, data_root: Path | None,
     failure: Any, failure_limit: float | None, also: tuple[str, ...], previous: Path | None, sign_key: Path | None,
     replace: bool, cache: Path | None,
 ) -> None:  # fmt: skip
-    """Write a bundle from CHECKPOINT: graph, manifest, calibration, golden frames and card."""
+    """Write a bundle: graph, manifest, calibration, golden frames and card.
+
+    From a checkpoint of alpose; from a MODEL that alpose-train fit --pose made for somebody's net; or, with --uncalibrated,
+    from that net's own file.
+    """
+    from alpose.trainer.foreign.model import is_foreign
     from alpose.trainer.metrics import Failure
 
+    from .foreign import export_foreign, export_uncalibrated
     from .write import ExportConfig, export_checkpoint
 
+    foreign = is_foreign(checkpoint) if checkpoint.is_dir() else checkpoint.suffix == ".onnx"
+    refuse_others(foreign, checkpoint, uncalibrated, {"--map-joints": map_joints, "--like": like}, {
+        "--head": head, "--flip-pairs": flip_pairs})  # fmt: skip
+    config = ExportConfig(precision=precision, failure=Failure(failure, failure_limit))
+    if uncalibrated:
+        made = export_uncalibrated(checkpoint, out, like=like, config=config, sign_key=sign_key, replace=replace)
+        click.echo(str(made))
+        return
+    if foreign:
+        made = export_foreign(
+            checkpoint, out, config=config, calibration=calibration, split=split, map_joints=map_joints,
+            data_root=data_root, also=also, previous=previous, sign_key=sign_key, replace=replace,
+            cache=cache or default_cache(),
+        )  # fmt: skip
+        click.echo(str(made))
+        return
     made = export_checkpoint(
-        checkpoint, out, config=ExportConfig(precision=precision, failure=Failure(failure, failure_limit)), head=head,
+        checkpoint, out, config=config, head=head,
         calibration=calibration, split=split, flip_pairs=flip_pairs, data_root=data_root, also=also, previous=previous, sign_key=sign_key, replace=replace,
         cache=cache or default_cache(),
     )  # fmt: skip
     click.echo(str(made))
+
+
+def refuse_others(foreign: bool, path: Path, uncalibrated: bool, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Options that do nothing for this kind of model are an error, not ignored."""
+    given = [name for name, value in (ours if foreign else theirs).items() if value is not None]
+    if given or (uncalibrated and not foreign):
+        given = given or ["--uncalibrated"]
+        kind = "a foreign net" if foreign else "a checkpoint of alpose"
+        raise click.UsageError(f"{path} is {kind}, of which {', '.join(given)} says nothing: leave it out")
+    if foreign and path.is_file() and not uncalibrated:
+        raise click.UsageError(
+            f"{path} is a net without a detector of its failures. With labelled people: alpose-train fit --pose {path} --data "
+            "DATA --out MODEL, then alpose-export MODEL. Without: --uncalibrated, whose failure probability only ranks"
+        )
 
 
 @main.command()

@@ -10,22 +10,33 @@ Shapes: N images, H W the input, J joints, D evidence of a joint.
 from __future__ import annotations
 
 import copy
+import dataclasses
+import hashlib
 import logging
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alpose.runtime.errors import ConfigError
-from alpose.runtime.io import write_atomically
+from alpose.runtime.io import to_json, write_atomically
 from alpose.runtime.types import Outputs
+from alpose.trainer.data.catalog import open_dataset
+from alpose.trainer.data.crops import Crops, crop_config, prepare, unseen_crops
+from alpose.trainer.data.records import PoseData, who_trained
+from alpose.trainer.data.synthetic import read_people
+from alpose.trainer.foreign import model as models
 from alpose.trainer.foreign.heads import Detector
-from alpose.trainer.foreign.net import ForeignNet
+from alpose.trainer.foreign.joints import in_skeleton, match_joints
+from alpose.trainer.foreign.net import ForeignNet, open_net
 from alpose.trainer.foreign.reader import NetReader
-from alpose.trainer.models.joint_network import share_to_logit
+from alpose.trainer.foreign.recognise import recognise
+from alpose.trainer.foreign.spec import PoseSpec
 
 from .calibration import Calibration
 from .graph import CalibratedGraph
@@ -33,8 +44,15 @@ from .graph_parts import Raw, score_logit
 from .joint_calibration import JointCalibration
 from .merge import load, made_dynamic, merge, wanted_opset
 from .onnx_graph import GraphSpec, OnnxFacts, check_model, describe, exported, warn_outside_tensorrt
+from .parity import ParityError
+from .write import ExportConfig, write
 
 log = logging.getLogger("alpose")
+
+MOST_MOVED_PX = 0.01
+"""Beyond this their keypoints are not theirs any more; another order of sums in another ONNX Runtime moves them by less."""
+PICTURES = 64
+"""Rendered people on whom a bundle without labels is tried; its golden frames are from them."""
 
 
 class ReaderGraph(CalibratedGraph):
@@ -42,17 +60,18 @@ class ReaderGraph(CalibratedGraph):
 
     Args:
         reader: reads them.
-        head: the detector of a :class:`~alpose.trainer.foreign.model.ForeignModel`; or a module whose ``logits`` takes evidence
-            (N, J, D) and gives a logit of each joint being right (N, J). None where nothing was trained: then the net's own scores speak for the joints and, negated, for the image.
+        detector: takes a reading and the taps' averages, gives the predicted loss (N,) and the confidence of each joint
+            (N, J). None where nothing was trained: then the net's own scores speak for the joints and, negated, for the image.
         spec: of the whole graph.
     """
 
-    def __init__(self, reader: NetReader, head: nn.Module | None, spec: GraphSpec) -> None:
+    def __init__(self, reader: NetReader, detector: Detector | None, spec: GraphSpec) -> None:
         super().__init__()
         self.spec = spec
         self.reader = copy.deepcopy(reader).float().eval()
-        self.head = None if head is None else copy.deepcopy(head).float().cpu().eval()
+        self.head = None if detector is None else copy.deepcopy(detector).float().cpu().eval()
         self.entropies = [place for place, name in enumerate(reader.facts[: reader.count]) if is_entropy(name)]
+        self.judged = list(range(len(spec.skeleton)) if detector is None else detector.config.joints)
         self.set_calibration(None, None)
 
     @property
@@ -65,20 +84,17 @@ class ReaderGraph(CalibratedGraph):
         return self.answers_and_evidence(*tensors)[:6]
 
     def read(self, *inputs: Tensor) -> Raw:
-        """From the tensors."""
+        """From the tensors. Joints without labels enter no evidence of the image."""
         reading = self.reader(*inputs)
-        doubt_N = 1.0 - reading.scores_NJ.mean(dim=1)
+        doubt_N = 1.0 - reading.scores_NJ[:, self.judged].mean(dim=1)
         entropy_N = torch.zeros_like(doubt_N)
         if self.entropies:
-            entropy_N = reading.evidence_NJD[:, :, self.entropies].mean(dim=(1, 2))
+            entropy_N = reading.evidence_NJD[:, self.judged][:, :, self.entropies].mean(dim=(1, 2))
         if self.head is None:
             loss_N, logit_NJ = doubt_N, score_logit(reading.scores_NJ)
-        elif isinstance(self.head, Detector):
+        else:
             loss_N, confidence_NJ = self.head(reading, self.reader.pooled(inputs))
             logit_NJ = score_logit(confidence_NJ)
-        else:
-            logit_NJ = self.head.logits(reading.evidence_NJD)  # type: ignore[operator]
-            loss_N = share_to_logit(1 - torch.sigmoid(logit_NJ).mean(dim=1))
         evidence_N3 = torch.stack([loss_N, entropy_N, doubt_N], dim=1)
         return Raw(reading.keypoints_NJ2, reading.scores_NJ, evidence_N3, logit_NJ, unit(reading.embedding_NE))
 
@@ -102,7 +118,7 @@ class ForeignGraph:
     Args:
         net: their file.
         reader: reads its tensors.
-        head: see :class:`ReaderGraph`.
+        detector: see :class:`ReaderGraph`.
         head_name: for the manifest.
         frames_NHW3: real crops, by which is decided whether their graph takes any number of images.
 
@@ -111,7 +127,7 @@ class ForeignGraph:
     """
 
     def __init__(
-        self, net: ForeignNet, reader: NetReader, head: nn.Module | None, *, head_name: str,
+        self, net: ForeignNet, reader: NetReader, detector: Detector | None, *, head_name: str,
         frames_NHW3: npt.NDArray[np.uint8],
     ) -> None:  # fmt: skip
         given = net.spec.input
@@ -123,7 +139,7 @@ class ForeignGraph:
             tried = reader.float().eval()(*tensors_of(net, frames_NHW3[:1]))
         spec = GraphSpec(skeleton=net.spec.skeleton, height_px=given.height_px, width_px=given.width_px, head=head_name,
                          dimensions=int(tried.embedding_NE.shape[1]), batch=self.theirs.batch)  # fmt: skip
-        self.graph = ReaderGraph(reader, head, spec)
+        self.graph = ReaderGraph(reader, detector, spec)
 
     @property
     def spec(self) -> GraphSpec:
@@ -166,6 +182,19 @@ class ForeignGraph:
         warn_outside_tensorrt(path, facts)
         write_atomically(path, model.SerializeToString(deterministic=True))
         return facts
+
+    def parity_rows(self, frames_NHW3: npt.NDArray[np.uint8], given: Outputs) -> dict[str, Any]:
+        """How far the bundle's keypoints lie from those of their file alone: 0 where they are the same bits."""
+        deviation = float(np.abs(self.alone(frames_NHW3) - given.keypoints_NJ2).max())
+        if deviation > MOST_MOVED_PX:
+            raise ParityError(
+                f"the keypoints of {self.net.path.name} move by up to {deviation:.3g} px when it is merged with what reads it. "
+                "Update onnxruntime, or export the net with another opset"
+            )
+        say = log.info if deviation == 0 else log.warning
+        say("keypoints of %s with and without alpose: %s on %d crops", self.net.path.name,
+            "the same bits" if deviation == 0 else f"up to {deviation:.3g} px apart", len(frames_NHW3))  # fmt: skip
+        return {"their_file_alone_max_px": {"value": deviation, "limit": 0.0, "unit": "px"}}
 
     def alone(self, frames_NHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Keypoints (N, J, 2) of their file by itself: its outputs from a session of its own, decoded as in the bundle."""
@@ -211,3 +240,154 @@ class ForeignEngine:
             parts = [self.graph.answers_and_evidence(*tensors_of(self.net, block)) for block in blocks]
         *answers, evidence_N3, logit_NJ = (torch.cat(pieces).numpy() for pieces in zip(*parts, strict=True))
         return Outputs(*answers), evidence_N3, logit_NJ
+
+
+# --- whole exports
+
+
+def export_foreign(
+    folder: Path,
+    out: Path,
+    *,
+    config: ExportConfig | None = None,
+    calibration: str | None = None,
+    split: str | None = None,
+    map_joints: str | None = None,
+    data_root: Path | None = None,
+    also: Sequence[str] = (),
+    previous: Path | None = None,
+    sign_key: Path | None = None,
+    replace: bool = False,
+    cache: Path,
+) -> Path:
+    """Write the bundle of somebody's net with the detector that ``alpose-train fit --pose`` trained for it.
+
+    Args:
+        folder: of the model.
+        out: ``NAME.alpose``.
+        config: precision, definition of failure, limits.
+        calibration: labelled people that trained nothing, by name or folder; those that the detector was fitted from unless
+            named, of whom the ones that trained it are left out.
+        split: the part of a COCO folder that calibrates; its ``val`` part, or everybody, by default.
+        map_joints: which joints of net and labels belong together, as ``NET:LABEL,…``; as in training unless stated.
+        data_root: where datasets are.
+        also: more labelled people, on which the card shows what the thresholds do.
+        previous: an older bundle, whose calibration the card shows on the same people.
+        sign_key: private key file.
+        replace: whether a bundle that is there may be replaced.
+        cache: for crops.
+
+    Raises:
+        CheckpointError, ConfigError, DataError: what is wrong with the model, the choices, or the people.
+    """
+    model = models.load(folder)
+    name = calibration or model.facts.get("dataset")
+    if not name:
+        raise ConfigError(
+            f"{folder} does not say which people it was fitted to: name labelled people with --calibration"
+        )
+    stated = map_joints or model.facts.get("map_joints")
+    seen = who_trained(model.facts)
+
+    def people(of: str) -> Crops:
+        labelled = open_dataset(of, data_root, split=split).for_calibration()
+        return unseen_crops(
+            in_net(labelled, model.spec, stated), model.spec.skeleton, crop_config(model.spec), cache, seen
+        )
+
+    crops = people(str(name))
+    net = open_net(model.net, model.spec)
+    graph = foreign_graph(net, model.detector, head_name=_head_name(model.detector), crops=crops)
+    return write(
+        graph, crops, [people(each) for each in also], out, config=_as_it_is(graph, config or ExportConfig()),
+        provenance=provenance(graph, {key: value for key, value in model.facts.items() if _is_plain(value)}),
+        previous=previous, sign_key=sign_key, replace=replace,
+    )  # fmt: skip
+
+
+def export_uncalibrated(
+    path: Path, out: Path, *, like: str | None = None, spec: PoseSpec | None = None, config: ExportConfig | None = None,
+    sign_key: Path | None = None, replace: bool = False,
+) -> Path:  # fmt: skip
+    """Write the bundle of somebody's net of which nothing is known but its file: no labels, no detector.
+
+    Poses are theirs. The failure probability is one minus the mean of the net's own scores: it ranks at best, is no
+    probability, and says nothing at all of a net without scores. Golden frames are rendered people.
+
+    Args:
+        path: the ONNX file, or a folder of a model, whose detector is then used uncalibrated.
+        out: ``NAME.alpose``.
+        like: the family that it is of, where that is not recognised.
+        spec: in place of recognising it.
+        config: precision, limits.
+        sign_key: private key file.
+        replace: whether a bundle that is there may be replaced.
+    """
+    detector = None
+    if path.is_dir():
+        model = models.load(path)
+        net, detector = open_net(model.net, model.spec), model.detector
+    else:
+        net = open_net(path, spec or recognise(path, like=like))
+    with tempfile.TemporaryDirectory() as scratch:
+        rendered = read_people(seed=0, count=PICTURES)
+        crops = prepare(rendered, crop_config(net.spec), Path(scratch))
+        graph = foreign_graph(
+            net, detector, head_name="none" if detector is None else _head_name(detector), crops=crops
+        )
+        if detector is None and net.spec.decoder.score == "none":
+            log.warning("%s gives no score of its joints, and nothing was trained: its failure probability says nothing but "
+                        "what its flag says, if it has one", path.name)  # fmt: skip
+        log.warning("not calibrated: the failure probability only ranks, and there are no thresholds. With labelled people: "
+                    "alpose-train fit --pose %s --data DATA --out MODEL, then alpose-export MODEL", path.name)  # fmt: skip
+        return write(graph, crops, (), out, config=_as_it_is(graph, config or ExportConfig()),
+                     provenance=provenance(graph, {}), previous=None, sign_key=sign_key, replace=replace,
+                     calibrate_it=False)  # fmt: skip
+
+
+def foreign_graph(net: ForeignNet, detector: Detector | None, *, head_name: str, crops: Crops) -> ForeignGraph:
+    """Somebody's net as an export takes it."""
+    frames_NHW3 = crops.read_bare(np.arange(min(2, len(crops))))
+    graph = ForeignGraph(net, NetReader(net.spec, net.shapes), detector, head_name=head_name, frames_NHW3=frames_NHW3)
+    if not graph.theirs.dynamic:
+        log.info("%s takes one image at a time, and so does the bundle: people of one frame are looked at one by one",
+                 net.path.name)  # fmt: skip
+    return graph
+
+
+def in_net(labelled: PoseData, spec: PoseSpec, stated: str | None) -> PoseData:
+    """People with their labels in the skeleton of the net."""
+    return in_skeleton(labelled, spec.skeleton, match_joints(spec.skeleton, labelled.skeleton, stated))
+
+
+def provenance(graph: ForeignGraph, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the card says of a net's origin."""
+    theirs, net = graph.theirs, graph.net
+    known = {
+        "file": net.path.name,
+        "sha256": hashlib.sha256(net.path.read_bytes()).hexdigest(),
+        "family": net.spec.name,
+        "opset": theirs.opset,
+        "nodes left out, which nothing reads": theirs.dropped,
+        "images of one call": "any number" if theirs.dynamic else "one",
+        "quantised before it came": theirs.quantised,
+    }
+    return {"net": known, "spec": to_json(net.spec), **({"model": facts} if facts else {})}
+
+
+def _head_name(detector: Detector) -> str:
+    return detector.config.kind
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a fact is short enough for a card."""
+    return isinstance(value, str | int | float | bool) or (isinstance(value, dict) and len(str(value)) < 2000)
+
+
+def _as_it_is(graph: ForeignGraph, config: ExportConfig) -> ExportConfig:
+    """A net that was quantised before it came keeps its numbers."""
+    if config.precision == "fp32" or not graph.theirs.quantised:
+        return config
+    log.warning("%s was quantised before it came and stays as it is: --precision %s changes nothing",
+                graph.net.path.name, config.precision)  # fmt: skip
+    return dataclasses.replace(config, precision="fp32")

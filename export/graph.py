@@ -211,6 +211,10 @@ class MonitorGraph(CalibratedGraph):
         """The graph in PyTorch, which others are held against."""
         return TorchEngine(self)
 
+    def parity_rows(self, frames_NHW3: npt.NDArray[np.uint8], given: Outputs) -> dict[str, Any]:
+        """Nothing beyond what every bundle says."""
+        return {}
+
     def write(self, path: Path) -> OnnxFacts:
         """Write it as ONNX; see :func:`~.onnx_graph.to_onnx`."""
         return to_onnx(self, path)

@@ -40,7 +40,7 @@ from alpose.trainer.metrics import Failure, ProfileName, profile_of
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.presets import preset
 
-from .bundle_files import golden_bytes, write_bundle
+from .bundle_files import check_place, golden_bytes, write_bundle
 from .calibration import Calibration, fitting_half
 from .card import render_card
 from .graph import MonitorGraph
@@ -101,6 +101,9 @@ class Exportable(Protocol):
 
     def write(self, path: Path) -> OnnxFacts:
         """Write it as ONNX."""
+
+    def parity_rows(self, frames_NHW3: npt.NDArray[np.uint8], given: Outputs) -> dict[str, Any]:
+        """More figures for the bundle's parity, of the fp32 graph's answers; each may have a limit that it kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +169,7 @@ def export_checkpoint(
 
     made = {key: model.facts[key] for key in ("what", "dataset", "preset", "seed", "labelled", "test_pck", "train_seconds")
             if key in model.facts}  # fmt: skip
-    return _write(
+    return write(
         graph, people(str(name)), [people(each) for each in also], out, config=config or ExportConfig(),
         provenance={"model": {"checkpoint": path.name, **made}}, previous=previous, sign_key=sign_key, replace=replace,
     )  # fmt: skip
@@ -228,7 +231,7 @@ def export(
     with tempfile.TemporaryDirectory() as scratch:
         crop = CropConfig(size_px=size_px, margin=margin)
         crops = unseen_crops(people, skeleton, crop, cache or Path(scratch), seen)
-        return _write(
+        return write(
             graph, crops, (), Path(out), config=config or ExportConfig(),
             provenance={"model": {"class": type(pose_net).__name__}, **(provenance or {})}, previous=None,
             sign_key=sign_key, replace=replace,
@@ -242,20 +245,28 @@ def _best_head(model: PoseModel, path: Path) -> HeadName:
     raise ConfigError(f"{path} has no loss head: train one, for example with --methods random,epck")
 
 
-def _write(
+def write(
     graph: Exportable, crops: Crops, also: Sequence[Crops], out: Path, *, config: ExportConfig,
-    provenance: dict[str, Any], previous: Path | None, sign_key: Path | None, replace: bool,
+    provenance: dict[str, Any], previous: Path | None, sign_key: Path | None, replace: bool, calibrate_it: bool = True,
 ) -> Path:  # fmt: skip
-    """Calibrate, write the graph, hold it against PyTorch, and put the bundle together."""
-    if out.suffix != ".alpose":
-        raise ConfigError(f"a bundle's name ends in .alpose, got {out.name!r}")
-    log.info("calibrating on %d people of %s", len(crops), crops.data.name)
-    seen = _see(graph, crops, config)
-    report = _calibrate(seen, crops, config, graph.joint_source)
-    for warning in report.warnings:
-        log.warning("%s", warning)
-    assert report.joints is not None  # of a fresh calibration
-    calibrated = graph.with_calibration(report.calibration, report.joints.calibration)
+    """Calibrate, write the graph, hold it against its slow twin, and put the bundle together.
+
+    What is cheap comes first: whether the bundle's place is free, and whether the graph can be written, is loaded and answers.
+    ``calibrate_it=False``: nobody is labelled; the people are pictures to try the graph on.
+    """
+    check_place(out, replace)
+    _try(graph, crops)
+    report = None
+    if calibrate_it:
+        log.info("calibrating on %d people of %s", len(crops), crops.data.name)
+        report = _calibrate(_see(graph, crops, config), crops, config, graph.joint_source)
+        for warning in report.warnings:
+            log.warning("%s", warning)
+        assert report.joints is not None  # of a fresh calibration
+        calibrated = graph.with_calibration(report.calibration, report.joints.calibration)
+    else:
+        calibrated = graph
+    batch = 8 if isinstance(graph.spec.batch, str) else graph.spec.batch
     rows_M = np.unique(np.linspace(0, len(crops) - 1, min(PARITY_CROPS, len(crops))).astype(np.int64))
     spread, frames_NSS3 = crops.subset(rows_M), crops.read_bare(rows_M)
     expected = answer(calibrated.reference(), frames_NSS3, batch=32)
@@ -270,8 +281,10 @@ def _write(
             others = np.setdiff1d(np.arange(len(crops)), rows_M)
             to_int8(path, path, crops.read_bare(others if len(others) else rows_M), config.int8)
         engine = OnnxEngine(path)
-        given = answer(engine, frames_NSS3)
-        parity = _parity(expected, given, spread, config)
+        given = answer(engine, frames_NSS3, batch)
+        parity = _with_limits(_parity(expected, given, spread if report else None, config), config)
+        if config.precision == "fp32":
+            parity |= graph.parity_rows(frames_NSS3, given)
         speed = (
             {} if config.precision == "fp32" else {"speed": _speed(plain, engine, frames_NSS3[:1], config.precision)}
         )
@@ -280,12 +293,12 @@ def _write(
             extreme_1SS3 = _extreme(frames_NSS3)
             frames_NSS3 = np.concatenate([frames_NSS3, extreme_1SS3])
             expected = _appended(expected, answer(calibrated.reference(), extreme_1SS3))
-            given = _appended(given, answer(engine, extreme_1SS3))
+            given = _appended(given, answer(engine, extreme_1SS3, batch))
         golden = _golden(frames_NSS3, expected, given, config.precision)
         content = path.read_bytes()
     dimensions = graph.spec.dimensions
     inputs, outputs = tensors(crops.config.rule, len(graph.spec.skeleton), dimensions)
-    trained = f"{len(crops)} labelled people of {crops.data.name} that trained nothing"
+    who = "labelled people of {} that trained nothing" if report else "pictures from {}, without labels: not calibrated"
     manifest: dict[str, Any] = {
         "name": out.stem,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -296,21 +309,33 @@ def _write(
         "head": graph.spec.head,
         "inputs": inputs,
         "outputs": outputs,
-        "calibration": to_json(report),
-        "parity": _with_limits(parity, config),
-        "provenance": {**provenance, **speed, "calibration": {"people": trained, "data_sha256": crops.data.fingerprint(),
+        "calibration": None if report is None else to_json(report),
+        "parity": parity,
+        "provenance": {**provenance, **speed, "calibration": {"people": f"{len(crops)} {who.format(crops.data.name)}", "data_sha256": crops.data.fingerprint(),
                                                      "left_out": len(crops.left_out)}},
         "opset": facts.opset,
     }  # fmt: skip
-    before = _previous(previous, crops, config) if previous else None
-    elsewhere = [_applied(report, graph, other, config) for other in also]
+    before = _previous(previous, crops, config) if previous and report else None
+    elsewhere = [_applied(report, graph, other, config) for other in also if report]
     shown = {key: value for key, value in manifest.items() if key != "calibration"}
     card = render_card(shown, report, previous=before, elsewhere=elsewhere)
     files = {MODEL: content, GOLDEN: golden_bytes(golden), CARD: card.encode()}
     write_bundle(out, files, manifest, replace=replace, sign_key=sign_key)
-    checked = run_golden(OnnxEngine(Bundle.open(out)), golden).require()
+    checked = run_golden(OnnxEngine(Bundle.open(out)), golden, batch=batch).require()
     log.info("%s", checked)
     return out
+
+
+def _try(graph: Exportable, crops: Crops) -> None:
+    """Write the graph without its calibration and run it on a few crops, before anything that takes long."""
+    frames_NHW3 = crops.read_bare(np.arange(min(2, len(crops))))
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / MODEL
+        graph.write(path)
+        given = answer(OnnxEngine(path), frames_NHW3, batch=1)
+    figures = compare(answer(graph.reference(), frames_NHW3), given)
+    # Joints aside: what a net sees nothing in may differ by a rounding.
+    require(figures, LIMITS["fp32"], "the graph in ONNX Runtime, before its calibration,")
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,12 +415,12 @@ def _applied(report: CalibrationReport, graph: Exportable, crops: Crops, config:
     return apply(report, seen.evidence_N3[seen.defined_N], seen.failed_N[seen.defined_N], crops.data.name)
 
 
-def _parity(expected: Outputs, given: Outputs, crops: Crops, config: ExportConfig) -> ParityFigures:
-    profile = profile_of(config.profile, crops.data)
+def _parity(expected: Outputs, given: Outputs, crops: Crops | None, config: ExportConfig) -> ParityFigures:
+    profile = None if crops is None else profile_of(config.profile, crops.data)
     figures = compare(expected, given, crops=crops, profile=profile, failure=config.failure)
     if not figures.joints:
         log.warning(
-            "no joint of %d crops has a score of 0.3: keypoints were not judged. Is this model trained?", len(crops)
+            "no joint of %d crops has a score of 0.3: keypoints were not judged. Is this model trained?", len(expected)
         )
     return require(figures, config.limits or LIMITS[config.precision], f"the {config.precision} graph in ONNX Runtime")
 

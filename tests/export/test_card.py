@@ -112,7 +112,7 @@ def test_what_it_was_made_of_and_how_to_use_it_is_on_the_page(page: str) -> None
         "Trained Data somewhere People 1 234",
         "Other Checkpoint abc",
         "0.0142 px 0.25 px",
-        "1.3 times",
+        "the box 1.3 times as large",
         f"128 {TIMES} 128 pixels",
         f"N {TIMES} 14 {TIMES} 2",
         f"N {TIMES} 128 {TIMES} 128 {TIMES} 3",
