@@ -134,7 +134,7 @@ def record(image_HW3: Image, kept: Record, picture: Picture, skeleton: Skeleton)
     unit = max(1.0, max(image_HW3.shape) / 800)
     corners(image_HW3, (float(x0), float(y0), float(x1), float(y1)), MIDDLE, 2 * unit)
     if picture.position == 0:  # the pose is that of the kept frame, not of those around it
-        pose(image_HW3, keypoints_J2, kept.scores_J, skeleton, 3 * unit)
+        pose(image_HW3, keypoints_J2, kept.certainty_J, skeleton, 3 * unit)
 
 
 def side_colours(skeleton: Skeleton) -> tuple[Colour, ...]:

@@ -76,7 +76,10 @@ class FramePipeline:
         self._calibrated = calibration is not None
         self._policy: Policy | None = None
         if trigger is not None:
-            self._policy = Policy(trigger, Setting(calibration=calibration, rng=np.random.default_rng(of_policy)))
+            joints = bundle.skeleton.joints if bundle.manifest.confidence else ()
+            self._policy = Policy(
+                trigger, Setting(calibration=calibration, rng=np.random.default_rng(of_policy), joints=joints)
+            )
             if recorder is not None:
                 recorder.restore(self._policy, trigger)
         self._crops, self._reader, self._streams, self._recorder = bundle.crop, reader, streams, recorder
@@ -264,6 +267,7 @@ class FramePipeline:
             jump=jump,
             limbs=limbs,
             stream=region.stream.name,
+            confidence_J=None if outputs.confidence_NJ is None else outputs.confidence_NJ[row],
         )
         if not is_finite(observation, keypoints_J2, scores_J, confidence_J):
             self._counters.add("unsound_answers_total")

@@ -255,7 +255,15 @@ class FrameRecorder:
             jump=None if math.isnan(observation.jump) else observation.jump,
             limbs=None if math.isnan(observation.limbs) else observation.limbs,
             redacted=self._redacted,
+            confidence=_rounded(result.confidence_J),
         )
+
+
+def _rounded(confidence_J: npt.NDArray[np.float32] | None) -> tuple[float, ...] | None:
+    """For a record; None where it is not known, or not finite."""
+    if confidence_J is None or not np.isfinite(confidence_J).all():
+        return None
+    return tuple(round(value, 4) for value in confidence_J.clip(0.0, 1.0).tolist())
 
 
 class PreviousFrames:

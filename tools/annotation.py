@@ -177,7 +177,7 @@ def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") 
         width=picture.width,
         height=picture.height,
         keypoints_J2=to_image(record.keypoints_J2.astype(np.float64), picture),
-        scores_J=np.nan_to_num(record.scores_J.astype(np.float64), nan=0.0, posinf=1.0, neginf=0.0),
+        scores_J=record.certainty_J.astype(np.float64),
         box_4=_box(record.box, picture),
         failure_probability=record.failure_probability,
         reason="; ".join(

@@ -347,7 +347,7 @@ def thumbnail(inbox: Inbox, entry: Entry, skeleton: Skeleton | None) -> Thumbnai
         size=size,
         view=view,
         box=box,
-        strokes=strokes(keypoints_J2, record.scores_J, skeleton),
+        strokes=strokes(keypoints_J2, record.certainty_J, skeleton),
     )
 
 

@@ -121,7 +121,7 @@ def image_annotations(entry: Entry, picture: PictureInfo, skeleton: Skeleton) ->
     record, time = entry.record, _time(picture.captured_ns)
     points_J2 = to_image(record.keypoints_J2.astype(np.float64), picture)
     placed_J = np.all(np.isfinite(points_J2), axis=1)
-    sure_J = np.clip(np.nan_to_num(record.scores_J.astype(np.float64)) / drawing.SURE, drawing.UNSURE, 1.0)
+    sure_J = np.clip(record.certainty_J.astype(np.float64) / drawing.SURE, drawing.UNSURE, 1.0)
     colours = drawing.side_colours(skeleton)
     links = [(a, b) for a, b in skeleton.links if placed_J[a] and placed_J[b]]
     joints = [joint for joint in range(len(skeleton)) if placed_J[joint]]

@@ -223,7 +223,8 @@ class Overlay:
             label_x = round(box_4[0] + (0 if box_4[1] > size + 10 * unit else 7 * unit))
             self._letters.put(image_bgr_HW3, verdict.place, label_x + 1, round(label_y) + 1, size, drawing.DARK)
             self._letters.put(image_bgr_HW3, verdict.place, label_x, round(label_y), size, colour)
-        drawing.pose(rgb_HW3, keypoints_J2, verdict.scores, self._skeleton, 3 * unit)
+        sure_J = verdict.scores if verdict.confidence is None else drawing.SURE * verdict.confidence
+        drawing.pose(rgb_HW3, keypoints_J2, sure_J, self._skeleton, 3 * unit)
 
     def _draw_banner(self, image_bgr_HW3: Image, time_s: float) -> None:
         if self._banner is None or time_s - self._banner[0] > BANNER_S:

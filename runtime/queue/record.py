@@ -151,6 +151,8 @@ class Record:
     """What was kept: ``full`` frame, ``crop``, or ``keypoints`` alone."""
     redacted: str | None = None
     """``face`` where heads were made unrecognisable in its pictures, at the places that poses gave; see ``docs/privacy.md``."""
+    confidence: tuple[float, ...] | None = None
+    """Probability of each joint being right, to four decimals; None where the bundle gives none."""
     frame_bytes: int = 0
     """Of the picture at position 0 as stored; 0 where there is none."""
     frame_sha256: str | None = None
@@ -161,6 +163,12 @@ class Record:
     evict control records. Set by reading; not covered by the hash."""
     sha256: str = ""
     """Of the record in its canonical form (``QUEUE.md``). Set by the queue, also in what :meth:`Queue.put` returns."""
+
+    @property
+    def certainty_J(self) -> npt.NDArray[np.float32]:
+        """How far each joint can be trusted: its confidence where that is known, otherwise its score; finite, (J,)."""
+        known_J = self.scores_J if self.confidence is None else np.array(self.confidence, dtype=np.float32)
+        return np.nan_to_num(known_J, nan=0.0, posinf=1.0, neginf=0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -262,8 +270,9 @@ def encode(record: Record, pictures: Sequence[Picture]) -> Encoded:
             f"{keypoints_J2.shape}, {scores_J.shape} and {embedding_D.shape}"
         )
     values = _written(record, _RECORD)
-    if values["redacted"] is None:  # as before there was such a field
-        del values["redacted"]
+    for name in ADDED:  # absent as before there was such a field
+        if values[name] is None:
+            del values[name]
     values["joints"], values["embedding"] = len(scores_J), len(embedding_D)
     values["pictures"] = [{**_written(picture, _PICTURE), "bytes": len(picture.data)} for picture in pictures]
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
@@ -304,6 +313,8 @@ def decode(
     if len({picture.position for picture in pictures}) != len(pictures):
         raise DataError("two pictures have the same position")
     fields = _read(values, _RECORD)
+    if fields["confidence"] is not None and len(fields["confidence"]) != joints:
+        raise DataError(f"a confidence of {len(fields['confidence'])} joints in a record of {joints}")
     if fields["store"] == "keypoints" and pictures:
         raise DataError("a record that stores keypoints alone has pictures")
     frame = next((picture for picture in pictures if picture.position == 0), None)
@@ -409,6 +420,12 @@ def _numbers(count: int) -> _Field:
     return _Field(lambda values: [_json_number(value) for value in values], read)
 
 
+def _read_shares(values: Any) -> tuple[float, ...]:
+    if not isinstance(values, list) or len(values) > MAX_AXIS:
+        raise ValueError(f"at most {MAX_AXIS} shares")
+    return tuple(map(_share, values))
+
+
 def _hexadecimal(digits: int) -> _Field:
     return _Field(_as_it_is, _checked(lambda value: is_hex(value, digits), f"{digits} hex digits in lower case"))
 
@@ -492,5 +509,8 @@ _RECORD = {
     "episode": _optional(_hexadecimal(32)),
     "store": _choice(STORES),
     "redacted": _optional(_choice(REDACTIONS)),
+    "confidence": _optional(_Field(lambda values: [_json_number(value) for value in values], _read_shares)),
 }
 """The fields that the manifest has of a record, beside ``joints``, ``embedding`` and ``pictures``."""
+ADDED = ("redacted", "confidence")
+"""Fields that came later, and are absent where they say nothing: the records of others stay as they were, bit for bit."""

@@ -63,6 +63,8 @@ class Observation:
     """:class:`alpose.runtime.signals.Limbs`; NaN where unknown."""
     stream: str = ""
     """Camera or person: state that belongs to one of them is kept under this key."""
+    confidence_J: npt.NDArray[np.float32] | None = None
+    """Probability of each joint being right; None where the bundle gives none, and in a replay."""
     distance: float = math.nan
     """Given in a replay only: the distance to what had been kept, as the device measured it."""
 
@@ -155,6 +157,8 @@ class Setting:
     """Observations per second to expect at first; measured from then on."""
     memory: EmbeddingMemory = field(default_factory=EmbeddingMemory, repr=False)
     """Embeddings of what was flagged and kept, shared by all triggers of one policy, which makes it anew."""
+    joints: tuple[str, ...] = ()
+    """Names of the joints that have a confidence, in its order; empty where none has."""
 
 
 class ActiveTrigger(ABC):

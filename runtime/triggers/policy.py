@@ -12,7 +12,7 @@ import difflib
 import inspect
 import math
 from collections import deque
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import ConfigError
 from .base import (
@@ -182,17 +182,26 @@ class _Reader:
         kind = self._kind(name)
         allowed = list(inspect.signature(kind).parameters)
         arguments = [self.read(argument, depth + 1) for argument in node.args]
-        named = {}
+        named: dict[str, Any] = {}
         for keyword in node.keywords:
             if keyword.arg not in allowed:
                 raise ConfigError(f"{name} has no {keyword.arg!r}{_nearest(str(keyword.arg), allowed)}; "
                                   f"it is {signature(kind)}, in {self._text!r}")  # fmt: skip
-            named[keyword.arg] = self.read(keyword.value, depth + 1)
+            names = keyword.arg == "joints"
+            named[keyword.arg] = self._names(keyword.value) if names else self.read(keyword.value, depth + 1)
         try:
             inspect.signature(kind).bind(*arguments, **named)
         except TypeError as error:
             raise ConfigError(f"{name}: {error}; it is {signature(kind)}, in {self._text!r}") from error
         return kind(*arguments, **named)
+
+    def _names(self, node: ast.expr) -> tuple[str, ...]:
+        """``"left_wrist"`` or ``("left_wrist", "right_wrist")``."""
+        parts = node.elts if isinstance(node, ast.Tuple | ast.List) else [node]
+        names = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        if len(names) != len(parts):
+            self._refuse(node)
+        return tuple(names)
 
     def _kind(self, name: str) -> type[Trigger]:
         if name in TRIGGERS:

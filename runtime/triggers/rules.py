@@ -8,11 +8,13 @@ frame a minute and ``Novel(0.3)`` one of each look.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import ConfigError, DataError
 from .base import (
@@ -31,16 +33,33 @@ from .base import (
 @register
 @dataclass(frozen=True)
 class Threshold(Trigger):
-    """Flag where the failure probability is at least ``p``."""
+    """Flag where the failure probability is at least ``p``; with ``joints``, where one of these is wrong with at least ``p``.
+
+    ``Threshold(0.7, joints=("left_wrist", "right_wrist"))`` goes by the joints' confidence: one minus it is the probability
+    that the joint is wrong.
+    """
 
     p: float
+    joints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_share(self, p=self.p)
+        if not isinstance(self.joints, tuple) or not all(isinstance(name, str) for name in self.joints):
+            raise ConfigError(f"Threshold: joints is a tuple of names, got {self.joints!r}")
 
     def activate(self, setting: Setting) -> ActiveTrigger:
-        """Compare with ``p``."""
-        return _ActiveLimit("threshold", "failure_probability", self.p)
+        """Compare with ``p``; :class:`ConfigError` where the bundle gives no confidence of these joints."""
+        if not self.joints:
+            return _ActiveLimit("threshold", "failure_probability", self.p)
+        if not setting.joints:
+            raise ConfigError(f"{self}: the confidence of joints is not known here: this bundle gives none (export it again), or "
+                              "a score log is replayed, which holds none")  # fmt: skip
+        unknown = [name for name in self.joints if name not in setting.joints]
+        if unknown:
+            raise ConfigError(
+                f"{self}: the bundle has no joint {', '.join(unknown)}; it has {', '.join(setting.joints)}"
+            )
+        return _ActiveJoints(self.p, {name: setting.joints.index(name) for name in self.joints})
 
 
 @register
@@ -166,6 +185,29 @@ class _ActiveLimit(ActiveTrigger):
     @property
     def threshold(self) -> float | None:
         return self._limit if self._name in ("threshold", "catch") else None
+
+
+class _ActiveJoints(ActiveTrigger):
+    """One minus the confidence of any of these joints ``>= p``; an unknown confidence never is."""
+
+    __slots__ = ("_limit", "_names", "_places", "_wrong_K")
+
+    def __init__(self, limit: float, places: Mapping[str, int]) -> None:
+        super().__init__()
+        self._limit, self._names, self._places = float(limit), tuple(places), list(places.values())
+        self._wrong_K: npt.NDArray[np.float64] = np.full(len(places), math.nan)
+
+    def evaluate(self, observation: Observation) -> None:
+        confidence_J = observation.confidence_J
+        if confidence_J is None:
+            self._wrong_K = np.full(len(self._places), math.nan)
+        else:
+            self._wrong_K = np.round(1.0 - confidence_J[self._places].astype(np.float64), 6)
+        self.set_certain(bool((self._wrong_K >= self._limit).any()))
+
+    def reasons(self) -> tuple[Reason, ...]:
+        return tuple(Reason(name, float(wrong), self._limit)
+                     for name, wrong in zip(self._names, self._wrong_K, strict=True) if wrong >= self._limit)  # fmt: skip
 
 
 class _ActiveCooldown(ActiveTrigger):

@@ -107,7 +107,7 @@ def test_every_field_of_a_record_is_covered_by_its_hash(kit: Kit) -> None:
     other: dict[str, Any] = {
         "id": ID.replace("a", "b"), "bundle": "0" * 64, "box": (0.0, 0.0, 1.0, 1.0), "episode": None, "store": "crop",
         "reasons": (), "flagged": False, "keypoints_J2": record.keypoints_J2 + 1, "scores_J": record.scores_J + 1,
-        "embedding_D": record.embedding_D + np.float16(1), "device": "x", "camera": "x", "place": "x", "redacted": "face",
+        "embedding_D": record.embedding_D + np.float16(1), "device": "x", "camera": "x", "place": "x", "redacted": "face", "confidence": (0.5,) * len(record.scores_J),
     }  # fmt: skip
     for field in fields(Record):
         if field.name in {*NOT_HASHED, "frame_bytes", "frame_sha256"}:
@@ -185,3 +185,16 @@ def test_a_foreign_manifest_with_a_right_hash_is_an_error_and_no_crash(kit: Kit,
         decode(manifest, encoded.arrays, sha256)
     except DataError:
         return
+
+
+def test_confidence_is_kept_where_there_is_one_and_leaves_other_records_as_they_were(kit: Kit) -> None:
+    plain = kit.record(ID)
+    assert b"confidence" not in encode(plain, []).manifest
+    known = replace(plain, confidence=tuple(np.linspace(0, 1, len(plain.scores_J)).tolist()))
+    encoded = encode(known, [])
+    read, _ = decode(encoded.manifest, encoded.arrays, encoded.sha256)
+    assert read.confidence == known.confidence
+    assert read.certainty_J.tolist() == pytest.approx(list(known.confidence or ()))
+    assert plain.certainty_J.tolist() == plain.scores_J.tolist()
+    with pytest.raises(DataError, match="a confidence of 1 joints"):
+        encode(replace(plain, confidence=(0.5,)), [])

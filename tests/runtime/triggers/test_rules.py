@@ -32,6 +32,7 @@ from alpose.runtime.triggers import (
     Setting,
     Threshold,
     Trigger,
+    parse,
 )
 
 from ...fakes.coin import Coin
@@ -276,3 +277,42 @@ def test_joins_are_flat_and_compare() -> None:
 def test_a_policy_that_means_nothing_is_refused(make: Any) -> None:
     with pytest.raises(ConfigError):
         make()
+
+
+# --- by joints
+
+
+def knowing(joints: tuple[str, ...] = ("nose", "left_wrist", "right_wrist")) -> Setting:
+    return replace(setting(), joints=joints)
+
+
+def test_threshold_flags_by_joints_and_names_the_one_that_is_wrong() -> None:
+    trigger = Threshold(0.7, joints=("left_wrist", "right_wrist"))
+    assert parse(str(trigger)) == trigger
+    assert parse("Threshold(0.7, joints='left_wrist')") == Threshold(0.7, joints=("left_wrist",))
+    policy = Policy(trigger, knowing())
+
+    def decide(*confidence: float, probability: float = 0.1) -> Decision:
+        return policy.decide(seen(0.0, probability, confidence_J=np.array(confidence, np.float32)))
+
+    assert not decide(0.0, 0.9, 0.31).flagged  # the nose was not asked for
+    assert decide(0.9, 0.9, 0.3).flagged  # exactly the limit, in float32
+    said = decide(0.9, 0.1, 0.8)
+    assert said.flagged
+    assert [(reason.trigger, round(reason.value, 4), reason.limit) for reason in said.reasons] == [
+        ("left_wrist", 0.9, 0.7)
+    ]
+    assert not decide(0.9, math.nan, 0.9).flagged
+    assert not decide(0.9, 0.1, 0.1, probability=math.nan).flagged  # nobody is there
+    assert not policy.decide(seen(0.0, 0.99)).flagged  # no confidence is known
+
+
+def test_joints_that_are_not_known_are_refused() -> None:
+    with pytest.raises(ConfigError, match="the confidence of joints is not known here"):
+        Policy(Threshold(0.5, joints=("nose",)), setting())
+    with pytest.raises(ConfigError, match="has no joint tail; it has nose"):
+        Policy(Threshold(0.5, joints=("tail",)), knowing())
+    with pytest.raises(ConfigError, match="joints is a tuple of names"):
+        Threshold(0.5, joints="nose")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="has no meaning in a trigger"):
+        parse("Threshold(0.5, joints=(1, 2))")
