@@ -209,18 +209,21 @@ def detect(
               help="Joints that change places in a mirror, by name or number from 1, where names do not tell.")  # fmt: skip
 @click.option("--without-old-data", is_flag=True, help="Do not train again on the people that trained the checkpoint.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--log", "logs", multiple=True, metavar="tensorboard|MODULE:CLASS",
+              help="Also send every loss and measure there, while it trains. Repeatable.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json in place of a table.")
 @failure_options
 @place_options
 def fit(
     data_: tuple[str, ...], start: Path | None, out: Path, preset_name: Any, net: Any, heads: str | None,
     recipe: Path | None, epochs: int | None, compile_: bool, hold_out: float, group_by: str | None, flip_pairs: str | None,
-    without_old_data: bool, seed: int, as_json: bool, failure: Any, failure_limit: float | None, place: Place,
+    without_old_data: bool, seed: int, logs: tuple[str, ...], as_json: bool, failure: Any, failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
     """Train a model and its loss heads on your own data; with --from, train a model on.
 
     Writes OUT/model.safetensors with OUT/model.json beside it, OUT/fit.json with PCK and failure detection on the
-    people that were held out, before and after, and OUT/losses.csv with the loss of every epoch. Interrupt it whenever you like: the same command goes on.
+    people that were held out, before and after, OUT/measures.csv with the same, and OUT/losses.csv with the loss of every epoch, while
+    it trains. Interrupt it whenever you like: the same command goes on.
 
     \b
     alpose-train fit --data my-keypoints/ --out models/first
@@ -230,6 +233,7 @@ def fit(
     from .fitting import FitConfig
     from .fitting import fit as run_fit
     from .metrics import Failure
+    from .training_log import opener
 
     config = FitConfig(
         data=data_, start=start, preset=preset_name, heads=names_in(heads) if heads else None,
@@ -237,7 +241,8 @@ def fit(
         old_data=not without_old_data, seed=seed, net=net, failure=Failure(failure, failure_limit),
     )  # fmt: skip
     machine = place.machine()
-    result = run_fit(config, out, machine, data_root=place.data_root, cache=place.cache)
+    result = run_fit(config, out, machine, data_root=place.data_root, cache=place.cache,
+                     logs=[opener(name) for name in logs])  # fmt: skip
     if machine.leads:
         click.echo(json.dumps(result.to_json(), indent=2) if as_json else f"{result.table()}\ncheckpoint: {out}")
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from alpose.runtime.errors import ConfigError
-from alpose.runtime.io import write_atomically, write_json
+from alpose.runtime.io import write_json
 
 from . import checkpoint
 from .checkpoint import PoseModel
@@ -33,11 +33,10 @@ from .models.heads import HeadName, LossHead
 from .presets import NetName, Preset, PresetName, Recipe, preset, read_recipe, with_net, with_net_of
 from .scoring import score
 from .training import train_heads, train_pose
-from .training_state import discard
+from .training_log import Curves, OpenLog, TrainingLogs
+from .training_state import Epoch, discard
 
-FACTS, LOSSES = "fit.json", "losses.csv"
-Curves = dict[str, list[tuple[float | None, ...]]]
-"""Training loss, validation loss and rate of every epoch, by part of the model."""
+FACTS = "fit.json"
 DEFAULT_HEADS: tuple[HeadName, ...] = ("epck",)
 
 
@@ -132,7 +131,10 @@ class Fit:
         return "\n".join(lines)
 
 
-def fit(config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path | None, cache: Path) -> Fit:
+def fit(
+    config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path | None, cache: Path,
+    logs: Sequence[OpenLog] = (),
+) -> Fit:  # fmt: skip
     """Train, measure, and write a checkpoint; a fit that was interrupted goes on at its last epoch.
 
     Args:
@@ -141,6 +143,7 @@ def fit(config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path
         machine: where to compute; under ``torchrun`` every process calls this.
         data_root: where datasets are that go by a name.
         cache: where crops are cached.
+        logs: what makes the logs that get every loss and measure besides ``losses.csv`` and ``measures.csv``.
     """
     old = checkpoint.load(config.start) if config.start else None
     if checkpoint.exists(out):
@@ -159,8 +162,10 @@ def fit(config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path
 
     before = {source: measure(old.to(machine.device), crops, machine, config.failure, f"before, {source}")
               for source, crops in held_out.items()} if old else {}  # fmt: skip
+    settings = {"data": ", ".join(config.data), "from": str(config.start or ""), "preset": name, "seed": config.seed}
+    told = TrainingLogs(out, [make(out, settings) for make in logs]) if machine.leads else None
     started = time.perf_counter()
-    model, curves = _train(model, old, train, validates_N, config, chosen.recipe, machine, out / "training.pt")
+    model, curves = _train(model, old, train, validates_N, config, chosen.recipe, machine, out / "training.pt", told)
     seconds = time.perf_counter() - started
     result = Fit(
         checkpoint=out,
@@ -175,8 +180,10 @@ def fit(config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path
         facts = _facts(config, name, chosen.recipe, data, train, validates_N, old, result, machine)
         checkpoint.save(replace(model, facts={**model.facts, **facts}), out)
         write_json(out / FACTS, result.to_json())
-        write_atomically(out / LOSSES, _csv(curves).encode())
         discard(out / "training.pt")
+        assert told is not None
+        told.measures(_rows(result.before, result.after), len(curves["pose"]))
+        told.close()
     machine.wait()
     return result
 
@@ -229,11 +236,17 @@ def _fresh(old: PoseModel | None, recipe: Recipe, sources: Sequence[Source], see
 
 def _train(
     model: PoseModel, old: PoseModel | None, train: Crops, validates_N: Bools, config: FitConfig, recipe: Recipe,
-    machine: DeviceContext, state: Path,
-) -> tuple[PoseModel, Curves]:  # fmt: skip
+    machine: DeviceContext, state: Path, told: TrainingLogs | None,
+) -> tuple[PoseModel, dict[str, Sequence[tuple[float | None, ...]]]]:  # fmt: skip
     how = recipe.retrain if old else recipe.pose
+
+    def tell(curves: Curves, logged: int) -> None:
+        if told is not None:
+            told.resumed("pose", logged)
+            told.losses(curves)
+
     history = train_pose(model, train, how, machine, seed=config.seed, state=state, what="pose net",
-                         validates_N=validates_N)  # fmt: skip
+                         validates_N=validates_N, on_epoch=lambda history: tell(_pose_curve(history), len(history) - 1))  # fmt: skip
     warm = old.heads if old else {}
     names = config.heads or tuple(warm) or DEFAULT_HEADS
     heads: dict[HeadName, LossHead] = {
@@ -243,8 +256,13 @@ def _train(
     learners = train.subset(np.flatnonzero(~validates_N))
     losses = train_heads(model, heads, learners, replace(recipe.heads, how="frozen"), machine, seed=config.seed,
                          validation=0.0)  # fmt: skip
-    curves: Curves = {"pose": [(epoch.train_loss, epoch.validation_loss, epoch.lr) for epoch in history]}
-    return model.with_heads(heads), curves | {name: [(loss, None, None) for loss in of] for name, of in losses.items()}
+    curves = _pose_curve(history) | {name: [(loss, None, None) for loss in of] for name, of in losses.items()}
+    tell(curves, len(history))
+    return model.with_heads(heads), curves
+
+
+def _pose_curve(history: Sequence[Epoch]) -> dict[str, Sequence[tuple[float | None, ...]]]:
+    return {"pose": [(epoch.train_loss, epoch.validation_loss, epoch.lr) for epoch in history]}
 
 
 def _facts(
@@ -270,13 +288,17 @@ def _facts(
     }
 
 
-def _csv(curves: Curves) -> str:
-    """The loss curves: a line per epoch of the pose net and of each head; heads have no validation loss."""
-    lines = ["part,epoch,train_loss,validation_loss,lr"]
-    for part, losses in curves.items():
-        lines += [f"{part},{epoch},{','.join('' if value is None else f'{value:.6g}' for value in values)}"
-                  for epoch, values in enumerate(losses)]  # fmt: skip
-    return "\n".join(lines) + "\n"
+def _rows(before: Mapping[str, Measured], after: Mapping[str, Measured]) -> list[tuple[str, str, str, float | None]]:
+    """What a model was and is worth, one number a row."""
+    return [
+        (when, name, measure, value)
+        for when, measured in (("before", before), ("after", after))
+        for name, one in measured.items()
+        for measure, value in (
+            ("people", one.people), ("failures", one.failures), ("pck", one.pck),
+            *((f"auroc/{head}", value) for head, value in one.auroc.items()),
+        )
+    ]  # fmt: skip
 
 
 def _arrow(before: float | None, after: float | None, both: bool) -> str:

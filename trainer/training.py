@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar, get_args
@@ -174,6 +174,7 @@ def train_pose(
     model: PoseModel, crops: Crops, config: PoseTraining, machine: DeviceContext, *, seed: int,
     state: Path | None = None, heads: Mapping[str, LossHead] | None = None, head_config: HeadTraining | None = None,
     best: bool = True, what: str = "pose net", validates_N: npt.NDArray[np.bool_] | None = None,
+    on_epoch: Callable[[Sequence[Epoch]], object] | None = None,
 ) -> tuple[Epoch, ...]:  # fmt: skip
     """Train the pose net of ``model`` in place; it ends with the weights of its best validation epoch.
 
@@ -181,7 +182,8 @@ def train_pose(
     the epoch and trains nothing; the seed decides it, the order and the augmentation. Under
     ``torchrun`` each process takes its share of every batch. A training that finds its own ``state`` file resumes it; the
     caller discards the file (:func:`discard`) once the checkpoint is safe. ``heads`` learn in the same steps
-    (``how="joint"``). Without ``best`` the net ends with the weights of its last epoch.
+    (``how="joint"``). Without ``best`` the net ends with the weights of its last epoch. ``on_epoch`` is told all epochs so far
+    after each of them.
     """
     _warn_without_pairs(model.skeleton, config.augment)
     split = () if validates_N is None else (validates_N.tobytes(),)
@@ -221,6 +223,8 @@ def train_pose(
         loss = mean.pop("validation")
         schedule.epoch(loss)
         kept.end_epoch(Epoch(epoch, mean.pop("train"), loss, schedule.lr, mean))
+        if on_epoch is not None:
+            on_epoch(kept.history)
 
     model.pose.train()
     run_epochs(
