@@ -60,7 +60,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError("tensorboard", "--log tensorboard", "tensorboard") from error
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
         self._writer.add_text("settings", "\n".join(f"- {name}: `{value}`" for name, value in settings.items()))
 
     def scalar(self, name: str, value: float, step: int) -> None:

@@ -38,7 +38,10 @@ class Broken(Remembered):
         raise OSError("the server is gone")
 
 
-CURVES = {"pose": [(2.0, 3.0, 1e-3), (1.0, 2.5, 1e-3)], "epck": [(0.5, None, None)]}
+CURVES: dict[str, list[tuple[float | None, ...]]] = {
+    "pose": [(2.0, 3.0, 1e-3), (1.0, 2.5, 1e-3)],
+    "epck": [(0.5, None, None)],
+}
 
 
 def test_every_number_reaches_the_files_and_the_log_once(tmp_path: Path) -> None:
