@@ -70,6 +70,8 @@ class Int8Config:
     """Maps with fewer cells on a side stay float32: there an int8 convolution costs more than it saves."""
     fewest_channels: int = 8
     """Convolutions of fewer input channels (the first, of three colours) stay float32, for the same reason."""
+    weight_bits: int = 7
+    """7, or 8 where every device that the bundle will ever run on has VNNI; see above. TensorRT always has 8."""
     for_tensorrt: bool = False
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class Int8Config:
             raise ConfigError(f"int8: method {self.method!r} is not one of {', '.join(get_args(Method))}")
         if not 90 <= self.percentile <= 100 or self.crops < 1 or self.smallest_map < 0 or self.fewest_channels < 0:
             raise ConfigError(f"int8: percentile must be in [90, 100], crops at least 1, the rest not negative: {self}")
+        if self.weight_bits not in (7, 8):
+            raise ConfigError(f"int8: weight_bits must be 7 or 8, got {self.weight_bits!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +264,7 @@ def _quantise(
             Frames(),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=not config.for_tensorrt,
+            reduce_range=config.weight_bits == 7 and not config.for_tensorrt,
             activation_type=signed if config.for_tensorrt else unsigned,
             weight_type=signed,
             nodes_to_exclude=list(kept),

@@ -160,13 +160,16 @@ def json_text(value: Any, *, indent: int | None = 1, ensure_ascii: bool = True) 
         raise DataError(f"not plain JSON (finite numbers, texts, lists, objects): {error}") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, lenient: bool = False) -> Any:
     """Read a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
 
-    Raises :class:`DataError` or :class:`DataNotFoundError`, naming the file.
+    ``lenient`` is for files of other tools: a letter that is not UTF-8 becomes a replacement character. Raises :class:`DataError` or :class:`DataNotFoundError`, naming the file.
     """
     try:
-        return json.loads(path.read_bytes())
+        content = path.read_bytes()
+        if lenient and json.detect_encoding(content).startswith("utf-8"):
+            return json.loads(content.decode("utf-8-sig", errors="replace"))
+        return json.loads(content)
     except FileNotFoundError as error:
         raise DataNotFoundError(f"{path} does not exist") from error
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from alpose.export.precision import (
 )
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
+from bench.int8 import QEMU, emulated, has_vnni
 
 onnx: Any = pytest.importorskip("onnx")
 
@@ -246,3 +248,20 @@ def test_int8_needs_real_crops_and_a_sound_config(tiny_onnx: Path, tmp_path: Pat
         Int8Config(method="mean")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"percentile must be in \[90, 100\]"):
         Int8Config(percentile=0.9)
+
+
+@pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed (Debian: qemu-user)")
+def test_int8_answers_are_the_same_on_a_processor_without_vnni_and_with_8_bits_they_are_not(
+    quantised: tuple[Path, Int8Facts], tiny_onnx: Path, tiny_frames: Frames, tmp_path: Path
+) -> None:
+    """An emulated processor with AVX2 alone runs this interpreter and this ONNX Runtime, kernels of its own included."""
+    few, extreme = tiny_frames[:2], np.where(tiny_frames[:1] > 127, 255, 0).astype(np.uint8)
+    asked = np.concatenate([few, extreme])
+    here, there = OnnxEngine(quantised[0], threads=1)(asked), emulated(quantised[0], asked)
+    for name, value in here.named().items():
+        np.testing.assert_allclose(there.named()[name], value, atol=1e-3, err_msg=name)
+    eight = tmp_path / "eight.onnx"
+    to_int8(tiny_onnx, eight, tiny_frames, Int8Config(crops=12, smallest_map=0, fewest_channels=0, weight_bits=8))
+    apart = emulated(eight, asked).keypoints_NJ2 - OnnxEngine(eight, threads=1)(asked).keypoints_NJ2
+    if has_vnni():
+        assert np.abs(apart).max() > 1.0  # the fault that 7 bits avoid: px of a 64 px crop

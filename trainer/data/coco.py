@@ -61,7 +61,7 @@ def read_coco(folder_or_json: Path, split: str | None = None, *, broken: list[st
     """
     json_path = find_annotations(folder_or_json, split)
     root = _root(json_path)
-    value = read_json(json_path)
+    value = read_json(json_path, lenient=True)
     if not isinstance(value, dict) or not all(
         isinstance(value.get(key), list) for key in ("images", "annotations", "categories")
     ):

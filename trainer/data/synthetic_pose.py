@@ -91,6 +91,31 @@ def sample_people(seed: int, domain: str, start: int, count: int) -> People:
     )
 
 
+def walk(seed: int, phase_N: Array, yaw_N: Array) -> tuple[Array, Array]:
+    """One upright person at N moments of walking: points (N, J + T, 3) in body heights from the pelvis, and the body frames.
+
+    Args:
+        seed: whose body it is, and how they hold their arms.
+        phase_N: of the step, in radians; legs and arms swing with it, and are still where it stays.
+        yaw_N: radians by which they are turned: 0 faces the camera, π/2 walks to the picture's right.
+    """
+    count = len(phase_N)
+    draws = {name: np.repeat(block, count, axis=0) for name, block in _uniforms(seed, "easy", 0, 1).items()}
+    easy_N = np.zeros(count)
+    swing_NS = 0.5 + 0.5 * np.stack([np.sin(phase_N), -np.sin(phase_N)], axis=1)  # of the right and the left leg
+    for name, flexion, bend, swings_NS in (("legs", 2, 4, swing_NS), ("arms", 2, 3, 1 - swing_NS)):
+        u_NSK = draws[name].reshape(count, 2, 6).copy()
+        u_NSK[..., 0] = 0.9  # nothing raised
+        u_NSK[..., 1] = 0.4
+        u_NSK[..., flexion] = swings_NS
+        u_NSK[..., bend] = 0.15 + 0.3 * (1 - swings_NS)
+        draws[name] = u_NSK.reshape(count, 12)
+    draws["view"][:, 0], draws["view"][:, 1] = 1.0, 0.5
+    points_NP3, frames_NF33 = _body(draws, easy_N)
+    turn_N33 = _turn(1, yaw_N)
+    return points_NP3 @ turn_N33.transpose(0, 2, 1), np.einsum("nij,nfjk->nfik", turn_N33, frames_NF33)
+
+
 def _uniforms(seed: int, domain: str, start: int, count: int) -> dict[str, Array]:
     """The numbers in [0, 1) behind each person. Philox can jump: one person costs the same as one row of many."""
     if domain not in LEVELS:

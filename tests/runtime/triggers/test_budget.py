@@ -26,14 +26,10 @@ Times = npt.NDArray[np.float64]
 
 def scores(hours: float, fps: float = FPS, drift: str = "none", seed: int = 0) -> tuple[Times, Times]:
     """Times, and failure probabilities that stay alike for seconds, with a burst of failures every five minutes."""
-    rng = np.random.default_rng(seed)
-    count = int(hours * 3600 * fps)
+    logit_N, bursts_K3 = _parts(hours, fps, seed)
+    count = len(logit_N)
     time_s_N = np.arange(count) / fps
-    knots_s = np.arange(0, hours * 3600 + 4, 2.0)  # a slow part: a new value every 2 s, and straight lines between
-    logit_N = -3 + 0.8 * np.interp(time_s_N, knots_s, rng.standard_normal(len(knots_s)))
-    logit_N += 0.3 * rng.standard_normal(count)
-    for begin_s, length_s, height in zip(rng.uniform(0, hours * 3600, int(12 * hours)), rng.exponential(8, 10**4),
-                                         rng.gamma(2, 1.2, 10**4), strict=False):  # fmt: skip
+    for begin_s, length_s, height in bursts_K3.tolist():
         logit_N[int(begin_s * fps) : int((begin_s + length_s) * fps) + 1] += height
     late_N = time_s_N > hours * 1800
     drifts: dict[str, Any] = {
@@ -46,6 +42,24 @@ def scores(hours: float, fps: float = FPS, drift: str = "none", seed: int = 0) -
     }
     logit_N += drifts[drift]
     return time_s_N, 1 / (1 + np.exp(-logit_N))
+
+
+def bursts(hours: float, fps: float = FPS, seed: int = 0) -> Times:
+    """Begin and length in seconds, and by how much the log-odds rise, of the bursts in :func:`scores`, (K, 3)."""
+    return _parts(hours, fps, seed)[1]
+
+
+def _parts(hours: float, fps: float, seed: int) -> tuple[Times, Times]:
+    """The log-odds without bursts, and the bursts."""
+    rng = np.random.default_rng(seed)
+    time_s_N = np.arange(int(hours * 3600 * fps)) / fps
+    knots_s = np.arange(0, hours * 3600 + 4, 2.0)  # a slow part: a new value every 2 s, and straight lines between
+    logit_N = -3 + 0.8 * np.interp(time_s_N, knots_s, rng.standard_normal(len(knots_s)))
+    logit_N += 0.3 * rng.standard_normal(len(time_s_N))
+    begin_s_K = rng.uniform(0, hours * 3600, int(12 * hours))
+    length_s_K, height_K = rng.exponential(8, 10**4), rng.gamma(2, 1.2, 10**4)
+    count = len(begin_s_K)
+    return logit_N, np.stack([begin_s_K, length_s_K[:count], height_K[:count]], axis=1)
 
 
 def kept_times(

@@ -88,6 +88,9 @@ def test_half_a_character_in_a_name_is_refused_and_labels_may_be_in_utf_16(tmp_p
     for encoding in ("utf-8-sig", "utf-16"):
         labels.write_bytes(json.dumps(document).encode(encoding))
         assert len(read_coco(root)) == 3
+    document["info"] = {"contributor": "Jürgen"}
+    labels.write_bytes(json.dumps(document, ensure_ascii=False).encode("latin-1"))
+    assert len(read_coco(root)) == 3
     document["images"][0]["file_name"] = "a\ud800.jpg"
     labels.write_text(json.dumps(document))
     broken: list[str] = []
