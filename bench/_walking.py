@@ -56,6 +56,7 @@ class Scene:
         body = int(rng.integers(2**31))
         points_FP3, frames_FF33 = walk(body, phase_F, yaw_F)
         unit = float(rng.uniform(0.35, 0.85)) * HEIGHT
+        lamp, dark = float(rng.uniform(-0.6, 0.6)), float(rng.uniform(0.5, 0.85))
         feet, look = float(rng.uniform(0.8, 1.0)) * HEIGHT, sample_look(rng)
         pan_F2 = _camera(self.camera, rng, len(x_F))
         light_F = _light(rng, len(x_F))
@@ -67,6 +68,7 @@ class Scene:
                 points_P3 = points_FP3[moment] * unit
                 points_P3[:, 0] += AROUND + x_F[moment]
                 points_P3[:, 1] += AROUND + feet - points_P3[:, 1].max()
+                _cast(picture_HW3, (float(AROUND + x_F[moment] + lamp * unit), AROUND + feet), unit, dark)
                 paint_figure(picture_HW3, Figure(points_P3, frames_FF33[moment], unit), look)
                 shot_box, partial = _seen(points_P3[:, :2] - AROUND - pan_2, unit)
             yield Shot(_taken(picture_HW3, pan_2, light_F[moment], rng), shot_box, partial)
@@ -125,8 +127,17 @@ def _seen(points_P2: npt.NDArray[np.float64], unit: float) -> tuple[Box | None, 
     if (inside_high_2 <= inside_low_2).any():
         return None, False
     share = float(np.prod(inside_high_2 - inside_low_2) / np.prod(high_2 - low_2))
-    x0, y0, x1, y1 = (*inside_low_2.tolist(), *inside_high_2.tolist())
+    (x0, y0), (x1, y1) = inside_low_2.tolist(), inside_high_2.tolist()
     return (x0, y0, x1, y1), share < LEAST_SEEN
+
+
+def _cast(picture_HW3: Frame, middle_2: tuple[float, float], unit: float, factor: float) -> None:
+    """The shadow of somebody on the floor, beside their feet."""
+    shade_HW = np.zeros(picture_HW3.shape[:2], dtype=np.float32)
+    axes = (round(0.45 * unit), round(0.09 * unit))
+    cv2.ellipse(shade_HW, (round(middle_2[0]), round(middle_2[1])), axes, 0, 0, 360, 1.0, cv2.FILLED)
+    shade_HW = np.asarray(cv2.GaussianBlur(shade_HW, (0, 0), 0.03 * unit), dtype=np.float32)
+    picture_HW3[:] = (picture_HW3 * (1 - (1 - factor) * shade_HW[..., None])).astype(np.uint8)
 
 
 def _taken(picture_HW3: Frame, pan_2: npt.NDArray[np.float64], light: float, rng: np.random.Generator) -> Frame:

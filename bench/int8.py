@@ -56,7 +56,7 @@ def emulated(model: Path, frames_NSS3: npt.NDArray[np.uint8], cpu: str = AVX2_ON
     with tempfile.TemporaryDirectory() as folder:
         frames, answers = Path(folder) / "frames.npy", Path(folder) / "answers.npz"
         np.save(frames, frames_NSS3)
-        command = [QEMU, "-cpu", cpu, sys.executable, "-c", _CHILD, model, frames, answers]
+        command = [QEMU, "-cpu", cpu, sys.executable, "-c", _CHILD, str(model), str(frames), str(answers)]
         subprocess.run(command, check=True, capture_output=True)
         with np.load(answers) as found:
             return Outputs(*(found[name] for name in found.files))

@@ -145,7 +145,7 @@ def main(
     held |= {"held": HELD, "longest": LONGEST}
     for each in nets:
         net, _, path = each.rpartition("=")
-        bundle, results = Path(path), {}
+        bundle, results = Path(path), dict[str, dict[str, Any]]()
         if video is not None and labels is not None:
             held["video"] = video.name
             results |= of_video(bundle, video, labels)

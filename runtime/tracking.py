@@ -303,8 +303,9 @@ class Movement:
     """Where the picture of a fixed camera differs from what it usually is.
 
     The usual picture is a running mean, which follows fast where nothing happens (light changes) and slowly where
-    something does (a person who stands still stays visible for a minute). When most of the picture differs, the camera
-    has moved or the light has changed, and it starts anew.
+    something does (a person who stands still stays visible for a minute). When most of the picture differs, or it fits the usual
+    one better when it is shifted, the camera has moved or the light has changed: it starts anew, and before a camera that goes on
+    moving nothing is said to move.
 
     Shapes: h w thumbnail.
     """
@@ -319,9 +320,17 @@ class Movement:
     """Levels in one frame where something has: a thousand frames until a person who stands still is furniture."""
     LEAST, MOST = 0.005, 0.5
     """Share of the pixels that must have changed for somebody to be there, and for the whole picture to be another."""
+    SHIFTED = 0.85
+    """Of what a picture differs from the usual one, it must differ less when it is shifted by a pixel: then the camera moved."""
+    SHADOW, DARKEST = 0.15, 0.4
+    """A shadow darkens what it falls on by one factor, not below this: relative spread of the factor over its pixels. People are
+    of several colours."""
+    HOLD = 20
+    """Frames after a movement of the camera on which nothing is said to move."""
 
     def __init__(self) -> None:
         self._usual_hw: npt.NDArray[np.float32] | None = None
+        self._hold = 0
 
     def __call__(self, thumbnail_hw: npt.NDArray[np.uint8]) -> Box | None:
         """Take the next picture; the box of the largest change in pixels of the thumbnail, or None."""
@@ -333,21 +342,50 @@ class Movement:
         change_hw -= np.median(change_hw[::2, ::2])  # a camera that adapts its exposure changes every pixel alike
         changed_hw = np.abs(change_hw) > self.LEVELS
         share = float(changed_hw.mean())
-        if share > self.MOST:
-            self._usual_hw = now_hw
+        if share > self.MOST or (share >= self.LEAST and _is_shifted(now_hw, self._usual_hw, self.SHIFTED)):
+            self._usual_hw, self._hold = now_hw, self.HOLD
             return None
-        towards_hw = now_hw - self._usual_hw
-        self._usual_hw += np.where(
+        self._hold = max(self._hold - 1, 0)
+        before_hw = self._usual_hw
+        towards_hw = now_hw - before_hw
+        self._usual_hw = before_hw + np.where(
             changed_hw, np.float32(self.SLOW) * np.sign(towards_hw), np.float32(self.FAST) * towards_hw
         )
-        columns = _largest_run(changed_hw.sum(axis=0))
+        columns = None if self._hold else _largest_run(changed_hw.sum(axis=0))
         if columns is None:
             return None
         left, right = columns
         rows = _largest_run(changed_hw[:, left:right].sum(axis=1))
         if rows is None or changed_hw[rows[0] : rows[1], left:right].sum() < self.LEAST * changed_hw.size:
             return None
+        region = (slice(*rows), slice(left, right))
+        if self._is_shadow(change_hw[region][changed_hw[region]], before_hw[region][changed_hw[region]]):
+            return None
         return (float(left), float(rows[0]), float(right - 1), float(rows[1] - 1))
+
+    def _is_shadow(self, change_K: npt.NDArray[np.float32], usual_K: npt.NDArray[np.float32]) -> bool:
+        """Whether pixels are darker than usual, and all by the same factor."""
+        factor_K = 1 + change_K / np.maximum(usual_K, 1)
+        middle = float(np.median(factor_K))
+        return bool((change_K < 0).mean() > 0.95 and middle > self.DARKEST and factor_K.std() < self.SHADOW * middle)
+
+
+def _is_shifted(now_hw: npt.NDArray[np.float32], usual_hw: npt.NDArray[np.float32], share: float) -> bool:
+    """Whether a picture is nearer to another one when it is shifted by a pixel or two than where it is."""
+    height, width = now_hw.shape
+    edge = 2
+    if min(height, width) <= 4 * edge:
+        return False
+    inner_hw = now_hw[edge:-edge, edge:-edge]
+
+    def differs(x: int, y: int) -> float:
+        shifted_hw = usual_hw[edge + y : height - edge + y, edge + x : width - edge + x]
+        return float(np.abs(inner_hw - shifted_hw).mean())
+
+    still = differs(0, 0)
+    return any(
+        differs(x, y) < share * still for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2))
+    )
 
 
 def _largest_run(counts_N: npt.NDArray[np.integer]) -> tuple[int, int] | None:

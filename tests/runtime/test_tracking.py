@@ -435,6 +435,43 @@ def test_light_and_a_camera_that_moves_are_not_somebody() -> None:
     assert movement(picture(None, shift=48)) is None
 
 
+def texture(seed: int = 0) -> npt.NDArray[np.uint8]:
+    """A room of many edges, wider than the picture."""
+    coarse = np.random.default_rng(seed).integers(40, 220, (20, 40)).astype(np.uint8)
+    return np.kron(coarse, np.ones((4, 4), np.uint8))[:72, :140]
+
+
+def test_before_a_camera_that_goes_on_moving_nothing_moves_until_it_is_still() -> None:
+    movement, room = Movement(), texture()
+    views = [room[:, round(place) : round(place) + 96] for place in (*np.linspace(0, 30, 60), *np.full(30, 30.0))]
+    assert [movement(view) for view in views] == [None] * len(views)
+    with_somebody = views[-1].copy()
+    with_somebody[10:60, 40:56] = 5
+    assert any(movement(with_somebody) is not None for _ in range(Movement.HOLD + 2)), "it is still again"
+
+
+@pytest.mark.parametrize(("factor", "somebody"), [(0.6, False), (0.8, False), (0.2, True), (1.6, True)])
+def test_a_shadow_darkens_all_by_one_factor_and_is_nobody(factor: float, somebody: bool) -> None:
+    movement, room = Movement(), texture()[:, :96].clip(60, 150)
+    assert movement(room) is None
+    shaded = room.astype(np.float32)
+    shaded[40:66, 30:60] *= factor
+    assert (movement(shaded.astype(np.uint8)) is not None) is somebody
+
+
+def test_a_person_in_their_own_shadow_is_somebody() -> None:
+    movement, room = Movement(), texture()[:, :96].clip(60, 150)
+    movement(room)
+    shaded = room.astype(np.float32)
+    shaded[50:60, 30:60] *= 0.6
+    shaded[12:50, 40:52] = np.array([200.0, 30.0])[(np.arange(38) > 12).astype(int)][
+        :, None
+    ]  # a bright shirt, dark trousers
+    found = movement(shaded.astype(np.uint8))
+    assert found is not None
+    assert iou(found, (30.0, 12.0, 59.0, 59.0)) > 0.5
+
+
 @pytest.mark.parametrize(
     ("boxes", "wanted"),
     [(None, None), ([], None), ([[0, 0, 10, 10], [5, 5, 40, 50]], (5, 5, 40, 50)), ((1, 2, 3, 4), (1, 2, 3, 4)),
