@@ -24,7 +24,7 @@ bfloat16 are not enough: a weight has 14 bits.)
 A crop that is turned is cut upright first, with as much context as it reaches into, and then turned by bilinear
 interpolation in whole numbers (:func:`turned`): what shrinks is filtered before, so nothing is skipped.
 
-Shapes: J joints, H W frame, C channels, S T samples across and down the crop (its pixels and twice its context), K taps
+Shapes: J joints, H W frame, C channels, T S samples down and across the crop (its pixels and twice its context), K taps
 of the resampling filter; L = K + 1; B blocks of R neighbouring samples, M source pixels that a block reads.
 """
 
@@ -65,6 +65,8 @@ PARTS = 2**10
 """A turned crop reads its upright one at whole parts of a pixel, so many to each."""
 TURN_UNIT = 2**20
 """Sine and cosine of a turn are whole numbers of this."""
+TURNED = 2**13
+"""Samples of a turned crop that are made at a time."""
 
 CropKind = Literal["box", "turned", "letterbox", "whole"]
 """``box``: around a person, at the net's aspect ratio. ``turned``: the same, turned with the body. ``letterbox``: the whole
@@ -340,33 +342,39 @@ def turned(upright_hw3: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uin
     2^10 of a pixel, and likewise y from s u + c v. With the fractions f and g of x and y, the pixel is the sum of its four
     neighbours times (2^10 - f or f) (2^10 - g or g), over 2^20, rounded. All of it fits 64-bit, and the sums 32-bit integers.
     """
-    height, width, channels = upright_hw3.shape
+    height, width = upright_hw3.shape[:2]
     sine, cosine = (math.floor(value * TURN_UNIT + 0.5) for value in (math.sin(crop.turn), math.cos(crop.turn)))
     wide, high = crop.across.samples, crop.down.samples
-    u_S = 2 * np.arange(wide, dtype=np.int64) - (wide - 1)
-    v_T = (2 * np.arange(high, dtype=np.int64) - (high - 1))[:, None]
     shift = (2 * TURN_UNIT // PARTS).bit_length() - 1
-    x_TS = ((width - 1) * TURN_UNIT + cosine * u_S - sine * v_T + (1 << (shift - 1))) >> shift
-    y_TS = ((height - 1) * TURN_UNIT + sine * u_S + cosine * v_T + (1 << (shift - 1))) >> shift
-    bits = PARTS.bit_length() - 1
-    across_TS1 = (x_TS & (PARTS - 1)).astype(np.int32)[..., None]
-    down_TS1 = (y_TS & (PARTS - 1)).astype(np.int32)[..., None]
-    place_TS = (y_TS >> bits) * width + (x_TS >> bits)
-    pixels_PC = upright_hw3.reshape(-1, channels)
-
-    def between(first_TS: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """Along a row: the pixels at these places and to the right of them, in parts of PARTS."""
-        left_TSC = pixels_PC.take(first_TS, axis=0).astype(np.int32)
-        left_TSC *= PARTS - across_TS1
-        left_TSC += pixels_PC.take(first_TS + 1, axis=0) * across_TS1
-        return left_TSC
-
-    total_TSC = between(place_TS)
-    total_TSC *= PARTS - down_TS1
-    total_TSC += between(place_TS + width) * down_TS1
-    total_TSC += PARTS * PARTS // 2
-    total_TSC >>= 2 * bits
-    return total_TSC.astype(np.uint8)
+    half, bits = 1 << (shift - 1), PARTS.bit_length() - 1
+    u_S = 2 * np.arange(wide, dtype=np.int64) - (wide - 1)
+    x_S = (width - 1) * TURN_UNIT + half + cosine * u_S
+    y_S = (height - 1) * TURN_UNIT + half + sine * u_S
+    # Three colours are fetched at once, as one number, and few rows at a time: what they need stays in the cache.
+    words_P = np.zeros((height * width, 4), dtype=np.uint8)
+    words_P[:, :3] = upright_hw3.reshape(-1, 3)
+    pixels_P = words_P.view("<u4")[:, 0]
+    out_TS3 = np.empty((high, wide, 3), dtype=np.uint8)
+    stripe = max(TURNED // wide, 1)
+    for start in range(0, high, stripe):
+        v_R = (2 * np.arange(start, min(start + stripe, high), dtype=np.int64) - (high - 1))[:, None]
+        x_RS, y_RS = (x_S - sine * v_R) >> shift, (y_S + cosine * v_R) >> shift
+        right_RS, lower_RS = ((places_RS & (PARTS - 1)).astype(np.int32) for places_RS in (x_RS, y_RS))
+        left_RS, upper_RS = PARTS - right_RS, PARTS - lower_RS
+        first_RS = (y_RS >> bits) * width + (x_RS >> bits)
+        near = [pixels_P[first_RS + step].astype(np.int32) for step in (0, 1, width, width + 1)]
+        for colour in range(3):
+            total_RS, right, below, beyond = ((word_RS >> 8 * colour) & 255 for word_RS in near)
+            total_RS *= left_RS
+            total_RS += right * right_RS
+            below *= left_RS
+            below += beyond * right_RS
+            total_RS *= upper_RS
+            total_RS += below * lower_RS
+            total_RS += PARTS * PARTS // 2
+            total_RS >>= 2 * bits
+            out_TS3[start : start + stripe, :, colour] = total_RS
+    return out_TS3
 
 
 def body_turn(hips_J2: npt.NDArray[np.floating], shoulders_J2: npt.NDArray[np.floating]) -> float | None:
