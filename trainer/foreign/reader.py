@@ -100,14 +100,14 @@ class NetReader(nn.Module):
             raise ConfigError(f"{self.spec.name}: {len(tensors)} tensors given, the spec reads {self.spec.tensors}")
         given = {name: value.float() for name, value in zip(self.spec.tensors, tensors, strict=True)}
         keypoints_NJ2, scores_NJ, facts = self._decode(given)
-        points_NJ2 = torch.nan_to_num(keypoints_NJ2)
+        points_NJ2 = finite(keypoints_NJ2)
         facts = {**self._position(points_NJ2), "score": scores_NJ, **facts, **self._hidden(given, points_NJ2)}
         facts_NJF = torch.stack(list(facts.values()), dim=2)
         parts = [facts_NJF]
         if self.spec.skeleton.flip_pairs:
-            parts.append(facts_NJF[:, self.flip_J])
+            parts.append(facts_NJF.index_select(1, self.flip_J))
         parts += [self._features(given[name], tap, points_NJ2) for name, tap in self.taps.items()]
-        evidence_NJD = torch.nan_to_num(torch.cat(parts, dim=2), nan=0.0, posinf=1e4, neginf=-1e4)
+        evidence_NJD = finite(torch.cat(parts, dim=2), 1e4)
         return Reading(keypoints_NJ2, scores_NJ, evidence_NJD, self._embedding(given, facts_NJF))
 
     def maps(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -140,7 +140,7 @@ class NetReader(nn.Module):
             "y": (points_NJ2[..., 1] * (2 / height) - 1).clamp(-2, 2),
         }
         if self.spec.skeleton.flip_pairs:
-            found["distance to mirror"] = self._far(points_NJ2, points_NJ2[:, self.flip_J])
+            found["distance to mirror"] = self._far(points_NJ2, points_NJ2.index_select(1, self.flip_J))
         return found
 
     def _far(self, a_NJ2: Tensor, b_NJ2: Tensor) -> Tensor:
@@ -216,7 +216,7 @@ class NetReader(nn.Module):
         decoder = self.spec.decoder
         columns = (decoder.points or self.joints) * len(decoder.columns)
         rows_NAK, scores_NA, is_corners = self._candidates(given, columns)
-        best_N = torch.nan_to_num(scores_NA).argmax(dim=1)
+        best_N = finite(scores_NA).argmax(dim=1)
         row_NK = rows_NAK.gather(1, best_N[:, None, None].expand(-1, 1, rows_NAK.shape[2]))[:, 0]
         points_NJK = row_NK[:, -columns:].reshape(row_NK.shape[0], -1, len(decoder.columns))[:, : self.joints]
         keypoints_NJ2, scores_NJ, facts = self._columns(points_NJK, given)
@@ -275,7 +275,7 @@ class NetReader(nn.Module):
         found: dict[str, Tensor] = {}
         if self.spec.decoder.kind == "heatmaps" and self.spec.skeleton.flip_pairs:
             maps_NJHW = self._heatmaps(self.spec.decoder.outputs[0], given)
-            found["mirror's map at the point"] = self._at_point(maps_NJHW[:, self.flip_J], points_NJ2)
+            found["mirror's map at the point"] = self._at_point(maps_NJHW.index_select(1, self.flip_J), points_NJ2)
         for key, name in self.spec.hidden.items():
             kind, _, number = key.partition(".")
             end = f" {number}" if number else ""
@@ -291,7 +291,7 @@ class NetReader(nn.Module):
                     f"map's entropy{end}": entropy(maps_NJHW.flatten(2)),
                 }
                 if self.spec.skeleton.flip_pairs:
-                    read_NJ = self._at_point(maps_NJHW[:, self.flip_J], points_NJ2)
+                    read_NJ = self._at_point(maps_NJHW.index_select(1, self.flip_J), points_NJ2)
                     found[f"mirror's map at the point{end}"] = self._squashed(name, read_NJ)
             elif kind == "flag":
                 found[f"flag{end}"] = self._flag(name, given)
@@ -303,7 +303,7 @@ class NetReader(nn.Module):
         if {"regression.x", "regression.y"} <= set(self.spec.hidden):
             x_NJ, y_NJ = (self._regressed(self.spec.hidden[f"regression.{axis}"], given) for axis in "xy")
             second_NJ2 = self._to_pixels(torch.stack([x_NJ, y_NJ], dim=2), self._cells())
-            found["distance to the regression"] = self._far(torch.nan_to_num(second_NJ2), points_NJ2)
+            found["distance to the regression"] = self._far(finite(second_NJ2), points_NJ2)
         return found
 
     def _flag(self, name: str, given: Mapping[str, Tensor]) -> Tensor:
@@ -366,10 +366,8 @@ class NetReader(nn.Module):
         """Average of the embedding's tensor, or of the deepest tap; without any the facts of all joints."""
         name = self.spec.embedding or (self.spec.taps[-1] if self.spec.taps else None)
         if name is None:
-            return torch.nan_to_num(facts_NJF.flatten(1))
-        return torch.nan_to_num(
-            _average(given[name], self.taps.get(name) or tap_layout(name, self.shapes[name], self.spec))
-        )
+            return finite(facts_NJF.flatten(1))
+        return finite(_average(given[name], self.taps.get(name) or tap_layout(name, self.shapes[name], self.spec)))
 
 
 # --- Functions of tensors
@@ -391,12 +389,20 @@ def peaks(maps_NJHW: Tensor, refine: str) -> tuple[Tensor, Tensor]:
     step on the logarithm of the blurred map (Zhang et al., CVPR 2020; the form of UDP, Huang et al., CVPR 2020).
     """
     height, width = maps_NJHW.shape[2:]
-    flat_NJQ = torch.nan_to_num(maps_NJHW).flatten(2)
+    flat_NJQ = finite(maps_NJHW).flatten(2)
     peak_NJ, place_NJ = flat_NJQ.max(dim=2)
     row_NJ, column_NJ = torch.div(place_NJ, width, rounding_mode="floor"), place_NJ % width
     cells_NJ2 = torch.stack([column_NJ, row_NJ], dim=2).float()
     if refine == "none":
         return cells_NJ2, peak_NJ
+    if refine == "parabola":
+        # The cell and its four neighbours are gathered together; a step off the map is pulled back, and not used.
+        step_5 = place_NJ.new_tensor((0, -1, 1, -width, width))
+        near_NJ5 = flat_NJQ.gather(2, (place_NJ[..., None] + step_5).clamp(0, height * width - 1))
+        near_NJ5 = torch.maximum(near_NJ5, 1e-3 * peak_NJ[..., None].clamp_min(1e-6)).log()
+        edge_2 = cells_NJ2.new_tensor((width - 1, height - 1))
+        inner_NJ2 = (cells_NJ2 > 0) & (cells_NJ2 < edge_2)
+        return cells_NJ2 + _vertex(near_NJ5[..., 1::2], near_NJ5[..., :1], near_NJ5[..., 2::2]) * inner_NJ2, peak_NJ
 
     def around(values_NJQ: Tensor) -> list[Tensor]:
         """Of the 3 x 3 cells around the peak, row by row; the edge's stand in for those outside."""
@@ -405,19 +411,13 @@ def peaks(maps_NJHW: Tensor, refine: str) -> tuple[Tensor, Tensor]:
         place_NJ9 = torch.stack([row + column for row in rows for column in columns], dim=2)
         return list(values_NJQ.gather(2, place_NJ9).unbind(dim=2))
 
-    if refine == "dark":
-        near = around(_blurred(torch.nan_to_num(maps_NJHW)).clamp(1e-3, 50.0).log().flatten(2))
-        return cells_NJ2 + _newton(near), peak_NJ
-    floor_NJ1 = 1e-3 * peak_NJ[..., None].clamp_min(1e-6)
-    near = around(torch.maximum(flat_NJQ, floor_NJ1).log())
-    inner_NJ2 = torch.stack([(column_NJ > 0) & (column_NJ < width - 1), (row_NJ > 0) & (row_NJ < height - 1)], dim=2)
-    step_NJ2 = torch.stack([_vertex(near[3], near[4], near[5]), _vertex(near[1], near[4], near[7])], dim=2)
-    return cells_NJ2 + step_NJ2 * inner_NJ2, peak_NJ
+    near = around(_blurred(finite(maps_NJHW)).clamp(1e-3, 50.0).log().flatten(2))
+    return cells_NJ2 + _newton(near), peak_NJ
 
 
 def peaks_1d(values_NJB: Tensor, *, refine: bool) -> tuple[Tensor, Tensor]:
     """Place in bins and height of the highest bin of every distribution, (N, J) each; by a parabola as :func:`peaks`."""
-    values_NJB = torch.nan_to_num(values_NJB)
+    values_NJB = finite(values_NJB)
     bins = values_NJB.shape[2]
     height_NJ, bin_NJ = values_NJB.max(dim=2)
     if not refine:
@@ -430,7 +430,7 @@ def peaks_1d(values_NJB: Tensor, *, refine: bool) -> tuple[Tensor, Tensor]:
 
 def entropy(values_NJQ: Tensor) -> Tensor:
     """Entropy of the softmax over the last axis, its range stretched to :data:`SHARPNESS`, as a share of the largest, (N, J)."""
-    values_NJQ = torch.nan_to_num(values_NJQ)
+    values_NJQ = finite(values_NJQ)
     highest_NJ1 = values_NJQ.amax(dim=2, keepdim=True)
     spread_NJ1 = (highest_NJ1 - values_NJQ.amin(dim=2, keepdim=True)).clamp_min(1e-6)
     raised_NJQ = torch.exp((values_NJQ - highest_NJ1) * (SHARPNESS / spread_NJ1))
@@ -445,22 +445,20 @@ def corners(cells_NJ2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]
 
     Points outside the map are read at its edge.
     """
+    # All four at once: at batch 1 a node of a graph costs more than its arithmetic.
     edge_2 = cells_NJ2.new_tensor((max(width - 1, 0), max(height - 1, 0)))
+    step_42 = cells_NJ2.new_tensor(((0, 0), (1, 0), (0, 1), (1, 1)))
     inside_NJ2 = torch.minimum(cells_NJ2.clamp_min(0.0), edge_2)
     first_NJ2 = inside_NJ2.floor()
-    next_NJ2 = torch.minimum(first_NJ2 + 1, edge_2)
-    share_x_NJ, share_y_NJ = (inside_NJ2 - first_NJ2).unbind(dim=2)
-    left_NJ, top_NJ = first_NJ2.long().unbind(dim=2)
-    right_NJ, bottom_NJ = next_NJ2.long().unbind(dim=2)
-    places = (
-        top_NJ * width + left_NJ,
-        top_NJ * width + right_NJ,
-        bottom_NJ * width + left_NJ,
-        bottom_NJ * width + right_NJ,
-    )
-    weights = ((1 - share_x_NJ) * (1 - share_y_NJ), share_x_NJ * (1 - share_y_NJ),
-               (1 - share_x_NJ) * share_y_NJ, share_x_NJ * share_y_NJ)  # fmt: skip
-    return torch.stack(places, dim=2), torch.stack(weights, dim=2)
+    share_NJ12 = (inside_NJ2 - first_NJ2)[:, :, None]
+    corner_NJ42 = torch.minimum(first_NJ2[:, :, None] + step_42, edge_2)
+    place_NJ4 = (corner_NJ42 * cells_NJ2.new_tensor((1, width))).sum(dim=3).long()
+    return place_NJ4, ((1 - step_42) - share_NJ12).abs().prod(dim=3)
+
+
+def finite(value: Tensor, most: float = 1e30) -> Tensor:
+    """NaN becomes 0, and what is beyond ``most`` is that: ``torch.nan_to_num`` in three nodes of a graph, not ten."""
+    return torch.where(torch.isnan(value), 0.0, value).clamp(-most, most)
 
 
 def as_map(value: Tensor, tap: TapLayout) -> Tensor:
