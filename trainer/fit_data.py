@@ -9,18 +9,17 @@ Shapes: N people.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from alpose.runtime.errors import AlposeError, ConfigError, DataError
 from alpose.runtime.skeleton import Skeleton
 
-from .checkpoint import PoseModel
 from .data.catalog import Sizes, open_dataset
 from .data.records import Bools, PoseData, join
 from .training import validation_mask, validation_place
@@ -41,6 +40,14 @@ class Source:
         return Source(self.name, self.train.with_skeleton(skeleton), self.held_out.with_skeleton(skeleton))
 
 
+class WithFacts(Protocol):
+    """A model that says what it was trained on: ours, or the head of somebody else's net."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Provenance in plain JSON values."""
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """Who a checkpoint knows, by pictures; those of version 0.1.0 know ids alone."""
@@ -55,7 +62,7 @@ class History:
     datasets: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: PoseModel | None) -> History:
+    def of(cls, model: WithFacts | None) -> History:
         """Read it from a checkpoint's facts."""
         if model is None:
             return cls()
@@ -146,7 +153,7 @@ class FitData:
 
 
 def open_fit_data(
-    names: Sequence[str], old: PoseModel | None, data_root: Path | None, *, sizes: Sizes, old_sizes: Sizes,
+    names: Sequence[str], old: WithFacts | None, data_root: Path | None, *, sizes: Sizes, old_sizes: Sizes,
     hold_out: float, old_data: bool, group_by: str | None = None, flip_pairs: str | None = None,
 ) -> FitData:  # fmt: skip
     """Read every dataset, and give each person one role.

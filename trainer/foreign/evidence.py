@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from ..progress import progress
 from .net import ForeignNet
 from .reader import NetReader
 
-VERSION = 1
+VERSION = 2
 """Raise this when the same net and people give other numbers."""
 BLOCK = 32
 """Views between two marks of progress."""
@@ -60,6 +60,8 @@ class Evidence:
     pooled_NC: Array
     """Averages of the taps, float16."""
     scores_NJ: Array
+    own_N: Array
+    """The net's own score, averaged over all its joints, as whoever uses the net has it."""
     keypoints_NJ2: Array
     """Pixels of the view."""
     distance_NJ: Array
@@ -168,6 +170,7 @@ def _look(
         "evidence_NJD": reading.evidence_NJD[:, joints].clamp(-6e4, 6e4).numpy(),
         "pooled_NC": pooled_BC.nan_to_num().clamp(-6e4, 6e4).numpy(),
         "scores_NJ": reading.scores_NJ[:, joints].numpy(),
+        "own_N": reading.scores_NJ.mean(dim=1).numpy(),
         "keypoints_NJ2": keypoints_BJ2.numpy(),
         "distance_NJ": distance_BJ.numpy(),
         "counts_NJ": (labelled_BJ & torch.isfinite(distance_BJ)).numpy(),
@@ -184,6 +187,7 @@ def _open(folder: Path, reader: NetReader, views: int, joints: int) -> dict[str,
         "evidence_NJD": ((joints, len(reader.facts)), np.float16),
         "pooled_NC": ((channels,), np.float16),
         "scores_NJ": ((joints,), np.float32),
+        "own_N": ((), np.float32),
         "keypoints_NJ2": ((joints, 2), np.float32),
         "distance_NJ": ((joints,), np.float32),
         "counts_NJ": ((joints,), np.bool_),
@@ -208,8 +212,9 @@ def _key(net: ForeignNet, crops: Crops, joints: Sequence[int], views: int, seed:
     """Hash of all that makes the numbers."""
     data = crops.data
     labels = hashlib.sha256(data.joints_NJ2.tobytes() + data.labelled_NJ.tobytes()).hexdigest()
+    crop = fields_to_json(crops.config)
     made_of = [
         VERSION, hashlib.sha256(net.path.read_bytes()).hexdigest(), fields_to_json(net.spec), list(joints), labels,
-        data.people_keys(), fields_to_json(replace(crops.config)), views, seed,
+        data.people_keys(), crop, views, seed,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:20]
