@@ -13,6 +13,7 @@ import click
 
 from alpose import __version__
 from alpose.runtime.errors import AlposeError, ConfigError
+from alpose.runtime.io import to_json
 
 from .cli_options import (
     EXISTING_FOLDER,
@@ -29,6 +30,7 @@ from .cli_options import (
 )
 from .data.commands import data
 from .foreign.commands import pose
+from .foreign.options import net_options
 from .methods.catalog import DETECTORS, METHODS
 
 log = logging.getLogger("alpose")
@@ -156,24 +158,55 @@ def report(run: Path, level: float) -> None:
 @main.command()
 @run_options("runs/detect-DATASET")
 @click.option("--detectors", help="Comma-separated. [default: all]")
+@click.option("--pose", type=click.Path(path_type=Path), metavar="ONNX",
+              help="A pose net of somebody else's: what is a head worth on it?")  # fmt: skip
+@click.option("--heads", help="With --pose: facts,facts+features,ll,ll++. [default: all]")
+@click.option("--map-joints", metavar="NET:LABEL,…", help="With --pose: joints that belong together although their names "
+              "differ; NET:- keeps one out.")  # fmt: skip
+@click.option("--views", default=8, show_default=True, type=click.IntRange(0, 64),
+              help="With --pose: damaged views of every person.")  # fmt: skip
+@click.option("--people", default=1000, show_default=True, type=click.IntRange(1),
+              help="With --pose: so many train, and so many of each set are tested, at most.")  # fmt: skip
+@click.option("--group-by", metavar="FIELD", help="With --pose: keep each group on one side of every split.")
 @failure_options
+@net_options
 @place_options
 def detect(
+    pose: Path | None, heads: str | None, map_joints: str | None, views: int, people: int, group_by: str | None, stated: Any,
     dataset: str, folder: Path | None, preset_name: Any, seeds: int | None, bases: Path | None, detectors: str | None,
     failure: Any, failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
     """Compare detectors of failure on fixed base models: free scores, loss heads, candidates, ceilings.
 
-    Writes OUT/detect.json and OUT/detect.html. Interrupt it whenever you like: the same command goes on.
+    With --pose they are those of somebody else's net, which is not trained: its own score, what it hides, and heads on it.
+
+    Writes OUT/detect.json and OUT/detect.html; with --pose OUT/detect-pose.json and OUT/detect-pose.html. Interrupt it whenever you like: the same command goes on.
 
     \b
     alpose-train detect --dataset synthetic --preset smoke --seeds 2
     alpose-train detect --dataset lsp --data-root DATA --preset laptop --seeds 3
+    alpose-train detect --pose movenet-thunder.onnx --data my-coco/
     """
+    from .metrics import Failure
+
+    if pose is not None:
+        from .foreign.detect import RESULT, ForeignDetectConfig, detect_foreign
+        from .foreign.heads import HEADS
+        from .pages.detect_pose import write_page
+
+        wanted: Any = names_in(heads) if heads else HEADS
+        of_net = ForeignDetectConfig(
+            pose=pose, data=dataset, stated=stated, map_joints=map_joints, views=views, heads=wanted, seeds=seeds or 3,
+            people=people, failure=Failure(failure, failure_limit), group_by=group_by,
+        )  # fmt: skip
+        folder = folder or default_out(dataset, f"detect-{pose.stem}-")
+        found = detect_foreign(of_net, folder, place.machine(), data_root=place.data_root, cache=place.cache)
+        click.echo("\n".join(found.lines()))
+        click.echo(f"results: {folder / RESULT}\nreport:  {write_page(found, folder)}")
+        return
     from .detect.evaluation import evaluate
     from .detect.experiment import DetectConfig, run_detect
     from .epck import EpckTraining
-    from .metrics import Failure
     from .pages.detect import finding, write_report
     from .run import RunConfig
 
@@ -189,14 +222,21 @@ def detect(
 
 
 @main.command()
+@click.option("--pose", type=click.Path(path_type=Path), metavar="ONNX",
+              help="A pose net of somebody else's, which stays as it is: only what tells its failures is learned.")  # fmt: skip
 @click.option("--data", "data_", multiple=True, required=True, metavar="FOLDER|lsp|mpii|synthetic",
               help="A COCO keypoints folder, or a benchmark by name. Repeatable.")  # fmt: skip
 @click.option("--from", "start", type=click.Path(path_type=Path, exists=True),
-              help="A checkpoint to train on. [default: a new model]")  # fmt: skip
+              help="A checkpoint to train on, or a model of --pose that gets a new head. [default: a new model]")  # fmt: skip
 @click.option("--out", required=True, type=FOLDER, help="Folder of the new checkpoint.")
 @click.option("--preset", "preset_name", type=PRESET, help="Recipe. [default: the checkpoint's, or laptop]")
 @click.option("--net", type=NET, help="Another pose net than the preset's hourglass, for a new model; tiny: for tests.")
-@click.option("--heads", help="Loss heads, comma-separated. [default: the checkpoint's, or epck]")
+@click.option("--heads", help="Loss heads, comma-separated. [default: the checkpoint's, or epck; with --pose all of "
+              "facts,facts+features,ll,ll++]")  # fmt: skip
+@click.option("--map-joints", metavar="NET:LABEL,…", help="With --pose: joints that belong together although their names "
+              "differ; NET:- keeps one out.")  # fmt: skip
+@click.option("--views", default=8, show_default=True, type=click.IntRange(0, 64),
+              help="With --pose: damaged views of every person.")  # fmt: skip
 @click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="TOML",
               help="What differs from the preset: rates, batches, augmentation, epochs; see docs/loop.md.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(1), help="Of the pose net. [default: the recipe's]")
@@ -213,13 +253,14 @@ def detect(
               help="Also send every loss and measure there, while it trains. Repeatable.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json in place of a table.")
 @failure_options
+@net_options
 @place_options
 def fit(
-    data_: tuple[str, ...], start: Path | None, out: Path, preset_name: Any, net: Any, heads: str | None,
+    pose: Path | None, map_joints: str | None, views: int, stated: Any, data_: tuple[str, ...], start: Path | None, out: Path, preset_name: Any, net: Any, heads: str | None,
     recipe: Path | None, epochs: int | None, compile_: bool, hold_out: float, group_by: str | None, flip_pairs: str | None,
     without_old_data: bool, seed: int, logs: tuple[str, ...], as_json: bool, failure: Any, failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
-    """Train a model and its loss heads on your own data; with --from, train a model on.
+    """Train a model and its loss heads on your own data; with --from, train a model on; with --pose, watch your own net.
 
     Writes OUT/model.safetensors with OUT/model.json beside it, OUT/fit.json with PCK and failure detection on the
     people that were held out, before and after, OUT/measures.csv with the same, and OUT/losses.csv with the loss of every epoch, while
@@ -228,11 +269,30 @@ def fit(
     \b
     alpose-train fit --data my-keypoints/ --out models/first
     alpose-train fit --data dataset/ --from models/first --out models/second
+    alpose-train fit --pose movenet-thunder.onnx --data my-coco/ --out models/thunder
     alpose-export models/second --calibration dataset/ --previous first.alpose -o second.alpose
     """
+    from .metrics import Failure
+
+    if pose is not None or (start is not None and _is_foreign(start)):
+        unused = {"--preset": preset_name, "--net": net, "--recipe": recipe, "--epochs": epochs, "--compile": compile_,
+                  "--log": logs}
+        if given := [name for name, value in unused.items() if value]:
+            raise ConfigError(f"{', '.join(given)}: a net of --pose is not trained, leave out")
+        from .foreign.fitting import ForeignFitConfig, fit_foreign
+        from .foreign.heads import HEADS
+
+        wanted: Any = names_in(heads) if heads else HEADS
+        of_net = ForeignFitConfig(
+            data=data_, pose=None if start else pose, stated=stated, start=start, map_joints=map_joints, views=views,
+            failure=Failure(failure, failure_limit), hold_out=hold_out, group_by=group_by, flip_pairs=flip_pairs,
+            old_data=not without_old_data, seed=seed, heads=wanted,
+        )  # fmt: skip
+        found = fit_foreign(of_net, out, place.machine(), data_root=place.data_root, cache=place.cache)
+        click.echo(json.dumps(to_json(found), indent=2) if as_json else f"{found.table()}\nmodel: {out}")
+        return
     from .fitting import FitConfig
     from .fitting import fit as run_fit
-    from .metrics import Failure
     from .training_log import opener
 
     config = FitConfig(
@@ -245,6 +305,12 @@ def fit(
                      logs=[opener(name) for name in logs])  # fmt: skip
     if machine.leads:
         click.echo(json.dumps(result.to_json(), indent=2) if as_json else f"{result.table()}\ncheckpoint: {out}")
+
+
+def _is_foreign(path: Path) -> bool:
+    from .foreign.model import is_foreign
+
+    return path.is_dir() and is_foreign(path)
 
 
 @main.command()

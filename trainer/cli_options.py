@@ -39,7 +39,7 @@ NET = click.Choice(["hrnet-w32", "hrnet-tiny"])
 def run_options(default_out: str) -> Callable[[Any], Any]:
     """The options of a command that runs the benchmark's base models; ``default_out`` is named in the help."""
     options = (
-        click.option("--dataset", required=True, metavar="lsp|mpii|synthetic|FOLDER",
+        click.option("--dataset", "--data", "dataset", required=True, metavar="lsp|mpii|synthetic|FOLDER",
                      help="A benchmark by name, or a COCO keypoints folder."),
         click.option("--out", "folder", type=FOLDER, help="Where the run lives. An unfinished run there is continued. "
                      f"[default: {default_out}]"),

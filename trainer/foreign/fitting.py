@@ -201,7 +201,7 @@ def fit_foreign(
     net, old = open_foreign(config)
     data, joints = open_people(config, net, old, data_root)
     train, held_out = data.train, _held_out(data)
-    _refuse_too_few(train, held_out)
+    refuse_too_few(train, held_out)
     reader = NetReader(net.spec, net.shapes)
     try_out(net, reader, train, joints, machine, cache, config.failure)
     everybody = join("+".join(dict.fromkeys([train.name, held_out.name])), train, held_out)
@@ -217,7 +217,7 @@ def fit_foreign(
     clean = truth.part(truth.clean_N)
     result = ForeignFit(
         net=net.spec.name, trained_on={source.name: len(source.train) for source in data.sources},
-        held_out=len(clean.rows_N), failures=clean.failures, pck=_pck(judged.evidence, clean), views=len(truth.rows_N),
+        held_out=len(clean.rows_N), failures=clean.failures, pck=share_right(judged.evidence, clean), views=len(truth.rows_N),
         view_failures=truth.failures, joints=tuple(net.spec.skeleton.joints[j] for j in joints), rows=rows,
         best_free=best_free, chosen=chosen, over_free=over, failure=config.failure.label,
         seconds={"evidence": looked - started, "heads": learned - looked, "measures": time.perf_counter() - learned},
@@ -330,7 +330,7 @@ def try_out(
     if clean.failures == len(clean.rows_N):
         raise DataError(
             f"{net.spec.name} fails on all of {len(clean.rows_N)} labelled people that were tried (PCK "
-            f"{_shown(_pck(seen.evidence, clean))}), so that there is nothing to tell apart. Its input or its joints are probably "
+            f"{_shown(share_right(seen.evidence, clean))}), so that there is nothing to tell apart. Its input or its joints are probably "
             "described wrongly: look at it with alpose-train pose describe, and state --colour, --mean, --std, --crop or "
             "--map-joints"
         )
@@ -402,7 +402,8 @@ def _held_out(data: FitData) -> PoseData:
     return parts[0] if len(parts) == 1 else join("+".join(part.name for part in parts), *parts)
 
 
-def _refuse_too_few(train: PoseData, held_out: PoseData) -> None:
+def refuse_too_few(train: PoseData, held_out: PoseData) -> None:
+    """Refuse to learn from a handful of people."""
     people = len(train) + len(held_out)
     if people < FEWEST or len(train) < 2 or len(held_out) < 2:
         raise DataError(
@@ -411,7 +412,8 @@ def _refuse_too_few(train: PoseData, held_out: PoseData) -> None:
         )
 
 
-def _pck(evidence: Evidence, truth: Truth) -> float | None:
+def share_right(evidence: Evidence, truth: Truth) -> float | None:
+    """PCK over all their joints that count; None without any."""
     counts = evidence.counts_NJ[truth.rows_N]
     return float((evidence.distance_NJ[truth.rows_N][counts] < 1).mean()) if counts.any() else None
 

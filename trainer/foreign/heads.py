@@ -150,13 +150,15 @@ class JointHead(JointNetwork, Detector):
         config = self.config
         if not config.components:
             return
-        features_MC = evidence_NLD[:, :, config.facts : config.facts + config.channels].flatten(0, 1).double()
+        features_MC = evidence_NLD[:, :, config.facts : config.facts + config.channels].flatten(0, 1)
         deviation_C = features_MC.std(dim=0, correction=0)
         quiet_C = deviation_C < 1e-3
         scaled_MC = (features_MC - features_MC.mean(dim=0)) / deviation_C.masked_fill(quiet_C, 1.0)
         scaled_MC[:, quiet_C] = 0.0
-        _, vectors_CC = torch.linalg.eigh(scaled_MC.T @ scaled_MC)
-        directions_CK = vectors_CC[:, -config.components :].flip(1) / deviation_C.masked_fill(quiet_C, 1.0)[:, None]
+        _, vectors_CC = torch.linalg.eigh((scaled_MC.T @ scaled_MC).double())
+        directions_CK = (
+            vectors_CC[:, -config.components :].flip(1).float() / deviation_C.masked_fill(quiet_C, 1.0)[:, None]
+        )
         # Of the two signs the one whose largest part is positive, so that every machine takes the same.
         largest_K = directions_CK.gather(0, directions_CK.abs().argmax(dim=0, keepdim=True))
         self.directions_CK.copy_(directions_CK * largest_K.sign())

@@ -27,6 +27,8 @@ from .reader import NetReader
 
 PIECE = 1024
 """Views whose evidence is in memory as float32 at a time."""
+DIRECTIONS_FROM = 750
+"""Views, spread over all, that the directions of the features are taken from; with all their joints that is enough."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +92,7 @@ def _learn_joints(head: JointHead, evidence: Evidence, how: Learning, machine: D
     wanted = head.config.facts + head.config.channels
     pieces = []
     if head.config.components:
-        step = max(1, len(evidence) // 4000)  # directions need no more
+        step = max(1, len(evidence) // DIRECTIONS_FROM)
         head.fit_directions(torch.from_numpy(np.asarray(evidence.evidence_NJD[::step, :, :wanted], np.float32)))
     for start in range(0, len(evidence), PIECE):
         part_NLD = torch.from_numpy(np.asarray(evidence.evidence_NJD[start : start + PIECE, :, :wanted], np.float32))

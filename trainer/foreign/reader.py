@@ -118,6 +118,8 @@ class NetReader(nn.Module):
     def pooled(self, tensors: Sequence[Tensor]) -> Tensor:
         """The taps' averages over the image, one after the other, (N, sum of C)."""
         given = dict(zip(self.spec.tensors, tensors, strict=True))
+        if not self.taps:
+            return tensors[0].new_zeros(tensors[0].shape[0], 0)
         return torch.cat([_average(given[name].float(), tap) for name, tap in self.taps.items()], dim=1)
 
     # --- Names and numbers of the facts, in one order

@@ -1,0 +1,144 @@
+"""``fit --pose``: from an ONNX file and labels to a model, what it says on the way, and what it refuses first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from alpose.runtime.errors import AlposeError
+from alpose.trainer.cli import main
+from alpose.trainer.foreign import evidence as evidence_module
+from alpose.trainer.foreign.fitting import ForeignFitConfig, fit_foreign
+from alpose.trainer.foreign.model import load
+from alpose.trainer.foreign.net import ForeignNet
+from alpose.trainer.foreign.recognise import Stated
+
+from . import dots
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.set_num_threads(1)
+
+    def call(*arguments: object, code: int = 0) -> str:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    return call
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[object]:
+    """The options of a fit of the dots net."""
+    return ["--pose", dots.finder(tmp_path / "dots.onnx"), "--data", dots.folder(tmp_path / "data"), "--skeleton",
+            dots.skeleton_file(tmp_path / "dots.json"), "--mean", "0", "--std", "1", "--taps", "features"]  # fmt: skip
+
+
+def test_from_a_file_to_a_model(run: Any, parts: list[object], tmp_path: Path) -> None:
+    """The command of the README; what it prints, the folder, and that labels decide who trained."""
+    said = run("fit", *parts, "--out", "models/dots", "--views", 3, "--group-by", "file_name")
+    assert "Kept: " in said
+    assert "the net's own score" in said
+    for name in ("facts", "facts+features", "ll++", "mean peak"):
+        assert name in said
+    model = load(tmp_path / "models" / "dots")
+    assert model.net.read_bytes() == (tmp_path / "dots.onnx").read_bytes()
+    found = json.loads((tmp_path / "models" / "dots" / "fit.json").read_text())
+    assert 10 < found["held_out"] < 30
+    assert found["failures"] > 2
+    assert set(model.facts["labelled_joints"]) == set(dots.SKELETON.joints)
+    assert len(model.facts["labelled_ids"]) == 80 - found["held_out"]
+    aurocs = {row["name"]: row["all"]["auroc"] for row in found["rows"]}
+    assert aurocs[found["chosen"]] > 0.8  # a missing dot is seen in its map
+
+
+def test_a_new_head_from_more_labels_keeps_those_of_before(run: Any, parts: list[object], tmp_path: Path) -> None:
+    """``--from`` needs no net and no description; who trained before trains again and is never held out."""
+    run("fit", *parts, "--out", "first", "--views", 1, "--heads", "facts")
+    more = dots.folder(tmp_path / "field", 24, seed=5)
+    run("fit", "--from", "first", "--data", more, "--out", "second", "--views", 1, "--heads", "facts")
+    before, after = (set(load(tmp_path / name).facts["labelled_people"]) for name in ("first", "second"))
+    assert before < after
+    assert load(tmp_path / "second").spec == load(tmp_path / "first").spec
+
+
+def test_an_interrupted_pass_goes_on_and_ends_with_the_same_numbers(
+    parts: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of a block's net; blocks that were marked as done are not run again."""
+    monkeypatch.setattr(evidence_module, "BLOCK", 8)
+    config = ForeignFitConfig(
+        pose=Path(str(parts[1])), data=(str(parts[3]),), views=2, heads=("facts",),
+        stated=Stated(skeleton=dots.SKELETON, mean=(0, 0, 0), std=(1, 1, 1)),
+    )  # fmt: skip
+    from alpose.trainer.device import device_context
+
+    machine, calls, real = device_context("cpu"), [0], ForeignNet.__call__
+
+    def counted(self: ForeignNet, frames_NHW3: Any) -> Any:
+        calls[0] += 1
+        if stop_at is not None and calls[0] == stop_at:
+            raise KeyboardInterrupt
+        return real(self, frames_NHW3)
+
+    monkeypatch.setattr(ForeignNet, "__call__", counted)
+    stop_at: int | None = None
+    whole = fit_foreign(config, tmp_path / "whole", machine, data_root=None, cache=tmp_path / "one")
+    in_all, calls[0], stop_at = calls[0], 0, 44
+    with pytest.raises(KeyboardInterrupt):
+        fit_foreign(config, tmp_path / "again", machine, data_root=None, cache=tmp_path / "two")
+    stop_at, calls[0] = None, 0
+    again = fit_foreign(config, tmp_path / "again", machine, data_root=None, cache=tmp_path / "two")
+    assert calls[0] < in_all - 30
+    assert whole.rows == again.rows
+    first, second = (load(tmp_path / name).detector.state_dict() for name in ("whole", "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_is_refused_before_anything_costly(run: Any, parts: list[object], tmp_path: Path) -> None:
+    """One sentence each, that says what to do."""
+    few = dots.folder(tmp_path / "few", 10)
+    assert "too few" in run("fit", *parts[:2], "--data", few, *parts[4:], "--out", "x", code=1)
+    easy = dots.folder(tmp_path / "easy", 30, hard=0.0)
+    blind = dots.finder(tmp_path / "blind.onnx", blind=True)
+    said = run("fit", "--pose", blind, "--data", easy, *parts[4:], "--out", "x", code=1)
+    assert "fails on all of" in said
+    assert "pose describe" in said
+    hands = tmp_path / "hands.json"
+    hands.write_text(json.dumps({**dots.SKELETON.to_json(), "joints": ["a", "b", "c", "d"]}))
+    said = run("fit", *parts[:4], "--skeleton", hands, *parts[6:], "--out", "x", code=1)
+    assert "none in common" in said
+    assert "--epochs" in run("fit", *parts, "--out", "x", "--epochs", 3, code=1)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_net_that_never_fails_is_refused(tmp_path: Path, parts: list[object]) -> None:
+    """Where a failure is defined so that there is none."""
+    from alpose.trainer.device import device_context
+    from alpose.trainer.metrics import Failure
+
+    config = ForeignFitConfig(
+        pose=Path(str(parts[1])), data=(str(dots.folder(tmp_path / "easy", 30, hard=0.0)),), failure=Failure("mean-error", 1.0),
+        stated=Stated(skeleton=dots.SKELETON, mean=(0, 0, 0), std=(1, 1, 1)),
+    )  # fmt: skip
+    with pytest.raises(AlposeError, match="fails on none of 2"):
+        fit_foreign(config, tmp_path / "x", device_context("cpu"), data_root=None, cache=tmp_path / "cache")
+
+
+def test_free_scores_need_no_direction_from_labels() -> None:
+    """A low score is bad, a high entropy is bad; places say nothing."""
+    from alpose.trainer.foreign.heads import free_scores
+
+    found = free_scores(("x", "score", "map's entropy", "distance to mirror", "mirror score", "flag"), (0, 1))
+    assert list(found) == ["mean score", "lowest score", "mean map's entropy", "highest map's entropy", "mean flag"]
+    assert [config.sign for config in found.values()] == [-1, -1, 1, 1, -1]
+    assert np.unique([config.fact for config in found.values()]).tolist() == [1, 2, 5]
