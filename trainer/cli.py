@@ -160,7 +160,7 @@ def report(run: Path, level: float) -> None:
 @click.option("--detectors", help="Comma-separated. [default: all]")
 @click.option("--pose", type=click.Path(path_type=Path), metavar="ONNX",
               help="A pose net of somebody else's: what is a head worth on it?")  # fmt: skip
-@click.option("--heads", help="With --pose: facts,facts+features,ll,ll++. [default: all]")
+@click.option("--heads", help="With --pose: epck,facts,facts+features,ll,ll++. [default: all]")
 @click.option("--map-joints", metavar="NET:LABEL,…", help="With --pose: joints that belong together although their names "
               "differ; NET:- keeps one out.")  # fmt: skip
 @click.option("--views", default=8, show_default=True, type=click.IntRange(0, 64),
@@ -232,7 +232,7 @@ def detect(
 @click.option("--preset", "preset_name", type=PRESET, help="Recipe. [default: the checkpoint's, or laptop]")
 @click.option("--net", type=NET, help="Another pose net than the preset's hourglass, for a new model; tiny: for tests.")
 @click.option("--heads", help="Loss heads, comma-separated. [default: the checkpoint's, or epck; with --pose all of "
-              "facts,facts+features,ll,ll++]")  # fmt: skip
+              "epck,facts,facts+features,ll,ll++]")  # fmt: skip
 @click.option("--map-joints", metavar="NET:LABEL,…", help="With --pose: joints that belong together although their names "
               "differ; NET:- keeps one out.")  # fmt: skip
 @click.option("--views", default=8, show_default=True, type=click.IntRange(0, 64),

@@ -43,7 +43,7 @@ from .fitting import (
     share_right,
     try_out,
 )
-from .heads import HEADS, Detector, HeadKind
+from .heads import HEADS, JOINT_HEADS, Detector, HeadKind
 from .joints import in_skeleton, match_joints
 from .learning import predict
 from .measuring import Difference, Truth, difference, measure
@@ -287,7 +287,7 @@ def _set(name: str, people: People, said: dict[str, list[Said]], failure: Failur
     def row(each: str) -> DetectorRow:
         answers = said[each]
         found = [
-            measure(loss_N, confidence_NL, people.evidence, truth, probability=each.startswith("facts"))
+            measure(loss_N, confidence_NL, people.evidence, truth, probability=each in JOINT_HEADS)
             for loss_N, confidence_NL in answers
         ]
         return DetectorRow(

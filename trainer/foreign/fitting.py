@@ -29,7 +29,7 @@ from ..device import DeviceContext, environment
 from ..fit_data import FitData, Source, open_fit_data
 from ..metrics import Failure
 from .evidence import Evidence, collect
-from .heads import HEADS, Detector, HeadKind, free_scores
+from .heads import HEADS, JOINT_HEADS, Detector, HeadKind, free_scores
 from .joints import in_skeleton, match_joints
 from .learning import Learning, config_of, learn, predict
 from .measuring import Difference, Measured, Truth, difference, measure, truth_of
@@ -348,15 +348,17 @@ def all_detectors(
 ) -> dict[str, Detector]:  # fmt: skip
     """Every free score, and every head that the net has something for, by name."""
     how, count = Learning(), len(reader.spec.skeleton)
-    detectors = {}
+    detectors: dict[str, Detector] = {}
     few = evidence.take(np.arange(0, len(evidence), max(1, len(evidence) // 2000)))
     for name, config in free_scores(reader.facts, joints).items():
         detectors[name] = learn(config, count, few, how, machine, seed=seed)
-    for kind in heads:
+    for kind in sorted(heads, key=lambda each: each == "epck"):  # which takes two of the others as they are
         if kind != "facts" and not reader.taps:
             log.info("%s reads feature taps, and the spec of this net names none: left out", kind)
             continue
-        detectors[kind] = learn(config_of(kind, reader, joints), count, evidence, how, machine, seed=seed)
+        detectors[kind] = learn(
+            config_of(kind, reader, joints), count, evidence, how, machine, seed=seed, parts=detectors
+        )
     return detectors
 
 
@@ -376,18 +378,30 @@ def choose(
 
     def row(name: str) -> Row:
         loss_N, confidence_NL = said[name]
-        one, few = (measure(loss_N, confidence_NL, judged.evidence, part, probability=name.startswith("facts"))
+        one, few = (measure(loss_N, confidence_NL, judged.evidence, part, probability=name in JOINT_HEADS)
                     for part in (truth, clean))  # fmt: skip
         return Row(name=name, learned=name in HEADS, all=one, clean=few,
                    against_own=difference([loss_N], [said[OWN][0]], truth))  # fmt: skip
 
     rows = sorted((row(name) for name in said), key=lambda row: -(row.all.auroc or 0.0))
     best_free = next(row.name for row in rows if not row.learned and row.name != OWN)
-    best_head = next((row.name for row in rows if row.learned), None)
+    best_head = _preferred(rows, said, truth)
     over = difference([said[best_head][0]], [said[best_free][0]], truth) if best_head else None
     if best_head and over and over.is_better:
         return tuple(rows), best_free, best_head, over
     return tuple(rows), best_free, best_free, None
+
+
+def _preferred(rows: Sequence[Row], said: Mapping[str, Said], truth: Truth) -> str | None:
+    """The first head, in the order of :data:`~.heads.HEADS`, that is not worse than the best one beyond chance."""
+    learned = [row.name for row in rows if row.learned]
+    if not learned:
+        return None
+    best = learned[0]
+    return next(
+        name for name in HEADS
+        if name in learned and (name == best or not difference([said[best][0]], [said[name][0]], truth).is_better)
+    )  # fmt: skip
 
 
 def own_score(evidence: Evidence) -> Said:

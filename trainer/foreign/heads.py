@@ -10,7 +10,7 @@ it, K components that the features are reduced to, P pooled features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,13 +21,19 @@ from alpose.runtime.errors import ConfigError
 from ..methods.catalog import head_named
 from ..models.heads import HeadConfig, build_head
 from ..models.hourglass import Features
-from ..models.joint_network import JointNetwork
+from ..models.joint_network import JointNetwork, share_to_logit
 from .reader import Reading
 
 Reduction = Literal["mean", "worst"]
-HeadKind = Literal["free", "facts", "facts+features", "ll", "ll++"]
-HEADS: tuple[HeadKind, ...] = ("facts", "facts+features", "ll", "ll++")
-"""Those that are learned."""
+HeadKind = Literal["free", "epck", "facts", "facts+features", "ll", "ll++"]
+HEADS: tuple[HeadKind, ...] = ("epck", "facts", "facts+features", "ll", "ll++")
+"""Those that are learned; where nothing tells them apart the first is taken.
+
+``epck`` averages the logits of ``facts``, which carry over to other pictures better, and ``facts+features``, which know more of
+pictures like those that trained them.
+"""
+JOINT_HEADS: tuple[HeadKind, ...] = ("epck", "facts", "facts+features")
+"""Those that give every joint a probability."""
 
 COMPONENTS = 32
 """Directions that the features at the joints are reduced to, so that a few thousand views suffice to learn from them."""
@@ -180,6 +186,36 @@ class JointHead(JointNetwork, Detector):
         return torch.sigmoid(self.logits(self.reduced(evidence_NLD)))
 
 
+def parts_of(config: DetectorConfig) -> tuple[DetectorConfig, DetectorConfig]:
+    """The two heads that ``epck`` averages."""
+    return replace(config, kind="facts", channels=0, components=0), replace(config, kind="facts+features")
+
+
+class AveragedHead(Detector):
+    """The logits of two heads on the joints, averaged: one that reads facts alone, one that reads features too."""
+
+    def __init__(self, config: DetectorConfig, joints: int) -> None:
+        super().__init__(config, joints)
+        self.heads = nn.ModuleList([JointHead(part, joints) for part in parts_of(config)])
+
+    def members(self) -> list[JointHead]:
+        """The heads."""
+        return [head for head in self.heads if isinstance(head, JointHead)]
+
+    def logits(self, evidence_NLD: Tensor) -> Tensor:
+        """Averaged logit of each labelled joint, (N, L)."""
+        said = [head.logits(head.reduced(evidence_NLD)) for head in self.members()]
+        return torch.stack(said).mean(dim=0)
+
+    def loss(self, evidence_NLD: Tensor, pooled_NP: Tensor) -> Tensor:
+        """Logit of the share of labelled joints that are expected to be wrong."""
+        return share_to_logit(1 - torch.sigmoid(self.logits(evidence_NLD)).mean(dim=1))
+
+    def confidence(self, evidence_NLD: Tensor) -> Tensor:
+        """Probability of each labelled joint to be right."""
+        return torch.sigmoid(self.logits(evidence_NLD))
+
+
 class PooledHead(Detector):
     """A loss head of Learning Loss or LearningLoss++ on the taps' averages; joints keep the net's own score."""
 
@@ -224,7 +260,7 @@ def build_detector(config: DetectorConfig, joints: int) -> Detector:
     if config.kind in ("ll", "ll++"):
         head_named(config.kind)
         return PooledHead(config, joints)
-    return JointHead(config, joints)
+    return AveragedHead(config, joints) if config.kind == "epck" else JointHead(config, joints)
 
 
 def free_scores(facts: Sequence[str], joints: Sequence[int]) -> dict[str, DetectorConfig]:

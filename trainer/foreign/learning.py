@@ -6,7 +6,7 @@ Shapes: N views, L labelled joints, D evidence of a joint, P pooled features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,18 @@ from ..methods.catalog import head_named, resolve
 from ..models.hourglass import Features
 from ..training import HeadBatch, HeadTraining, run_epochs
 from .evidence import Evidence
-from .heads import COMPONENTS, Detector, DetectorConfig, FreeScore, HeadKind, JointHead, PooledHead, build_detector
+from .heads import (
+    COMPONENTS,
+    AveragedHead,
+    Detector,
+    DetectorConfig,
+    FreeScore,
+    HeadKind,
+    JointHead,
+    PooledHead,
+    build_detector,
+    parts_of,
+)
 from .reader import NetReader
 
 PIECE = 1024
@@ -45,7 +56,7 @@ def config_of(
 ) -> DetectorConfig:
     """The config of a head that fits a net."""
     channels = len(reader.facts) - reader.count
-    with_features = kind == "facts+features"
+    with_features = kind in ("epck", "facts+features")
     return DetectorConfig(
         kind=kind, joints=joints, facts=reader.count, channels=channels if with_features else 0,
         components=min(components, channels) if with_features else 0,
@@ -55,19 +66,27 @@ def config_of(
 
 
 def learn(
-    config: DetectorConfig, net_joints: int, evidence: Evidence, how: Learning, machine: DeviceContext, *, seed: int
-) -> Detector:
+    config: DetectorConfig, net_joints: int, evidence: Evidence, how: Learning, machine: DeviceContext, *, seed: int,
+    parts: Mapping[str, Detector] | None = None,
+) -> Detector:  # fmt: skip
     """A detector trained on views; its weights depend on seed and kind alone.
+
+    ``parts`` are detectors that were trained on the same views with the same seed, by kind: ``epck`` takes its two from them.
 
     Raises:
         DataError: no joint is labelled and measurable.
     """
+    parts = parts or {}
     digest = hashlib.sha256(f"{seed}/foreign/{config.kind}".encode()).digest()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(digest[:7], "little"))
         detector = build_detector(config, net_joints)
         if isinstance(detector, FreeScore):
             detector.fit_range(torch.from_numpy(np.asarray(evidence.evidence_NJD, np.float32)))
+        elif isinstance(detector, AveragedHead):
+            for member, part in zip(detector.members(), parts_of(config), strict=True):
+                made = parts.get(part.kind) or learn(part, net_joints, evidence, how, machine, seed=seed)
+                member.load_state_dict(made.state_dict())
         elif isinstance(detector, JointHead):
             _learn_joints(detector, evidence, how, machine, seed)
         elif isinstance(detector, PooledHead):

@@ -31,6 +31,7 @@ def configs() -> list[DetectorConfig]:
     return [
         DetectorConfig(kind="free", joints=JOINTS, fact=3, sign=-1),
         DetectorConfig(kind="facts", joints=JOINTS, facts=18),
+        DetectorConfig(kind="epck", joints=JOINTS, facts=18, channels=6, components=4),
         DetectorConfig(kind="facts+features", joints=JOINTS, facts=18, channels=6, components=4),
         DetectorConfig(kind="ll", joints=JOINTS, pooled=(6,), fact=3),
         DetectorConfig(kind="ll++", joints=JOINTS, pooled=(6,), fact=3),
