@@ -142,7 +142,7 @@ class ForeignFit:
             f"{self.net}: {self.held_out} held-out people, PCK {_shown(self.pck)}, {self.failures} fail ({share}); of their "
             f"{self.views} views {self.view_failures} fail",
             "",
-            f"{'detector':<38} {'AUROC':>6} {'95 % interval':>15} {'as they are':>12}  over the mean score",
+            f"{'detector':<38} {'AUROC':>6} {'95 % interval':>15} {'as they are':>12}  over the own score",
         ]
         for row in self.rows:
             ends = "" if row.all.low is None else f"{_shown(row.all.low)}-{_shown(row.all.high)}"

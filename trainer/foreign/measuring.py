@@ -22,7 +22,7 @@ from ..metrics import Failure, aurc, auroc
 from ..statistics import ece_equal_mass, percentiles
 from .evidence import Evidence
 
-RESAMPLES = 2_000
+RESAMPLES = 1_000
 Array = npt.NDArray[Any]
 
 
