@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -37,6 +37,11 @@ from .training_log import Curves, OpenLog, TrainingLogs
 from .training_state import Epoch, discard
 
 FACTS = "fit.json"
+
+if TYPE_CHECKING:
+    from .foreign.fitting import ForeignFit
+    from .foreign.net import ForeignNet
+
 DEFAULT_HEADS: tuple[HeadName, ...] = ("epck",)
 
 
@@ -131,7 +136,32 @@ class Fit:
         return "\n".join(lines)
 
 
+@overload
 def fit(
+    config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path | None, cache: Path,
+    logs: Sequence[OpenLog] = (),
+) -> Fit: ...  # fmt: skip
+
+
+@overload
+def fit(
+    config: ForeignNet, data: str | Path | Sequence[str | Path], *, out: str | Path, **options: Any
+) -> ForeignFit: ...
+
+
+def fit(config: FitConfig | ForeignNet, *arguments: Any, **options: Any) -> Fit | ForeignFit:
+    """Fit a model of a config, :func:`fit_model`; or what tells the failures of a wrapped net.
+
+    See :func:`alpose.trainer.foreign.fitting.fit_net` for the second.
+    """
+    if isinstance(config, FitConfig):
+        return fit_model(config, *arguments, **options)
+    from .foreign.fitting import fit_net
+
+    return fit_net(config, *arguments, **options)
+
+
+def fit_model(
     config: FitConfig, out: Path, machine: DeviceContext, *, data_root: Path | None, cache: Path,
     logs: Sequence[OpenLog] = (),
 ) -> Fit:  # fmt: skip

@@ -29,6 +29,7 @@ from alpose.runtime.io import fields_to_json, from_json, read_json, write_json
 from ..data.catalog import open_dataset
 from ..data.records import PoseData
 from ..device import DeviceContext, environment
+from ..keypoint_measures import EYES, average_precision, interocular_nme, oks, pckh, sigmas_of
 from ..metrics import Failure, risk_coverage
 from ..training import validation_mask
 from .fitting import (
@@ -119,6 +120,8 @@ class SetResult:
     failures: int
     pck: float | None
     rows: tuple[DetectorRow, ...]
+    beside: dict[str, float | None] = field(default_factory=dict)
+    """Other measures of the net's keypoints, where they are defined: ``oks``, ``ap``, ``pckh``, ``nme``."""
 
     def row(self, name: str) -> DetectorRow:
         """The row of a detector."""
@@ -168,7 +171,8 @@ class ForeignDetect:
                  f"{self.views} damaged views of each; {self.seeds} seeds"]  # fmt: skip
         for each in self.sets:
             share = 100 * each.failures / max(each.people, 1)
-            lines += ["", f"{each.name}: {each.people} people, PCK {_shown(each.pck)}, {share:.1f} % fail",
+            beside = "".join(f", {name.upper()} {_shown(value)}" for name, value in each.beside.items())
+            lines += ["", f"{each.name}: {each.people} people, PCK {_shown(each.pck)}{beside}, {share:.1f} % fail",
                       f"  {'detector':<38} {'AUROC':>6}  {'over the own score':<26} {'AUPRC':>6} {'AURC':>6} {'joints':>7}"]  # fmt: skip
             for row in each.rows:
                 over = "" if row.name == OWN else _signed(row.over_own)
@@ -301,7 +305,32 @@ def _set(name: str, people: People, said: dict[str, list[Said]], failure: Failur
     first = [OWN, SHIPPED]
     rest = sorted((row(each) for each in said if each not in first), key=lambda one: -(one.auroc or 0.0))
     return SetResult(name=name, people=len(truth.rows_N), failures=truth.failures, pck=share_right(people.evidence, truth),
-                     rows=(*(row(each) for each in first), *rest))  # fmt: skip
+                     rows=(*(row(each) for each in first), *rest), beside=beside_pck(people))  # fmt: skip
+
+
+def beside_pck(people: People) -> dict[str, float | None]:
+    """OKS, AP, PCKh and the inter-ocular error of people as they are; those that joints and labels do not allow are left out."""
+    clean_M = np.flatnonzero(people.evidence.strength_N < 0)
+    seen, rows_M = people.evidence.take(clean_M), people.evidence.person_N[clean_M]
+    joints, data = list(seen.joints), people.crops.data.subset(people.evidence.person_N[clean_M])
+    labelled_MJ = data.labelled_NJ[:, joints]
+    crops = people.crops.subset(rows_M)
+    distance_MJ = crops.distance(seen.keypoints_NJ2 - crops.joints_NJ2[:, joints])
+    found: dict[str, float | None] = {}
+    sigma_J = sigmas_of(data.skeleton)[joints]
+    if np.isfinite(sigma_J).any():
+        sides_M2 = data.boxes_N4[:, 2:] - data.boxes_N4[:, :2]
+        oks_M = oks(distance_MJ, labelled_MJ, sides_M2.prod(axis=1), sigma_J)
+        found["oks"] = float(np.nanmean(oks_M)) if np.isfinite(oks_M).any() else None
+        found["ap"] = average_precision(oks_M, seen.own_N)
+    if data.head_N is not None:
+        found["pckh"] = pckh(distance_MJ, labelled_MJ, data.head_N)
+    eyes = EYES.get(data.skeleton.name)
+    if eyes is not None and set(eyes) <= set(joints):
+        where = (joints.index(eyes[0]), joints.index(eyes[1]))
+        nme_M = interocular_nme(distance_MJ, data.joints_NJ2[:, joints], labelled_MJ, where)
+        found["nme"] = float(np.nanmean(nme_M)) if np.isfinite(nme_M).any() else None
+    return found
 
 
 def _risk(losses: Sequence[Any], truth: Truth) -> tuple[float, ...]:

@@ -9,10 +9,12 @@ Shapes: N people or views, J joints of the net, L labelled joints.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +24,11 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import fields_to_json, write_json
 from alpose.runtime.skeleton import body_axis
 
+from ..cli_options import default_cache
 from ..data.catalog import Sizes
 from ..data.crops import Crops, crop_config, prepare
 from ..data.records import Bools, Floats, PoseData, join
-from ..device import DeviceContext, environment
+from ..device import DeviceContext, device_context, environment
 from ..fit_data import FitData, Source, open_fit_data
 from ..metrics import Failure
 from .evidence import Evidence, collect
@@ -182,8 +185,9 @@ class People:
 
 
 def fit_foreign(
-    config: ForeignFitConfig, out: Path, machine: DeviceContext, *, data_root: Path | None, cache: Path
-) -> ForeignFit:
+    config: ForeignFitConfig, out: Path, machine: DeviceContext, *, data_root: Path | None, cache: Path,
+    net: ForeignNet | None = None,
+) -> ForeignFit:  # fmt: skip
     """Collect evidence, train heads, measure every detector on held-out people, and write the chosen one with its net.
 
     An interrupted fit goes on where its pass over the people stopped.
@@ -194,11 +198,14 @@ def fit_foreign(
         machine: where to compute.
         data_root: where datasets are that go by a name.
         cache: where crops and evidence are kept.
+        net: the net of ``config.pose``, where it is open already.
     """
     if (out / MODEL).exists():
         raise ConfigError(f"{out} holds a model already: choose another --out")
     started = time.perf_counter()
-    net, old = open_foreign(config)
+    old = None
+    if net is None:
+        net, old = open_foreign(config)
     data, joints = open_people(config, net, old, data_root)
     train, held_out = data.train, _held_out(data)
     refuse_too_few(train, held_out)
@@ -240,6 +247,28 @@ def fit_foreign(
     save(ForeignModel(net.spec, net.path, net.shapes, detectors[chosen], facts), out)
     write_json(out / FACTS, fields_to_json(result))
     return result
+
+
+def fit_net(
+    net: ForeignNet, data: str | Path | Sequence[str | Path], out: str | Path, *, data_root: str | Path | None = None,
+    cache: str | Path | None = None, machine: DeviceContext | None = None, **options: Any,
+) -> ForeignFit:  # fmt: skip
+    """Learn what tells the failures of a net that :func:`alpose.trainer.wrap` opened.
+
+    Args:
+        net: stays as it is.
+        data: COCO keypoints folders, or datasets by name.
+        out: folder of the model, which ``alpose-export`` reads.
+        data_root: where datasets are that go by a name; $ALPOSE_DATA by default.
+        cache: where crops and evidence are kept; ``~/.cache/alpose`` by default.
+        machine: where to compute; by default a GPU where there is one.
+        options: other fields of :class:`ForeignFitConfig`: ``views``, ``heads``, ``failure``, ``seed``, …
+    """
+    names = (data,) if isinstance(data, str | Path) else tuple(data)
+    config = ForeignFitConfig(data=tuple(map(str, names)), pose=net.path, **options)
+    root = data_root or os.environ.get("ALPOSE_DATA")
+    return fit_foreign(config, Path(out), machine or device_context(), data_root=Path(root) if root else None,
+                       cache=Path(cache) if cache else default_cache(), net=net)  # fmt: skip
 
 
 def open_foreign(config: ForeignFitConfig) -> tuple[ForeignNet, ForeignModel | None]:

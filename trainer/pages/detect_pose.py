@@ -82,11 +82,15 @@ def _part(each: SetResult, place: int) -> dict[str, Any]:
     drawable = all(row.risk for row in shown)
     return {
         "name": each.name,
-        "lead": f"{each.people} people, PCK {fmt.number(each.pck)}; {each.failures} fail.",
+        "lead": f"{each.people} people, PCK {fmt.number(each.pck)}{_beside(each)}; {each.failures} fail.",
         "table": _table(each),
         "risk": _risk(shown, place) if drawable else None,
         "who": [OWN, SHIPPED],
     }
+
+
+def _beside(each: SetResult) -> str:
+    return "".join(f", {name.upper()} {fmt.number(value)}" for name, value in each.beside.items())
 
 
 def _risk(rows: list[DetectorRow], place: int) -> Markup:

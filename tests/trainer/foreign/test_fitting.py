@@ -142,3 +142,15 @@ def test_free_scores_need_no_direction_from_labels() -> None:
     assert list(found) == ["mean score", "lowest score", "mean map's entropy", "highest map's entropy", "mean flag"]
     assert [config.sign for config in found.values()] == [-1, -1, 1, 1, -1]
     assert np.unique([config.fact for config in found.values()]).tolist() == [1, 2, 5]
+
+
+def test_from_python_in_two_lines(parts: list[object], tmp_path: Path) -> None:
+    """``wrap`` and ``fit``, as the README has them."""
+    import alpose.trainer
+
+    net = alpose.trainer.wrap(str(parts[1]), skeleton=dots.SKELETON, mean=(0, 0, 0), std=(1, 1, 1), taps=("features",))
+    found = alpose.trainer.fit(
+        net, str(parts[3]), out=tmp_path / "mine", views=1, heads=("facts",), cache=tmp_path / "cache"
+    )
+    assert found.net == load(tmp_path / "mine").spec.name
+    assert {row.name for row in found.rows} > {"facts", "mean score", "the net's own score"}
