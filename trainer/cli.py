@@ -275,8 +275,14 @@ def fit(
     from .metrics import Failure
 
     if pose is not None or (start is not None and _is_foreign(start)):
-        unused = {"--preset": preset_name, "--net": net, "--recipe": recipe, "--epochs": epochs, "--compile": compile_,
-                  "--log": logs}
+        unused = {
+            "--preset": preset_name,
+            "--net": net,
+            "--recipe": recipe,
+            "--epochs": epochs,
+            "--compile": compile_,
+            "--log": logs,
+        }
         if given := [name for name, value in unused.items() if value]:
             raise ConfigError(f"{', '.join(given)}: a net of --pose is not trained, leave out")
         from .foreign.fitting import ForeignFitConfig, fit_foreign
