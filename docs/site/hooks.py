@@ -103,7 +103,7 @@ def help_page(name: str, command: click.Command) -> str:
 
 
 def _commands(path: str, command: click.Command, parent: click.Context | None) -> Iterator[tuple[str, click.Context]]:
-    settings: dict[str, Any] = {**command.context_settings, "terminal_width": 100, "max_content_width": 100}
+    settings: dict[str, Any] = {**command.context_settings, "terminal_width": 90, "max_content_width": 90}
     context = click.Context(command, info_name=path.split()[-1], parent=parent, **settings)
     yield path, context
     if isinstance(command, click.Group):
