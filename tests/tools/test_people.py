@@ -255,6 +255,24 @@ def test_label_studio_gives_everybody_a_rectangle_and_takes_them_back(inbox: Pat
     assert found[ids[1, second]]["num_keypoints"] == 14
 
 
+def test_yolo_pose_has_a_line_a_person_and_boxes_tell_whose_it_is(inbox: Path, tmp_path: Path) -> None:
+    ids = went_out(inbox, "yolo-pose", tmp_path / "out")
+    files = sorted((tmp_path / "out" / "labels").glob("*.txt"))
+    assert [len(file.read_text().splitlines()) for file in files] == [2] * FRAMES + [1]
+    lines = [line.split() for line in files[0].read_text().splitlines()]
+    lines.reverse()
+    for line in lines:
+        if float(line[1]) > 0.5:  # the one on the right
+            line[5::3] = [f"{float(x) + 4 / WIDTH:.6f}" for x in line[5::3]]
+    files[0].write_text("".join(" ".join(line) + "\n" for line in lines))
+    done = brought(inbox, tmp_path / "out" / "labels", tmp_path / "dataset", unchanged="accept")
+    assert done.problems == ()
+    assert (done.corrected, done.accepted) == (1, 2 * FRAMES)
+    found = labels(tmp_path / "dataset")
+    assert set(found) == set(ids.values())
+    assert max(found[ids[0, "codriver"]]["alpose"]["distance_px"]) == pytest.approx(4, abs=0.02)
+
+
 def test_people_come_one_after_the_other_and_join_the_image_that_is_there(inbox: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     ids = went_out(inbox, "coco", tmp_path / "first", lambda number, seat: seat == "driver")

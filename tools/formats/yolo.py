@@ -29,13 +29,17 @@ class YoloPose:
     name = "yolo-pose"
     returns = "labels/"
     suffixes = (".txt",)
+    several_people = True
 
     def write(self, handout: Handout, folder: Path) -> None:
         """``data.yaml`` and ``labels/``."""
         for task in handout.tasks:
-            line = label_line(task.keypoints_J2, task.visibility_J, task.box_4, (task.width, task.height))
+            lines = [
+                label_line(person.keypoints_J2, person.visibility_J, person.box_4, (task.width, task.height))
+                for person in task.people
+            ]
             path = folder / LABELS / PurePosixPath(task.file_name).with_suffix(".txt")
-            write_atomically(path, f"{line}\n".encode())
+            write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
         parts = {"train": "images", "val": "images"}
         write_atomically(folder / "data.yaml", description(handout.skeleton, parts).encode())
 
@@ -61,7 +65,8 @@ class YoloPose:
         people = tuple(
             Pose(joints=(), keypoints_J2=100 * one.points_J2, visibility_J=one.visibility_J)
             for place, one in enumerate(found)
-            if not any(np.array_equal(one.points_J2, other.points_J2) for other in found[:place])
+            if not one.visibility_J.any()  # nobody is there, of several people perhaps
+            or not any(np.array_equal(one.points_J2, other.points_J2) for other in found[:place])
         )
         notes = (
             (f"{file.name}: {len(found) - len(people)} poses that are there twice",) if len(people) < len(found) else ()
