@@ -5,12 +5,14 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
 ANNOTATION := .venv-annotation
+MODELS     := .venv-models
 LATEST     := .venv-latest
 
-.PHONY: help demo test test-annotation test-matrix test-runtime-matrix test-latest check docs docs-serve format clean
+.PHONY: help demo test test-models test-annotation test-matrix test-runtime-matrix test-latest check docs docs-serve format clean
 help:
 	@echo "make demo    the whole loop on rendered people: train, export, watch, harvest, annotate, train again (minutes)"
 	@echo "make test    the whole test suite"
+	@echo "make test-models   installs transformers and ultralytics beside it, and watches nets that they train and export (minutes; wants LSP)"
 	@echo "make test-annotation   installs Label Studio beside it, and corrects a pose in its page (minutes; wants chromium)"
 	@echo "make test-matrix   the runtime's tests on the oldest and newest Python, with the oldest and newest versions;"
 	@echo "                   then the whole test suite with the newest versions of everything, which is make test-latest"
@@ -38,6 +40,21 @@ $(ANNOTATION)/.installed: pyproject.toml
 	$(ANNOTATION)/bin/python -m pip install --quiet --disable-pip-version-check -e . \
 		label-studio==1.23.2 playwright pytest hypothesis scipy jinja2
 	@touch $@
+
+# Libraries that train and export pose nets, each in an environment of its own: ultralytics is AGPL, and no part of alpose needs it.
+$(MODELS)/.installed: constraints.txt
+	$(PYTHON) -m venv $(MODELS)/transformers
+	$(MODELS)/transformers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		torch transformers scipy pillow onnx
+	$(PYTHON) -m venv $(MODELS)/ultralytics
+	$(MODELS)/ultralytics/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		torch numpy scipy pillow pyyaml requests matplotlib psutil polars opencv-python-headless onnx
+	@# Without what it depends on: it asks for torchvision, which there may be no build of for this torch.
+	$(MODELS)/ultralytics/bin/python -m pip install --quiet --disable-pip-version-check --no-deps ultralytics ultralytics-thop
+	@touch $@
+
+test-models: $(READY) $(MODELS)/.installed
+	$(BIN)/python -m pytest tests/models -m slow
 
 test-annotation: $(ANNOTATION)/.installed
 	$(ANNOTATION)/bin/python -m pytest tests/annotation -m slow
@@ -78,4 +95,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(ANNOTATION) $(LATEST) dist build site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(ANNOTATION) $(MODELS) $(LATEST) dist build site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -121,6 +121,9 @@ _WHOLE = NetCrop(kind="letterbox", margin=1.0, fill=114)
 _REFINE: Refinement = "dark"
 _PEAK: ScoreForm = "peak"
 
+_YOLO_TAPS = tuple(rf"/cv4\.{level}/.*/act/Mul_output_0$" for level in range(3))
+"""What the points are read from, of each grid."""
+
 FAMILIES: dict[str, Family] = {
     "movenet": Family(
         title="MoveNet SinglePose (Lightning, Thunder), by tf2onnx",
@@ -211,14 +214,16 @@ FAMILIES: dict[str, Family] = {
         signature=_yolo,
         kind="yolo",
         crop=_WHOLE,
-        decoder={"columns": _POINTS, "unit": "corner"},
+        decoder={"columns": _POINTS, "unit": "corner", "score": "probability"},
+        taps=_YOLO_TAPS,
     ),
     "yolo26-pose": Family(
         title="YOLO26-pose, by ultralytics, end to end",
         signature=_yolo26,
         kind="yolo",
         crop=_WHOLE,
-        decoder={"columns": _POINTS, "unit": "corner"},
+        decoder={"columns": _POINTS, "unit": "corner", "score": "probability"},
+        taps=_YOLO_TAPS,
     ),
     "lightning-pose": Family(
         title="Lightning Pose",
@@ -241,7 +246,7 @@ FAMILIES: dict[str, Family] = {
 """By the name that ``--like`` takes."""
 
 
-def find(pattern: str, names: list[str]) -> str | None:
-    """Return the only name that a pattern fits."""
+def find(pattern: str, names: list[str], *, last: bool = False) -> str | None:
+    """Return the only name that a pattern fits; with ``last`` the last of them."""
     found = [name for name in names if re.search(pattern, name)]
-    return found[0] if len(found) == 1 else None
+    return found[-1] if found and (last or len(found) == 1) else None

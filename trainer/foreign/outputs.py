@@ -44,18 +44,24 @@ class Candidate:
         return f"{self.kind} in {', '.join(self.outputs)} ({self.joints} joints{numbers})"
 
 
-def candidates(outputs: Mapping[str, Shape], size: tuple[int, int], counts: Collection[int] = ()) -> list[Candidate]:
+def candidates(
+    outputs: Mapping[str, Shape],
+    size: tuple[int, int],
+    counts: Collection[int] = (),
+    point_shape: tuple[int, int] | None = None,
+) -> list[Candidate]:
     """Every way to read outputs of these shapes.
 
     Args:
         outputs: shapes by name.
         size: (height, width) of the input.
         counts: of joints that the net may have, beside those of the known skeletons and of its own maps.
+        point_shape: joints and numbers of a point, where a detector's file states them.
     """
     maps = [one for name, shape in outputs.items() for one in _heatmaps(name, shape, size)]
     likely = KNOWN_COUNTS | set(counts) | {one.joints for one in maps if one.joints > 4}
     points = [one for name, shape in outputs.items() for one in _points(name, shape, likely)]
-    people = [one for name, shape in outputs.items() for one in _yolo(name, shape, size, likely)]
+    people = [one for name, shape in outputs.items() for one in _yolo(name, shape, size, likely, point_shape)]
     return [*_simcc(outputs, size), *_boxes_and_points(outputs), *maps, *points, *people]
 
 
@@ -101,7 +107,9 @@ def _points(name: str, shape: Shape, counts: Collection[int]) -> list[Candidate]
     ]
 
 
-def _yolo(name: str, shape: Shape, size: tuple[int, int], counts: Collection[int]) -> list[Candidate]:
+def _yolo(
+    name: str, shape: Shape, size: tuple[int, int], counts: Collection[int], point_shape: tuple[int, int] | None
+) -> list[Candidate]:
     """(K, A) or (A, K) with box, score, perhaps a class, and the points."""
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
@@ -111,6 +119,8 @@ def _yolo(name: str, shape: Shape, size: tuple[int, int], counts: Collection[int
     grids = {anchors(size, STRIDES[:3]), anchors(size, STRIDES)}
     for columns, rows in (shape, shape[::-1]):
         raw = rows in grids
+        if point_shape and (raw or 10 <= rows <= MOST_END_TO_END) and columns > 4 + math.prod(point_shape):
+            return [Candidate("yolo", (name,), point_shape[0], numbers=point_shape[1], sure=raw)]
         ended = (columns, rows) == shape[::-1] and 10 <= rows <= MOST_END_TO_END
         for extra in (5, 6) if ended else (5,):
             if not (raw or ended):

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -374,7 +375,7 @@ class _Examination:
         joints = self._joints()
         found = [
             one
-            for one in candidates(looked, self.size, () if joints is None else (joints,))
+            for one in candidates(looked, self.size, () if joints is None else (joints,), self._point_shape())
             if decode in (None, one.kind)
         ]
         if self.family and not decode:
@@ -410,6 +411,11 @@ class _Examination:
         for reason in reasons:
             found = [one for one in found if reason(one)] or found
         return found
+
+    def _point_shape(self) -> tuple[int, int] | None:
+        """Joints and numbers of a point, as ultralytics writes them into its files."""
+        found = re.fullmatch(r"\[(\d+), (\d+)\]", self.graph.metadata.get("kpt_shape", ""))
+        return (int(found[1]), int(found[2])) if found else None
 
     def _joints(self) -> int | None:
         """How many points the outputs have, where that is known before they are looked at."""
@@ -643,7 +649,7 @@ class _Examination:
             return tuple(stated)
         if self.family and self.family.taps:
             matched = [
-                families.find(pattern, [name for name in names if "BiasAdd" not in name])
+                families.find(pattern, [name for name in names if "BiasAdd" not in name], last=True)
                 for pattern in self.family.taps
             ]
             if all(matched):
@@ -669,7 +675,7 @@ class _Examination:
         by_cells: dict[int, list[str]] = {}
         for name in maps:
             by_cells.setdefault(math.prod((self._shape(name) or (0,))[2:]), []).append(name)
-        tokens = self._tokens(behind, found.joints)
+        tokens = self._tokens(behind, found.joints) if found.kind != "yolo" else ()
         last_map = max((self.graph.tensors[name].place for name in maps), default=-1)
         if tokens and self.graph.tensors[tokens[0]].place > last_map and len(self._shape(tokens[0]) or ()) == 3:
             return tokens
@@ -712,7 +718,7 @@ class _Examination:
         tokens, vectors = [], []
         for name in sorted(behind, key=lambda name: self.graph.tensors[name].place):
             shape, operator = self._shape(name), self.graph.tensors[name].operator
-            if shape is None or shape[0] != (self.batch or 1) or operator not in _AFTER_FEATURES:
+            if not shape or shape[0] != (self.batch or 1) or operator not in _AFTER_FEATURES:
                 continue
             rows = shape[1] if len(shape) == 3 and shape[2] >= LEAST_CHANNELS and operator not in _RAW else joints
             if rows != joints and any(0 <= rows - grid <= 8 for grid in grids):

@@ -156,10 +156,11 @@ def regression(path: Path, *, numbers: int = 2, joints: int = 17, flat: bool = T
     return net.save(path)
 
 
-def yolo(path: Path, size: int = 64, joints: int = 17, rows: bool = False) -> Path:
+def yolo(path: Path, size: int = 64, joints: int = 17, rows: bool = False, classes: int = 1) -> Path:
     """One candidate for each cell of three grids: box, score, points."""
     net = Net((size, size), image="images", batch=1)
-    columns = 5 + 3 * joints
+    columns = 4 + classes + 3 * joints
+    net.metadata = {"task": "pose", "author": "Ultralytics", "kpt_shape": f"[{joints}, 3]"} if classes > 1 else {}
     levels, x = [], net.stem(3)
     for level in range(3):
         x = net.block(x, 16, 1 if level == 0 else 2)

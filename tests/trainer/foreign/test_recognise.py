@@ -98,6 +98,11 @@ def test_candidates_of_a_detector(path: Path, rows: bool) -> None:
     assert [shape[2] for shape in _taps(path, spec).values()] == [16, 8, 4, 2]
 
 
+def test_a_detector_of_several_classes_says_how_many_joints_it_has(path: Path) -> None:
+    spec = recognise(nets.yolo(path, joints=9, classes=80))
+    assert (spec.name, len(spec.skeleton), spec.decoder.columns) == ("yolo-pose", 9, ("x", "y", "visibility"))
+
+
 def test_tokens_of_a_transformer(path: Path) -> None:
     assert _taps(path, recognise(nets.transformer(path))) == {"tokens": (None, 12, 32)}
 
