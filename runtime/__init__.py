@@ -13,6 +13,7 @@ It imports numpy and nothing else; an engine, an encoder, metrics and encryption
 
 from .bundle import Bundle
 from .crop import Crop, cut, square_crop
+from .detector import YoloDetector
 from .engines.catalog import open_engine
 from .errors import AlposeError
 from .monitor import Monitor
@@ -67,6 +68,7 @@ __all__ = [
     "Timings",
     "Trigger",
     "Verdict",
+    "YoloDetector",
     "cut",
     "open_engine",
     "parse",

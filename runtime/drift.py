@@ -16,8 +16,9 @@ Shapes: B bins of the failure probability (64), K bets.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -172,6 +173,10 @@ class DriftReport:
     """Size of the calibration set."""
     refused: int = 0
     """Scores that were not finite; they are not used."""
+    stream: str = ""
+    """Which camera or person this is about: of several, the one whose alarm came first, or that has most evidence."""
+    streams: Mapping[str, DriftReport] = field(default_factory=dict)
+    """The test of each by name, where there are several; ``observed`` and ``refused`` above are of all together."""
 
 
 class Drift:
@@ -267,3 +272,60 @@ class Drift:
         self._observed += 1
         if self._alarm is None and self._martingale.evidence * self._alpha >= 1.0:
             self._alarm = time_s, self._martingale.direction()
+
+
+class Drifts:
+    """A test for each camera or person: one that drifts is not diluted by others, and the alarm says which it is.
+
+    Constant memory; one thread updates, any thread asks for the report.
+
+    Args:
+        histogram_B: the calibration set, as for :class:`Drift`.
+        most: streams that are tested at a time; of more, the one that was not seen for the longest time is forgotten, of those
+            without an alarm first.
+        seed: of the tests' draws.
+    """
+
+    def __init__(self, histogram_B: Sequence[int] | None, *, most: int, seed: np.random.SeedSequence) -> None:
+        self._histogram_B, self._most, self._seed = histogram_B, most, seed
+        self._tests: OrderedDict[str, Drift] = OrderedDict({"": Drift(histogram_B, seed=seed)})
+        self._named = False
+        self._forgotten = (0, 0)
+        """Scores that the forgotten ones observed and refused."""
+
+    def update(self, stream: str, failure_probability: float, time_s: float) -> None:
+        """See one score of a stream; never raises."""
+        test = self._tests.get(stream)
+        if test is None:
+            test = self._begin(stream)
+        self._tests.move_to_end(stream)
+        test.update(failure_probability, time_s)
+
+    def report(self) -> DriftReport:
+        """What is known now, of the stream with most to say, and of each."""
+        tests = self._tests.copy()  # in one step: its thread may begin one meanwhile
+        reports = {stream: replace(test.report(), stream=stream) for stream, test in tests.items()}
+        first = min(
+            reports.values(),
+            key=lambda one: (not one.alarm, one.since_s if one.since_s is not None else 0.0, -one.log10_evidence),
+        )
+        observed, refused = self._forgotten
+        return replace(
+            first,
+            observed=observed + sum(one.observed for one in reports.values()),
+            refused=refused + sum(one.refused for one in reports.values()),
+            streams=reports if len(reports) > 1 else {},
+        )
+
+    def _begin(self, stream: str) -> Drift:
+        if not self._named and self._tests[""].report().time_s is None:
+            test = self._tests.pop("")  # nothing has come without a name: the first name takes its place
+        else:
+            test = Drift(self._histogram_B, seed=self._seed.spawn(1)[0])
+        self._named = True
+        if len(self._tests) >= self._most:
+            quiet = (name for name, other in self._tests.items() if not other.report().alarm)
+            gone = self._tests.pop(next(quiet, next(iter(self._tests)))).report()
+            self._forgotten = (self._forgotten[0] + gone.observed, self._forgotten[1] + gone.refused)
+        self._tests[stream] = test
+        return test

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .bundle import Bundle
-from .drift import Drift, DriftReport
+from .drift import DriftReport, Drifts
 from .engines.device import DeviceEngine
 from .errors import ConfigError, DataError, WrongAnswerError
 from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_foreign, take_frame
@@ -71,7 +71,7 @@ class FramePipeline:
     ) -> None:  # fmt: skip
         of_drift, of_policy = np.random.SeedSequence(seed).spawn(2)
         calibration = bundle.calibration
-        self._drift = Drift(calibration.histogram if calibration else None, seed=of_drift)
+        self._drift = Drifts(calibration.histogram if calibration else None, most=MOST_STREAMS, seed=of_drift)
         self._detect = detect
         self._calibrated = calibration is not None
         self._policy: Policy | None = None
@@ -231,7 +231,7 @@ class FramePipeline:
         occupied = self._is_occupied(region, keypoints_J2, scores_J, probability if self._calibrated else math.nan)
         if occupied:
             try:
-                self._drift.update(probability, observation.time_s)
+                self._drift.update(observation.stream, probability, observation.time_s)
             except Exception as error:
                 self._faults.report("drift", error)
         else:

@@ -269,7 +269,12 @@ def _gauges(stats: Stats) -> Iterator[_Family]:
     yield _gauge("drift_testing", "1 where the bundle has a calibration to compare with.", drift.testing)
     if drift.testing:
         alarms: _Samples = [
-            ("", {"direction": direction.replace(" ", "_")}, float(drift.direction == direction))
+            (
+                "",
+                {"direction": direction.replace(" ", "_"), **({"stream": stream} if stream else {})},
+                float(test.direction == direction),
+            )
+            for stream, test in (drift.streams or {"": drift}).items()
             for direction in get_args(Direction)
         ]
         yield "drift_alarm", "gauge", "1 from the drift alarm on, by what has changed.", alarms

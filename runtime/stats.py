@@ -626,7 +626,10 @@ def _queue(queue: QueueState | None, now_s: float) -> str:
 def _drift(drift: DriftReport) -> str:
     if not drift.testing:
         return "not tested: the bundle has no calibration"
-    evidence = f"evidence 10^{drift.log10_evidence:.1f} of 10^{drift.log10_limit:.1f} after {drift.observed:,} scores"
+    who = f" of {drift.stream}" if drift.stream else ""
+    evidence = (
+        f"evidence{who} 10^{drift.log10_evidence:.1f} of 10^{drift.log10_limit:.1f} after {drift.observed:,} scores"
+    )
     if not drift.alarm:
         return f"none found, {evidence}"
     ago = _duration((drift.time_s or 0.0) - (drift.since_s or 0.0))

@@ -135,12 +135,12 @@ class Pose:
         """The same pose with the joints of a skeleton, in its order; what it does not speak of is not labelled."""
         if self.joints == skeleton.joints:
             return self
-        if not self.joints:
+        if not self.joints and len(self.keypoints_J2):
             if len(self.keypoints_J2) != len(skeleton):
                 raise DataError(
                     f"it has {len(self.keypoints_J2)} joints, and skeleton {skeleton.name!r} {len(skeleton)}"
                 )
-            return Pose(joints=skeleton.joints, keypoints_J2=self.keypoints_J2, visibility_J=self.visibility_J)
+            return replace(self, joints=skeleton.joints)
         rows = [skeleton.index(joint) for joint in self.joints]
         keypoints_J2, visibility_J = np.zeros((len(skeleton), 2)), np.zeros(len(skeleton), dtype=np.int64)
         keypoints_J2[rows], visibility_J[rows] = self.keypoints_J2, self.visibility_J

@@ -4,4 +4,4 @@ Import the part you need: ``alpose.runtime`` (device, numpy only), ``alpose.trai
 ``alpose.export`` and ``alpose.tools``. This file stays empty so that importing costs nothing.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

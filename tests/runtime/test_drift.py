@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alpose.runtime.bundle.manifest import HISTOGRAM_BINS
-from alpose.runtime.drift import BETS, Drift, DriftReport, Martingale, Ranks, bin_of, uninvested
+from alpose.runtime.drift import BETS, Drift, DriftReport, Drifts, Martingale, Ranks, bin_of, uninvested
 from alpose.runtime.errors import ConfigError, DataError
 
 Floats = npt.NDArray[np.float64]
@@ -381,3 +381,54 @@ def test_the_same_seed_gives_the_same_report() -> None:
     reports = [feed(Drift(known, every_s=7.0, seed=4), score_N) for _ in range(2)]
     assert reports[0] == reports[1]
     assert reports[0] != feed(Drift(known, every_s=7.0, seed=5), score_N)
+
+
+# --- several cameras or persons
+
+
+def two_seats(drifts: Drifts, count: int) -> DriftReport:
+    """The driver is as usual; the other seat becomes harder by two logits."""
+    rng = np.random.default_rng(3)
+    for place, (calm, hard) in enumerate(zip(usual(rng, count), shifted(usual, 2.0)(rng, count), strict=True)):
+        drifts.update("driver", float(calm), 30.0 * place)
+        drifts.update("codriver", float(hard), 30.0 * place)
+    return drifts.report()
+
+
+def test_one_seat_that_drifts_is_found_and_named_beside_one_that_does_not() -> None:
+    counts_B = histogram(usual(np.random.default_rng(0), 1000))
+    report = two_seats(Drifts(counts_B, most=8, seed=np.random.SeedSequence(0)), 100)
+    assert (report.alarm, report.stream, report.direction) == (True, "codriver", "more failures")
+    assert set(report.streams) == {"driver", "codriver"}
+    assert not report.streams["driver"].alarm
+    assert report.observed == sum(one.observed for one in report.streams.values()) == 2 * 99
+
+
+def test_a_single_stream_is_tested_as_by_itself_whatever_its_name() -> None:
+    counts_B = histogram(usual(np.random.default_rng(0), 1000))
+    score_N = usual(np.random.default_rng(1), 50)
+    alone = Drift(counts_B, seed=np.random.SeedSequence(5))
+    for name in ("", "driver"):
+        drifts = Drifts(counts_B, most=8, seed=np.random.SeedSequence(5))
+        for place, score in enumerate(score_N.tolist()):
+            drifts.update(name, score, 30.0 * place)
+            if not name:
+                alone.update(score, 30.0 * place)
+        report = drifts.report()
+        assert report.streams == {}
+        assert report.stream == name
+        assert (report.observed, report.log10_evidence) == (alone.report().observed, alone.report().log10_evidence)
+
+
+def test_tests_of_many_streams_are_bounded_and_no_alarm_is_forgotten_for_them() -> None:
+    counts_B = histogram(usual(np.random.default_rng(0), 1000))
+    drifts = Drifts(counts_B, most=8, seed=np.random.SeedSequence(0))
+    seen = two_seats(drifts, 100).observed
+    for number in range(50):
+        drifts.update(f"passer-by {number}", 0.1, 4000.0)
+        drifts.update(f"passer-by {number}", 0.1, 4040.0)
+    report = drifts.report()
+    assert len(report.streams) == 8
+    assert report.streams["codriver"].alarm
+    assert report.stream == "codriver"
+    assert report.observed == seen + 50

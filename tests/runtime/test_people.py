@@ -140,3 +140,15 @@ def test_the_frames_before_count_once_for_all_people_on_them() -> None:
     for camera in ("driver", "codriver", "child"):
         assert [copy.captured_ns for copy in previous.of(camera)] == [2, 3, 4]
     assert counters.snapshot() == {}
+
+
+def test_drift_is_tested_for_each_person_by_themselves(make: Make) -> None:
+    script = Scripted(lambda number: {"failure_probability": 0.99 if number % 2 else 0.01 * (number % 40)})
+    monitor = make(None, Threshold(0.5), script)
+    pixels = frame()
+    for number in range(120):
+        monitor.batch([pixels, pixels], [DRIVER, CODRIVER], SEATS, time_ns=10**18 + 31 * number * SECOND)
+    drift = monitor.stats().drift
+    assert set(drift.streams) == set(SEATS)
+    assert (drift.stream, drift.alarm, drift.direction) == ("codriver", True, "more failures")
+    assert drift.streams["driver"].observed == drift.streams["codriver"].observed == 119

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,16 @@ def test_what_is_not_known_has_no_sample() -> None:
                         "alpose_drift_alarm"}  # fmt: skip
     assert value(samples, "alpose_drift_testing") == 0
     assert value(samples, "alpose_frames_total", decision="passed") == 0
+
+
+def test_of_several_people_each_has_an_alarm_of_their_own() -> None:
+    quiet = DriftReport(testing=True, stream="driver")
+    loud = DriftReport(testing=True, alarm=True, direction="more failures", stream="codriver")
+    both = replace(loud, streams={"driver": quiet, "codriver": loud})
+    with serve(lambda: make(used(), drift=both), 0) as server:
+        _, samples = parsed(scrape(server))
+    assert value(samples, "alpose_drift_alarm", direction="more_failures", stream="codriver") == 1
+    assert value(samples, "alpose_drift_alarm", direction="more_failures", stream="driver") == 0
 
 
 def test_every_scrape_reads_anew() -> None:

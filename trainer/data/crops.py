@@ -224,7 +224,14 @@ def prepare(
     return Crops(kept, config, pixels_NTS3, rows_N, scale_N, joints_NJ2, left_out, crop_N)
 
 
-def unseen_crops(people: PoseData, skeleton: Skeleton, crop: CropConfig, cache: Path, seen: Collection[str]) -> Crops:
+def unseen_crops(
+    people: PoseData,
+    skeleton: Skeleton,
+    crop: CropConfig,
+    cache: Path,
+    seen: Collection[str],
+    turn_N: Floats | None = None,
+) -> Crops:
     """Crops of the people that trained nothing, as a device would see them.
 
     Args:
@@ -234,8 +241,9 @@ def unseen_crops(people: PoseData, skeleton: Skeleton, crop: CropConfig, cache: 
         cache: for the crops.
         seen: who trained the model or chose its epoch, from :func:`~alpose.trainer.data.records.who_trained`: everybody
             on their pictures is left out, and counted in the log.
+        turn_N: as in :func:`prepare`.
     """
-    crops = prepare(people.with_skeleton(skeleton), replace(crop, context=0.0), cache)
+    crops = prepare(people.with_skeleton(skeleton), replace(crop, context=0.0), cache, turn_N=turn_N)
     unseen_N = ~trained(crops.data, seen)
     if not unseen_N.any():
         raise DataError(f"all {len(crops)} people of {people.name} trained this model: calibrate with others")
