@@ -44,6 +44,8 @@ from .stats import Counters
 Box = tuple[float, float, float, float]
 PlaceSource = Literal["box", "roi", "track", "motion", "search", "whole"]
 
+FARTHEST_SHIFT = 4
+"""Of a camera between its usual picture and the present one, in pixels of a thumbnail."""
 MOST_STREAMS = 64
 """Streams that are remembered: names are few. An app that gives every passer-by a new one loses the oldest, counted."""
 
@@ -166,6 +168,8 @@ class TrackConfig:
     """How much of the union of box and proposal their intersection must be for the one to confirm the other."""
     steady: int = 3
     """Frames in a row with nearly the same proposal after which somebody is taken to be there, whatever the poses."""
+    larger: float = 1.33
+    """Where no pose is believed at a steady proposal, every few frames look at a box longer by this."""
     wider: float = 0.1
     """How much longer the box gets for each missed frame: a person who is missed has moved, or the box is too tight."""
     windows: tuple[float, ...] = (1.0, 0.67)
@@ -177,8 +181,8 @@ class TrackConfig:
                   self.supported, *self.windows)  # fmt: skip
         if not all(0 < value <= 1 for value in shares) or self.keep > self.find:
             raise ConfigError(f"track: all shares must be in (0, 1] and keep at most find, got {self}")
-        if not self.patience >= 1 or not 0 <= self.wider <= 1:
-            raise ConfigError(f"track: patience must be at least 1 and wider in [0, 1], got {self}")
+        if not self.patience >= 1 or not 0 <= self.wider <= 1 or not 1 <= self.larger <= 4:
+            raise ConfigError(f"track: patience must be at least 1, wider in [0, 1] and larger in [1, 4], got {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +240,9 @@ class Tracker:
             state.box_4 is not None and not state.missed and (proposal is None or self._is_supported(state.box_4))
         )
         if proposal is not None and steady >= config.steady and not believed:
-            return Place(proposal, "motion")
+            # Clothes like the wall behind them do not show: now and then somebody larger is looked for.
+            factor = config.larger if steady > 3 * config.steady and steady % config.steady == 0 else 1.0
+            return Place(_scaled(proposal, factor, width, height), "motion")
         if state.box_4 is not None:
             return Place(_scaled(state.box_4, 1 + config.wider * state.missed, width, height), "track")
         self.state = replace(state, proposed=proposal is not None and not state.proposed)
@@ -259,6 +265,8 @@ class Tracker:
         if place.source == "box":  # believed whatever the pose, and so is the person in it
             self.state = self._anew(seen_4 or _scaled(place.box_4, 1.0, width, height))
         elif place.source == "motion":
+            # A larger view than the movement must have a better reason to be believed.
+            wrong |= place.box_4 != state.proposal_4 and failure_probability >= config.sure
             believed_4 = seen_4 if confidence >= config.find and not wrong else None
             self.state = self._anew(believed_4, state.looked)
         elif place.source != "track":
@@ -303,9 +311,9 @@ class Movement:
     """Where the picture of a fixed camera differs from what it usually is.
 
     The usual picture is a running mean, which follows fast where nothing happens (light changes) and slowly where
-    something does (a person who stands still stays visible for a minute). When most of the picture differs, or it fits the usual
-    one better when it is shifted, the camera has moved or the light has changed: it starts anew, and before a camera that goes on
-    moving nothing is said to move.
+    something does (a person who stands still stays visible for a minute). Where the picture fits the usual one better when that
+    is shifted, the camera has moved: the usual one moves along, and for a while what fits a place beside it has not changed. When
+    most of the picture differs the light has changed, or another place is seen, and it starts anew.
 
     Shapes: h w thumbnail.
     """
@@ -326,7 +334,7 @@ class Movement:
     """A shadow darkens what it falls on by one factor, not below this: relative spread of the factor over its pixels. People are
     of several colours."""
     HOLD = 20
-    """Frames after a movement of the camera on which nothing is said to move."""
+    """Frames for which a camera that has moved is taken to go on moving."""
 
     def __init__(self) -> None:
         self._usual_hw: npt.NDArray[np.float32] | None = None
@@ -334,24 +342,28 @@ class Movement:
 
     def __call__(self, thumbnail_hw: npt.NDArray[np.uint8]) -> Box | None:
         """Take the next picture; the box of the largest change in pixels of the thumbnail, or None."""
-        now_hw = thumbnail_hw.astype(np.float32)
-        if self._usual_hw is None or self._usual_hw.shape != now_hw.shape:
+        now_hw, before_hw = thumbnail_hw.astype(np.float32), self._usual_hw
+        if before_hw is None or before_hw.shape != now_hw.shape:
+            self._usual_hw, self._hold = now_hw, 0
+            return None
+        change_hw = self._change(now_hw, before_hw)
+        changed_hw = np.abs(change_hw) > self.LEVELS
+        if self._hold or changed_hw.mean() >= self.LEAST:
+            x, y = _shift_between(now_hw, before_hw, self.SHIFTED)
+            if x or y:
+                before_hw, self._hold = _shifted(before_hw, now_hw, x, y), self.HOLD
+            if self._hold:  # the camera moves, or has just moved: what fits a place beside it has not changed
+                self._hold -= 1
+                change_hw = self._change(now_hw, before_hw)
+                changed_hw = (np.abs(change_hw) > self.LEVELS) & _differs_around(now_hw, before_hw, self.LEVELS)
+        if float(changed_hw.mean()) > self.MOST:
             self._usual_hw = now_hw
             return None
-        change_hw = now_hw - self._usual_hw
-        change_hw -= np.median(change_hw[::2, ::2])  # a camera that adapts its exposure changes every pixel alike
-        changed_hw = np.abs(change_hw) > self.LEVELS
-        share = float(changed_hw.mean())
-        if share > self.MOST or (share >= self.LEAST and _is_shifted(now_hw, self._usual_hw, self.SHIFTED)):
-            self._usual_hw, self._hold = now_hw, self.HOLD
-            return None
-        self._hold = max(self._hold - 1, 0)
-        before_hw = self._usual_hw
         towards_hw = now_hw - before_hw
         self._usual_hw = before_hw + np.where(
             changed_hw, np.float32(self.SLOW) * np.sign(towards_hw), np.float32(self.FAST) * towards_hw
         )
-        columns = None if self._hold else _largest_run(changed_hw.sum(axis=0))
+        columns = _largest_run(changed_hw.sum(axis=0))
         if columns is None:
             return None
         left, right = columns
@@ -363,6 +375,13 @@ class Movement:
             return None
         return (float(left), float(rows[0]), float(right - 1), float(rows[1] - 1))
 
+    @staticmethod
+    def _change(now_hw: npt.NDArray[np.float32], usual_hw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The difference, without that of the whole picture: a camera that adapts its exposure changes every pixel alike."""
+        change_hw = now_hw - usual_hw
+        change_hw -= np.median(change_hw[::2, ::2])
+        return change_hw
+
     def _is_shadow(self, change_K: npt.NDArray[np.float32], usual_K: npt.NDArray[np.float32]) -> bool:
         """Whether pixels are darker than usual, and all by the same factor."""
         factor_K = 1 + change_K / np.maximum(usual_K, 1)
@@ -370,22 +389,50 @@ class Movement:
         return bool((change_K < 0).mean() > 0.95 and middle > self.DARKEST and factor_K.std() < self.SHADOW * middle)
 
 
-def _is_shifted(now_hw: npt.NDArray[np.float32], usual_hw: npt.NDArray[np.float32], share: float) -> bool:
-    """Whether a picture is nearer to another one when it is shifted by a pixel or two than where it is."""
+def _shift_between(now_hw: npt.NDArray[np.float32], usual_hw: npt.NDArray[np.float32], share: float) -> tuple[int, int]:
+    """By how many pixels, up to four to each side, the usual picture must be shifted to fit; (0, 0) where that brings little."""
     height, width = now_hw.shape
-    edge = 2
-    if min(height, width) <= 4 * edge:
-        return False
+    if min(height, width) <= 4 * FARTHEST_SHIFT:
+        return 0, 0
+    edge = FARTHEST_SHIFT
     inner_hw = now_hw[edge:-edge, edge:-edge]
 
     def differs(x: int, y: int) -> float:
-        shifted_hw = usual_hw[edge + y : height - edge + y, edge + x : width - edge + x]
-        return float(np.abs(inner_hw - shifted_hw).mean())
+        return float(np.abs(inner_hw - usual_hw[edge + y : height - edge + y, edge + x : width - edge + x]).mean())
 
-    still = differs(0, 0)
-    return any(
-        differs(x, y) < share * still for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2))
-    )
+    best, least = (0, 0), differs(0, 0)
+    still = least
+    for _ in range(FARTHEST_SHIFT):
+        x, y = best
+        around = [(x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1)]
+        nearer = min(around, key=lambda at: differs(*at))
+        if differs(*nearer) >= least:
+            break
+        best, least = nearer, differs(*nearer)
+    return best if least < share * still else (0, 0)
+
+
+def _shifted(
+    usual_hw: npt.NDArray[np.float32], now_hw: npt.NDArray[np.float32], x: int, y: int
+) -> npt.NDArray[np.float32]:
+    """The usual picture where the camera now looks; what came into view is as it is."""
+    height, width = usual_hw.shape
+    moved_hw = now_hw.copy()
+    moved_hw[max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = usual_hw[
+        max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)
+    ]
+    return moved_hw
+
+
+def _differs_around(
+    now_hw: npt.NDArray[np.float32], usual_hw: npt.NDArray[np.float32], levels: float
+) -> npt.NDArray[np.bool_]:
+    """Pixels that differ from the usual picture there and in all eight places around."""
+    height, width = now_hw.shape
+    wide_hw = np.pad(usual_hw + np.median((now_hw - usual_hw)[::2, ::2]), 1, mode="edge")
+    around = [wide_hw[y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    low_hw, high_hw = np.minimum.reduce(around), np.maximum.reduce(around)
+    return np.asarray((now_hw < low_hw - levels) | (now_hw > high_hw + levels))
 
 
 def _largest_run(counts_N: npt.NDArray[np.integer]) -> tuple[int, int] | None:
