@@ -10,7 +10,7 @@ Shapes: N people, M of them that measure, J joints, L labelled joints of people,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -199,10 +199,20 @@ def calibrate_joints(
         DataError: a part has no labelled joint.
     """
     calibration = fit(logit_NJ[fits_N], right_NJ[fits_N], counts_NJ[fits_N])
-    right_MJ, counts_MJ, scores_MJ = right_NJ[~fits_N], counts_NJ[~fits_N], scores_NJ[~fits_N]
+    report = measure(
+        calibration, logit_NJ[~fits_N], right_NJ[~fits_N], counts_NJ[~fits_N], scores_NJ[~fits_N], names, source
+    )
+    return replace(report, fitted=int(counts_NJ[fits_N].sum()))
+
+
+def measure(
+    calibration: JointCalibration, logit_MJ: npt.NDArray[np.floating], right_MJ: Bools, counts_MJ: Bools,
+    scores_MJ: npt.NDArray[np.floating], names: Sequence[str], source: str,
+) -> JointReport:  # fmt: skip
+    """What finished maps are worth on people that did not fit them; the arguments are those of :func:`calibrate_joints`."""
     if not counts_MJ.any():
         raise DataError("joint calibration: no joint of the people that measure it is labelled")
-    confidence_MJ = calibration.confidence(logit_NJ[~fits_N])
+    confidence_MJ = calibration.confidence(logit_MJ)
     confidence_L, right_L, scores_L = confidence_MJ[counts_MJ], right_MJ[counts_MJ], scores_MJ[counts_MJ]
     bin_L = bin_of_equal_width(confidence_L, BINS)
     count_B = np.bincount(bin_L, minlength=BINS)
@@ -222,7 +232,7 @@ def calibrate_joints(
             ece=ece_equal_width(sure_K, ~wrong_K, BINS) if len(wrong_K) else None,
         ))  # fmt: skip
     return JointReport(
-        calibration=calibration, source=source, fitted=int(counts_NJ[fits_N].sum()), measured=len(right_L),
+        calibration=calibration, source=source, fitted=0, measured=len(right_L),
         wrong=int((~right_L).sum()), auroc=auroc(-confidence_L, ~right_L), auroc_score=auroc(-scores_L, ~right_L),
         auprc=average_precision(-confidence_L, ~right_L), auprc_score=average_precision(-scores_L, ~right_L),
         ece=ece_equal_width(confidence_L, right_L, BINS),

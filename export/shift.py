@@ -14,6 +14,7 @@ from alpose.trainer.data.records import Bools
 from alpose.trainer.metrics import auroc
 from alpose.trainer.statistics import clopper_pearson, ece_equal_width
 
+from .joint_calibration import JointReport
 from .quality import BINS, CalibrationReport, ReliabilityBin, ece_by_chance, reliability
 from .thresholds import check_probabilities
 
@@ -50,6 +51,8 @@ class Applied:
     bins: tuple[ReliabilityBin, ...]
     catches: tuple[Catch, ...]
     """Thresholds that exist."""
+    joints: JointReport | None = None
+    """Of the joints' confidence there; None where the bundle gives none."""
 
 
 def apply(report: CalibrationReport, evidence_N3: npt.NDArray[np.floating], failed_N: Bools, data: str) -> Applied:

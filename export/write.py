@@ -45,6 +45,7 @@ from .calibration import Calibration, fitting_half
 from .card import render_card
 from .graph import MonitorGraph
 from .joint_calibration import JointCalibration, calibrate_joints
+from .joint_calibration import measure as measure_joints
 from .onnx_graph import GraphSpec, OnnxFacts
 from .parity import LIMITS, ParityFigures, ParityLimits, answer, compare, judge_outputs, require
 from .precision import Int8Config, to_fp16, to_int8
@@ -412,7 +413,12 @@ def _previous(bundle: Path, crops: Crops, config: ExportConfig) -> Applied:
 def _applied(report: CalibrationReport, graph: Exportable, crops: Crops, config: ExportConfig) -> Applied:
     """What a calibration does on other people."""
     seen = _see(graph, crops, config)
-    return apply(report, seen.evidence_N3[seen.defined_N], seen.failed_N[seen.defined_N], crops.data.name)
+    applied = apply(report, seen.evidence_N3[seen.defined_N], seen.failed_N[seen.defined_N], crops.data.name)
+    if report.joints is None or not seen.counts_NJ.any():
+        return applied
+    joints = measure_joints(report.joints.calibration, seen.logit_NJ, seen.right_NJ, seen.counts_NJ, seen.scores_NJ,
+                            crops.data.skeleton.joints, report.joints.source)  # fmt: skip
+    return dataclasses.replace(applied, joints=joints)
 
 
 def _parity(expected: Outputs, given: Outputs, crops: Crops | None, config: ExportConfig) -> ParityFigures:
