@@ -23,12 +23,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from alpose.runtime.crop import body_turn
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import to_json, write_atomically
+from alpose.runtime.skeleton import body_axis
 from alpose.runtime.types import Outputs
 from alpose.trainer.data.catalog import open_dataset
-from alpose.trainer.data.crops import Crops, crop_config, prepare, unseen_crops
-from alpose.trainer.data.records import PoseData, who_trained
+from alpose.trainer.data.crops import CropConfig, Crops, crop_config, prepare, unseen_crops
+from alpose.trainer.data.records import Floats, PoseData, who_trained
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.foreign import model as models
 from alpose.trainer.foreign.heads import Detector
@@ -289,14 +291,14 @@ def export_foreign(
     stated = map_joints or model.facts.get("map_joints")
     seen = who_trained(model.facts)
 
+    net, crop = open_net(model.net, model.spec), crop_config(model.spec)
+
     def people(of: str) -> Crops:
-        labelled = open_dataset(of, data_root, split=split).for_calibration()
-        return unseen_crops(
-            in_net(labelled, model.spec, stated), model.spec.skeleton, crop_config(model.spec), cache, seen
-        )
+        labelled = in_net(open_dataset(of, data_root, split=split).for_calibration(), model.spec, stated)
+        turn_N = seen_turns(net, labelled, crop, cache) if crop.kind == "turned" else None
+        return unseen_crops(labelled, model.spec.skeleton, crop, cache, seen, turn_N)
 
     crops = people(str(name))
-    net = open_net(model.net, model.spec)
     graph = foreign_graph(net, model.detector, head_name=_head_name(model.detector), crops=crops)
     return write(
         graph, crops, [people(each) for each in also], out, config=_as_it_is(graph, config or ExportConfig()),
@@ -373,6 +375,31 @@ def provenance(graph: ForeignGraph, facts: dict[str, Any]) -> dict[str, Any]:
         "quantised before it came": theirs.quantised,
     }
     return {"net": known, "spec": to_json(net.spec), **({"model": facts} if facts else {})}
+
+
+def seen_turns(net: ForeignNet, people: PoseData, crop: CropConfig, cache: Path) -> Floats:
+    """The turn of everybody's body by the net's own pose in an upright crop, radians (N,); NaN where there is none.
+
+    As on a device. By the labels' axis a calibration would promise too much: BlazePose finds 80.9 % of the joints of LSP test in
+    crops that are turned so, 76.8 % in these.
+    """
+    axis = body_axis(net.spec.skeleton)
+    if axis is None:
+        raise ConfigError(
+            f"{net.spec.name}: crops that turn with the body need hips and shoulders: state another kind of crop"
+        )
+    hips, shoulders = (list(joints) for joints in axis)
+    crops = prepare(people, dataclasses.replace(crop, kind="box", context=0.0), cache)
+    reader = NetReader(net.spec, net.shapes).eval()
+    turn_N = np.full(len(people), np.nan, dtype=np.float32)
+    for block in np.array_split(np.arange(len(crops)), max(1, len(crops) // 128)):
+        tensors = net(crops.read_bare(block))
+        with torch.inference_mode():
+            points_BJ2 = reader(*(torch.from_numpy(tensors[name]) for name in net.spec.tensors)).keypoints_NJ2.numpy()
+        for row, points_J2 in zip(crops.row_N[block], points_BJ2, strict=True):
+            turn = body_turn(points_J2[hips], points_J2[shoulders])
+            turn_N[row] = np.nan if turn is None else turn
+    return turn_N
 
 
 def _head_name(detector: Detector) -> str:

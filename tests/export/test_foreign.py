@@ -5,6 +5,7 @@ Shapes: N images, H W the input, J joints.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from onnx import TensorProto, helper
 
 from alpose.export import merge
-from alpose.export.foreign import ForeignGraph, export_uncalibrated
+from alpose.export.foreign import ForeignGraph, export_uncalibrated, seen_turns
 from alpose.export.joint_calibration import JointCalibration
 from alpose.export.precision import to_fp16, to_int8
 from alpose.export.verify import verify
@@ -25,6 +26,8 @@ from alpose.runtime.bundle import Bundle
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundError
 from alpose.runtime.types import Outputs
+from alpose.trainer.data.catalog import open_dataset
+from alpose.trainer.data.crops import crop_config, label_turns
 from alpose.trainer.foreign.heads import DetectorConfig, build_detector
 from alpose.trainer.foreign.net import open_net, prepare
 from alpose.trainer.foreign.reader import NetReader
@@ -220,3 +223,21 @@ def test_control_flow_strange_operators_and_damage_are_refused(tmp_path: Path) -
     path.write_bytes(b"no graph")
     with pytest.raises(CheckpointError, match="not an ONNX file"):
         loaded(path)
+
+
+@pytest.mark.real_models
+@pytest.mark.real_data
+def test_a_calibration_turns_crops_as_a_device_does_by_the_nets_own_pose(data_root: Path, tmp_path: Path) -> None:
+    models = os.environ.get("ALPOSE_MODELS")
+    if not models or not (data_root / "lsp").is_dir():
+        pytest.skip("ALPOSE_MODELS, which names the folder of the real nets, is not set, or LSP is not there")
+    path = Path(models) / "blazepose-full.onnx"
+    net = open_net(path, recognise(path))
+    people = open_dataset("lsp", data_root).test.subset(np.arange(0, 400, 20))
+
+    turn_N = seen_turns(net, people, crop_config(net.spec), tmp_path)
+
+    apart_N = np.abs((turn_N - label_turns(people) + np.pi) % (2 * np.pi) - np.pi)
+    assert np.isfinite(turn_N).all()
+    assert np.nanmedian(apart_N) < 0.2  # LSP's people are upright or nearly so, most of them
+    assert (apart_N > 0.01).any()  # and it is not the labels that say so
