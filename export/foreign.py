@@ -340,8 +340,12 @@ def export_uncalibrated(
         if detector is None and net.spec.decoder.score == "none":
             log.warning("%s gives no score of its joints, and nothing was trained: its failure probability says nothing but "
                         "what its flag says, if it has one", path.name)  # fmt: skip
-        log.warning("not calibrated: the failure probability only ranks, and there are no thresholds. With labelled people: "
-                    "alpose-train fit --pose %s --data DATA --out MODEL, then alpose-export MODEL", path.name)  # fmt: skip
+        way = (f"alpose-export {path} --calibration DATA" if path.is_dir()
+               else f"alpose-train fit --pose {path} --data DATA --out MODEL, then alpose-export MODEL")  # fmt: skip
+        log.warning(
+            "not calibrated: the failure probability only ranks, and there are no thresholds. With labelled people: %s",
+            way,
+        )
         return write(graph, crops, (), out, config=_as_it_is(graph, config or ExportConfig()),
                      provenance=provenance(graph, {}), previous=None, sign_key=sign_key, replace=replace,
                      calibrate_it=False)  # fmt: skip
