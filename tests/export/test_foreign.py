@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper
 
 from alpose.export import merge
-from alpose.export.foreign import ForeignGraph, export_uncalibrated, seen_turns
+from alpose.export.foreign import ForeignGraph, export_uncalibrated, in_net, seen_turns
 from alpose.export.joint_calibration import JointCalibration
 from alpose.export.precision import to_fp16, to_int8
 from alpose.export.verify import verify
@@ -235,7 +235,7 @@ def test_a_calibration_turns_crops_as_a_device_does_by_the_nets_own_pose(data_ro
     net = open_net(path, recognise(path))
     people = open_dataset("lsp", data_root).test.subset(np.arange(0, 400, 20))
 
-    turn_N = seen_turns(net, people, crop_config(net.spec), tmp_path)
+    turn_N = seen_turns(net, in_net(people, net.spec, None), crop_config(net.spec), tmp_path)
 
     apart_N = np.abs((turn_N - label_turns(people) + np.pi) % (2 * np.pi) - np.pi)
     assert np.isfinite(turn_N).all()
