@@ -87,7 +87,8 @@ def main(crops: Path, out: Path, steps: int) -> None:
             coords, _ = library.get_keypoint_predictions(heatmaps)
             cells = coords.copy()
             coords = library.post_dark_unbiased_data_processing(coords, heatmaps, kernel=11)
-            settled.append((np.abs(coords - cells) <= 1).all(axis=2) & (cells >= 0).all(axis=2))
+            inner = (cells >= 4).all(axis=2) & (cells < np.array(heatmaps.shape[:1:-1]) - 4).all(axis=2)
+            settled.append((np.abs(coords - cells) <= 0.75).all(axis=2) & inner)
             # The crop itself is the picture: its first and last pixels are the box's edges, as the library's warp has it.
             centre, scale = np.array([(WIDTH - 1) / 2, (HEIGHT - 1) / 2]), np.array([WIDTH - 1, HEIGHT - 1]) / 200
             found += [library.transform_preds(person, centre, scale, heatmaps.shape[2:]) for person in coords]
