@@ -88,7 +88,8 @@ def test_vitpose_of_transformers(tmp_path: Path, data_root: Path) -> None:
     # On a map without a peak the library's Newton step runs away, up to hundreds of pixels; alpose's ends at the next cell.
     settled = np.load(tmp_path / "settled.npy")
     assert settled.mean() > 0.5
-    assert distance[settled].max() < 0.1
+    assert np.median(distance[settled]) < 1e-3
+    assert np.quantile(distance[settled], 0.99) < 0.1  # on a saddle the library moves on, and alpose stays
 
 
 def test_yolo_pose_of_ultralytics(tmp_path: Path, data_root: Path) -> None:
