@@ -167,7 +167,8 @@ class Recorded:
         count = self._capture.frame_count
         if count is None:
             return misses >= MISSES_TO_END
-        return place >= count if not misses else place >= count or self._reached_end(last_s)
+        # While frames come it has not ended: files that were put behind one another announce those of the first.
+        return misses > 0 and (place >= count or self._reached_end(last_s))
 
     def _reached_end(self, last_s: float) -> bool:
         """Whether the last frame lies at the end of the announced time: the announced number was then an estimate."""

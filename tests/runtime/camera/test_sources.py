@@ -90,6 +90,11 @@ def test_a_video_is_read_on_behind_a_hole_to_the_number_of_frames_that_it_announ
     assert source.counts.broken == 76
 
 
+def test_a_video_that_announces_too_few_frames_is_read_to_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    source = Recorded("twice.ts", Scripted([frame(0)] * 60, frames=30))  # two files behind one another
+    assert (len(delivered(source)), source.counts.broken, caplog.text) == (60, 0, "")
+
+
 def test_a_number_of_frames_that_was_estimated_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
     times = [3600.0 + number / 15 for number in range(90)]  # a WebM of 15 frames a second that begins after an hour
     capture = Scripted([frame(0)] * 90, fps=15.0, frames=54_100, times=times)
