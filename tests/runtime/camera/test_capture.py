@@ -121,7 +121,7 @@ def verdict(number: int, *, flagged: bool = False, kept: bool = False, probabili
         keypoints=rng.uniform((20, 10), (110, 80), (14, 2)).astype("f4"), scores=rng.uniform(0, 1, 14).astype("f4"),
         failure_probability=probability, flagged=flagged, kept=flagged or kept, sequence=number,
         reasons=("budget 0.83 >= 0.71",) if flagged else (), box=(20.0, 10.0, 110.0, 80.0), place="track",
-        timings=SimpleNamespace(total_s=0.004),
+        confidence=None, timings=SimpleNamespace(total_s=0.004),
     )  # fmt: skip
 
 
