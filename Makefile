@@ -12,7 +12,7 @@ LATEST     := .venv-latest
 help:
 	@echo "make demo    the whole loop on rendered people: train, export, watch, harvest, annotate, train again (minutes)"
 	@echo "make test    the whole test suite"
-	@echo "make test-models   installs transformers and ultralytics beside it, and watches nets that they train and export (minutes; wants LSP)"
+	@echo "make test-models   installs transformers and ultralytics beside it; watches nets that they, and two of our own, export (half an hour; wants LSP)"
 	@echo "make test-annotation   installs Label Studio beside it, and corrects a pose in its page (minutes; wants chromium)"
 	@echo "make test-matrix   the runtime's tests on the oldest and newest Python, with the oldest and newest versions;"
 	@echo "                   then the whole test suite with the newest versions of everything, which is make test-latest"
@@ -54,7 +54,7 @@ $(MODELS)/.installed: constraints.txt
 	@touch $@
 
 test-models: $(READY) $(MODELS)/.installed
-	$(BIN)/python -m pytest tests/models -m slow
+	ALPOSE_MODEL_ENVIRONMENTS=$(abspath $(MODELS)) $(BIN)/python -m pytest tests/models -m slow
 
 test-annotation: $(ANNOTATION)/.installed
 	$(ANNOTATION)/bin/python -m pytest tests/annotation -m slow

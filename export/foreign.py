@@ -142,6 +142,7 @@ class ForeignGraph:
         spec = GraphSpec(skeleton=net.spec.skeleton, height_px=given.height_px, width_px=given.width_px, head=head_name,
                          dimensions=int(tried.embedding_NE.shape[1]), batch=self.theirs.batch)  # fmt: skip
         self.graph = ReaderGraph(reader, detector, spec)
+        self._tail: tuple[Any, list[str]] | None = None
 
     @property
     def spec(self) -> GraphSpec:
@@ -156,7 +157,7 @@ class ForeignGraph:
     def with_calibration(self, calibration: Calibration, joints: JointCalibration | None = None) -> ForeignGraph:
         """The same graph with these probabilities."""
         other = copy.copy(self)
-        other.graph = self.graph.with_calibration(calibration, joints)
+        other.graph, other._tail = self.graph.with_calibration(calibration, joints), None
         return other
 
     def reference(self) -> ForeignEngine:
@@ -164,7 +165,13 @@ class ForeignGraph:
         return ForeignEngine(self.net, self.graph)
 
     def tail(self) -> tuple[Any, list[str]]:
-        """What reads their tensors, as ONNX; and the names of its inputs."""
+        """What reads their tensors, as ONNX; and the names of its inputs. Exported once, as that takes seconds."""
+        if self._tail is None:
+            self._tail = self._exported_tail()
+        model, names = self._tail
+        return copy.deepcopy(model), names  # whoever merges it may change it
+
+    def _exported_tail(self) -> tuple[Any, list[str]]:
         names = [f"tensor_{place}" for place in range(len(self.net.spec.tensors))]
         frames = np.zeros((2 if self.theirs.dynamic else 1, self.spec.height_px, self.spec.width_px, 3), np.uint8)
         examples = tensors_of(self.net, frames)

@@ -71,11 +71,13 @@ def main(crops: Path, out: Path, steps: int) -> None:
         places = joints[rows] * torch.tensor([47 / (WIDTH - 1), 63 / (HEIGHT - 1)])
         wanted = torch.exp(-(cells - places[:, :, None, None]).square().sum(-1) / (2 * 2.0**2))
         known = torch.isfinite(places).all(-1)[..., None, None]
-        loss = ((maps(pixels(train[rows.numpy()])) - torch.nan_to_num(wanted)) * known).square().mean()
+        wanted = torch.nan_to_num(wanted)
+        # Cells that belong to a joint count more, as most of a map is empty.
+        loss = ((maps(pixels(train[rows.numpy()])) - wanted).square() * (0.1 + 2 * wanted) * known).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    net.eval()
+    maps.eval()  # the wrapper too: the exporter puts a net back into the mode that its outermost module was in
     torch.onnx.export(maps, (torch.zeros(1, 3, HEIGHT, WIDTH),), str(out / "net.onnx"), input_names=["pixel_values"],
                       output_names=["heatmaps"], dynamo=False, opset_version=17,
                       dynamic_axes={"pixel_values": {0: "batch"}, "heatmaps": {0: "batch"}})  # fmt: skip

@@ -206,7 +206,7 @@ FAMILIES: dict[str, Family] = {
         kind="heatmaps",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        decoder={"score": _PEAK},
+        decoder={"refine": "quarter", "score": _PEAK},
         cells="corner",
     ),
     "yolo-pose": Family(

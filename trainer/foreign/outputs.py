@@ -22,6 +22,8 @@ LONGEST_POINT = 5
 STRIDES = (8, 16, 32, 64)
 """Of the grids of YOLO's candidates."""
 KNOWN_COUNTS = frozenset(len(skeleton) for skeleton in KNOWN.values())
+FEWEST_BINS, FEWEST_BINS_LOOSE = 0.5, 1 / 32
+"""Of a SimCC distribution per pixel of the input: as its shape tells, and where it is stated."""
 MOST_END_TO_END = 1000
 """More rows than this have not been through NMS."""
 
@@ -49,6 +51,7 @@ def candidates(
     size: tuple[int, int],
     counts: Collection[int] = (),
     point_shape: tuple[int, int] | None = None,
+    loose: Collection[Decoding] = (),
 ) -> list[Candidate]:
     """Every way to read outputs of these shapes.
 
@@ -57,12 +60,17 @@ def candidates(
         size: (height, width) of the input.
         counts: of joints that the net may have, beside those of the known skeletons and of its own maps.
         point_shape: joints and numbers of a point, where a detector's file states them.
+        loose: kinds that are read although their shapes do not tell them: heatmaps of another aspect than the input's, SimCC
+            with fewer bins than half the input's pixels.
     """
-    maps = [one for name, shape in outputs.items() for one in _heatmaps(name, shape, size)]
+    counted = KNOWN_COUNTS | set(counts)
+    maps = [one for name, shape in outputs.items()
+            for one in _heatmaps(name, shape, size) or (_placed_maps(name, shape, counted) if "heatmaps" in loose else [])]  # fmt: skip
     likely = KNOWN_COUNTS | set(counts) | {one.joints for one in maps if one.joints > 4}
     points = [one for name, shape in outputs.items() for one in _points(name, shape, likely)]
     people = [one for name, shape in outputs.items() for one in _yolo(name, shape, size, likely, point_shape)]
-    return [*_simcc(outputs, size), *_boxes_and_points(outputs), *maps, *points, *people]
+    bins = FEWEST_BINS_LOOSE if "simcc" in loose else FEWEST_BINS
+    return [*_simcc(outputs, size, bins), *_boxes_and_points(outputs), *maps, *points, *people]
 
 
 def same_aspect(cells: tuple[int, int], size: tuple[int, int]) -> bool:
@@ -86,6 +94,14 @@ def _heatmaps(name: str, shape: Shape, size: tuple[int, int]) -> list[Candidate]
     if len(found) == 2:  # as many joints as cells: channels come first unless only the other count is a skeleton's
         return [found[1]] if last in KNOWN_COUNTS and first not in KNOWN_COUNTS else [found[0]]
     return found
+
+
+def _placed_maps(name: str, shape: Shape, counts: Collection[int]) -> list[Candidate]:
+    """Maps that lie on the input in a way of their own, as stride and offset state it."""
+    if len(shape) != 3 or min(shape) < 4:
+        return []
+    last = shape[2] in counts and shape[0] not in counts
+    return [Candidate("heatmaps", (name,), shape[2] if last else shape[0], channels_last=last)]
 
 
 def _points(name: str, shape: Shape, counts: Collection[int]) -> list[Candidate]:
@@ -138,7 +154,7 @@ def anchors(size: tuple[int, int], strides: tuple[int, ...]) -> int:
     return sum(math.ceil(size[0] / stride) * math.ceil(size[1] / stride) for stride in strides)
 
 
-def _simcc(outputs: Mapping[str, Shape], size: tuple[int, int]) -> list[Candidate]:
+def _simcc(outputs: Mapping[str, Shape], size: tuple[int, int], fewest: float) -> list[Candidate]:
     """Two distributions a joint, over W x k and H x k bins."""
     rows = {name: shape for name, shape in outputs.items() if len(shape) == 2 and shape[0] <= MOST_JOINTS}
     found = []
@@ -149,7 +165,7 @@ def _simcc(outputs: Mapping[str, Shape], size: tuple[int, int]) -> list[Candidat
                 continue
             for x, y in ((first, second), (second, first)):
                 per_x, per_y = rows[x][1] / size[1], rows[y][1] / size[0]
-                if 0.5 <= per_x <= 8 and abs(per_x - per_y) < 0.01 and rows[x][1] > LONGEST_POINT:
+                if fewest <= per_x <= 8 and abs(per_x - per_y) < 0.01 and rows[x][1] > LONGEST_POINT:
                     found.append(Candidate("simcc", (x, y), rows[x][0], sure=True))
     if len(found) == 2 and set(found[0].outputs) == set(found[1].outputs):  # a square input: names tell, or the order
         swapped = [pair for pair in found if _is_axis(pair.outputs[0], "x") or _is_axis(pair.outputs[1], "y")]

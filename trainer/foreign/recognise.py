@@ -375,7 +375,9 @@ class _Examination:
         joints = self._joints()
         found = [
             one
-            for one in candidates(looked, self.size, () if joints is None else (joints,), self._point_shape())
+            for one in candidates(
+                looked, self.size, () if joints is None else (joints,), self._point_shape(), self._loose(decode)
+            )
             if decode in (None, one.kind)
         ]
         if self.family and not decode:
@@ -387,6 +389,11 @@ class _Examination:
         self._note("decode", chosen.kind, "stated" if decode else origin)
         self._note("outputs", chosen.outputs, "stated" if wanted and self.stated.outputs else origin)
         return chosen
+
+    def _loose(self, decode: str | None) -> tuple[Decoding, ...]:
+        """Kinds of outputs that are taken at the user's word."""
+        placed = "stride" in self.given.get("decoder", {})
+        return tuple(kind for kind, said in (("heatmaps", placed), ("simcc", decode == "simcc")) if said)  # type: ignore[misc]
 
     def _narrowed(self, found: list[Candidate], wanted: Sequence[str]) -> list[Candidate]:
         """Leave out readings that what is known speaks against, one reason after the other, as long as one is left."""
@@ -444,6 +451,17 @@ class _Examination:
             else ""
         )
         asked = f" as {decode}" if decode else ""
+        joints = self._joints()
+        loose = candidates(looked, self.size, () if joints is None else (joints,), loose=("heatmaps", "simcc"))
+        for one in loose:
+            if one.joints != joints or decode not in (None, one.kind):
+                continue
+            state = {
+                "simcc": "--decode simcc",
+                "heatmaps": "where their cells lie, which their aspect does not tell: decoder.stride and decoder.offset, (x, y) in pixels of "
+                "the input, in a file for --spec",
+            }
+            hint += f" If they are {one}, state {state[one.kind]}."
         raise ConfigError(
             f"{self.path}: its outputs ({said}) cannot be read{asked}. Expected heatmaps (N, J, h, w) of the input's aspect, SimCC "
             f"(N, J, bins) twice, points (N, J, 2 to 5) or (N, J x numbers) of a known skeleton, or a detector's candidates.{hint} State "

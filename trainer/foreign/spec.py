@@ -21,7 +21,7 @@ Colour = Literal["rgb", "bgr"]
 Number = Literal["float32", "float16", "uint8", "int32"]
 CropKind = Literal["box", "turned", "letterbox", "whole"]
 Decoding = Literal["heatmaps", "simcc", "keypoints", "yolo"]
-Refinement = Literal["parabola", "dark", "none"]
+Refinement = Literal["parabola", "quarter", "dark", "none"]
 Column = Literal["x", "y", "z", "score", "visibility", "presence", "other"]
 ScoreForm = Literal["probability", "logit", "peak", "none"]
 
@@ -96,7 +96,8 @@ class NetDecoder:
     channels_last: bool = False
     """Heatmaps are (N, H, W, J) in place of (N, J, H, W)."""
     refine: Refinement = "parabola"
-    """Of the highest cell: by a parabola through the logarithms of its neighbours, DARK (Zhang et al., CVPR 2020), or not."""
+    """Of the highest cell: by a parabola through the logarithms of its neighbours, by a quarter of a cell towards the higher
+    neighbour (Newell et al., ECCV 2016), DARK (Zhang et al., CVPR 2020), or not."""
     stride: tuple[float, float] | None = None
     """Input pixels per cell or bin, (x, y), of hidden maps too; None: the input's size over the map's."""
     offset: tuple[float, float] | None = None

@@ -110,7 +110,7 @@ def export_module(module: nn.Module, path: Path, size: tuple[int, int], named: S
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(str(error.name), FEATURE, "export") from error
-    was_training = module.training
+    modes = [(part, part.training) for part in module.modules()]  # frozen norms may be in another mode than the rest
     parameter = next(module.parameters(), None)
     images = torch.zeros(2, 3, *size, device=None if parameter is None else parameter.device)
     whole = WithTaps().eval()
@@ -122,7 +122,8 @@ def export_module(module: nn.Module, path: Path, size: tuple[int, int], named: S
             own = tuple(_tensors(answer))
             _export(whole, images, path, [*own, *named])
     finally:
-        module.train(was_training)
+        for part, training in modes:
+            part.training = training
     return own
 
 

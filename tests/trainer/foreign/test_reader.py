@@ -73,6 +73,16 @@ def test_highest_cells_without_a_refinement_and_with_stated_steps() -> None:
         assert reading.keypoints_NJ2[n, j].tolist() == pytest.approx([x * 7 + 1, y * 3 + 2])
 
 
+def test_a_quarter_of_a_cell_towards_the_higher_neighbour_away_from_the_edge() -> None:
+    maps = torch.zeros(1, JOINTS, 9, 5)
+    maps[0, 0, 4, 2], maps[0, 0, 4, 1], maps[0, 0, 5, 2] = 1.0, 0.5, 0.25  # left and below are higher
+    maps[0, 1, 4, 2] = 1.0  # as high on both sides
+    maps[0, 2, 4, 1], maps[0, 2, 5, 1] = 1.0, 0.5  # next to the edge HRNet moves nothing, in neither direction
+    decoder = NetDecoder(kind="heatmaps", outputs=("maps",), refine="quarter", stride=(4.0, 4.0), offset=(0.0, 0.0))
+    found = reader_of(spec_of(decoder), maps)(maps).keypoints_NJ2[0]
+    assert found[:3].tolist() == [[7.0, 17.0], [8.0, 16.0], [4.0, 16.0]]
+
+
 def test_dark_is_the_newton_step_of_the_blurred_map() -> None:
     """A slow twin in numpy with scipy's blur, on maps that are no bells."""
     from scipy.ndimage import gaussian_filter

@@ -44,6 +44,7 @@ def module() -> Pose:
 
 def test_a_module_answers_as_it_does_in_torch(module: Pose) -> None:
     module.train()
+    module.stem.eval()  # frozen, as many train
     net = trainer.wrap(
         module,
         size=(64, 48),
@@ -54,6 +55,9 @@ def test_a_module_answers_as_it_does_in_torch(module: Pose) -> None:
         std=(1, 1, 1),
     )
     assert module.training  # it was left as it was
+    assert not module.stem.training
+    assert not module.stem[1].training
+    assert module.layer2.training
     crops = np.random.default_rng(0).integers(0, 256, (3, 64, 48, 3), np.uint8)
     answers = net(crops)
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
