@@ -19,7 +19,7 @@ from alpose.export.graph import MonitorGraph
 from alpose.export.onnx_graph import to_onnx
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.bundle.golden import Golden, Tolerances
-from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, tensors
+from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, crop_to_json, tensors
 from alpose.runtime.crop import Crop
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError, DataError
@@ -102,13 +102,14 @@ def random_bundle(folder: Path, *, size_px: int = 128, channels: int = 64) -> Bu
         expected = OnnxEngine(path, threads=1)(frames_GHW3)
         content = path.read_bytes()
     # Untrained heatmaps are noise: their peaks jump at any rounding, so joints are not held to a place.
-    tolerances = Tolerances(keypoints_px=size_px, score=1.0, predicted_loss=1.0, probability=0.5, embedding=0.5)
-    inputs, outputs = tensors(
-        CropConfig(size_px=size_px).rule, len(LSP), expected.embedding_ND.shape[1], confidence=False
+    tolerances = Tolerances(
+        keypoints_px=size_px, score=1.0, predicted_loss=1.0, probability=0.5, embedding=0.5, confidence=0.5
     )
+    rule = CropConfig(size_px=size_px).rule
+    inputs, outputs = tensors(rule, len(LSP), expected.embedding_ND.shape[1])
     facts: dict[str, Any] = {
         "name": "random", "created": "2026-01-01T00:00:00+00:00", "alpose": "0", "skeleton": LSP.to_json(),
-        "schema": 1, "crop": {"size_px": size_px, "margin": 1.25}, "precision": "fp32", "head": "ll++conv", "inputs": inputs,
+        "crop": crop_to_json(rule), "precision": "fp32", "head": "ll++conv", "inputs": inputs,
         "outputs": outputs, "calibration": None, "parity": {}, "provenance": {"model": "untrained"}, "opset": 18,
     }  # fmt: skip
     files = {MODEL: content, GOLDEN: golden_bytes(Golden(frames_GHW3, expected, tolerances)), CARD: b"<!doctype html>"}

@@ -147,7 +147,7 @@ def test_a_bundle_that_is_there_stays_unless_replaced(base: Path, bundle: Path, 
 
 
 def test_another_name_than_alpose_is_refused_at_once(base: Path, tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(ConfigError, match=r"ends in \.alpose"):
+    with pytest.raises(ConfigError, match=r"ends with \.alpose"):
         export_checkpoint(base, tmp_path / "toy", config=TOY, calibration="synthetic-hard", cache=cache)
 
 
