@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
+from alpose.export.joint_calibration import JointReport
 from alpose.export.quality import CalibrationReport, ReliabilityBin
 from alpose.export.shift import Applied, Catch
 from alpose.export.thresholds import CatchThreshold
@@ -31,10 +32,14 @@ OWN: dict[tuple[str, str], Any] = {
 }
 """Values that a class wants because it checks them against others."""
 
-CALIBRATION = {"evidence": ["predicted_loss", "entropy", "doubt"], "mean": [0, 0, 0], "sd": [1, 1, 1],
-               "weight": [1, 0, 0], "score": [0, 1], "probability": [0.125, 0.875]}  # fmt: skip
+WHOLE: dict[str, Any] = {
+    "Calibration": {"evidence": ["predicted_loss", "entropy", "doubt"], "mean": [0, 0, 0], "sd": [1, 1, 1],
+                    "weight": [1, 0, 0], "score": [0, 1], "probability": [0.125, 0.875]},
+    "JointCalibration": {"gain": [1.0], "offset": [0.0], "own": [False]},
+}  # fmt: skip
+"""Of the classes that keep arrays."""
 
-TYPES = (Applied, CalibrationReport, Catalogue, Catch, CatchThreshold, Comparison, DetectorInfo, DetectRow, Failure, Rating,
+TYPES = (Applied, CalibrationReport, Catalogue, Catch, CatchThreshold, Comparison, DetectorInfo, DetectRow, Failure, JointReport, Rating,
          Reliability, ReliabilityBin, Row, SetInfo, SetResult, Skeleton)  # fmt: skip
 
 
@@ -53,9 +58,7 @@ def sample(kind: Any) -> Any:
         )
     if origin in (dict, Mapping) or kind in (Any, dict):
         return {} if kind is Any else {"x": sample(arguments[1]) if arguments else 1}
-    if kind.__name__ == "Calibration":
-        return CALIBRATION
-    return document(kind)
+    return WHOLE.get(kind.__name__) or document(kind)
 
 
 def document(cls: type[Any]) -> dict[str, Any]:
