@@ -178,6 +178,8 @@ def test_a_detector_that_fails_costs_no_frame(make: Make) -> None:
 def test_an_option_under_which_no_frame_could_be_kept_is_refused_at_the_start(
     make: Make, options: dict[str, Any]
 ) -> None:
+    if "metrics_port" in options:
+        pytest.importorskip("prometheus_client")
     with pytest.raises(AlposeError, match="got"):
         make(**options)
 

@@ -24,6 +24,7 @@ from alpose.runtime.drift import Drift
 from alpose.runtime.errors import ConfigError, QueueError
 from alpose.runtime.frames import HostFrame
 from alpose.runtime.pipeline import FrameClock
+from alpose.runtime.queue import writer
 from alpose.runtime.queue.images import decode
 from alpose.runtime.queue.record import FrameCopy
 from alpose.runtime.recording import FrameLog, FrameRecorder, PolicyState, PreviousFrames
@@ -497,8 +498,12 @@ class Recorded(Scripted):  # type: ignore[misc]
         return Outputs(*(value.copy() for value in self._said[self._number * 37 % 100].values()))
 
 
-def test_memory_does_not_grow_with_the_number_of_frames(make: Make, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_frames(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Twenty thousand frames, with everything that holds something between frames in use."""
+    # Encoded pictures are held ten seconds for further people on their frames, which is longer than half of this test.
+    monkeypatch.setattr(writer, "MADE_S", 0.0)
     with Queue(tmp_path / "q.db", max_bytes=4 << 20, clip=(1, 1), store="crop") as queue:
         trigger = Episodes(Budget(per_hour=150)) & Novel(1e-9) | Control(rate=0.01)
         monitor = make(queue, trigger, Recorded(), track=True)

@@ -81,6 +81,7 @@ def test_of_two_people_on_a_frame_neither_is_seen_in_the_pictures_of_the_other(
 
 
 def test_clips_crops_and_sealed_pictures_are_redacted_as_well(make: Callable[..., Monitor], tmp_path: Path) -> None:
+    pytest.importorskip("nacl")
     generate_key(tmp_path / "fleet", SEALING)
     with Queue(tmp_path / "q.db", media_type="image/png", redact="face", store="crop", clip=(1, 1),
                seal_to=tmp_path / "fleet.pub") as queue:  # fmt: skip

@@ -204,13 +204,14 @@ def test_the_graph_of_a_device_answers_as_the_net_does(model: PoseModel, size_px
     )
 
     with torch.no_grad():
-        keypoints_NJ2, scores_NJ, predicted_N, _, embedding_ND = graph(frames)
+        keypoints_NJ2, scores_NJ, predicted_N, _, embedding_ND, confidence_NJ = graph(frames)
         output = pose(frames.permute(0, 3, 1, 2) / 255)
         cells_NJ2, peak_NJ = decode(output.heatmaps_BSJHW[:, 0])
         torch.testing.assert_close(keypoints_NJ2, to_pixels(cells_NJ2, 4))
         torch.testing.assert_close(scores_NJ, peak_NJ / 30.0)
         torch.testing.assert_close(predicted_N, head(output.features))
     assert embedding_ND.shape == (2, 8)
+    assert confidence_NJ.shape == scores_NJ.shape
 
 
 # --- Commands
