@@ -19,12 +19,13 @@ Image and annotation ids stay what they are while the dataset grows, and so do t
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -43,6 +44,8 @@ from .labels import (
     Item,
     Pose,
 )
+
+log = logging.getLogger("alpose")
 
 ANNOTATIONS = Path("annotations") / "field.json"
 IMAGES, FIELD = "images", "field"
@@ -90,11 +93,17 @@ def merge(
         bundles: names by sha256.
         failures: what each bundle calls a failure, by sha256.
     """
+    kept = [_named_apart(dataset, batch) for batch in batches]
+    renamed = {stored.called: stored.batch.name for stored in kept if stored.called != stored.batch.name}
+    for called, name in renamed.items():
+        log.warning("%s holds another batch called %r already: this one is kept there as %r", dataset, called, name)
     document = _Document(dataset, skeleton)
     conflicts: list[dict[str, Any]] = []
     added = unchanged = replaced = 0
     for correction in corrections:
         item = items[correction.id]
+        if item.facts.get("batch") in renamed:
+            item = replace(item, facts={**item.facts, "batch": renamed[item.facts["batch"]]})
         people = _people(item, correction)
         there = document.people(correction.id)
         if there is None:
@@ -118,13 +127,36 @@ def merge(
     for name, values in (("bundles.json", bundles), ("failures.json", failures)):
         if values:
             write_json(dataset / FIELD / name, {**_read_or(dataset / FIELD / name, {}), **values})
-    for batch in batches:
-        write_json(dataset / FIELD / "batches" / f"{batch.name}.json", batch.to_json())
+    for stored in kept:
+        write_json(_batch_file(dataset, stored.batch.name), stored.batch.to_json())
     # Last, so that whatever it names is there.
     if added or replaced or not (dataset / ANNOTATIONS).exists():
         write_atomically(dataset / ANNOTATIONS, json.dumps(document.value, allow_nan=False).encode())
     return Merged(added=added, unchanged=unchanged, replaced=replaced, total=len(document.value["images"]),
                   conflicts=tuple(one["id"] for one in conflicts))  # fmt: skip
+
+
+class _Stored(NamedTuple):
+    """A batch under the name that it has in a dataset."""
+
+    called: str
+    """Its own."""
+    batch: Batch
+
+
+def _named_apart(dataset: Path, batch: Batch) -> _Stored:
+    """Inboxes may have batches of one name: the report weighs each by its own counts, so each has a name of its own here."""
+    number = 1
+    while True:
+        named = batch if number == 1 else replace(batch, name=f"{batch.name[:60]}-{number}")
+        path = _batch_file(dataset, named.name)
+        if not path.exists() or Batch.from_json(read_json(path), str(path)) == named:
+            return _Stored(batch.name, named)
+        number += 1
+
+
+def _batch_file(dataset: Path, name: str) -> Path:
+    return dataset / FIELD / "batches" / f"{name}.json"
 
 
 def write_once(folder: Path, value: Any) -> Path:

@@ -87,11 +87,11 @@ def place_options(command: Callable[..., None]) -> Callable[..., None]:
     ))  # fmt: skip
 
 
-def failure_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that choose when a pose counts as failed."""
+def failure_options(command: Callable[..., None], default: str | None = "image-pck") -> Callable[..., None]:
+    """Add the options that choose when a pose counts as failed; a default of None is that of the model."""
     return _decorated(command, (
-        click.option("--failure", default="image-pck", show_default=True, type=click.Choice(FAILURES),
-                     help="What counts as a failed pose."),
+        click.option("--failure", default=default, show_default=default is not None, type=click.Choice(FAILURES),
+                     help="What counts as a failed pose." + (" [default: as the model was fitted]" if default is None else "")),
         click.option("--failure-limit", type=float,
                      help="PCK under which, or mean error over which, a pose fails. "
                           f"[default: {DEFAULT_LIMITS['image-pck']}, or {DEFAULT_LIMITS['mean-error']}]"),

@@ -74,6 +74,23 @@ def test_a_dataset_grows_by_parts_and_every_reader_understands_it(tasks: list[Ta
     assert len(api.COCO(str(dataset / ANNOTATIONS)).getAnnIds()) == 6
 
 
+def test_batches_of_one_name_from_two_inboxes_are_kept_apart(tasks: list[Task], tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+
+    def batch(of: list[Task], created: str) -> Batch:
+        choices = tuple(Choice(id=task.id, rank=rank, reason="", stream="value", select_probability=None)
+                        for rank, task in enumerate(of, start=1))  # fmt: skip
+        return Batch(name="week-1", created=created, strategy="top", budget=3, choices=choices, counted={})
+
+    for part, created in ((tasks[:3], "2026-01-01T00:00:00+00:00"), (tasks[3:], "2026-01-02T00:00:00+00:00")):
+        for _ in range(2):  # twice changes nothing
+            put(dataset, tmp_path, part, batches=[batch(part, created)])
+    stored = sorted(path.name for path in (dataset / "field" / "batches").glob("*.json"))
+    assert stored == ["week-1-2.json", "week-1.json"]
+    images = json.loads((dataset / ANNOTATIONS).read_bytes())["images"]
+    assert [one["alpose"]["batch"] for one in images] == ["week-1"] * 3 + ["week-1-2"] * 3
+
+
 def test_a_contradiction_is_written_down_and_nothing_is_lost(tasks: list[Task], tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     put(dataset, tmp_path, tasks[:3])
