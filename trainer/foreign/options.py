@@ -82,7 +82,10 @@ def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise ConfigError(f"--size {text}: write HEIGHTxWIDTH in pixels, such as 256x192")
-    return int(parts[0]), int(parts[1])
+    height, width = int(parts[0]), int(parts[1])
+    if not (8 <= height <= 8192 and 8 <= width <= 8192):
+        raise ConfigError(f"--size {text}: height and width are 8 to 8192 px")
+    return height, width
 
 
 def _three(text: str) -> tuple[float, float, float]:

@@ -556,6 +556,8 @@ class _Examination:
         else:
             guess, why = (("x", "y", "visibility") if numbers == 3 else ("x", "y")), "usual"
         columns = self._choose("columns", self.stated.columns, ("decoder", "columns"), columns, guess, why)
+        if any(columns.count(axis) != 1 for axis in "xy"):
+            raise ConfigError(f"--columns: x and y once each, got {', '.join(columns)}")
         if len(columns) != numbers:
             raise ConfigError(
                 f"{self.path}: {name} has {numbers} numbers a point, stated were {len(columns)}: {', '.join(columns)}"

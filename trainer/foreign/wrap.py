@@ -21,6 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from alpose.runtime.engines.onnx import import_onnxruntime
 from alpose.runtime.errors import ConfigError, MissingExtraError
 
 from .graph import FEATURE
@@ -68,7 +71,7 @@ def wrap(
         more = {"taps": None if taps is None else tuple(taps), "outputs": outputs or None}
         spec = recognise(net, size=size, **more, **stated)
         return open_net(net, spec, threads=threads)
-    if size is None:
+    if size is None or not isinstance(size, Sequence) or len(size) != 2:
         raise ConfigError("wrap: state the size of the module's input, size=(height, width) in pixels")
     path = Path(file) if file else Path(tempfile.mkdtemp(prefix="alpose-net-")) / "net.onnx"
     written = export_module(net, path, size, (*outputs, *(taps or ())))
@@ -121,6 +124,7 @@ def export_module(module: nn.Module, path: Path, size: tuple[int, int], named: S
             _check_calls(seen)
             own = tuple(_tensors(answer))
             _export(whole, images, path, [*own, *named])
+            _require_equal(whole, images, path, [*own, *named])
     finally:
         for part, training in modes:
             part.training = training
@@ -148,6 +152,33 @@ def _export(whole: nn.Module, images: Tensor, path: Path, names: Sequence[str]) 
         f"wrap: the module cannot be exported to ONNX. {errors[0]}. Its forward pass must not depend on values, and it takes images "
         "(N, 3, H, W); or export it yourself and give the file"
     )
+
+
+def _require_equal(whole: nn.Module, blank_23HW: Tensor, path: Path, names: Sequence[str]) -> None:
+    """Refuse a graph that does not answer as the module does.
+
+    The older exporter follows one image through a module and writes what that one met: another image may take another way.
+    """
+    import torch
+
+    session = import_onnxruntime("a pose net from torch").InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    noise_23HW = torch.rand(blank_23HW.shape, generator=torch.Generator().manual_seed(0)).to(blank_23HW.device)
+    for what, images_23HW in (("a black", blank_23HW), ("a white", blank_23HW + 1), ("a noisy", noise_23HW)):
+        expected, again = ([value.cpu().numpy() for value in whole(images_23HW)] for _ in range(2))
+        given = session.run(list(names), {"images": images_23HW.cpu().numpy()})
+        for name, one, other, repeated in zip(names, given, expected, again, strict=True):
+            if not np.array_equal(other, repeated, equal_nan=True):
+                raise ConfigError(
+                    f"wrap: {name} of {what} image differs from call to call: a pose net must not draw at random"
+                )
+            scale = 1 + float(np.abs(other).max(initial=0.0))
+            if one.shape != other.shape or not np.allclose(one, other, rtol=0, atol=1e-2 * scale, equal_nan=True):
+                raise ConfigError(
+                    f"wrap: the exported graph does not answer as the module does: {name} of {what} image is another. Its forward pass "
+                    "must not depend on values, such as an if on what an image holds; or export it yourself and give the file"
+                )
 
 
 @contextmanager

@@ -97,3 +97,24 @@ def test_what_is_missing_or_wrong_is_said(module: Pose) -> None:
     module.unused = nn.Identity()
     with pytest.raises(ConfigError, match="the submodule 'unused' does not run"):
         trainer.wrap(module, size=(64, 48), taps=("unused",))
+
+
+def test_a_module_whose_graph_would_answer_otherwise_is_refused() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.maps = nn.Conv2d(3, 14, 4, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.maps(images) if images.mean() > 0.5 else -self.maps(images)
+
+    class Draws(Branches):
+        def forward(self, images: Tensor) -> Tensor:
+            return nn.functional.dropout(self.maps(images), 0.5, training=True)
+
+    with pytest.raises(ConfigError, match="must not depend on values"):
+        trainer.wrap(Branches(), size=(64, 64))
+    with pytest.raises(ConfigError, match="must not draw at random"):
+        trainer.wrap(Draws(), size=(64, 64))
+    with pytest.raises(ConfigError, match="size=\\(height, width\\)"):
+        trainer.wrap(Branches(), size=256)  # type: ignore[arg-type]
