@@ -47,11 +47,15 @@ class OneLineErrors(click.Group):
     """What is said after Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Exit status 1 for an error of alpose or a missing extra, 130 for Ctrl-C."""
+        """Exit status 1 for an error of alpose, of a file or of a missing extra, 130 for Ctrl-C."""
         try:
             return super().invoke(ctx)
         except AlposeError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.filename is None or error.strerror is None:  # a pipe that was closed is click's own
+                raise
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
         except ModuleNotFoundError as error:
             extra = self.packages.get((error.name or "").partition(".")[0])
             if extra is None:

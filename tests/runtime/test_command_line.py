@@ -27,6 +27,7 @@ def fail(what: str) -> None:
         "missing": ModuleNotFoundError("No module named 'tomography.slices'", name="tomography.slices"),
         "bug": ModuleNotFoundError("No module named 'tpyo'", name="tpyo"),
         "stop": KeyboardInterrupt(),
+        "file": PermissionError(13, "Permission denied", "ro/fleet"),
     }[what]
 
 
@@ -46,3 +47,9 @@ def test_what_is_expected_is_one_line_and_an_exit_status(what: str, status: int,
 
 def test_a_bug_stays_a_traceback() -> None:
     assert isinstance(CliRunner().invoke(main, ["fail", "bug"]).exception, ModuleNotFoundError)
+
+
+def test_a_file_that_cannot_be_written_is_one_line() -> None:
+    run = CliRunner().invoke(main, ["fail", "file"])
+    assert run.exit_code == 1
+    assert run.stderr == "Error: ro/fleet: Permission denied\n"
