@@ -41,11 +41,12 @@ BATCH, IMAGES = "batch.json", "images"
 IMAGE_URL = "/data/local-files/?d=images/"
 """How Label Studio names a file below its document root."""
 
-KEYPOINTS_ONLY, DELETED, SEALED, ELSEWHERE = (
+KEYPOINTS_ONLY, DELETED, SEALED, ELSEWHERE, DAMAGED = (
     "only their keypoints were stored",
     "deleted on the device before they were fetched",
     "under seal",
     "not fetched yet",
+    "damaged in the inbox",
 )
 """Why a frame has no picture that could be shown."""
 
@@ -148,6 +149,7 @@ def advice(missing: Mapping[str, Sequence[str]], inbox: str, batch: str) -> list
         KEYPOINTS_ONLY: "nothing can be done: their device stores no pictures (store=keypoints)",
         DELETED: "nothing can be done",
         SEALED: f"open them: alpose-harvest unseal {inbox}",
+        DAMAGED: "their files are not what the device sent: restore the inbox, or pull into another folder",
         ELSEWHERE: f"fetch them: alpose-harvest pull SOURCE --into {inbox} --images {batch}",
     }
     return [f"{len(ids)} of the batch are left out, {why}; {do[why]}" for why, ids in missing.items()]
@@ -170,6 +172,8 @@ def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") 
         path = inbox.image(entry.record.id)
     if path is None:
         return SEALED if picture.sealed and entry.fetched else DELETED if entry.deleted else ELSEWHERE
+    if not picture.sealed and inbox.picture_bytes(entry.record.id, picture) is None:
+        return DAMAGED
     record = entry.record
     task = Task(
         id=record.id,

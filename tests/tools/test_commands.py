@@ -113,6 +113,19 @@ def test_coco_is_a_folder_that_the_trainer_and_pycocotools_read(inbox: Path, bat
     assert len(loaded.getAnnIds()) == BUDGET
 
 
+def test_a_picture_that_is_not_what_the_device_sent_goes_to_nobody(inbox: Path, batch: Batch) -> None:
+    first = batch.choices[0].id
+    with Inbox(inbox) as opened:
+        path = opened.image(first)
+    assert path is not None
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-100] + b"junk" * 25)
+    shown = call("export", inbox, "--to", "coco").output
+    assert "damaged in the inbox" in shown
+    assert "restore the inbox" in shown
+    assert len(read_coco(Path("week-1-coco"))) == BUDGET - 1
+
+
 def test_export_again_brings_what_came_since_and_spares_what_is_not_its_own(inbox: Path, batch: Batch) -> None:
     first = batch.choices[0].id
     with Inbox(inbox) as opened:
