@@ -440,7 +440,7 @@ class SharedDatabase:
         if failure.reason == "damaged" and not was_ours(path, logged):
             raise QueueError(
                 "foreign",
-                f"{self.path} does not begin as a queue does: it is left alone. If it was one, its beginning is damaged, and "
+                f"{self.path} is not a queue, as far as its beginning tells: it is left alone. If it was one, its beginning is damaged, and "
                 f"'alpose-monitor queue recover {self.path} --into NEW.db' saves what is left; otherwise give the path of a queue, or a "
                 "name that is not taken",
             )
