@@ -151,7 +151,7 @@ def run(
         kept = None
         if queue is not None:
             kept = stack.enter_context(Queue(queue, max_bytes=max_bytes, max_age_s=max_age_s, store=store,
-                                             seal_to=seal_to, clip=clip, redact=redact))  # fmt: skip
+                                             seal_to=seal_to, clip=clip, redact=redact, open_now=False))  # fmt: skip
         monitor = Monitor(
             bundle, queue=kept, trigger=policy, engine=engine, threads=threads, device_id=device_id, roi=roi,
             track=track, frame_format=frame_format, camera=camera, public_key=public_key, allow_fallback=allow_fallback,

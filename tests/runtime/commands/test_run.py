@@ -109,6 +109,15 @@ def test_flagged_frames_are_in_the_queue_with_the_clock_of_the_video(run: Run, t
     assert np.abs(picture_HW3 - (250, 50, 4)).max() <= 8
 
 
+def test_a_disk_that_is_not_there_costs_no_frame_and_is_said(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = run("--queue", tmp_path / "unmounted" / "q.db", "--trigger", "Threshold(0.99)", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["source"]["delivered"] > 0
+    assert "is not a folder" in caplog.text
+
+
 def test_a_budget_means_hours_of_the_video_however_fast_it_is_read(run: Run, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     result = run("--queue", tmp_path / "q.db", "--trigger", "Budget(per_hour=60)", "--json", "--store", "keypoints",
