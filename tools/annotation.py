@@ -171,7 +171,7 @@ def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") 
     if path is None and not entry.fetched and inbox.link_pictures(entry.record.id):  # another person has brought it
         path = inbox.image(entry.record.id)
     if path is None:
-        return SEALED if picture.sealed and entry.fetched else DELETED if entry.deleted else ELSEWHERE
+        return why_absent(entry, picture)
     if not picture.sealed and inbox.picture_bytes(entry.record.id, picture) is None:
         return DAMAGED
     record = entry.record
@@ -195,6 +195,11 @@ def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") 
         suffix=path.suffix,
     )
     return Item(task=task, image=path, facts=_facts(entry, picture, choice, batch))
+
+
+def why_absent(entry: Entry, picture: PictureInfo) -> str:
+    """Why a picture that was stored is not here."""
+    return SEALED if picture.sealed and entry.fetched else DELETED if entry.deleted else ELSEWHERE
 
 
 def to_image(points_N2: npt.NDArray[np.float64], picture: PictureInfo) -> npt.NDArray[np.float64]:

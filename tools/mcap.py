@@ -32,7 +32,7 @@ from alpose.runtime.queue.record import PictureInfo
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.triggers import Reason
 
-from .annotation import DELETED, ELSEWHERE, KEYPOINTS_ONLY, SEALED, Skeletons, to_image
+from .annotation import KEYPOINTS_ONLY, Skeletons, to_image, why_absent
 from .inbox import Inbox
 from .inbox_database import Entry
 
@@ -97,7 +97,7 @@ def write_mcap(inbox: Inbox, ids: Iterable[str], path: Path) -> WrittenMcap:
             for picture in sorted(entry.pictures, key=lambda one: one.position):
                 image = inbox.image(id_, picture.position)
                 if image is None:
-                    missing[_why(entry, picture)] += 1
+                    missing[why_absent(entry, picture)] += 1
                     continue
                 pictures += 1
                 add(entry, "image", picture.captured_ns, {
@@ -172,7 +172,3 @@ def _base(entry: Entry) -> str:
     """``/car-17/seat``: a topic has letters, digits, ``_``, ``-`` and ``/``."""
     names = [name for name in (entry.record.device, entry.record.camera) if name]
     return "".join(f"/{re.sub(r'[^0-9A-Za-z_.-]+', '_', name)}" for name in names) or "/device"
-
-
-def _why(entry: Entry, picture: PictureInfo) -> str:
-    return SEALED if picture.sealed and entry.fetched else DELETED if entry.deleted else ELSEWHERE
