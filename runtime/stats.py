@@ -106,14 +106,16 @@ class Counters:
 
     Every thread writes into a dictionary of its own, and a snapshot sums them. With one lock around a shared dictionary
     the camera would wait whenever the interpreter switches threads while the disk thread holds it, which costs
-    milliseconds and not the nanoseconds of the addition.
+    milliseconds and not the nanoseconds of the addition. A lock of snapshots alone would be no better: a signal's handler
+    that closes the Monitor waits for the disk thread, on a thread that may be in the middle of a snapshot.
     """
 
     def __init__(self) -> None:
         self._mine = threading.local()
-        self._lock = threading.RLock()  # taken for a thread's first count and by snapshots, never by add
-        self._threads: list[tuple[weakref.ref[_Owner], dict[Count, int]]] = []
-        self._ended: dict[Count, int] = {}
+        self._numbers = itertools.count()
+        self._threads: dict[int, tuple[weakref.ref[_Owner], dict[Count, int]]] = {}
+        self._ended = _Ended({}, frozenset())
+        self._collecting = threading.Lock()  # who does not get it at once leaves collecting to whoever has it
         self._of_app: dict[str, set[Count]] = {}
 
     def add_checked(self, name: str, n: int, labels: Mapping[str, str]) -> None:
@@ -164,33 +166,55 @@ class Counters:
 
     def snapshot(self) -> dict[Count, int]:
         """All counts, sorted by name and labels."""
-        with self._lock:
-            self._collect_ended()
-            total = dict(self._ended)
-            for _, counts in self._threads:
-                for key, n in counts.copy().items():  # the copy is one step: its thread may add meanwhile
-                    total[key] = total.get(key, 0) + n
+        self._collect_ended()
+        while True:
+            ended = self._ended
+            threads = self._threads.copy()  # one step, as the copies below: their threads may add meanwhile
+            if self._ended is ended:
+                break
+        total = dict(ended.total)
+        for number, (_, counts) in threads.items():
+            if number not in ended.threads:
+                _add(total, counts.copy())
         return dict(sorted(total.items()))
 
     def _first(self) -> dict[Count, int]:
         """The dictionary of a thread that counts for the first time."""
+        self._collect_ended()
         owner = _Owner()
-        with self._lock:
-            self._collect_ended()
-            self._threads.append((weakref.ref(owner), owner.counts))
+        self._threads[next(self._numbers)] = weakref.ref(owner), owner.counts
         self._mine.owner = owner
         return owner.counts
 
     def _collect_ended(self) -> None:
         """Keep the counts of threads that have ended, and not their dictionaries: an app may make a thread per frame."""
-        running = []
-        for owner, counts in self._threads:
-            if owner() is not None:
-                running.append((owner, counts))
-                continue
-            for key, n in counts.items():
-                self._ended[key] = self._ended.get(key, 0) + n
-        self._threads = running
+        if not self._collecting.acquire(blocking=False):
+            return
+        try:
+            ended = {number: counts for number, (owner, counts) in self._threads.copy().items() if owner() is None}
+            if ended:
+                total = dict(self._ended.total)
+                for number, counts in ended.items():
+                    if number not in self._ended.threads:  # an exception came in between the last time
+                        _add(total, counts)
+                self._ended = _Ended(total, frozenset(ended))  # from here on snapshots pass over their dictionaries
+                for number in ended:
+                    del self._threads[number]
+        finally:
+            self._collecting.release()
+
+
+class _Ended(NamedTuple):
+    """What threads that have ended had counted. Replaced as a whole, so that a snapshot sees each of them once."""
+
+    total: dict[Count, int]
+    threads: frozenset[int]
+    """Those whose dictionaries may still stand beside it."""
+
+
+def _add(total: dict[Count, int], counts: dict[Count, int]) -> None:
+    for key, n in counts.items():
+        total[key] = total.get(key, 0) + n
 
 
 class _Owner:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alpose.runtime import stats
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.logs import MOST_KEYS, RateLimitedLog
@@ -61,24 +64,33 @@ def test_counts_of_many_threads_add_up() -> None:
     }
 
 
-def test_counting_waits_for_no_lock() -> None:
-    """A thread that is interrupted inside a snapshot must not hold the camera up."""
-    counters, first, go_on = Counters(), threading.Event(), threading.Event()
+def test_whoever_is_interrupted_in_a_snapshot_holds_nobody_up() -> None:
+    """At every line of it other threads count for the first time, end, and read: as while a signal's handler waits."""
+    counters, seen = Counters(), list[int]()
 
-    def camera() -> None:
-        counters.add("frames_total")
-        first.set()
-        go_on.wait(10)
-        counters.add("frames_total")
-
-    thread = threading.Thread(target=camera, daemon=True)
-    thread.start()
-    assert first.wait(10)
-    with counters._lock:
-        go_on.set()
+    def elsewhere(work: Callable[[], object]) -> None:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
         thread.join(10)
         assert not thread.is_alive()
-    assert counters.snapshot() == {Count("frames_total"): 2}
+
+    def interrupt(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != stats.__file__:
+            return None
+        if event == "line" and len(seen) < 40:  # it reads again while others end
+            elsewhere(lambda: counters.add("frames_total"))
+            elsewhere(lambda: seen.append(counters.snapshot()[Count("frames_total")]))
+        return interrupt
+
+    elsewhere(lambda: counters.add("frames_total"))
+    sys.settrace(interrupt)
+    try:
+        counters.snapshot()
+    finally:
+        sys.settrace(None)
+    assert len(seen) > 10
+    assert seen == list(range(2, len(seen) + 2))
+    assert counters.snapshot() == {Count("frames_total"): len(seen) + 1}
 
 
 def test_threads_that_have_ended_keep_their_counts_and_no_memory() -> None:
@@ -88,7 +100,7 @@ def test_threads_that_have_ended_keep_their_counts_and_no_memory() -> None:
         thread.start()
         thread.join()
     assert counters.snapshot() == {Count("frames_total"): 50}
-    assert counters._threads == []
+    assert not counters._threads
 
 
 def test_the_order_of_labels_does_not_matter() -> None:
