@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
+# A process for every core, each with one thread: threads that share a core make small nets many times slower.
+PYTEST := -m pytest -n auto --dist worksteal
+
 ANNOTATION := .venv-annotation
 MODELS     := .venv-models
 LATEST     := .venv-latest
@@ -32,7 +35,7 @@ demo: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m alpose.tools.demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 # Label Studio pins what others need newer: it has an environment of its own.
 $(ANNOTATION)/.installed: pyproject.toml
@@ -70,7 +73,7 @@ test-latest:
 	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		-c constraints.txt -e ".[dev]"
 	$(LATEST)/bin/python -m pip list --format=freeze --disable-pip-version-check
-	$(LATEST)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python $(PYTEST)
 
 check: $(READY)
 	$(BIN)/ruff check .
