@@ -11,7 +11,7 @@ from alpose.runtime.errors import ConfigError
 
 from ..cli_options import OneLineErrors, Place, place_options
 from .options import net_options
-from .recognise import Stated
+from .stated import Stated
 
 
 @click.group(cls=OneLineErrors)

@@ -51,7 +51,8 @@ from .measuring import Difference, Truth, difference, measure
 from .model import Readout
 from .net import ForeignNet, open_net
 from .reader import NetReader
-from .recognise import Stated, examine
+from .recognise import examine
+from .stated import Stated
 
 log = logging.getLogger("alpose")
 

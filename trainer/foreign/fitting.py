@@ -40,7 +40,8 @@ from .model import FACTS as MODEL
 from .model import ForeignModel, is_foreign, load, save
 from .net import ForeignNet, open_net
 from .reader import NetReader
-from .recognise import Stated, examine
+from .recognise import examine
+from .stated import Stated
 
 log = logging.getLogger("alpose")
 Said = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]

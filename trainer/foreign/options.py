@@ -13,8 +13,8 @@ from alpose.runtime.errors import ConfigError
 
 from ..cli_options import names_in
 from .families import FAMILIES
-from .recognise import Stated, parse_columns, read_spec_file
-from .spec import Colour, CropKind, Decoding, Layout, Refinement, ScoreForm
+from .spec import Colour, CropKind, Decoding, Layout, Refinement, ScoreForm, Unit
+from .stated import Stated, parse_columns, read_spec_file
 
 
 def net_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,8 +26,8 @@ def net_options(command: Callable[..., Any]) -> Callable[..., Any]:
         file = own.pop("spec")
         texts: dict[str, Callable[[str], Any]] = {
             "size": _size,
-            "mean": _three,
-            "std": _three,
+            "mean": _numbers,
+            "std": _numbers,
             "columns": parse_columns,
             "taps": names_in,
             "outputs": names_in,
@@ -66,7 +66,7 @@ _OPTIONS = (
     _option("outputs", "The tensors that are decoded; they may lie inside the graph.", metavar="NAMES"),
     _option("columns", "Numbers of a point, by letter (x y z, s score, v visibility, p presence, - other) or by name.",
             metavar="xys"),
-    _option("unit", "Of x and y; corner: pixels from the input's corner.", type=click.Choice(["pixels", "corner", "share"])),
+    _option("unit", "Of x and y; corner: pixels from the input's corner; centred: -1 to 1.", type=click.Choice(get_args(Unit))),
     _option("refine", "Of the highest cell of a heatmap.", type=click.Choice(get_args(Refinement))),
     _option("score", "What a score is.", type=click.Choice(get_args(ScoreForm))),
     _option("peak", "Height that heatmaps were trained towards.", type=float),
@@ -82,18 +82,13 @@ def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise ConfigError(f"--size {text}: write HEIGHTxWIDTH in pixels, such as 256x192")
-    height, width = int(parts[0]), int(parts[1])
-    if not (8 <= height <= 8192 and 8 <= width <= 8192):
-        raise ConfigError(f"--size {text}: height and width are 8 to 8192 px")
-    return height, width
+    return int(parts[0]), int(parts[1])
 
 
-def _three(text: str) -> tuple[float, float, float]:
+def _numbers(text: str) -> list[float]:
     try:
-        values = [float(part) for part in text.split(",")]
+        return [float(part) for part in text.split(",")]
     except ValueError:
-        values = []
-    if len(values) not in (1, 3):
-        raise ConfigError(f"write three numbers, such as 0.485,0.456,0.406, or one for all colours; got {text!r}")
-    first, second, third = values * (3 // len(values))
-    return first, second, third
+        raise ConfigError(
+            f"write three numbers, such as 0.485,0.456,0.406, or one for all colours; got {text!r}"
+        ) from None

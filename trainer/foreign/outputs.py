@@ -40,6 +40,8 @@ class Candidate:
     """Of a point, where the outputs are points."""
     sure: bool = False
     """Nothing else has this shape."""
+    doubt: str = ""
+    """Why it is a guess, where it is one."""
 
     def __str__(self) -> str:
         numbers = f" x {self.numbers} numbers" if self.numbers else ""
@@ -61,16 +63,23 @@ def candidates(
         counts: of joints that the net may have, beside those of the known skeletons and of its own maps.
         point_shape: joints and numbers of a point, where a detector's file states them.
         loose: kinds that are read although their shapes do not tell them: heatmaps of another aspect than the input's, SimCC
-            with fewer bins than half the input's pixels.
+            with fewer bins than half the input's pixels or another share of them along x than along y, and rows of a detector
+            that may be something else.
     """
     counted = KNOWN_COUNTS | set(counts)
     maps = [one for name, shape in outputs.items()
             for one in _heatmaps(name, shape, size) or (_placed_maps(name, shape, counted) if "heatmaps" in loose else [])]  # fmt: skip
     likely = KNOWN_COUNTS | set(counts) | {one.joints for one in maps if one.joints > 4}
     points = [one for name, shape in outputs.items() for one in _points(name, shape, likely)]
-    people = [one for name, shape in outputs.items() for one in _yolo(name, shape, size, likely, point_shape)]
-    bins = FEWEST_BINS_LOOSE if "simcc" in loose else FEWEST_BINS
-    return [*_simcc(outputs, size, bins), *_boxes_and_points(outputs), *maps, *points, *people]
+    people = [one for name, shape in outputs.items() if not any(name in other.outputs for other in maps)
+              for one in _yolo(name, shape, size, likely, point_shape)]  # fmt: skip
+    if "yolo" not in loose and not point_shape:
+        # Distributions over few bins, or joints that something is said of, can look like the rows of a detector.
+        pairs = {name for one in _simcc(outputs, size, loose=True) for name in one.outputs}
+        people = [
+            one for one in people if one.sure or not ({*one.outputs} & pairs or outputs[one.outputs[0]][-2] in counted)
+        ]
+    return [*_simcc(outputs, size, "simcc" in loose), *_boxes_and_points(outputs), *maps, *points, *people]
 
 
 def same_aspect(cells: tuple[int, int], size: tuple[int, int]) -> bool:
@@ -83,9 +92,15 @@ def same_aspect(cells: tuple[int, int], size: tuple[int, int]) -> bool:
 
 
 def _heatmaps(name: str, shape: Shape, size: tuple[int, int]) -> list[Candidate]:
-    if len(shape) != 3 or sum(axis > 1 for axis in shape) < 3:
+    if len(shape) != 3:
         return []
     first, last = shape[0], shape[2]
+    if sum(axis > 1 for axis in shape) < 3:  # of one joint, or a mask
+        one = next((cells for cells, joints in ((shape[1:], first), (shape[:2], last)) if joints == 1), shape[:2])
+        if min(one) < 8 or not same_aspect((one[0], one[1]), size):
+            return []
+        doubt = "a single map: of one joint, or a mask"
+        return [Candidate("heatmaps", (name,), 1, channels_last=first != 1, doubt=doubt)]
     found = []
     if first <= MOST_JOINTS and min(shape[1:]) >= 8 and same_aspect((shape[1], shape[2]), size):
         found.append(Candidate("heatmaps", (name,), first))
@@ -144,7 +159,8 @@ def _yolo(
             for numbers in (3, 2):
                 joints, rest = divmod(columns - extra, numbers)
                 if rest == 0 and joints >= 1 and (raw or joints in counts):
-                    found.append(Candidate("yolo", (name,), joints, numbers=numbers, sure=raw))
+                    doubt = "" if raw else f"{rows} rows of {columns} numbers, as a detector gives them after NMS"
+                    found.append(Candidate("yolo", (name,), joints, numbers=numbers, sure=raw, doubt=doubt))
                     break
     return found[:1]
 
@@ -154,22 +170,33 @@ def anchors(size: tuple[int, int], strides: tuple[int, ...]) -> int:
     return sum(math.ceil(size[0] / stride) * math.ceil(size[1] / stride) for stride in strides)
 
 
-def _simcc(outputs: Mapping[str, Shape], size: tuple[int, int], fewest: float) -> list[Candidate]:
-    """Two distributions a joint, over W x k and H x k bins."""
+def _simcc(outputs: Mapping[str, Shape], size: tuple[int, int], loose: bool) -> list[Candidate]:
+    """Two distributions a joint, over W x k and H x k bins; ``loose``: over any bins."""
     rows = {name: shape for name, shape in outputs.items() if len(shape) == 2 and shape[0] <= MOST_JOINTS}
     found = []
+    fewest = FEWEST_BINS_LOOSE if loose else FEWEST_BINS
     names = list(rows)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             if rows[first][0] != rows[second][0]:
                 continue
+            both, even = [], []
             for x, y in ((first, second), (second, first)):
                 per_x, per_y = rows[x][1] / size[1], rows[y][1] / size[0]
-                if fewest <= per_x <= 8 and abs(per_x - per_y) < 0.01 and rows[x][1] > LONGEST_POINT:
-                    found.append(Candidate("simcc", (x, y), rows[x][0], sure=True))
-    if len(found) == 2 and set(found[0].outputs) == set(found[1].outputs):  # a square input: names tell, or the order
-        swapped = [pair for pair in found if _is_axis(pair.outputs[0], "x") or _is_axis(pair.outputs[1], "y")]
-        return swapped[:1] or found[:1]
+                if (
+                    min(per_x, per_y) >= fewest
+                    and max(per_x, per_y) <= 8
+                    and min(rows[x][1], rows[y][1]) > LONGEST_POINT
+                ):
+                    both.append(Candidate("simcc", (x, y), rows[x][0], sure=True))
+                    if abs(per_x - per_y) < 0.01:
+                        even.append(both[-1])
+            pairs = even or (both if loose else [])
+            if len(pairs) == 2:  # a square input, or lengths of any kind: names tell, or the order
+                pairs = [
+                    one for one in pairs if _is_axis(one.outputs[0], "x") or _is_axis(one.outputs[1], "y")
+                ] or pairs
+            found += pairs[:1]
     return found
 
 

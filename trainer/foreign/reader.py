@@ -253,7 +253,9 @@ class NetReader(nn.Module):
         """Keypoints, scores and facts from points with named columns."""
         decoder, column = self.spec.decoder, self.spec.decoder.columns.index
         keypoints_NJ2 = torch.stack([points_NJK[..., column("x")], points_NJK[..., column("y")]], dim=2)
-        if decoder.unit == "share":
+        if decoder.unit == "centred":
+            keypoints_NJ2 = (keypoints_NJ2 + 1) * 0.5
+        if decoder.unit in ("share", "centred"):
             keypoints_NJ2 = keypoints_NJ2 * keypoints_NJ2.new_tensor(self.size)
         if decoder.unit != "pixels":
             keypoints_NJ2 = keypoints_NJ2 - 0.5

@@ -24,6 +24,9 @@ Decoding = Literal["heatmaps", "simcc", "keypoints", "yolo"]
 Refinement = Literal["parabola", "quarter", "dark", "none"]
 Column = Literal["x", "y", "z", "score", "visibility", "presence", "other"]
 ScoreForm = Literal["probability", "logit", "peak", "none"]
+Unit = Literal["pixels", "corner", "share", "centred"]
+SHORTEST_PX, LONGEST_PX = 8, 8192
+"""Of an input."""
 
 COLUMNS: dict[str, str] = {"x": "x", "y": "y", "z": "z", "s": "score", "v": "visibility", "p": "presence", "-": "other"}
 """Letters for the command line: ``yxs`` is y, x, score."""
@@ -50,8 +53,10 @@ class NetInput:
     """Images of one call where the graph fixes it; None where it takes any."""
 
     def __post_init__(self) -> None:
-        if not (8 <= self.height_px <= 8192 and 8 <= self.width_px <= 8192):
-            raise ConfigError(f"input: height and width are 8 to 8192 px, got {self.height_px} x {self.width_px}")
+        if not all(SHORTEST_PX <= length <= LONGEST_PX for length in (self.height_px, self.width_px)):
+            raise ConfigError(
+                f"input: height and width are {SHORTEST_PX} to {LONGEST_PX} px, got {self.height_px} x {self.width_px}"
+            )
         numbers = (self.scale, *self.mean, *self.std)
         if not all(math.isfinite(value) for value in numbers) or self.scale <= 0 or min(self.std) <= 0:
             raise ConfigError(
@@ -103,9 +108,10 @@ class NetDecoder:
     offset: tuple[float, float] | None = None
     """Input pixels of the first cell's centre, (x, y); None: half a stride less half a pixel, where cells tile the input."""
     columns: tuple[Column, ...] = ("x", "y", "score")
-    unit: Literal["pixels", "corner", "share"] = "pixels"
+    unit: Unit = "pixels"
     """Of x and y. ``pixels``: of the input, the first one's centre is 0. ``corner``: pixels from the input's corner, the first
-    one's centre is 0.5, so that 0.5 is taken off. ``share``: shares of its width and height, ``share * width - 0.5``."""
+    one's centre is 0.5, so that 0.5 is taken off. ``share``: shares of its width and height, ``share * width - 0.5``. ``centred``: from -1 at the
+    input's left or upper edge to 1 at the other (DSNT, Nibali et al., arXiv:1801.07372), ``(x + 1) / 2 * width - 0.5``."""
     points: int | None = None
     """Points in the output, where it has more than the skeleton has joints: the first ones are the joints."""
     score: ScoreForm = "probability"

@@ -17,7 +17,7 @@ from alpose.trainer.foreign import evidence as evidence_module
 from alpose.trainer.foreign.fitting import ForeignFitConfig, fit_foreign
 from alpose.trainer.foreign.model import load
 from alpose.trainer.foreign.net import ForeignNet
-from alpose.trainer.foreign.recognise import Stated
+from alpose.trainer.foreign.stated import Stated
 
 from . import dots
 

@@ -20,8 +20,9 @@ from alpose.runtime.io import to_json
 from alpose.runtime.known_skeletons import BLAZEPOSE_33, FACE_468, HAND_21
 from alpose.runtime.skeleton import COCO, MPII
 from alpose.trainer.foreign.net import open_net
-from alpose.trainer.foreign.recognise import Stated, examine, read_spec_file, recognise
+from alpose.trainer.foreign.recognise import examine, recognise
 from alpose.trainer.foreign.spec import NetCrop, NetDecoder, NetInput, PoseSpec
+from alpose.trainer.foreign.stated import Stated, read_spec_file
 
 from . import nets
 
