@@ -32,6 +32,7 @@ from .net import ForeignNet, open_net
 from .reader import NetReader
 from .recognise import Part, Recognised
 from .spec import NetInput, PoseSpec
+from .trial import Trial, try_net
 
 log = logging.getLogger("alpose")
 
@@ -103,6 +104,7 @@ class Description:
     file: Path
     recognised: Recognised
     shapes: dict[str, tuple[int | None, ...]]
+    trial: Trial
     sample: Sample | None
 
     def to_json(self) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class Description:
             "spec": to_json(self.recognised.spec),
             "parts": [to_json(part) for part in self.recognised.parts],
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "trial": to_json(self.trial),
             "people": None if sample is None else len(sample.crops),
             "joints": None if sample is None else list(sample.joints),
             "conventions": [] if sample is None else [to_json(one) for one in sample.conventions],
@@ -133,6 +136,7 @@ class Description:
             lines.append(
                 f"Guessed: {', '.join(part.name for part in guesses)}. Look at the answers below, or state them."
             )
+        lines += self.trial.lines()
         if self.sample is not None:
             lines += sample_lines(self.sample)
         return lines
@@ -192,15 +196,16 @@ def describe(
     """
     spec = recognised.spec
     net = open_net(file, spec)
-    sample = None
+    reader = NetReader(spec, net.shapes).eval()
+    trial, sample = try_net(net, reader), None
     if dataset is not None or images is not None:
         data, joints = (
             _labelled(dataset, data_root, spec, people, map_joints)
             if dataset
             else (_pictures(images, spec, people), ())
         )
-        sample = _sample(net, prepare(data, crop_config(spec), cache), joints)
-    return Description(file, recognised, net.shapes, sample)
+        sample = _sample(net, reader, prepare(data, crop_config(spec), cache), joints)
+    return Description(file, recognised, net.shapes, trial, sample)
 
 
 def _labelled(
@@ -244,9 +249,8 @@ def _pictures(folder: Path | None, spec: PoseSpec, people: int) -> PoseData:
     )  # fmt: skip
 
 
-def _sample(net: ForeignNet, crops: Crops, joints: tuple[str, ...]) -> Sample:
+def _sample(net: ForeignNet, reader: NetReader, crops: Crops, joints: tuple[str, ...]) -> Sample:
     ways = _ways(net.spec.input) if joints else [(*_words(net.spec.input), net.spec.input)]
-    reader = NetReader(net.spec, net.shapes).eval()
     found: list[tuple[str, str, Answers]] = []
     for name, options, given in progress(ways, "ways to feed it", len(ways)):
         found.append((name, options, _answer(net.fed(given), reader, crops)))

@@ -101,7 +101,7 @@ class Traced:
 
     def _maps(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
         """Tensors (N, C, h, w) that lie on the input at a lower resolution, in the order of the graph."""
-        found = {}
+        found: dict[str, tuple[int, ...]] = {}
         for name in sorted(names, key=lambda name: self.graph.tensors[name].place):
             shape = self.shape(name)
             if shape is None or len(shape) != 4 or shape[0] != self.batch or not self.graph.tensors[name].operator:

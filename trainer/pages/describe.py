@@ -30,6 +30,7 @@ def render(found: Description) -> str:
     spec, sample = found.recognised.spec, found.sample
     guesses = [part.name for part in found.recognised.guesses()]
     warnings = [f"Guessed: {', '.join(guesses)}. State what is wrong."] if guesses else []
+    warnings += [f"{text}." for text in found.trial.warnings]
     findings: list[str] = []
     if sample is not None and sample.joints:
         said = verdict(sample)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError, DataNotFoundError
@@ -20,6 +20,7 @@ from alpose.runtime.io import to_json
 from alpose.runtime.known_skeletons import BLAZEPOSE_33, FACE_468, HAND_21
 from alpose.runtime.skeleton import COCO, MPII
 from alpose.trainer.foreign.net import open_net
+from alpose.trainer.foreign.reader import NetReader
 from alpose.trainer.foreign.recognise import examine, recognise
 from alpose.trainer.foreign.spec import NetCrop, NetDecoder, NetInput, PoseSpec
 from alpose.trainer.foreign.stated import Stated, read_spec_file
@@ -81,6 +82,47 @@ def test_simcc(path: Path) -> None:
     assert square.decoder.outputs == ("x", "y")  # by their names, as the lengths are the same
 
 
+def _simcc_of(path: Path, along: int, down: int) -> Path:
+    """Distributions over any bins, whose names say nothing, for crops of 256 x 192."""
+    net = nets.Net((256, 192), image="input")
+    rows = net.reshape(net.conv(net.block(net.stem(4), 32, 2), 17, kernel=1), 0, 17, 48)
+    net.output(net.dense(rows, 48, along, "along"))
+    net.output(net.dense(rows, 48, down, "down"))
+    return net.save(path)
+
+
+@pytest.mark.parametrize(("along", "down"), [(48, 64), (96, 64), (40, 90)])
+def test_short_distributions_are_read_where_that_is_stated(path: Path, along: int, down: int) -> None:
+    """(17, 48) is no list of 17 people with 14 joints, and x may have another number of bins a pixel than y."""
+    spec = recognise(_simcc_of(path, along, down), decode="simcc")
+    assert (spec.decoder.kind, spec.decoder.outputs, len(spec.skeleton)) == ("simcc", ("along", "down"), 17)
+
+
+def test_short_distributions_with_the_names_of_a_family(path: Path) -> None:
+    net = nets.Net((256, 192), image="input")
+    rows = net.reshape(net.conv(net.block(net.stem(4), 32, 2), 17, kernel=1), 0, 17, 48)
+    net.output(net.dense(rows, 48, 64, "simcc_y"))
+    net.output(net.dense(rows, 48, 48, "simcc_x"))
+    assert recognise(net.save(path)).decoder.outputs == ("simcc_x", "simcc_y")
+
+
+@pytest.mark.parametrize("size", [(256, 192), (64, 64), (96, 128)])
+@pytest.mark.parametrize("last", [False, True])
+def test_maps_of_one_joint(path: Path, size: tuple[int, int], last: bool) -> None:
+    """(1, 64, 48) is no list of 64 people; that it is a joint's map and no mask is a guess."""
+    net = nets.Net(size)
+    maps = net.conv(net.block(net.stem(), 24), 1, name="maps")
+    net.output(net.add("Transpose", [maps], "last", perm=[0, 2, 3, 1]) if last else maps)
+    found = examine(net.save(path))
+    assert (found.spec.decoder.kind, len(found.spec.skeleton), found.spec.decoder.channels_last) == (
+        "heatmaps",
+        1,
+        last,
+    )
+    decode = next(part for part in found.parts if part.name == "decode")
+    assert (decode.origin, decode.why) == ("guess", "a single map: of one joint, or a mask")
+
+
 def test_points_with_and_without_scores(path: Path) -> None:
     bare = recognise(nets.regression(path))
     assert (bare.decoder.columns, bare.decoder.unit, bare.decoder.score) == (("x", "y"), "share", "none")
@@ -89,6 +131,21 @@ def test_points_with_and_without_scores(path: Path) -> None:
     beside = recognise(nets.regression(path, flat=False, scores=True, pixels=True, batch=1))
     assert (beside.decoder.outputs, beside.decoder.unit, beside.input.batch) == (("points", "scores"), "pixels", 1)
     assert list(_taps(path, beside))[-1] == "deep"
+
+
+def test_points_from_minus_one_to_one(path: Path) -> None:
+    """As DSNT gives them: from the input's left or upper edge to the other."""
+    net = nets.Net((96, 64))
+    pooled = net.reshape(net.add("GlobalAveragePool", [net.block(net.stem(3), 32, 2)]), 0, 32)
+    wide = net.add("Mul", [net.dense(pooled, 32, 34), net.weight(np.float32(30))])
+    net.output(net.reshape(net.add("Tanh", [wide]), 0, 17, 2, name="points"))
+    spec = recognise(net.save(path))
+    assert (spec.decoder.unit, spec.decoder.columns) == ("centred", ("x", "y"))
+    reader = NetReader(spec, {name: (None, 17, 2) if name == "points" else (None, 32) for name in spec.tensors})
+    points_N17x2 = torch.tensor([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]])[:, None].expand(-1, 17, -1)
+    tensors = [points_N17x2 if name == "points" else torch.zeros(3, 32) for name in spec.tensors]
+    keypoints_N17x2 = reader(*tensors).keypoints_NJ2
+    assert keypoints_N17x2[:, 0].tolist() == [[-0.5, -0.5], [31.5, 47.5], [63.5, 95.5]]
 
 
 @pytest.mark.parametrize("rows", [False, True])
@@ -327,6 +384,22 @@ REFUSED: dict[str, tuple[Make, dict[str, Any], type[Exception], str]] = {
     "unknown skeleton": (nets.hourglass, {"skeleton": "coco17"}, ConfigError, "no skeleton 'coco17'; known are"),
     "skeleton too large": (nets.hourglass, {"skeleton": "wholebody-133"}, ConfigError, "answers 16 points; the skeleton wholebody-133 has 133"),
     "columns": (nets.regression, {"columns": ("x", "y", "score"), "decode": "keypoints"}, ConfigError, "has 2 numbers a point, stated were 3"),
+    "skeleton too small": (nets.hrnet, {"skeleton": "lsp"}, ConfigError, r"the skeleton lsp has only 14 joints.*\(coco has as many\).*--points 17 too"),
+    "points that it does not have": (nets.hrnet, {"points": 99}, ConfigError, r"--points 99: .* answers 17 points"),
+    "peak of nothing": (nets.hrnet, {"peak": 0}, ConfigError, "--peak 0: expected a positive number"),
+    "size that no net has": (lambda p: nets.hrnet(p, free=True), {"size": (4, 9000)}, ConfigError, "--size 4x9000: height and width are 8 to 8192"),
+    "size in words": (nets.hrnet, {"size": "256x192"}, ConfigError, r"size 256x192: expected \(height, width\)"),
+    "mean of two colours": (nets.hrnet, {"mean": (0.5, 0.5)}, ConfigError, "--mean 0.5,0.5: expected three numbers"),
+    "deviation of nothing": (nets.hrnet, {"std": (1, 1, 0)}, ConfigError, "--std 1.0,1.0,0.0: the image is divided by it"),
+    "deviation of nothing in a file": (nets.hrnet, {"spec": {"input": {"std": [1, 1, 0]}}}, DataError, "spec: input: input: scale and std are positive"),
+    "word for a number in a file": (nets.hrnet, {"spec": {"crop": {"margin": "wide"}}}, DataError, "spec: crop.margin must be a number, got 'wide'"),
+    "colour that is none": (nets.hrnet, {"colour": "rbg"}, ConfigError, "--colour rbg: expected rgb, bgr"),
+    "option of another decoder": (nets.regression, {"refine": "dark"}, ConfigError, "--refine dark: .* is read as keypoints; this option is for heatmaps and simcc"),
+    "peak of points": (nets.regression, {"peak": 2.0}, ConfigError, "--peak 2: it was stated, but does not fit"),
+    "spec of another net": (nets.hrnet, {"spec": {"input": {"number": "uint8"}}}, ConfigError, "input.number of the spec is uint8; .* is float32: is it the spec of another net"),
+    "embedding that does not exist": (nets.hourglass, {"embedding": "botom"}, ConfigError, "no tensor botom; near it are bottom"),
+    "no such keyword": (nets.hourglass, {"skeletn": "coco"}, ConfigError, "skeletn: nothing of this name .* did you mean skeleton"),
+    "short distributions": (lambda p: _simcc_of(p, 48, 64), {}, ConfigError, r"cannot be read.* If they are simcc in along, down \(17 joints\), state --decode simcc"),
     "other decoder": (nets.hourglass, {"decode": "simcc"}, ConfigError, r"heatmaps \(N, 16, 16, 16\)\) cannot be read as simcc"),
     "no file": (lambda p: p, {}, DataNotFoundError, "does not exist"),
     "empty": (_written(b""), {}, CheckpointError, "is empty"),
@@ -373,14 +446,6 @@ def test_a_free_batch_that_does_not_hold_is_one_at_a_time(path: Path) -> None:
 
 
 # --- Real nets
-
-
-@pytest.fixture
-def models() -> Path:
-    folder = os.environ.get("ALPOSE_MODELS")
-    if not folder:
-        pytest.skip("ALPOSE_MODELS is not set: it names the folder of the real nets")
-    return Path(folder)
 
 
 @pytest.mark.real_models
