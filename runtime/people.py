@@ -27,6 +27,7 @@ MOST_PEOPLE = 32
 """On one frame; a detector that sees more is believed in the ones with the highest scores."""
 MOST_KNOWN = 64
 """People whose names are kept: beyond it who is not seen any more is forgotten sooner."""
+FORM = "people are boxes (N, 4) as x0, y0, x1, y1 in pixels, also with a score each: (N, 5), or boxes and scores"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,19 +169,38 @@ def match(likeness_NP: npt.NDArray[np.floating], least: float) -> list[tuple[int
 
 
 def read_boxes(found: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
-    """What a detector or an app gave, as boxes (N, 4) and scores (N,) or None.
+    """What an app gave, as boxes (N, 4) and scores (N,) or None: its own choice, so that a bad box is its mistake.
+
+    Args:
+        found: as :func:`as_boxes` takes it.
+
+    Raises:
+        DataError: it is no boxes, or a box or score is not finite, or a box has its corners the wrong way round.
+    """
+    boxes_N4, scores_N = as_boxes(found)
+    sound_N = (np.abs(boxes_N4) <= FARTHEST_PX).all(axis=1) & (boxes_N4[:, :2] <= boxes_N4[:, 2:]).all(axis=1)
+    if scores_N is not None:
+        sound_N &= np.isfinite(scores_N)
+    if not sound_N.all():
+        row = int(np.argmin(sound_N))
+        score = "" if scores_N is None else f" with the score {scores_N[row]}"
+        raise DataError(f"{FORM}; box {row} is {boxes_N4[row].tolist()}{score}")
+    return boxes_N4, scores_N
+
+
+def as_boxes(found: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
+    """What a detector or an app gave, as boxes (N, 4) and scores (N,) or None. Their numbers are not looked at.
 
     Args:
         found: boxes (N, 4), or with their scores (N, 5); or a pair of boxes (N, 4) and scores (N,); one box (4,) or (5,);
             None for nobody.
 
     Raises:
-        DataError: it is none of these, or a box is empty, or not finite.
+        DataError: it is none of these.
     """
     scores: Any = None
     if found is None or (isinstance(found, (list, np.ndarray)) and len(found) == 0):
         return np.empty((0, 4)), None
-    what = "people are boxes (N, 4) as x0, y0, x1, y1 in pixels, also with a score each: (N, 5), or boxes and scores"
     try:
         if isinstance(found, tuple) and len(found) == 2 and np.ndim(found[1]) == 1 and np.ndim(found[0]) == 2:
             found, scores = found
@@ -191,29 +211,50 @@ def read_boxes(found: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.floa
             boxes_N4, scores = boxes_N4[:, :4], boxes_N4[:, 4]
         scores_N = None if scores is None else np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise DataError(f"{what}; got {str(found)[:100]}") from None
+        raise DataError(f"{FORM}; got {str(found)[:100]}") from None
     if boxes_N4.size == 0:
         return np.empty((0, 4)), None
     fits = boxes_N4.ndim == 2 and boxes_N4.shape[1] == 4 and (scores_N is None or scores_N.shape == boxes_N4.shape[:1])
     if not fits:
-        raise DataError(f"{what}; got shapes {boxes_N4.shape} and {None if scores_N is None else scores_N.shape}")
-    sound_N = (np.abs(boxes_N4) <= FARTHEST_PX).all(axis=1) & (boxes_N4[:, :2] <= boxes_N4[:, 2:]).all(axis=1)
-    if not sound_N.all() or (scores_N is not None and not np.isfinite(scores_N).all()):
-        row = int(np.argmin(sound_N))
-        raise DataError(f"{what}; box {row} is {boxes_N4[row].tolist()}")
+        raise DataError(f"{FORM}; got shapes {boxes_N4.shape} and {None if scores_N is None else scores_N.shape}")
     return boxes_N4, scores_N
+
+
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """Which boxes of a detector can be people."""
+
+    rows_M: npt.NDArray[np.intp]
+    """Rising."""
+    dropped: dict[str, int]
+    """How many of the others there are, by reason; one that has several is counted under the first. ``not_finite``: a number
+    of the box or its score is NaN or infinite. ``empty``: it has no area, or its corners are the wrong way round.
+    ``outside``: it lies outside the frame. ``many``: there are more than :data:`MOST_PEOPLE`."""
 
 
 def believed(
     boxes_N4: npt.NDArray[np.float64], scores_N: npt.NDArray[np.float64] | None, width: int, height: int
-) -> tuple[npt.NDArray[np.intp], int, int]:
-    """The rows of a detector's boxes that lie on the frame, at most :data:`MOST_PEOPLE` of them, the highest scores or else
-    the largest first kept; then how many lie outside, and how many are too many."""
+) -> Believed:
+    """The boxes of a detector that can be people on a frame: each is judged by itself, so that a bad one costs nobody else.
+
+    At most :data:`MOST_PEOPLE` are kept, the highest scores or else the largest first.
+    """
+    finite_N = np.array(np.isfinite(boxes_N4).all(axis=1))
+    if scores_N is not None:
+        finite_N &= np.isfinite(scores_N)
+    area_N = (boxes_N4[:, :2] < boxes_N4[:, 2:]).all(axis=1)
     inside_N = ((boxes_N4[:, :2] < [width, height]) & (boxes_N4[:, 2:] >= 0)).all(axis=1)
-    rows_M = np.flatnonzero(inside_N)
-    rank_N = (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1) if scores_N is None else scores_N
-    best_M = rows_M[np.argsort(-rank_N[rows_M], kind="stable")][:MOST_PEOPLE]
-    return np.sort(best_M), len(boxes_N4) - len(rows_M), len(rows_M) - len(best_M)
+    inside_N &= (np.abs(boxes_N4) <= FARTHEST_PX).all(axis=1)  # beyond it nothing is cut
+    rows_M = np.flatnonzero(finite_N & area_N & inside_N)
+    rank_M = (boxes_N4[rows_M, 2:] - boxes_N4[rows_M, :2]).prod(axis=1) if scores_N is None else scores_N[rows_M]
+    best_M = rows_M[np.argsort(-rank_M, kind="stable")][:MOST_PEOPLE]
+    dropped = {
+        "not_finite": int((~finite_N).sum()),
+        "empty": int((finite_N & ~area_N).sum()),
+        "outside": int((finite_N & area_N & ~inside_N).sum()),
+        "many": len(rows_M) - len(best_M),
+    }
+    return Believed(np.sort(best_M), {reason: count for reason, count in dropped.items() if count})
 
 
 def _box(box_4: Sequence[float] | npt.NDArray[np.floating]) -> tuple[float, float, float, float]:

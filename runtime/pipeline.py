@@ -26,7 +26,7 @@ from .engines.device import DeviceEngine
 from .errors import ConfigError, DataError, WrongAnswerError
 from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_foreign, take_frame
 from .logs import RateLimitedLog
-from .people import MOST_PEOPLE, People, believed, read_boxes
+from .people import MOST_PEOPLE, People, as_boxes, believed, read_boxes
 from .recording import FrameCopies, FrameRecorder, FrameResult, RegionOfInterest
 from .stats import Counters, Meters
 from .tracking import MOST_STREAMS, Box, Stream, Streams, given_place, largest
@@ -149,8 +149,9 @@ class FramePipeline:
             )
         taken = self._reader.take(frame)
         if boxes is not None:
-            boxes_N4, scores_N = read_boxes(boxes)
-            scores_N = None  # the app's own choice: everybody in them is looked at
+            boxes_N4, scores_N = read_boxes(boxes)[0], None  # the app's own choice: everybody in them is looked at
+            for box_4 in boxes_N4:
+                given_place(box_4, taken.width, taken.height)  # before anybody is given a name by it
         elif self._detect is None:
             raise ConfigError("give boxes of the people on the frame, or a detector: Monitor(..., detect=...)")
         else:
@@ -170,17 +171,26 @@ class FramePipeline:
         """What the app's detector finds; nobody where it fails, which is counted."""
         assert self._detect is not None
         try:
-            boxes_N4, scores_N = read_boxes(self._detect(frame))
+            boxes_N4, scores_N = as_boxes(self._detect(frame))
         except Exception as error:
             self._faults.report("detect", error)
             return np.empty((0, 4)), None
-        rows_M, outside, many = believed(boxes_N4, scores_N, width, height)
-        for reason, count in (("outside", outside), ("many", many)):
-            if count:
-                self._counters.add("dropped_boxes_total", count, reason=reason)
-        if many:
+        return self._believed(boxes_N4, scores_N, width, height)
+
+    def _believed(
+        self, boxes_N4: npt.NDArray[np.float64], scores_N: npt.NDArray[np.float64] | None, width: int, height: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
+        """The boxes that can be people, and their scores; the others are counted, and what a detector should not give is said."""
+        found = believed(boxes_N4, scores_N, width, height)
+        for reason, count in found.dropped.items():
+            self._counters.add("dropped_boxes_total", count, reason=reason)
+        if "many" in found.dropped:
             self._faults.say("many", f"the detector sees more than {MOST_PEOPLE} people: the others are not looked at")
-        return boxes_N4[rows_M], None if scores_N is None else scores_N[rows_M]
+        bad = found.dropped.get("not_finite", 0) + found.dropped.get("empty", 0)
+        if bad:
+            self._faults.say("bad boxes", f"the detector gave {bad} boxes that are not finite or have no area: nobody is "
+                             "looked for in them, the others are looked at")  # fmt: skip
+        return boxes_N4[found.rows_M], None if scores_N is None else scores_N[found.rows_M]
 
     def _times(self, time_ns: int | Sequence[int] | None, names: Sequence[str]) -> list[FrameTime]:
         if time_ns is None or not isinstance(time_ns, (list, tuple, np.ndarray)):
@@ -213,7 +223,8 @@ class FramePipeline:
         try:
             moved_4 = stream.moved(taken)
             if self._detect is not None and stream.locator.searching:
-                return largest(self._detect(frame)) or moved_4
+                boxes_N4, _ = self._believed(*as_boxes(self._detect(frame)), taken.width, taken.height)
+                return largest(boxes_N4) or moved_4
             return moved_4
         except Exception as error:
             self._faults.report("detect", error)

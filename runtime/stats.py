@@ -36,7 +36,10 @@ COUNTERS: Mapping[str, tuple[str | None, str]] = {
         "Frames that the source lost before the monitor saw them, and cameras opened again, by what.",
     ),
     "unoccupied_frames_total": (None, "Frames that were searched and showed nobody; they are passed, or control."),
-    "dropped_boxes_total": ("reason", "Boxes of a detector that no pose was looked for in: score, outside, many."),
+    "dropped_boxes_total": (
+        "reason",
+        "Boxes of a detector that no pose was looked for in: not_finite, empty, outside, many, score.",
+    ),
     "dropped_frames_total": ("reason", "Frames that should have been kept and were not, by reason."),
     "dropped_pictures_total": ("reason", "Pictures of kept frames that were not kept, by reason."),
     "dropped_scores_total": ("reason", "Chunks of the score log that were not written, by reason."),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from alpose.runtime import Monitor
 from alpose.runtime.crop import CropRule
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.people import MOST_KNOWN, MOST_PEOPLE, People, PeopleConfig, match, overlaps, read_boxes
+from alpose.runtime.people import MOST_KNOWN, MOST_PEOPLE, People, PeopleConfig, believed, match, overlaps, read_boxes
 from alpose.runtime.queue import Queue
 from alpose.runtime.stats import Count
 from alpose.runtime.triggers import Threshold
@@ -197,6 +197,75 @@ def test_a_detector_is_asked_for_every_frame_and_an_empty_room_counts_as_a_frame
     assert counts[Count("internal_errors_total", (("where", "detect"),))] == 1
     assert counts[Count("unoccupied_frames_total")] == 3
     assert sum(n for (name, _), n in counts.items() if name == "frames_total") == 5
+
+
+NAN, INF = float("nan"), float("inf")
+BAD_BOXES: dict[str, list[tuple[float, ...]]] = {
+    "not_finite": [(NAN, 0, 9, 9, 0.9), (0, 0, INF, 9, 0.9), (-INF, 0, 9, 9, 0.9), (0, 0, 50, 50, NAN), (0, 0, 50, 50, INF)],
+    "empty": [(50, 10, 40, 90, 0.9), (10, 90, 40, 20, 0.9), (10, 10, 10, 50, 0.9), (7, 7, 7, 7, 0.9)],
+    "outside": [(400, 10, 450, 50, 0.9), (10, -90, 50, -10, 0.9), (10, 10, 2.0**21, 50, 0.9), (-1e300, -1e300, 1e300, 1e300, 0.9)],
+    "score": [(10, 10, 40, 90, 0.1), (10, 10, 40, 90, -5.0)],
+}  # fmt: skip
+"""Boxes with scores of a detector on a frame of 320 x 240, in none of which anybody is looked for, by why."""
+
+
+@pytest.mark.parametrize(("reason", "bad"), [(reason, each) for reason, all_ in BAD_BOXES.items() for each in all_])
+def test_a_bad_box_of_a_detector_is_dropped_alone(reason: str, bad: tuple[float, ...], tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", RULE)
+    good = [[*around(person), 0.9] for person in STANDING]
+    answers = iter([[*good[:place], list(bad), *good[place:]] for place in range(3)])
+
+    with Monitor(folder, engine=net, detect=lambda frame: next(answers)) as monitor:
+        for _ in range(3):
+            for verdict, person in zip(monitor.people(dots.frame_with(STANDING)), STANDING, strict=True):
+                np.testing.assert_allclose(verdict.keypoints[::2], person, atol=1.0)
+        counts = monitor.stats().counts
+
+    assert {str(key): n for key, n in counts.items() if key.name == "dropped_boxes_total"} == {str(dropped(reason)): 3}
+    assert not any(key.name == "internal_errors_total" for key in counts)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=100)
+def test_whatever_numbers_a_detector_gives_every_box_is_a_person_or_counted_once(data: st.DataObject) -> None:
+    number = st.one_of(st.floats(-50, 400), st.floats(), st.sampled_from([NAN, INF, -INF, 0.0, 1e308]))
+    rows = st.lists(st.tuples(*[number] * 5), max_size=MOST_PEOPLE + 8)
+    boxes_N5 = np.array(data.draw(rows), dtype=np.float64).reshape(-1, 5)
+    scores_N = boxes_N5[:, 4] if data.draw(st.booleans()) else None
+    found = believed(boxes_N5[:, :4], scores_N, 320, 240)
+
+    kept_M4 = boxes_N5[found.rows_M, :4]
+    assert len(found.rows_M) + sum(found.dropped.values()) == len(boxes_N5)
+    assert len(found.rows_M) <= MOST_PEOPLE
+    assert list(found.rows_M) == sorted(set(found.rows_M.tolist()))
+    assert np.isfinite(kept_M4).all()
+    assert (kept_M4[:, :2] < kept_M4[:, 2:]).all()
+    for box_4 in kept_M4:
+        RULE.crop_of(box_4)  # it can be cut
+
+
+def test_a_bad_box_takes_no_good_one_with_it_where_one_person_is_searched(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", RULE)
+    found = [[NAN, 0, 5, 5], [9, 9, 3, 3], around(STANDING[1])]
+
+    with Monitor(folder, engine=net, detect=lambda frame: found) as monitor:
+        verdict = monitor(dots.frame_with(STANDING))
+        counts = monitor.stats().counts
+
+    assert (verdict.place, verdict.box) == ("search", tuple(around(STANDING[1])))
+    assert (counts[dropped("not_finite")], counts[dropped("empty")]) == (1, 1)
+
+
+def test_a_box_that_an_app_gives_is_an_error_and_changes_no_name(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", RULE)
+    good = [around(person) for person in STANDING]
+    with Monitor(folder, engine=net) as monitor:
+        for bad in ([NAN, 0, 9, 9], [9, 0, 3, 9], [1000, 0, 1010, 10]):
+            with pytest.raises(DataError, match=r"people are boxes|lies outside"):
+                monitor.people(dots.frame_with(STANDING), [*good[::-1], bad])
+        verdicts = monitor.people(dots.frame_with(STANDING), good)
+
+    assert [verdict.stream for verdict in verdicts] == ["person-1", "person-2"]
 
 
 def test_a_crowd_is_looked_at_up_to_a_bound(tmp_path: Path) -> None:
