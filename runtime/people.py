@@ -145,11 +145,12 @@ class People:
 def overlaps(one_N4: npt.NDArray[np.floating], other_P4: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Intersection over union of every pair of boxes, (N, P)."""
     one_N14, other_P4 = np.asarray(one_N4, dtype=np.float64)[:, None], np.asarray(other_P4, dtype=np.float64)
-    low_NP2 = np.maximum(one_N14[..., :2], other_P4[:, :2])
-    high_NP2 = np.minimum(one_N14[..., 2:], other_P4[:, 2:])
-    both_NP = np.maximum(high_NP2 - low_NP2, 0).prod(axis=2)
-    areas_NP = (one_N14[..., 2:] - one_N14[..., :2]).prod(axis=2) + (other_P4[:, 2:] - other_P4[:, :2]).prod(axis=1)
-    return np.asarray(both_NP / np.maximum(areas_NP - both_NP, 1e-9))
+    with np.errstate(invalid="ignore", over="ignore"):  # a box that is not finite overlaps none
+        low_NP2 = np.maximum(one_N14[..., :2], other_P4[:, :2])
+        high_NP2 = np.minimum(one_N14[..., 2:], other_P4[:, 2:])
+        both_NP = np.maximum(high_NP2 - low_NP2, 0).prod(axis=2)
+        areas_NP = (one_N14[..., 2:] - one_N14[..., :2]).prod(axis=2) + (other_P4[:, 2:] - other_P4[:, :2]).prod(axis=1)
+        return np.asarray(both_NP / np.maximum(areas_NP - both_NP, 1e-9))
 
 
 def match(likeness_NP: npt.NDArray[np.floating], least: float) -> list[tuple[int, int]]:
