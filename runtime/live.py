@@ -51,6 +51,8 @@ HISTORY_S = 600
 """Of the failure probability, second by second."""
 MOST_STREAMS = 16
 """Cameras or persons that are shown; beyond it those not seen for the longest time are left out."""
+EVERYBODY = "everybody"
+"""The stream of a camera that is watched for everybody on it (:meth:`Monitor.people`)."""
 KEPT = 8
 """Of the last kept frames that are shown."""
 KEPT_EVERY_S = 2.0
@@ -98,23 +100,30 @@ class _Stream:
     def __init__(self) -> None:
         self.history: deque[_Second] = deque(maxlen=HISTORY_S)
         self.last: Verdict | None = None
+        """None where nobody is on the newest frame."""
+        self.people: int | None = None
+        """On the newest frame; None where it is watched for one person."""
+        self.of_everybody = False
+        """Whether it is of a camera that is watched for everybody on it."""
         self.last_s = 0.0
         self.waiting: deque[queues.SimpleQueue[_Shot]] = deque()
         """One for each request that waits for a picture: the thread that puts into it never waits itself."""
         self.drawing = threading.Lock()
         self.drawn: tuple[float, Content] | None = None
 
-    def see(self, verdict: Verdict, now_s: float) -> None:
-        """Remember a verdict."""
+    def see(self, verdict: Verdict | None, now_s: float) -> None:
+        """Remember a verdict; None: nobody is there."""
         self.last, self.last_s = verdict, now_s
         second = int(now_s)
         if not self.history or self.history[-1].second != second:
             self.history.append(_Second(second))
         bin_ = self.history[-1]
         bin_.frames += 1
+        if verdict is None:
+            return
         bin_.flagged += verdict.flagged
         bin_.control += verdict.kept and not verdict.flagged
-        probability = verdict.failure_probability
+        probability = verdict.shown_probability
         if probability == probability:
             bin_.scored += 1
             bin_.total += probability
@@ -139,6 +148,8 @@ class LivePage:
     ) -> None:  # fmt: skip
         self._skeleton, self._reader, self._stats, self._faults, self._queue = skeleton, reader, stats, faults, queue
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
+        self._present: set[str] = set()
+        """Who was on the last frame that was watched for everybody."""
         self._kept: list[Record] = []
         self._kept_s = -KEPT_EVERY_S
         self._reading = threading.Lock()
@@ -171,15 +182,46 @@ class LivePage:
         try:
             now_s = time.monotonic()
             for frame, verdict in zip(frames, verdicts, strict=True):
-                stream = self._streams.get(verdict.stream) or self._begin(verdict.stream)
+                stream = self._named(verdict.stream)
                 stream.see(verdict, now_s)
                 if stream.waiting:
                     on_it = [other for given, other in zip(frames, verdicts, strict=True) if given is frame]
-                    shot = _Shot(self._copy(frame), on_it)
-                    while stream.waiting:
-                        stream.waiting.popleft().put(shot)
+                    self._show(frame, on_it, [stream])
         except Exception as error:
             self._faults.report("live page", error)
+
+    def see_people(self, frame: Any, verdicts: Sequence[Verdict]) -> None:
+        """Remember who is on a frame that was watched for everybody: in a stream for each, and in one for all of them, whose
+        verdict is the one most likely to be wrong. Waits for nothing, raises nothing."""
+        try:
+            now_s = time.monotonic()
+            everybody = self._named(EVERYBODY)
+            everybody.see(max(verdicts, key=lambda one: one.shown_probability, default=None), now_s)
+            everybody.people, everybody.of_everybody = len(verdicts), True
+            for verdict in verdicts:
+                stream = self._named(verdict.stream)
+                stream.of_everybody = True
+                stream.see(verdict, now_s)
+            present = {verdict.stream for verdict in verdicts}
+            for name in self._present - present:
+                if name in self._streams:
+                    self._streams[name].last = None
+            self._present = present
+            waiting = [stream for stream in self._streams.values() if stream.waiting and stream.of_everybody]
+            if waiting:  # of somebody who has left there is the picture without them
+                self._show(frame, verdicts, waiting)
+        except Exception as error:
+            self._faults.report("live page", error)
+
+    def _named(self, name: str) -> _Stream:
+        return self._streams.get(name) or self._begin(name)
+
+    def _show(self, frame: Any, verdicts: Sequence[Verdict], streams: Sequence[_Stream]) -> None:
+        """Give a copy of a frame to all who wait for a picture of these streams."""
+        shot = _Shot(self._copy(frame), verdicts)
+        for stream in streams:
+            while stream.waiting:
+                stream.waiting.popleft().put(shot)
 
     def _begin(self, name: str) -> _Stream:
         if len(self._streams) >= MOST_STREAMS:
@@ -223,20 +265,22 @@ class LivePage:
         stats = self._stats()
         state: dict[str, Any] = {"stats": stats.to_json(), "streams": list(self._streams), "stream": None,
                                  "history_s": HISTORY_S, "kept": None if self._queue is None else self._kept_rows()}  # fmt: skip
-        if found is None or found[1].last is None:
+        if found is None:
             return state
         stream, verdict = found[1], found[1].last
         state["stream"] = {
             "name": found[0],
             "age_s": now_s - stream.last_s,
-            "failure_probability": _number(verdict.failure_probability),
-            "predicted_loss": _number(verdict.predicted_loss),
-            "place": verdict.place,
-            "flagged": verdict.flagged,
-            "kept": verdict.kept,
-            "verified": verdict.verified,
-            "reasons": [str(reason) for reason in verdict.reasons],
-            "total_ms": 1e3 * verdict.timings.total_s,
+            "people": stream.people,
+            "occupied": verdict is not None and verdict.occupied,
+            "failure_probability": None if verdict is None else _number(verdict.shown_probability),
+            "predicted_loss": None if verdict is None or not verdict.occupied else _number(verdict.predicted_loss),
+            "place": None if verdict is None else verdict.place,
+            "flagged": verdict is not None and verdict.flagged,
+            "kept": verdict is not None and verdict.kept,
+            "verified": verdict is None or verdict.verified,
+            "reasons": [] if verdict is None else [str(reason) for reason in verdict.reasons],
+            "total_ms": None if verdict is None else 1e3 * verdict.timings.total_s,
             "history": [
                 [int(now_s) - one.second, one.total / one.scored if one.scored else None,
                  one.highest if one.scored else None, one.flagged, one.control]
@@ -275,6 +319,8 @@ class LivePage:
             x0, y0, x1, y1 = ((value + 0.5) / scale - 0.5 for value in verdict.box)
             drawing.corners(image_hw3, (x0, y0, x1, y1), drawing.MIDDLE, 2)
             # A joint is fainter the less probable it is that it is right; without such an output, the lower its score.
+            if not verdict.occupied:
+                continue
             sure_J = verdict.scores if verdict.confidence is None else drawing.SURE * verdict.confidence
             keypoints_J2 = (verdict.keypoints.astype(np.float64) + 0.5) / scale - 0.5
             drawing.pose(image_hw3, keypoints_J2, sure_J, self._skeleton, 3)
@@ -344,7 +390,8 @@ def _row(record: Record) -> dict[str, Any]:
         "id": record.id,
         "captured_s": record.captured_ns / 1e9,
         "camera": record.camera,
-        "failure_probability": _number(record.failure_probability),
+        "failure_probability": None if record.occupied is False else _number(record.failure_probability),
+        "occupied": record.occupied is not False,
         "flagged": record.flagged,
         "reasons": [str(Reason(*reason)) for reason in record.reasons],
         "store": record.store,

@@ -265,7 +265,11 @@ class Monitor:
             if self._closing:
                 raise ConfigError("this Monitor was closed: make a new one")
             found, names = self._parts.pipeline.people(frame, boxes)
-            return self._run([frame] * len(found), found, names, time_ns) if found else []
+            if found:
+                return self._run([frame] * len(found), found, names, time_ns, everybody=True)
+            if self._parts.live is not None and not self._parts.live.closed:
+                self._parts.live.see_people(frame, [])
+            return []
 
     def stats(self) -> Stats:
         """Everything that this Monitor knows of itself. Cheap, from any thread, also after :meth:`close`.
@@ -359,8 +363,9 @@ class Monitor:
         self.close()
 
     def _run(
-        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | Sequence[int] | None
-    ) -> list[Verdict]:
+        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | Sequence[int] | None,
+        everybody: bool = False,
+    ) -> list[Verdict]:  # fmt: skip
         self._check_process()
         with self._lock:
             if self._closing:
@@ -373,7 +378,10 @@ class Monitor:
                     background.require()
                 verdicts = self._parts.pipeline(frames, boxes, names, time_ns)
                 if self._parts.live is not None and not self._parts.live.closed:
-                    self._parts.live.see(frames, verdicts)
+                    if everybody:
+                        self._parts.live.see_people(frames[0], verdicts)
+                    else:
+                        self._parts.live.see(frames, verdicts)
                 return verdicts if verified else [replace(verdict, verified=False) for verdict in verdicts]
             finally:
                 self._busy = False

@@ -355,6 +355,7 @@ class FramePipeline:
             timings=timings,
             sequence=self._sequence,
             stream=observation.stream,
+            occupied=result.occupied,
         )
         self._sequence += 1
         return verdict

@@ -256,6 +256,7 @@ class FrameRecorder:
             limbs=None if math.isnan(observation.limbs) else observation.limbs,
             redacted=self._redacted,
             confidence=_rounded(result.confidence_J),
+            occupied=None if result.occupied else False,
         )
 
 

@@ -7,6 +7,7 @@ Shapes: N frames, H W frame, J joints, D dimensions of the embedding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -164,7 +165,7 @@ class Verdict:
     predicted_loss: float
     """The loss head's raw output: it ranks images and has no unit."""
     failure_probability: float
-    """0 to 1. Calibrated where the bundle is; where it is not, it only ranks."""
+    """0 to 1. Calibrated where the bundle is; where it is not, it only ranks. Of no account where nobody is :attr:`occupied`."""
     flagged: bool
     """A trigger wants this frame labelled. Frames of the random control stream are kept without being flagged."""
     kept: bool
@@ -183,14 +184,21 @@ class Verdict:
     """Running number of this Monitor's verdicts, from 0."""
     stream: str = ""
     """Camera or person, as given to :meth:`Monitor.batch`."""
+    occupied: bool = True
+    """Whether somebody is there whose pose can be right or wrong; False where a search found nobody."""
     verified: bool = True
     """Whether the engine's golden frames had passed; False only for a Monitor with ``verify="background"``, at its start."""
+
+    @property
+    def shown_probability(self) -> float:
+        """The failure probability as it is shown to people: NaN where nobody is there, for no pose of an empty room is right."""
+        return self.failure_probability if self.occupied else math.nan
 
     def to_supervision(self) -> Any:
         """The pose as ``supervision.KeyPoints`` of one person, for supervision's annotators, filters and trackers.
 
         ``xy`` (1, J, 2) as here; the confidence of each joint (1, J) is :attr:`confidence`, or for a bundle without one
-        :attr:`scores` clipped to 0..1; ``data`` holds ``failure_probability`` (1,).
+        :attr:`scores` clipped to 0..1; ``data`` holds ``failure_probability`` (1,), NaN where nobody is there.
 
         Raises:
             MissingExtraError: supervision is not installed.
@@ -203,5 +211,5 @@ class Verdict:
         sure_1J = np.clip(np.nan_to_num(sure_J), 0, 1).astype(np.float32)[None]
         # By place: the third argument has had two names.
         key_points = supervision.KeyPoints(self.keypoints.astype(np.float32)[None], None, sure_1J)
-        key_points["failure_probability"] = np.array([self.failure_probability])
+        key_points["failure_probability"] = np.array([self.shown_probability])
         return key_points

@@ -108,9 +108,10 @@ class Card:
 
     @property
     def bar(self) -> float | None:
-        """The failure probability as a share of the bar; None where the model gave none."""
+        """The failure probability as a share of the bar; None where the model gave none, or nobody is there."""
         probability = self.entry.record.failure_probability
-        return min(max(probability, 0.0), 1.0) if math.isfinite(probability) else None
+        known = math.isfinite(probability) and self.entry.record.occupied is not False
+        return min(max(probability, 0.0), 1.0) if known else None
 
     @property
     def level(self) -> str:
@@ -291,7 +292,10 @@ def _words(card: Card) -> Sequence[tuple[str, str]]:
         ("Device", f"{record.device}{f' · {record.camera}' if record.camera else ''}"),
         ("Taken", f"{card.taken} UTC"),
         ("Bundle", card.bundle),
-        ("Failure probability", fmt.number(record.failure_probability)),
+        (
+            "Failure probability",
+            "nobody is there" if record.occupied is False else fmt.number(record.failure_probability),
+        ),
         ("Predicted loss", fmt.significant(record.predicted_loss)),
         ("Novelty", fmt.number(record.novelty)),
         ("Value", fmt.number(value(record))),

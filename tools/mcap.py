@@ -140,7 +140,7 @@ def image_annotations(entry: Entry, picture: PictureInfo, skeleton: Skeleton) ->
         ],
         "texts": [{
             "timestamp": time, "position": _point((4.0, 18.0)), "font_size": 16, "text_color": _colour(drawing.MIDDLE, 1),
-            "background_color": _colour(drawing.DARK, 0.7), "text": f"P(fail) {record.failure_probability:.2f}  {reasons}",
+            "background_color": _colour(drawing.DARK, 0.7), "text": f"P(fail) {record.probability_text}  {reasons}",
         }],
     }  # fmt: skip
 

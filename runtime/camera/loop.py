@@ -58,16 +58,18 @@ def stop_signals() -> Iterator[Stop]:
 
 def watch(
     monitor: Monitor, source: Source, stop: Stop, live: LiveLine, *, video: AnnotatedVideo | None = None,
-    limit: int | None = None,
+    limit: int | None = None, people: bool = False,
 ) -> None:  # fmt: skip
     """Show the monitor every frame until the source ends, somebody stops it, or ``limit`` frames were seen.
+
+    ``people``: everybody on a frame is watched, not one person.
 
     A recording's frames are stamped by its own clock, counted from now: a budget per hour then means an hour of the
     video, however fast it is read.
     """
     service = Service()
     try:
-        _watch(monitor, source, stop, live, service, video=video, limit=limit)
+        _watch(monitor, source, stop, live, service, video=video, limit=limit, people=people)
     finally:
         service.stopping()
         service.close()
@@ -75,22 +77,24 @@ def watch(
 
 def _watch(
     monitor: Monitor, source: Source, stop: Stop, live: LiveLine, service: Service, *, video: AnnotatedVideo | None,
-    limit: int | None,
+    limit: int | None, people: bool,
 ) -> None:  # fmt: skip
     began_ns = time.time_ns()
     shown = logged = time.monotonic()
-    probability, threshold = float("nan"), None
+    probability, threshold, seen = float("nan"), None, None
     counted = SourceCounts()
     for found in source.frames():
         counted = count_faults(monitor, source.counts, counted)
         if found is not None:
             time_ns = None if source.live else began_ns + round(found.time_s * 1e9)
-            verdict = monitor(found.frame_HW3, time_ns=time_ns)
-            probability = verdict.failure_probability
+            frame = found.frame_HW3
+            verdicts = monitor.people(frame, time_ns=time_ns) if people else [monitor(frame, time_ns=time_ns)]
+            there = [verdict.failure_probability for verdict in verdicts if verdict.occupied]
+            probability, seen = max(there, default=float("nan")), len(there)
             if video is not None:
                 if found.index % THRESHOLD_FRAMES == 0:
                     threshold = monitor.stats().threshold
-                video.write(found.frame_HW3, verdict, found.time_s, threshold)
+                video.write(frame, verdicts if people else verdicts[0], found.time_s, threshold)
             if limit is not None and found.index + 1 >= limit:
                 break
         if stop.asked:
@@ -99,7 +103,7 @@ def _watch(
         now = time.monotonic()
         if live.active and now - shown >= REFRESH_S:
             shown = now
-            live.show(live_line(monitor.stats(), source.counts, probability, live.columns,
+            live.show(live_line(monitor.stats(), source.counts, probability, live.columns, people=seen,
                                 colour=live.colour, unicode=live.unicode))  # fmt: skip
         elif not live.active and now - logged >= LOG_S:
             logged = now
@@ -120,15 +124,20 @@ def count_faults(monitor: Monitor, counts: SourceCounts, counted: SourceCounts) 
 
 
 def live_line(
-    stats: Stats, source: SourceCounts, probability: float, columns: int, *, colour: bool = False, unicode: bool = True
-) -> str:
-    """The state in one line of a terminal: what matters most stands first, and what does not fit is left out."""
+    stats: Stats, source: SourceCounts, probability: float, columns: int, *, people: int | None = None,
+    colour: bool = False, unicode: bool = True,
+) -> str:  # fmt: skip
+    """The state in one line of a terminal: what matters most stands first, and what does not fit is left out.
+
+    ``people`` is how many are on the last frame, and ``probability`` the highest of them; None: before the first frame.
+    """
     tone = "green" if probability < 1 / 3 else "yellow" if probability < 2 / 3 else "red"
     shown = f"{probability:.2f}" if probability == probability else " -  "
     parts = [
         (f"{sum(stats.frames.values()):,} frames", "bold"),
         (f"{stats.frames_per_second:.1f}/s", ""),
-        (f"fail {bar(probability, 10, unicode)} {shown}", tone),
+        ("nobody", "grey") if people == 0 else (f"fail {bar(probability, 10, unicode)} {shown}", tone),
+        (f"{people} people", "") if people is not None and people > 1 else ("", ""),
         (f"flagged {stats.frames.get('flagged', 0)}", ""),
         *([(f"queue {stats.queue.records}, {size(stats.queue.bytes)}", "")] if stats.queue else []),
         (f"p50 {1e3 * stats.total.p50_s:.1f} p99 {1e3 * stats.total.p99_s:.1f} ms", "")

@@ -8,6 +8,7 @@ Shapes: H W output, h w a part of it, J joints.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ SLOW_FPS = 5.0
 """A source with fewer frames a second is shown faster than it was, frame after frame."""
 WINDOW_S = 10.0
 """How far back the curve of failure probabilities goes."""
+NOBODY = -1.0
+"""In place of a probability of failure, where nobody is there: below all of them, so that a curve has a gap."""
 BANNER_S = 1.0
 """How long a kept frame stays announced: one frame of a video cannot be read."""
 
@@ -84,8 +87,13 @@ class AnnotatedVideo:
         self._last_s = 0.0
         self._skipped_s = 0.0
 
-    def write(self, frame: Frame, verdict: Verdict, time_s: float, threshold: float | None) -> None:
-        """Add the frame of this time; one that came late is preceded by a standstill, so that the clock is right."""
+    def write(
+        self, frame: Frame, found: Verdict | Sequence[Verdict], time_s: float, threshold: float | None
+    ) -> None:  # fmt: skip
+        """Add the frame of this time; one that came late is preceded by a standstill, so that the clock is right.
+
+        ``found`` is the verdict of a frame that is watched for one person, or those of everybody on it.
+        """
         bgr = self._format is FrameFormat.BGR
         frame_bgr_HW3 = frame if bgr else np.ascontiguousarray(accept(frame, self._format).to_rgb()[..., ::-1])
         height, width = frame_bgr_HW3.shape[:2]
@@ -94,7 +102,7 @@ class AnnotatedVideo:
         if scale != 1.0:
             way = self._cv2.INTER_AREA if scale < 1 else self._cv2.INTER_LINEAR
             frame_bgr_HW3 = self._cv2.resize(frame_bgr_HW3, size, interpolation=way)
-        picture_HW3 = self._overlay.draw(frame_bgr_HW3, verdict, time_s, scale=scale, threshold=threshold)
+        picture_HW3 = self._overlay.draw(frame_bgr_HW3, found, time_s, scale=scale, threshold=threshold)
         if self._writer is None:
             self._open(size)
         if (picture_HW3.shape[1], picture_HW3.shape[0]) != self._size:  # encoders take one even size
@@ -159,6 +167,7 @@ class Letters:
 class _Moment:
     time_s: float
     probability: float
+    """The highest of all people; :data:`NOBODY` where nobody is there."""
     flagged: bool
     kept: bool
 
@@ -171,17 +180,17 @@ class Overlay:
         self._letters = letters
         self._past: deque[_Moment] = deque()
         self._banner: tuple[float, str, Colour] | None = None
-        self._kept = 0
+        self._kept = self._frames = 0
 
     def draw(
-        self, frame_bgr_HW3: Image, verdict: Verdict, time_s: float, *, scale: float = 1.0,
+        self, frame_bgr_HW3: Image, found: Verdict | Sequence[Verdict], time_s: float, *, scale: float = 1.0,
         threshold: float | None = None,
     ) -> Image:  # fmt: skip
         """The annotated picture, BGR, higher than the frame by its strip.
 
         Args:
             frame_bgr_HW3: the frame, already resized by ``scale``; it is copied.
-            verdict: in the coordinates of the frame before that.
+            found: the verdict of one person, or those of everybody, in the coordinates of the frame before that.
             time_s: on the video's clock; must not fall.
             scale: pixels of the picture per pixel of the frame.
             threshold: on the probability, where the policy has one.
@@ -190,23 +199,29 @@ class Overlay:
         picture_HW3 = np.empty((height + strip_height(height), width, 3), dtype=np.uint8)
         picture_HW3[:height] = frame_bgr_HW3
         picture_HW3[height:] = BACK[::-1]
-        self._remember(verdict, time_s)
-        self._draw_person(picture_HW3[:height], verdict, scale)
+        several = isinstance(found, Sequence)
+        verdicts: list[Verdict] = list(found) if isinstance(found, Sequence) else [found]
+        self._remember(verdicts, time_s)
+        for verdict in sorted(verdicts, key=_shown):  # whoever is most likely wrong lies on top
+            self._draw_person(picture_HW3[:height], verdict, scale, named=several)
         self._draw_banner(picture_HW3[:height], time_s)
-        self._draw_strip(picture_HW3[height:], verdict, time_s, threshold)
+        self._draw_strip(picture_HW3[height:], verdicts, several, time_s, threshold)
         return picture_HW3
 
-    def _remember(self, verdict: Verdict, time_s: float) -> None:
-        probability = float(np.clip(np.nan_to_num(verdict.failure_probability, nan=1.0), 0.0, 1.0))
-        self._past.append(_Moment(time_s, probability, verdict.flagged, verdict.kept))
+    def _remember(self, verdicts: Sequence[Verdict], time_s: float) -> None:
+        flagged, kept = any(one.flagged for one in verdicts), sum(one.kept for one in verdicts)
+        self._past.append(_Moment(time_s, max(map(_shown, verdicts), default=NOBODY), flagged, kept > 0))
         while self._past[0].time_s < time_s - WINDOW_S:
             self._past.popleft()
-        self._kept += verdict.kept
-        if verdict.kept or verdict.flagged:
-            what, colour = ("FLAGGED", BAD) if verdict.flagged else ("CONTROL", CONTROL)
-            self._banner = (time_s, "  ".join((what, *map(str, verdict.reasons[:2]))), colour)
+        self._kept += kept
+        told = [one for one in verdicts if one.kept or one.flagged]
+        if told:
+            first = max(told, key=lambda one: (one.flagged, _shown(one)))
+            what, colour = ("FLAGGED", BAD) if first.flagged else ("CONTROL", CONTROL)
+            who = f"{len(told)} people" if len(told) > 1 else ""
+            self._banner = (time_s, "  ".join((what, *filter(None, (who,)), *map(str, first.reasons[:2]))), colour)
 
-    def _draw_person(self, image_bgr_HW3: Image, verdict: Verdict, scale: float) -> None:
+    def _draw_person(self, image_bgr_HW3: Image, verdict: Verdict, scale: float, named: bool) -> None:
         rgb_HW3 = image_bgr_HW3[..., ::-1]
         unit = _unit(image_bgr_HW3)
         keypoints_J2 = (np.asarray(verdict.keypoints, dtype=np.float64) + 0.5) * scale - 0.5
@@ -215,14 +230,19 @@ class Overlay:
         # A box beyond the frame is drawn at its edge: where the person was looked for should always be seen.
         x0, y0, x1, y1 = ((value + 0.5) * scale - 0.5 for value in verdict.box)
         box_4 = (max(x0, rim), max(y0, rim), min(x1, width - 1 - rim), min(y1, height - 1 - rim))
-        colour = PLACES.get(verdict.place, WHITE)
+        probability = _shown(verdict)
+        named_colour = _colour(probability) if probability >= 0 else GREY
+        colour = named_colour if named else PLACES.get(verdict.place, WHITE)
+        words = f"{verdict.stream} {_written(probability)}" if named else verdict.place
         if box_4[0] < box_4[2] and box_4[1] < box_4[3]:
             drawing.corners(rgb_HW3, box_4, colour, 2 * unit)
             size = round(9 * unit)
             label_y = box_4[1] - 6 * unit if box_4[1] > size + 10 * unit else box_4[1] + size + 7 * unit
             label_x = round(box_4[0] + (0 if box_4[1] > size + 10 * unit else 7 * unit))
-            self._letters.put(image_bgr_HW3, verdict.place, label_x + 1, round(label_y) + 1, size, drawing.DARK)
-            self._letters.put(image_bgr_HW3, verdict.place, label_x, round(label_y), size, colour)
+            self._letters.put(image_bgr_HW3, words, label_x + 1, round(label_y) + 1, size, drawing.DARK)
+            self._letters.put(image_bgr_HW3, words, label_x, round(label_y), size, colour)
+        if not verdict.occupied:  # what the net sees in an empty room is no pose
+            return
         sure_J = verdict.scores if verdict.confidence is None else drawing.SURE * verdict.confidence
         drawing.pose(rgb_HW3, keypoints_J2, sure_J, self._skeleton, 3 * unit)
 
@@ -242,7 +262,9 @@ class Overlay:
         dark = drawing.DARK if colour != BAD else WHITE
         self._letters.put(image_bgr_HW3, words, left + pad, top + pad + size, size, dark, bold=True)
 
-    def _draw_strip(self, strip_bgr_HW3: Image, verdict: Verdict, time_s: float, threshold: float | None) -> None:
+    def _draw_strip(
+        self, strip_bgr_HW3: Image, verdicts: Sequence[Verdict], several: bool, time_s: float, threshold: float | None
+    ) -> None:  # fmt: skip
         height, width = strip_bgr_HW3.shape[:2]
         unit = height / 68
         pad, small, large = round(12 * unit), round(9 * unit), round(19 * unit)
@@ -250,22 +272,27 @@ class Overlay:
         rgb_HW3 = strip_bgr_HW3[..., ::-1]
 
         block = round(168 * unit)
-        self._letters.put(strip_bgr_HW3, f"{probability:.2f}", pad, round(31 * unit), large, _colour(probability), True)
-        beside = pad + self._letters.width("0.00", large, True) + round(9 * unit)
-        self._letters.put(strip_bgr_HW3, "probability", beside, round(20 * unit), small, GREY)
-        self._letters.put(strip_bgr_HW3, "of failure", beside, round(32 * unit), small, GREY)
+        people = sum(one.occupied for one in verdicts)
+        colour = _colour(probability) if people else GREY
+        self._letters.put(strip_bgr_HW3, _written(probability), pad, round(31 * unit), large, colour, True)
+        if people:
+            beside = pad + self._letters.width("0.00", large, True) + round(9 * unit)
+            second = f"highest of {people}" if people > 1 else "of failure"
+            self._letters.put(strip_bgr_HW3, "probability", beside, round(20 * unit), small, GREY)
+            self._letters.put(strip_bgr_HW3, second, beside, round(32 * unit), small, GREY)
         bar_y, bar_height = round(43 * unit), round(12 * unit)
         drawing.fill(rgb_HW3, pad, bar_y, block, bar_y + bar_height, GROOVE)
-        drawing.fill(rgb_HW3, pad, bar_y, pad + (block - pad) * probability, bar_y + bar_height, _colour(probability))
+        if people:
+            drawing.fill(rgb_HW3, pad, bar_y, pad + (block - pad) * probability, bar_y + bar_height, colour)
         if threshold is not None and 0 <= threshold <= 1:
             x = pad + (block - pad) * threshold
             drawing.fill(rgb_HW3, x - unit, bar_y - 3 * unit, x + unit, bar_y + bar_height + 3 * unit, WHITE)
 
-        words = [
-            f"{_clock(time_s)}   {verdict.place}",
-            f"frame {verdict.sequence}   {1e3 * verdict.timings.total_s:.1f} ms",
-            f"kept {self._kept}",
-        ]
+        self._frames += 1
+        what = ("1 person" if people == 1 else f"{people} people") if several else verdicts[0].place
+        number = self._frames - 1 if several else verdicts[0].sequence
+        took = f"   {1e3 * verdicts[0].timings.total_s:.1f} ms" if verdicts else ""
+        words = [f"{_clock(time_s)}   {what}", f"frame {number}{took}", f"kept {self._kept}"]
         right = width - pad - max(self._letters.width("frame 000000   00.0 ms", small), *(
             self._letters.width(line, small) for line in words))  # fmt: skip
         for place, line in enumerate(words):
@@ -323,6 +350,17 @@ def _filled_forward(value_w: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
     known_w = np.where(np.isnan(value_w), -1, np.arange(len(value_w)))
     last_w = np.maximum.accumulate(known_w)
     return np.where(last_w >= 0, value_w[np.maximum(last_w, 0)], np.nan)
+
+
+def _shown(verdict: Verdict) -> float:
+    """The probability of failure in [0, 1]; 1 where it is no number, and :data:`NOBODY` where nobody is there."""
+    if not verdict.occupied:
+        return NOBODY
+    return float(np.clip(np.nan_to_num(verdict.failure_probability, nan=1.0), 0.0, 1.0))
+
+
+def _written(probability: float) -> str:
+    return "nobody" if probability < 0 else f"{probability:.2f}"
 
 
 def _colours(value_w: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -327,7 +327,7 @@ SHORT_ID = 16
 
 FACTS = ("id", "captured", "captured_ns", "device", "camera", "bundle", "frame", "box", "place", "failure_probability",
          "predicted_loss", "flagged", "reasons", "threshold", "inclusion_probability", "control_draw", "novelty", "jump",
-         "limbs", "episode", "store", "redacted", "state", "frame_bytes", "frame_sha256", "sha256", "keypoints", "scores")  # fmt: skip
+         "limbs", "episode", "store", "redacted", "occupied", "state", "frame_bytes", "frame_sha256", "sha256", "keypoints", "scores")  # fmt: skip
 """Everything about a record but its embedding, in the order in which it is printed."""
 
 
@@ -335,6 +335,7 @@ def facts_of(record: Record) -> dict[str, Any]:
     """The :data:`FACTS` of a record as JSON values."""
     known = {
         "captured": _time(record.captured_ns),
+        "occupied": record.occupied is not False,
         "frame": [record.frame_width, record.frame_height],
         "box": [float(value) for value in record.box],
         "reasons": [[name, _number(value), _number(limit)] for name, value, limit in record.reasons],
@@ -356,7 +357,7 @@ def row_of(record: Record) -> tuple[str, ...]:
     if record.redacted and record.frame_bytes:
         picture += f", {record.redacted} redacted"
     device = record.device + (f"/{record.camera}" if record.camera else "")
-    return (record.id[:SHORT_ID], _time(record.captured_ns), f"{record.failure_probability:.2f}", names, record.place,
+    return (record.id[:SHORT_ID], _time(record.captured_ns), record.probability_text, names, record.place,
             device, picture, record.state)  # fmt: skip
 
 

@@ -153,6 +153,8 @@ class Record:
     """``face`` where heads were made unrecognisable in its pictures, at the places that poses gave; see ``docs/privacy.md``."""
     confidence: tuple[float, ...] | None = None
     """Probability of each joint being right, to four decimals; None where the bundle gives none."""
+    occupied: bool | None = None
+    """False where a search found nobody: the pose is of an empty room, and its failure probability is of no account."""
     frame_bytes: int = 0
     """Of the picture at position 0 as stored; 0 where there is none."""
     frame_sha256: str | None = None
@@ -163,6 +165,11 @@ class Record:
     evict control records. Set by reading; not covered by the hash."""
     sha256: str = ""
     """Of the record in its canonical form (``QUEUE.md``). Set by the queue, also in what :meth:`Queue.put` returns."""
+
+    @property
+    def probability_text(self) -> str:
+        """The failure probability as it is shown to people: ``0.93``, or ``nobody`` where nobody is there."""
+        return "nobody" if self.occupied is False else f"{self.failure_probability:.2f}"
 
     @property
     def certainty_J(self) -> npt.NDArray[np.float32]:
@@ -510,7 +517,8 @@ _RECORD = {
     "store": _choice(STORES),
     "redacted": _optional(_choice(REDACTIONS)),
     "confidence": _optional(_Field(lambda values: [_json_number(value) for value in values], _read_shares)),
+    "occupied": _optional(_BOOLEAN),
 }
 """The fields that the manifest has of a record, beside ``joints``, ``embedding`` and ``pictures``."""
-ADDED = ("redacted", "confidence")
+ADDED = ("redacted", "confidence", "occupied")
 """Fields that came later, and are absent where they say nothing: the records of others stay as they were, bit for bit."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alpose.runtime import Monitor, Queue
+from alpose.runtime import Control, Monitor, Queue
 from alpose.runtime import live as live_module
 from alpose.runtime.bundle.keys import SEALING, generate_key
 from alpose.runtime.errors import ConfigError
@@ -90,6 +90,73 @@ def test_the_page_tells_what_the_monitor_knows(make: Callable[..., Monitor], tmp
     assert sum(bin_[3] for bin_ in now["stream"]["history"]) == 2, "flagged frames in the curve"
     assert max(bin_[2] for bin_ in now["stream"]["history"]) == pytest.approx(0.9)
     assert now["kept"] == [], "at most two seconds old"
+
+
+FAR = np.array([[2.0, 2.0], [12.0, 2.0], [12.0, 12.0]], dtype=np.float32)
+
+
+def test_an_empty_room_has_no_probability(make: Callable[..., Monitor], tmp_path: Path) -> None:
+    """Nobody, then somebody, then nobody again: nothing of the empty room is shown as a probability, kept frames neither."""
+    script = scripted.Scripted(
+        lambda n: {"failure_probability": 0.4, "scores": 0.95 if n == 1 else 0.02, "keypoints": FAR}
+    )
+    monitor = make(tmp_path / "q.db", Control(rate=1.0), script, track=True)
+    with monitor.serve(0) as page:
+        shown = []
+        for _ in range(2):
+            monitor(FRAME_HW3)
+            shown.append(state(page)["stream"])
+        assert monitor.flush()
+        with Queue(tmp_path / "q.db", readonly=True) as queue:
+            kept = queue.peek()
+    empty, there = shown
+    assert (empty["occupied"], empty["failure_probability"], empty["predicted_loss"]) == (False, None, None)
+    assert empty["history"][0][1:3] == [None, None]
+    assert there["occupied"]
+    assert there["failure_probability"] == pytest.approx(0.4)
+    assert kept[0].occupied is False
+    assert kept[0].probability_text == "nobody"
+    assert page_row(kept[0]) == {"occupied": False, "failure_probability": None}
+
+
+def page_row(record: Any) -> dict[str, Any]:
+    row = live_module._row(record)
+    return {name: row[name] for name in ("occupied", "failure_probability")}
+
+
+def test_everybody_on_a_frame_is_a_stream_and_who_leaves_has_no_probability(make: Callable[..., Monitor]) -> None:
+    monitor = make(engine=scripted.Scripted(lambda n: {"failure_probability": 0.2 + 0.5 * (n == 1)}))
+    one, other = (100.0, 50.0, 300.0, 400.0), (500.0, 50.0, 700.0, 400.0)
+    with monitor.serve(0) as page:
+        monitor.people(FRAME_HW3, [one, other])
+        both = state(page), state(page, "state.json?stream=person-1")["stream"]
+        monitor.people(FRAME_HW3, [one])
+        gone = state(page, "state.json?stream=person-2")["stream"]
+        first = state(page)["stream"]
+        monitor.people(FRAME_HW3, [])
+        nobody = state(page)["stream"], state(page, "state.json?stream=person-1")["stream"]
+
+    assert both[0]["streams"] == ["everybody", "person-1", "person-2"]
+    assert (both[0]["stream"]["name"], both[0]["stream"]["people"]) == ("everybody", 2)
+    assert both[0]["stream"]["failure_probability"] == pytest.approx(0.7), "of whoever is most likely wrong"
+    assert both[1]["failure_probability"] == pytest.approx(0.2)
+    assert (gone["occupied"], gone["failure_probability"]) == (False, None)
+    assert (first["people"], first["failure_probability"]) == (1, pytest.approx(0.2))
+    assert (nobody[0]["people"], nobody[0]["occupied"], nobody[0]["failure_probability"]) == (0, False, None)
+    assert (nobody[1]["occupied"], nobody[1]["failure_probability"]) == (False, None)
+
+
+def test_a_picture_of_a_camera_that_is_watched_for_everybody_comes_with_nobody_on_it(
+    make: Callable[..., Monitor],
+) -> None:
+    monitor = make(engine=scripted.Scripted(moving))
+    with monitor.serve(0) as page:
+        monitor.people(FRAME_HW3, [(100.0, 50.0, 300.0, 400.0)])
+        with running(monitor, lambda: monitor.people(FRAME_HW3, [])):
+            for name in ("everybody", "person-1"):
+                status, data, _ = get(page, f"picture?stream={name}")
+                assert status == 200
+                assert np.ptp(decode(data).astype(int)) < 12, "nobody is drawn"
 
 
 def test_the_last_kept_frames_come_from_the_queue(make: Callable[..., Monitor], tmp_path: Path) -> None:

@@ -19,7 +19,15 @@ from ...fakes.frames import noise
 cv2: Any = pytest.importorskip("cv2")
 
 from alpose.runtime.camera.capture import CameraSettings, open_source  # noqa: E402 - after the skip
-from alpose.runtime.camera.overlay import WINDOW_S, AnnotatedVideo, strip_height  # noqa: E402
+from alpose.runtime.camera.overlay import (  # noqa: E402
+    BAD,
+    GOOD,
+    WINDOW_S,
+    AnnotatedVideo,
+    Letters,
+    Overlay,
+    strip_height,
+)
 
 FPS, COUNT, SIDE = 20.0, 30, (96, 128)
 
@@ -115,13 +123,16 @@ def test_an_address_that_does_not_answer_is_an_error_without_its_password() -> N
     assert "127.0.0.1:9" in str(caught.value)
 
 
-def verdict(number: int, *, flagged: bool = False, kept: bool = False, probability: float = 0.4) -> Any:
+def verdict(
+    number: int, *, flagged: bool = False, kept: bool = False, probability: float = 0.4, occupied: bool = True,
+    stream: str = "",
+) -> Any:  # fmt: skip
     rng = np.random.default_rng(number)
     return SimpleNamespace(
         keypoints=rng.uniform((20, 10), (110, 80), (14, 2)).astype("f4"), scores=rng.uniform(0, 1, 14).astype("f4"),
         failure_probability=probability, flagged=flagged, kept=flagged or kept, sequence=number,
         reasons=("budget 0.83 >= 0.71",) if flagged else (), box=(20.0, 10.0, 110.0, 80.0), place="track",
-        confidence=None, timings=SimpleNamespace(total_s=0.004),
+        confidence=None, timings=SimpleNamespace(total_s=0.004), occupied=occupied, stream=stream,
     )  # fmt: skip
 
 
@@ -191,6 +202,58 @@ def test_the_curve_shows_ten_seconds_and_forgets_the_rest(tmp_path: Path) -> Non
     red = [int((part[..., 2] - part[..., 0] > 80).sum()) for part in high]
     assert red[9] > 500
     assert red[int(2 * WINDOW_S) + 15] == 0
+
+
+class Words(Letters):
+    """Letters that remember what was written."""
+
+    def __init__(self) -> None:
+        super().__init__(cv2)
+        self.said: list[str] = []
+
+    def put(self, image_bgr_HW3: Any, words: str, *place: Any, **style: Any) -> None:
+        self.said.append(words)
+        super().put(image_bgr_HW3, words, *place, **style)
+
+
+def coloured(picture: Any) -> int:
+    """Pixels of the strip's bar and curve that are not grey."""
+    return int((np.ptp(picture[480 + 9 : 480 + 59].astype(int), axis=2) > 40).sum())
+
+
+def test_an_empty_room_has_no_probability_and_no_pose() -> None:
+    words = Words()
+    overlay, frame = Overlay(LSP, words), np.full((480, 640, 3), 90, dtype=np.uint8)
+    there = overlay.draw(frame, verdict(0, probability=0.77), 0.0)
+    overlay.draw(frame, [], 0.1)
+    assert {"0.77", "probability", "of failure"} <= set(words.said)
+    for time_s, nobody in ((3.0, verdict(0, probability=0.77, occupied=False)), (4.0, [])):
+        words.said.clear()
+        empty = overlay.draw(frame, nobody, time_s)
+        assert "nobody" in words.said
+        assert not {"0.77", "probability", "of failure"} & set(words.said)
+        assert not [each for each in words.said if each.startswith(("0.", "1.00"))]
+        assert coloured(empty) < 0.1 * coloured(Overlay(LSP, words).draw(frame, verdict(1, probability=0.77), 5.0))
+        assert (empty[30:76, 30:100] == 90).all(), "no pose"
+    assert (there[30:76, 30:100] != 90).any()
+
+
+def test_everybody_is_drawn_with_a_name_and_a_probability_of_their_own() -> None:
+    words = Words()
+    overlay, frame = Overlay(LSP, words), np.full((480, 640, 3), 90, dtype=np.uint8)
+    everybody = [verdict(0, probability=0.12, stream="person-1"), verdict(1, probability=0.93, stream="person-3")]
+    for one, x in zip(everybody, (50.0, 400.0), strict=True):
+        one.box = (x, 100.0, x + 100, 300.0)
+    picture = overlay.draw(frame, everybody, 0.0)
+
+    assert {"person-1 0.12", "person-3 0.93", "0.93", "highest of 2", "00:00.0   2 people"} <= set(words.said)
+    for x, colour in ((50, GOOD), (400, BAD)):  # the corners of each box have their own colour, BGR
+        corner = picture[100:104, x : x + 20].reshape(-1, 3)[:, ::-1].astype(int)
+        wanted = (np.array(colour) if x == 400 else np.array(GOOD)).astype(int)
+        assert (np.abs(corner - wanted).sum(axis=1) < 130).any()
+    words.said.clear()
+    overlay.draw(frame, everybody[:1], 0.1)
+    assert {"0.12", "of failure", "00:00.1   1 person"} <= set(words.said)
 
 
 def test_a_video_that_cannot_be_written_is_an_error_before_the_first_frame(tmp_path: Path) -> None:

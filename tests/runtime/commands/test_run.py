@@ -374,6 +374,14 @@ def test_the_live_line_is_plain_where_colours_or_blocks_are_not_wanted(stats: St
     assert "\x1b[" in live_line(stats, SourceCounts(), 0.9, 200, colour=True)
 
 
+def test_the_live_line_says_nobody_in_place_of_a_probability(stats: Stats) -> None:
+    assert "nobody" in (line := live_line(stats, SourceCounts(), float("nan"), 200, people=0))
+    assert "fail" not in line
+    assert "nobody" not in live_line(stats, SourceCounts(), float("nan"), 200), "before the first frame it is not known"
+    assert "3 people" in (line := live_line(stats, SourceCounts(), 0.42, 200, people=3))
+    assert "0.42" in line
+
+
 def test_the_line_of_a_log_says_what_went_wrong_before_a_frame_was_seen(stats: Stats) -> None:
     line = log_line(stats, SourceCounts(broken=1, reconnects=2))
     assert "dropped 3" in line
