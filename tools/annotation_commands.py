@@ -338,8 +338,13 @@ def import_(
             f"none of these frames is in {inbox}: is that the inbox that the batch was chosen from?"
         )
     if done.merged is None:
-        raise DataError(f"nothing was put into {into}: {plural(len(done.unopened), 'pose')} not looked at, "
-                        f"{plural(len(done.problems), 'problem')}")  # fmt: skip
+        why = [
+            *([f"{plural(len(done.unopened), 'pose')} not looked at"] if done.unopened else []),
+            *([plural(len(done.problems), "problem")] if done.problems else []),
+        ]
+        raise DataError(
+            f"nothing was put into {into}: {', '.join(why) or 'there is no pose that somebody has looked at'}"
+        )
     if done.unread:
         context.exit(NOT_WHOLE)
 

@@ -21,9 +21,9 @@ from .annotation import Skeletons, entries_known, item_of
 from .batch import Batch, Choice
 from .dataset import FIELD, Merged, OnConflict, merge, write_once
 from .field.labelled import Definition
-from .formats import LabelFile, format_of, label_suffixes
+from .formats import FORMATS, LabelFile, Unrecognised, format_of, is_aside, label_suffixes
 from .formats.coco import RESOLUTION_PX, flat
-from .formats.files import open_files, shortened
+from .formats.files import no_labels, open_files, shortened
 from .inbox import Inbox
 from .inbox_database import Entry
 from .labels import (
@@ -151,16 +151,27 @@ class _Import:
         """Read a file, an archive or a folder; :class:`DataError` where nothing in it can be relied on."""
         name = _name(path)
         files, problems = open_files(path, label_suffixes())
+        # Where nothing else came back, what was handed out is read, and says itself what it lacks.
+        came = [file for file in files if not is_aside(file)]
+        files = came or [file for file in files if any(one.detect(file) for one in FORMATS.values())] or files
         self.problems += problems
-        refused = []
+        refused: list[tuple[LabelFile, DataError]] = []
+        others: list[tuple[LabelFile, DataError]] = []
         for file in files:
             try:
                 self._read_labels(file, name, str(path) if len(files) == 1 else file.name)
+            except Unrecognised as error:
+                # What is no JSON, or is named as labels are, may be a damaged file with labels; the rest is something else.
+                (refused if file.problem is not None and file.claims_labels else others).append((file, error))
             except DataError as error:
-                refused.append(str(error))
-        if len(refused) == len(files):
-            raise DataError(shortened(refused))
-        self.problems += refused
+                refused.append((file, error))
+        if len(refused) + len(others) == len(files):
+            said = [str(error) for file, error in (*refused, *others) if file.claims_labels or file.name == name]
+            raise DataError(shortened(said)) if said else no_labels(name, label_suffixes())
+        self.problems += [str(error) for _, error in refused]
+        if others:
+            named = shortened([file.name.removeprefix(f"{name}/").removeprefix(f"{name}:") for file, _ in others], ", ")
+            self.notes.append(f"{name}: {len(others)} files without poses of people: {named}")
 
     def _read_labels(self, file: LabelFile, name: str, where: str) -> None:
         format_ = format_of(file)

@@ -367,7 +367,7 @@ def looked_at(
     Args:
         corrections: of one batch, from all of its files; a frame may occur in several.
         rank: of every id, in the order of work.
-        unchanged: ``auto``; ``accept`` all of them; or ``skip`` them all.
+        unchanged: ``auto``; ``accept`` all of them for which there is no certain answer; or ``skip`` them all.
     """
     last = max((rank[one.id] for one in corrections if one.status == "corrected"), default=0)
     seen: list[Correction] = []
@@ -376,8 +376,8 @@ def looked_at(
     answered = {one.id for one in certain}
     for one in corrections:
         # As far as the last corrected one, and with it: of several people in a picture all were seen.
-        auto = unchanged == "auto" and rank[one.id] <= last and one.id not in answered
-        (seen if one in certain or unchanged == "accept" or auto else unopened).append(one)
+        taken = unchanged == "accept" or (unchanged == "auto" and rank[one.id] <= last)
+        (seen if one in certain or (taken and one.id not in answered) else unopened).append(one)
     return seen, unopened
 
 

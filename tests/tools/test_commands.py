@@ -26,9 +26,10 @@ from alpose.tools.cli import main
 from alpose.tools.dataset import ANNOTATIONS
 from alpose.tools.field.labelled import read_labelled, read_tallies
 from alpose.tools.formats import FORMATS
-from alpose.tools.formats.coco import Coco
+from alpose.tools.formats.coco import Coco, document
 from alpose.tools.formats.files import open_files
 from alpose.tools.inbox import Inbox
+from alpose.tools.labels import Handout
 from alpose.trainer.data.coco import read_coco
 
 from .harvest import BUDGET, bring, call, correct, nudge, value_of
@@ -304,6 +305,7 @@ def test_the_format_is_told_by_the_content(inbox: Path, batch: Batch) -> None:
         ('{"images": []}', "a COCO file needs the lists"),
         ('[{"image": "x.jpg", "id": 3}]', "JSON-MIN"),
         ('{"images": [], "annotations": [], "categories": [{"name": "car"}]}', "one category with keypoints"),
+        ("0 0.5", "not readable as JSON"),
     ],
 )
 def test_a_file_of_something_else_is_one_line(content: str, message: str, inbox: Path) -> None:
@@ -389,6 +391,9 @@ class Own(Coco):
     name = "own"
     returns = "CORRECTED.own"
 
+    def write(self, handout: Handout, folder: Path) -> None:
+        (folder / "poses.own").write_text(json.dumps(document(handout.tasks, handout.skeleton)))
+
 
 def test_commands_name_the_formats_that_are_registered(
     inbox: Path, batch: Batch, monkeypatch: pytest.MonkeyPatch
@@ -424,8 +429,10 @@ def test_one_file_an_image_comes_back_in_a_folder_or_an_archive(
     done = value_of(call("import", came, "--into", "dataset", "--json"))
 
     assert (done["accepted"], done["corrected"], done["unopened"]) == (BUDGET - 1, 1, [])
-    (problem,) = done["problems"]
-    assert f"other.json: no known format ({', '.join(FORMATS)}) recognises it" in problem
+    assert done["problems"] == []
+    (note,) = done["notes"]
+    assert "2 files without poses of people" in note
+    assert {"README.txt", "other.json"} <= set(note.replace(",", "").split())
     assert done["forms"] == {came.name: "per-image"}
 
 

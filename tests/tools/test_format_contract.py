@@ -16,14 +16,16 @@ import pytest
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
 from alpose.tools.annotation import IMAGE_URL
+from alpose.tools.batch import Batch
 from alpose.tools.formats import FORMATS, LabelFile, format_of, label_suffixes
 from alpose.tools.formats import coco as coco_format
-from alpose.tools.formats.cvat import ARCHIVE, LABELS, README
-from alpose.tools.formats.files import open_files
+from alpose.tools.formats.cvat import ARCHIVE, LABELS
+from alpose.tools.formats.files import README, open_files
 from alpose.tools.formats.label_studio import TASKS, interface, tasks_json
 from alpose.tools.labels import HIDDEN, OCCLUDED, VISIBLE, Answers, Handout, Pose, Task, compare, id_in, known_id_in
 from alpose.trainer.data.yolo import label_line
 
+from .harvest import BUDGET, call, value_of
 from .per_image import PerImage, points_text
 from .tasks import HEIGHT, WIDTH, make_task
 
@@ -141,7 +143,7 @@ def opened(came: Returned) -> list[LabelFile]:
     for path in [came] if isinstance(came, Path) else came:
         found, problems = open_files(path, label_suffixes())
         assert not problems
-        files += found
+        files += [file for file in found if file.claims_labels or any(one.detect(file) for one in FORMATS.values())]
     return files
 
 
@@ -230,6 +232,25 @@ def test_a_format_recognises_what_comes_back_and_nothing_else(name: str, tmp_pat
         claimed = [other for other, format_ in FORMATS.items() if format_.detect(file)]
         # What comes back from CVAT is COCO's, and only that is recognised.
         assert claimed == [{"cvat": "coco"}.get(name, name)]
+
+
+@EVERY_FORMAT
+def test_a_folder_that_went_out_comes_back_with_the_answers_in_it_and_nothing_is_reported(
+    name: str, inbox: Path, batch: Batch
+) -> None:
+    call("export", inbox, "--to", name, "--out", "work")
+    assert "alpose-harvest import" in (Path("work") / README).read_text()
+    tasks = [choice.id for choice in batch.choices]
+    moved = Pose(joints=LSP.joints, keypoints_J2=np.full((len(LSP), 2), 20.0) + np.arange(2 * len(LSP)).reshape(-1, 2),
+                 visibility_J=np.full(len(LSP), VISIBLE))  # fmt: skip
+    RETURNS[name](Path("work"), {tasks[3]: moved})
+
+    done = value_of(call("import", "work", "--into", "dataset", "--unchanged", "accept", "--json"))
+
+    # An archive of Roboflow's has a note of its own to people, and is named with it.
+    assert [note for note in done["notes"] if "README.dataset.txt" not in note] == []
+    assert (done["problems"], done["unopened"], done["unknown"]) == ([], [], [])
+    assert (done["accepted"], done["corrected"]) == (BUDGET - 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +361,7 @@ def test_joints_in_another_order_are_put_right(tmp_path: Path) -> None:
 
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as zipped:
-        zipped.writestr("readme.txt", "no")
+        zipped.writestr("readme.md", "no")
     with pytest.raises(DataError, match=r"^x\.zip holds no file with labels"):
         read(tmp_path / "x.zip")
     (tmp_path / "x.json").write_text("[")

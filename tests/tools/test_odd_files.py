@@ -421,6 +421,78 @@ def test_an_archive_of_archives_says_what_to_do(coco: Any) -> None:
     assert "came.zip holds other archives" in said.stdout + said.stderr
 
 
+def zipped(name: str, document: Any, within: str = "annotations/person_keypoints_default.json") -> None:
+    with zipfile.ZipFile(name, "w") as archive:
+        archive.writestr(within, json.dumps(document))
+
+
+def part(document: Any, first: int, stop: int | None = None) -> Any:
+    images = document["images"][first:stop]
+    ids = {image["id"] for image in images}
+    return {**document, "images": images,
+            "annotations": [one for one in document["annotations"] if one["image_id"] in ids]}  # fmt: skip
+
+
+def test_archives_and_loose_files_of_a_folder_are_all_read(coco: Any) -> None:
+    Path("came/jobs").mkdir(parents=True)
+    Path("came/anna.json").write_text(json.dumps(part(coco, 0, 3)))
+    zipped("came/jobs/job-7.zip", part(coco, 3, 6))
+    zipped("came/bruno.ZIP", part(coco, 6))
+    done = value_of(call("import", "came", "--into", "dataset", "--unchanged", "accept", "--json"))
+    assert (done["accepted"], done["problems"], done["notes"]) == (BUDGET, [], [])
+
+
+def test_what_stands_beside_labels_and_cannot_be_read_is_named(coco: Any) -> None:
+    Path("came").mkdir()
+    Path("came/anna.json").write_text(json.dumps(part(coco, 0, 3)))
+    zipped("good.zip", part(coco, 3))
+    Path("came/cut.zip").write_bytes(spoil(Path("good.zip").read_bytes(), "cut off"))
+    Path("came/half.json").write_text(json.dumps(coco)[:999])
+    Path("came/bruno.7z").write_bytes(b"7z\xbc\xaf\x27\x1c")
+    Path("came/captions.json").write_text('{"images": [], "annotations": [{"caption": "a car"}]}')
+    instances = {
+        **coco,
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}],
+    }
+    Path("came/instances.json").write_text(json.dumps(instances))
+    Path("came/notes.txt").write_text("call Anna")
+    done = value_of(call("import", "came", "--into", "dataset", "--unchanged", "accept", "--json"))
+    assert done["accepted"] == 3
+    assert [problem.partition(" ")[0].rstrip(":") for problem in sorted(done["problems"])] == [
+        "came/bruno.7z", "came/cut.zip", "came/half.json"]  # fmt: skip
+    assert done["notes"] == ["came: 3 files without poses of people: captions.json, instances.json, notes.txt"]
+
+
+def test_an_archive_in_an_archive_beside_labels_is_named(coco: Any) -> None:
+    zipped("inner.zip", coco)
+    with zipfile.ZipFile("came.zip", "w") as archive:
+        archive.writestr("a.json", json.dumps(part(coco, 0, 2)))
+        archive.write("inner.zip", "job-2.zip")
+    done = value_of(call("import", "came.zip", "--into", "dataset", "--unchanged", "accept", "--json"))
+    assert done["accepted"] == 2
+    (problem,) = done["problems"]
+    assert problem.startswith("came.zip:job-2.zip is an archive in it that was not read")
+
+
+def test_a_corrected_file_counts_before_the_untouched_one_beside_it_however_they_are_called(coco: Any) -> None:
+    """Also where everything that is unchanged is said to be accepted."""
+    folder = Path("week-1-coco")
+    coco["annotations"][0]["keypoints"][0] += 5
+    for name in ("0-corrected.json", "corrected.json"):
+        (folder / name).write_text(json.dumps(coco))
+        done = value_of(call("import", folder, "--into", f"dataset-{name}", "--unchanged", "accept", "--json"))
+        assert (done["accepted"], done["corrected"], done["problems"]) == (BUDGET - 1, 1, [])
+        (folder / name).unlink()
+
+
+def test_an_archive_with_notes_to_people_alone_holds_no_labels(inbox: Path) -> None:
+    with zipfile.ZipFile("came.zip", "w") as archive:
+        archive.writestr("readme.txt", "no")
+    said = call("import", "came.zip", "--into", "dataset", fails=True).stderr
+    assert said.startswith("Error: came.zip holds no file with labels")
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_STORED])
 def test_archives_may_be_compressed_in_other_ways(method: int, coco: Any) -> None:
     with zipfile.ZipFile("came.zip", "w", method) as archive:

@@ -172,7 +172,7 @@ def test_an_export_has_one_image_with_everybody_who_was_chosen(inbox: Path, tmp_
     assert (done.pictures, done.people) == (3, 4)
     names = [f"00001_{ids[0, 'codriver']}.jpg", f"00002_{ids[1, 'driver']}.jpg", f"00004_{ids[FRAMES, 'driver']}.jpg"]
     assert sorted(os.listdir(tmp_path / "out" / "images")) == names
-    ((file,), _) = open_files(tmp_path / "out")
+    ((file,), _) = open_files(tmp_path / "out" / "annotations")
     assert [image["file_name"] for image in file.value["images"]] == names
     people = [(one["image_id"], one["attributes"]["record"]) for one in file.value["annotations"]]
     assert people == [(1, ids[0, "codriver"]), (1, ids[0, "driver"]), (2, ids[1, "driver"]), (3, ids[FRAMES, "driver"])]

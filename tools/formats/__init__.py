@@ -12,10 +12,11 @@ from typing import Protocol
 
 from alpose.runtime.errors import ConfigError, DataError
 
+from ..batch import KIND as BATCH_KIND
 from ..labels import Answers, FindId, Handout
-from .coco import Coco
+from .coco import Coco, is_coco
 from .cvat import Cvat
-from .files import SUFFIXES, LabelFile
+from .files import README, SUFFIXES, LabelFile
 from .label_studio import LabelStudio
 from .yolo import YoloPose
 
@@ -24,7 +25,8 @@ class Format(Protocol):
     """What an annotation tool takes and gives.
 
     One that has ``several_people = True`` takes tasks with several people (``Task.people``); any other gets a task and a
-    picture for each.
+    picture for each. One that writes files beside its labels whose names end as those of labels do has
+    ``beside(file) -> bool``, which knows them again: they come back with the folder, and hold no answers.
     """
 
     name: str
@@ -53,6 +55,10 @@ class Format(Protocol):
         ...
 
 
+class Unrecognised(DataError):
+    """No format knows a file: alone that is an error, and beside files with labels it is passed over by name."""
+
+
 FORMATS: dict[str, Format] = {}
 """Every annotation format, by name."""
 
@@ -74,8 +80,15 @@ def label_suffixes() -> tuple[str, ...]:
     return tuple(dict.fromkeys(one for format_ in FORMATS.values() for one in getattr(format_, "suffixes", SUFFIXES)))
 
 
+def is_aside(file: LabelFile) -> bool:
+    """Whether a file is one that an export wrote beside the labels: the batch, or what a format says of itself."""
+    batch = isinstance(file.value, dict) and file.value.get("kind") == BATCH_KIND
+    readme = file.name.endswith(README) and "alpose-harvest import" in file.text
+    return batch or readme or any(format_.beside(file) for format_ in FORMATS.values() if hasattr(format_, "beside"))
+
+
 def format_of(file: LabelFile) -> Format:
-    """The format that recognises a file; :class:`DataError` where none does, with what the file lacks."""
+    """The format that recognises a file; :class:`Unrecognised` where none does, with what the file lacks."""
     for format_ in FORMATS.values():
         if format_.detect(file):
             return format_
@@ -83,12 +96,18 @@ def format_of(file: LabelFile) -> Format:
         hint = file.problem
     elif isinstance(file.value, list):
         hint = "Label Studio's tasks are exported as JSON, not as JSON-MIN; a COCO file needs its images and categories"
+    elif is_coco(file.value):
+        hint = (
+            "it lacks one category with keypoints, and nobody in it has joints; from CVAT, export as COCO Keypoints 1.0"
+        )
     else:
         hint = "a COCO file needs the lists images, annotations, categories"
-    raise DataError(f"{file.name}: no known format ({', '.join(FORMATS)}) recognises it; {hint}")
+    raise Unrecognised(f"{file.name}: no known format ({', '.join(FORMATS)}) recognises it; {hint}")
 
 
 for known in (Coco(), Cvat(), LabelStudio(), YoloPose()):
     register(known)
 
-__all__ = ["FORMATS", "Format", "LabelFile", "format_named", "format_of", "label_suffixes", "register"]
+__all__ = [
+    "FORMATS", "Format", "LabelFile", "Unrecognised", "format_named", "format_of", "is_aside", "label_suffixes", "register",
+]  # fmt: skip

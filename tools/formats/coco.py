@@ -23,7 +23,7 @@ from alpose.runtime.skeleton import Skeleton, flip_pairs_by_name
 from alpose.trainer.data.coco import category_with_joints, not_a_person, placed_joints, plain_id, stated_size
 
 from ..labels import HIDDEN, Answer, Answers, FindId, Handout, Pose, Task
-from .files import SUFFIXES, LabelFile
+from .files import README, SUFFIXES, UNCHANGED, LabelFile
 
 CATEGORY_ID, CATEGORY = 1, "person"
 DIGITS = 2
@@ -44,13 +44,18 @@ class Coco:
     several_people = True
 
     def write(self, handout: Handout, folder: Path) -> None:
-        """``annotations/person_keypoints_NAME.json``."""
+        """``annotations/person_keypoints_NAME.json``, and what to do with it."""
         content = json.dumps(document(handout.tasks, handout.skeleton)).encode()
-        write_atomically(folder / "annotations" / f"person_keypoints_{handout.name}.json", content)
+        path = write_atomically(folder / "annotations" / f"person_keypoints_{handout.name}.json", content)
+        (folder / README).write_text(readme(len(handout.tasks), path.name), encoding="utf-8")
 
     def detect(self, file: LabelFile) -> bool:
-        """An object with the three lists of COCO."""
-        return isinstance(file.value, dict) and all(isinstance(file.value.get(key), list) for key in LISTS)
+        """An object with the three lists of COCO, in which somebody has joints."""
+        return is_coco(file.value) and any(
+            isinstance(one, dict) and "keypoints" in one
+            for key in ("categories", "annotations")
+            for one in file.value[key]
+        )
 
     def read(self, file: LabelFile, find_id: FindId) -> Answers:
         """One answer an image that carries an id; every person in it with joints."""
@@ -75,6 +80,11 @@ class Coco:
         ids = frozenset(id_ for id_, _ in images.values())
         return Answers(answers=tuple(answers.values()), problems=tuple(found.problems), notes=found.notes(), ids=ids,
                        resolution_px=RESOLUTION_PX, joints=joints)  # fmt: skip
+
+
+def is_coco(value: Any) -> bool:
+    """Whether a JSON value is an object with the three lists of COCO, of whatever kind."""
+    return isinstance(value, dict) and all(isinstance(value.get(key), list) for key in LISTS)
 
 
 # --- Out
@@ -112,6 +122,23 @@ def category(skeleton: Skeleton) -> dict[str, Any]:
     if set(skeleton.flip_pairs) != set(flip_pairs_by_name(skeleton.joints)):
         value["flip_pairs"] = [[skeleton.joints[a], skeleton.joints[b]] for a, b in skeleton.flip_pairs]
     return value
+
+
+def readme(count: int, name: str) -> str:
+    """What to do with the folder."""
+    return f"""{count} pictures in COCO keypoints form, the most wanted first: the order of the file names is the order of work.
+
+1. Open images/ with annotations/{name} in a tool that reads and writes COCO keypoints. It may rename the pictures,
+   as long as the long number stays in each name: that is the id of the record.
+
+2. Correct the poses. Of each joint x, y are pixels, and v is 2 visible, 1 hidden, 0 not known. If nobody is there, leave the person
+   with 0, 0, 0 for every joint. What the model expects of itself stands in the attributes of each person.
+
+3. Save as COCO keypoints, and give the file to
+
+   alpose-harvest import CORRECTED.json --into dataset/
+
+{UNCHANGED}"""
 
 
 def flat(keypoints_J2: Any, visibility_J: Any) -> list[float | int]:

@@ -22,11 +22,11 @@ from alpose.runtime.skeleton import Skeleton
 
 from ..labels import Handout
 from .coco import Coco, document
-from .files import LabelFile
+from .files import README, UNCHANGED, LabelFile
 
 FORMAT = "COCO Keypoints 1.0"
 SUBSET = "default"
-ARCHIVE, LABELS, README, IMAGES = "annotations.zip", "labels.json", "README.txt", "images"
+ARCHIVE, LABELS, IMAGES = "annotations.zip", "labels.json", "images"
 
 _STANDING = {
     "head_top": (50, 4), "nose": (50, 12), "left_eye": (53, 9), "right_eye": (47, 9), "left_ear": (57, 11),
@@ -49,6 +49,11 @@ class Cvat(Coco):
         (folder / ARCHIVE).write_bytes(_archive(document(handout.tasks, handout.skeleton)))
         (folder / LABELS).write_text(json.dumps(labels(handout.skeleton), indent=2), encoding="utf-8")
         (folder / README).write_text(readme(handout.name, len(handout.tasks)), encoding="utf-8")
+
+    def beside(self, file: LabelFile) -> bool:
+        """The label constructor."""
+        rows = file.value if isinstance(file.value, list) else ()
+        return bool(rows) and all(isinstance(one, dict) and "sublabels" in one for one in rows)
 
     def detect(self, file: LabelFile) -> bool:
         """Never: what comes back is COCO's."""
@@ -118,9 +123,7 @@ def readme(name: str, count: int) -> str:
 
    alpose-harvest import EXPORTED.zip --into dataset/
 
-   A part of the batch is enough. Frames that come back as they went out, after the last corrected one in this order, are
-   taken for not looked at; say --unchanged accept when all of them were.
-"""
+{UNCHANGED}"""
 
 
 def _places(skeleton: Skeleton) -> list[tuple[float, float]]:

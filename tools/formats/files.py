@@ -16,6 +16,15 @@ from ..labels import id_in
 
 SUFFIXES, TEXT = (".json",), ".txt"
 """How the names of label files end, unless a format says otherwise."""
+README = "README.txt"
+"""What a format writes for people, with the command that imports."""
+UNCHANGED = """\
+   A part of the batch is enough. Poses that come back as they went out, after the last corrected one in this order, are
+   taken for not looked at; say --unchanged accept when all of them were.
+"""
+"""For people, of formats that do not tell an accepted pose from one that nobody has opened."""
+ZIP, OTHER_ARCHIVES = ".zip", (".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".tar", ".zst")
+UNPACK = "is an archive in it that was not read: unpack it, and import what it holds"
 LINES_SHOWN = 3
 """Files that a message names, where none of many can be read."""
 MAX_BYTES = 1 << 30
@@ -40,9 +49,21 @@ class LabelFile:
     """Its JSON value; None where it is not JSON, and then ``problem`` says why."""
     problem: str | None = None
 
+    @property
+    def text(self) -> str:
+        """Its content as text, of any of the encodings that tools write, without a byte-order mark."""
+        return decoded(self.content).removeprefix("\ufeff")
+
+    @property
+    def claims_labels(self) -> bool:
+        """Whether its name says that it holds labels: a text has the id of a record in it, and any other is a note."""
+        return not self.name.lower().endswith(TEXT) or id_in(self.name) is not None
+
 
 def open_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> tuple[list[LabelFile], list[str]]:
-    """The label files in a file, an archive or a folder, and what in it cannot be read; nothing is unpacked to the disk.
+    """The files that may hold labels in a file, an archive, or a folder with archives, and what in it cannot be read.
+
+    Nothing is unpacked to the disk. Whether a file does hold labels, its content tells.
 
     Args:
         path: what came back.
@@ -53,14 +74,14 @@ def open_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> tuple[list[Lab
     if path.is_dir():
         return _of_folder(path, suffixes)
     if zipfile.is_zipfile(path):
-        return _of_archive(path, suffixes)
+        return _of_archive(path, path.name, suffixes)
     return [_of_file(path, path.name)], []
 
 
-def shortened(lines: Sequence[str]) -> str:
+def shortened(lines: Sequence[str], separator: str = "; ") -> str:
     """The first lines in one, and the number of the others."""
     more = [f"and {len(lines) - LINES_SHOWN} more"] if len(lines) > LINES_SHOWN else []
-    return "; ".join([*lines[:LINES_SHOWN], *more])
+    return separator.join([*lines[:LINES_SHOWN], *more])
 
 
 def _of_file(path: Path, name: str) -> LabelFile:
@@ -78,32 +99,40 @@ def _of_file(path: Path, name: str) -> LabelFile:
 
 
 def _of_folder(path: Path, suffixes: Sequence[str]) -> tuple[list[LabelFile], list[str]]:
-    """The files of a folder that an archive of it would give."""
+    """The files of a folder that an archive of it would give, and those of the ZIP archives in it."""
     paths = {one.relative_to(path).as_posix(): one for one in sorted(path.rglob("*")) if one.is_file()}
     folder = path.name or path.resolve().name
-    files, problems = [], []
-    for name in _label_files(folder, paths, suffixes):
+    files: list[LabelFile] = []
+    problems = []
+    for name in _candidates(folder, paths, (*suffixes, ZIP)):
+        where = f"{folder}/{name}"
         try:
-            files.append(_of_file(paths[name], f"{folder}/{name}"))
+            if zipfile.is_zipfile(paths[name]):
+                found, odd = _of_archive(paths[name], where, suffixes)
+                files += found
+                problems += odd
+            else:
+                files.append(_of_file(paths[name], where))
         except DataError as error:
             problems.append(str(error))
         except OSError as error:
-            problems.append(f"{folder}/{name} cannot be read: {error.strerror or error}")
+            problems.append(f"{where} cannot be read: {error.strerror or error}")
     if not files:
         raise DataError(shortened(problems))
-    return files, problems
+    return files, [*problems, *(f"{folder}/{name} {UNPACK}" for name in _packed(paths, OTHER_ARCHIVES))]
 
 
-def _of_archive(path: Path, suffixes: Sequence[str]) -> tuple[list[LabelFile], list[str]]:
+def _of_archive(path: Path, where: str, suffixes: Sequence[str]) -> tuple[list[LabelFile], list[str]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            chosen = set(_label_files(path.name, [entry.filename for entry in entries], suffixes))
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            names = [entry.filename for entry in entries]
+            chosen = set(_candidates(where, names, suffixes))
             files, problems = [], []
             for entry in entries:
                 if entry.filename not in chosen:
                     continue
-                name = f"{path.name}:{entry.filename}"
+                name = f"{where}:{entry.filename}"
                 try:
                     files.append(_parsed(name, _read(archive, entry)))
                 except DataError as error:
@@ -111,33 +140,35 @@ def _of_archive(path: Path, suffixes: Sequence[str]) -> tuple[list[LabelFile], l
     except DataError:  # It is a ValueError too, and says already what is wrong.
         raise
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path.name} is a damaged archive ({error}): copy or export it again") from error
+        raise DataError(f"{where} is a damaged archive ({error}): copy or export it again") from error
     if not files:
         raise DataError(shortened(problems))
-    return files, problems
+    return files, [*problems, *(f"{where}:{name} {UNPACK}" for name in _packed(names, (ZIP, *OTHER_ARCHIVES)))]
 
 
-def _label_files(where: str, names: Collection[str], suffixes: Sequence[str]) -> list[str]:
-    """The COCO keypoints files of an archive or a folder; where none is named so, YOLO's; or else all that may hold labels."""
-    found = [name for name in names if _is_label_file(name, suffixes)]
-    found = [name for name in found if "person_keypoints" in name] or found
-    texts = [name for name in found if name.lower().endswith(TEXT)]
-    # Of texts only those in labels/ or with an id are labels, and then all of them are: others are notes to people.
-    found = [name for name in texts if "labels" in PurePosixPath(name).parts[:-1] or id_in(name) is not None] or [
-        name for name in found if name not in texts
-    ]  # fmt: skip
+def _candidates(where: str, names: Collection[str], suffixes: Sequence[str]) -> list[str]:
+    """The names of an archive or a folder that end as those of label files do."""
+    found = [name for name in names if _ends_with(name, suffixes)]
     if not found:
-        if any(name.lower().endswith((".zip", ".7z", ".rar", ".gz", ".tar")) for name in names):
+        if _packed(names, (ZIP, *OTHER_ARCHIVES)):
             raise DataError(
                 f"{where} holds other archives and no label files: unpack it, and import the archives in it"
             )
-        raise DataError(
-            f"{where} holds no file with labels ({', '.join(suffixes)}): export them as COCO Keypoints 1.0, or as JSON"
-        )
+        raise no_labels(where, suffixes)
     return found
 
 
-def _is_label_file(name: str, suffixes: Sequence[str]) -> bool:
+def no_labels(where: str, suffixes: Sequence[str]) -> DataError:
+    """The error of an archive or a folder in which there is nothing to read."""
+    endings = ", ".join(suffixes)
+    return DataError(f"{where} holds no file with labels ({endings}): export them as COCO Keypoints 1.0, or as JSON")
+
+
+def _packed(names: Collection[str], suffixes: Sequence[str]) -> list[str]:
+    return [name for name in names if _ends_with(name, suffixes)]
+
+
+def _ends_with(name: str, suffixes: Sequence[str]) -> bool:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return not hidden and name.lower().endswith(tuple(suffix.lower() for suffix in suffixes))
@@ -160,14 +191,17 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     return content
 
 
-def _parsed(name: str, content: bytes) -> LabelFile:
-    """Parse what tools write: UTF-8 with or without a byte-order mark, UTF-16, and numbers that JSON does not have.
+def decoded(content: bytes) -> str:
+    """Text as tools write it: UTF-8 with or without a byte-order mark, UTF-16 or UTF-32.
 
-    A letter that is not UTF-8 becomes a replacement character: ids and numbers are ASCII, and a name is for people.
+    A letter that cannot be read becomes a replacement character: ids and numbers are ASCII, and a name is for people.
     """
+    return content.decode(json.detect_encoding(content), errors="replace")
+
+
+def _parsed(name: str, content: bytes) -> LabelFile:
+    """Parse JSON, also with numbers that JSON does not have."""
     try:
-        encoding = json.detect_encoding(content)
-        text = content.decode(encoding, errors="replace" if encoding.startswith("utf-8") else "strict")
-        return LabelFile(name, content, json.loads(text))
+        return LabelFile(name, content, json.loads(decoded(content)))
     except (ValueError, RecursionError) as error:
         return LabelFile(name, content, None, f"it is not readable as JSON: {error}")

@@ -27,9 +27,9 @@ from alpose.runtime.queue.record import is_hex
 from alpose.runtime.skeleton import Skeleton
 
 from ..labels import HIDDEN, OCCLUDED, VISIBLE, Answer, Answers, FindId, Handout, Pose, Task
-from .files import SUFFIXES, LabelFile
+from .files import README, SUFFIXES, LabelFile
 
-TASKS, CONFIG, README, IMAGES = "tasks.json", "interface.xml", "README.txt", "images"
+TASKS, CONFIG, IMAGES = "tasks.json", "interface.xml", "images"
 KEYPOINTS, BOX, HIDING, IMAGE = "joint", "person", "hidden", "image"
 """Names of the controls in the interface."""
 CATEGORY = "person"
@@ -68,11 +68,16 @@ class LabelStudio:
         """A list of tasks."""
         return isinstance(file.value, list) and any(isinstance(task, dict) and "data" in task for task in file.value)
 
+    def beside(self, file: LabelFile) -> bool:
+        """The tasks as they were handed out: every export of Label Studio has a list of annotations for each."""
+        return self.detect(file) and not any("annotations" in one or "completions" in one for one in _dicts(file.value))
+
     def read(self, file: LabelFile, find_id: FindId) -> Answers:
         """One answer a task that somebody submitted; the latest where there are several."""
         answers: dict[str, Answer] = {}
         problems: list[str] = []
         ids = set()
+        unsubmitted = sum(not (one.get("annotations") or one.get("completions")) for one in _dicts(file.value))
         for place, task in enumerate(file.value):
             where = f"{file.name}: task {place}"
             id_ = _id(task, find_id)
@@ -86,7 +91,8 @@ class LabelStudio:
             if id_ in answers:
                 problems.append(f"{where}: {id_} is answered twice; the first answer is kept")
             answers.setdefault(id_, answer)
-        return Answers(answers=tuple(answers.values()), problems=tuple(problems), ids=frozenset(ids),
+        notes = (f"{file.name}: {unsubmitted} tasks that nobody has submitted",) if unsubmitted else ()
+        return Answers(answers=tuple(answers.values()), problems=tuple(problems), notes=notes, ids=frozenset(ids),
                        resolution_px=RESOLUTION_PX)  # fmt: skip
 
 
@@ -205,6 +211,10 @@ def _result(task: Task, skeleton: Skeleton) -> list[dict[str, Any]]:
 
 
 # --- Back
+
+
+def _dicts(tasks: list[Any]) -> list[dict[str, Any]]:
+    return [task for task in tasks if isinstance(task, dict) and "data" in task]
 
 
 def _id(task: Any, find_id: FindId) -> str | None:

@@ -16,7 +16,7 @@ from alpose.runtime.io import write_atomically
 from alpose.trainer.data.yolo import BOX, description, label_line, parse_labels
 
 from ..labels import Answer, Answers, FindId, Handout, Pose, id_in
-from .files import LabelFile
+from .files import README, TEXT, UNCHANGED, LabelFile
 
 LABELS = "labels"
 RESOLUTION_PX = 0.01
@@ -32,7 +32,7 @@ class YoloPose:
     several_people = True
 
     def write(self, handout: Handout, folder: Path) -> None:
-        """``data.yaml`` and ``labels/``."""
+        """``data.yaml`` and ``labels/``, and what to do with them."""
         for task in handout.tasks:
             lines = [
                 label_line(person.keypoints_J2, person.visibility_J, person.box_4, (task.width, task.height))
@@ -42,20 +42,21 @@ class YoloPose:
             write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
         parts = {"train": "images", "val": "images"}
         write_atomically(folder / "data.yaml", description(handout.skeleton, parts).encode())
+        (folder / README).write_text(readme(len(handout.tasks)), encoding="utf-8")
 
     def detect(self, file: LabelFile) -> bool:
         """A text whose lines begin with a class and a box; an empty one that carries the id of a record."""
-        if not file.name.lower().endswith(".txt"):
+        if not file.name.lower().endswith(TEXT):
             return False
-        lines = [line.split() for line in file.content.decode(errors="replace").splitlines() if line.strip()]
+        lines = [line.split() for line in file.text.splitlines() if line.strip()]
         if not lines:
             return id_in(file.name) is not None
-        return any(len(words) >= BOX and words[0].isdecimal() and all(map(_is_number, words)) for words in lines)
+        return any(len(words) >= BOX and all(map(_is_number, words)) for words in lines)
 
     def read(self, file: LabelFile, find_id: FindId) -> Answers:
         """One answer, with every person in the file."""
         id_ = find_id(file.name)
-        found, problems = parse_labels(file.content, file.name)
+        found, problems = parse_labels(file.text, file.name)
         if id_ is None:
             problems.append(f"{file.name}: its name carries no id of a record")
         elif not found and not problems:
@@ -76,6 +77,23 @@ class YoloPose:
         )  # fmt: skip
         return Answers(answers=answers, problems=tuple(problems), notes=notes, resolution_px=RESOLUTION_PX,
                        ids=frozenset() if id_ is None else frozenset((id_,)))  # fmt: skip
+
+
+def readme(count: int) -> str:
+    """What to do with the folder."""
+    return f"""{count} pictures in YOLO-pose form, the most wanted first: the order of the file names is the order of work.
+
+1. Open the folder, or a ZIP archive of it, in a tool that reads and writes YOLO-pose. It may rename the pictures, as long
+   as the long number stays in each name: that is the id of the record. Keep the order of the joints, which data.yaml names.
+
+2. Correct the poses. Each line of labels/ is a person: class, box, and x, y, v of each joint in shares of the picture's
+   sides; v is 2 visible, 1 hidden, 0 not known. If nobody is there, leave the line with 0 0 0 for every joint.
+
+3. Export as YOLO-pose, and give labels/, or an archive of it, to
+
+   alpose-harvest import labels/ --into dataset/
+
+{UNCHANGED}"""
 
 
 def _is_number(word: str) -> bool:

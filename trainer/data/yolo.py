@@ -61,18 +61,19 @@ class LabelledPerson:
 
 
 def parse_labels(
-    content: bytes, where: str, values: int = 3, joints: int | None = None
+    content: bytes | str, where: str, values: int = 3, joints: int | None = None
 ) -> tuple[list[LabelledPerson], list[str]]:
     """Read a label file: its people, and what is wrong with each line that cannot be used.
 
     Args:
-        content: of the file, with line ends of any system.
+        content: of the file, with line ends of any system; bytes are read as UTF-8.
         where: its name, for the problems.
         values: of a joint: 3, x y v, or 2, x y.
         joints: how many each line must have; None takes as many as there are.
     """
     people, problems = [], []
-    for number, line in enumerate(content.decode(errors="replace").lstrip("\ufeff").splitlines(), start=1):
+    text = content.decode(errors="replace") if isinstance(content, bytes) else content
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
         if not line.strip():
             continue
         try:
