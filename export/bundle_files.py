@@ -29,7 +29,7 @@ from alpose.runtime.bundle.manifest import (
     Manifest,
     check_golden,
 )
-from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
+from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import json_bytes, write_folder_atomically
 from alpose.runtime.types import CONFIDENCE
 
@@ -104,8 +104,7 @@ def check_place(folder: Path, replace: bool) -> None:
     """Refuse a place where a bundle cannot be written, before anything is computed for it."""
     if folder.suffix != ".alpose" or folder.name == ".alpose":
         raise ConfigError(f"{folder}: the name of a bundle ends with .alpose, as in {folder.name or 'driver'}.alpose")
-    if not folder.parent.is_dir():
-        raise DataNotFoundError(f"{folder.parent} does not exist: make the folder that shall hold the bundle first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if not folder.exists() and not folder.is_symlink():
         return
     if not replace:

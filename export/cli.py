@@ -51,7 +51,7 @@ def main() -> None:
         log.addHandler(handler)
 
 
-_BUNDLE = click.argument("bundle", type=click.Path(path_type=Path, file_okay=False))
+_BUNDLE = click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
 _PUBLIC_KEY = click.option("--public-key", type=click.Path(path_type=Path, exists=True, dir_okay=False),
                            help="Refuse a bundle that this key did not sign.")  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, TextIO
 
 import click
 
-from .errors import AlposeError, MissingExtraError
+from .errors import AlposeError, ConfigError, DataNotFoundError, MissingExtraError
 
 # --- what is printed
 
@@ -36,6 +37,10 @@ def finite(value: Any) -> Any:
 # --- errors
 
 
+WRONG_USAGE = (ConfigError, DataNotFoundError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""Errors of what was typed: a value that cannot be, a file that is not there or is a folder, or the other way round."""
+
+
 class OneLineErrors(click.Group):
     """A group of commands whose expected errors are one line and an exit status, without a traceback."""
 
@@ -47,15 +52,16 @@ class OneLineErrors(click.Group):
     """What is said after Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Exit status 1 for an error of alpose, of a file or of a missing extra, 130 for Ctrl-C."""
+        """Exit status 2 for what was typed and cannot be carried out, 1 for every other error, 130 for Ctrl-C."""
         try:
             return super().invoke(ctx)
         except AlposeError as error:
-            raise click.ClickException(str(error)) from error
+            raise _one_line(str(error), error) from error
         except OSError as error:
-            if error.filename is None or error.strerror is None:  # a pipe that was closed is click's own
+            if error.errno == errno.EPIPE:  # click's own
                 raise
-            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+            where = f"{error.filename}: " if error.filename is not None else ""
+            raise _one_line(f"{where}{error.strerror or error}", error) from error
         except ModuleNotFoundError as error:
             extra = self.packages.get((error.name or "").partition(".")[0])
             if extra is None:
@@ -64,6 +70,17 @@ class OneLineErrors(click.Group):
         except KeyboardInterrupt:
             click.echo(f"\n{self.interrupted}", err=True)
             ctx.exit(130)
+
+
+class _WrongUsageError(click.ClickException):
+    """An error in one line, without the lines on usage that click prints for options it refuses itself."""
+
+    exit_code = click.UsageError.exit_code
+
+
+def _one_line(words: str, error: Exception) -> click.ClickException:
+    """What click prints in one line, with the exit status of docs/command-line.md."""
+    return (_WrongUsageError if isinstance(error, WRONG_USAGE) else click.ClickException)(words)
 
 
 # --- values of options; each function is the type of an option

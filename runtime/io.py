@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import glob
 import json
 import math
@@ -49,17 +50,69 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield the name of a temporary file in the same folder; it becomes ``path`` when the block ends without an error.
 
     The content is flushed to the disk before the rename and the folder after it. Two writers of one path never write
-    into one temporary file, because each has a name of its own.
+    into one temporary file, because each has a name of its own. Folders that are missing on the way are made.
+
+    An error of the disk, such as a full one, is an :class:`OSError` that names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
+    with _naming(path, temporary):
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that must not exist yet, with its permissions: its name stands for all of it, or is not there.
+
+    Raises :class:`FileExistsError` where something is there, which stays as it is, and errors as :func:`replacing`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    with _naming(path, temporary):
+        try:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, path)  # unlike a rename it takes no other file's place
+            except OSError:
+                if path.exists():
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+                os.rename(temporary, path)  # a file system without links
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+def require_writable(path: Path, count: int = 1 << 16) -> None:
+    """Raise the :class:`OSError`, naming ``path``, that writing so many bytes there would; for what tells no errors itself.
+
+    Folders that are missing on the way are made; nothing else is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    with _naming(path, temporary):
+        try:
+            temporary.write_bytes(bytes(count))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Say ``path`` in an error of the disk that says no file, as of a full one, or one that nobody has heard of."""
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+        yield
+    except OSError as error:
+        if error.errno is None or not str(error.filename or temporary).startswith(str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def bring_file(source: Path, target: Path, *, link: bool = False) -> None:
@@ -82,15 +135,17 @@ def write_folder_atomically(folder: Path, files: Mapping[str, bytes], *, replace
 
     Raises:
         ConfigError: something is there that may not be replaced, or appeared meanwhile.
+        OSError: of the disk, as :func:`replacing`.
     """
     remove_abandoned(folder.parent, folder.name)
     temporary, former = temporary_name(folder), temporary_name(folder, "old")
     try:
-        temporary.mkdir()
-        for name, content in files.items():
-            (temporary / name).write_bytes(content)
-            sync(temporary / name)
-        sync(temporary)
+        with _naming(folder, temporary):
+            temporary.mkdir(parents=True)
+            for name, content in files.items():
+                (temporary / name).write_bytes(content)
+                sync(temporary / name)
+            sync(temporary)
         if replace and folder.exists():
             os.rename(folder, former)
         try:

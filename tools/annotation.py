@@ -149,7 +149,8 @@ def advice(missing: Mapping[str, Sequence[str]], inbox: str, batch: str) -> list
         KEYPOINTS_ONLY: "nothing can be done: their device stores no pictures (store=keypoints)",
         DELETED: "nothing can be done",
         SEALED: f"open them: alpose-harvest unseal {inbox}",
-        DAMAGED: "their files are not what the device sent: restore the inbox, or pull into another folder",
+        DAMAGED: f"their files are not what the device sent: alpose-harvest pull SOURCE --into {inbox} fetches them again "
+        "while their device has them; otherwise restore the inbox",
         ELSEWHERE: f"fetch them: alpose-harvest pull SOURCE --into {inbox} --images {batch}",
     }
     return [f"{len(ids)} of the batch are left out, {why}; {do[why]}" for why, ids in missing.items()]

@@ -150,7 +150,7 @@ def mcap(inbox: Path, name: str | None, out: Path | None, as_json: bool) -> None
     alpose-harvest mcap inbox/ --out flagged.mcap
     """
     from alpose.runtime.command_line import size
-    from alpose.runtime.errors import DataNotFoundError
+    from alpose.runtime.errors import DataError
 
     from .inbox import Inbox
     from .mcap import write_mcap
@@ -165,7 +165,7 @@ def mcap(inbox: Path, name: str | None, out: Path | None, as_json: bool) -> None
         else:
             ids = [choice.id for choice in opened.batch(name).choices]
         if not ids:
-            raise DataNotFoundError(f"{inbox} has no record: alpose-harvest pull SOURCE --into {inbox}")
+            raise DataError(f"{inbox} has no record: alpose-harvest pull SOURCE --into {inbox}")
         done = write_mcap(opened, ids, path)
     if as_json:
         click.echo(json.dumps({"path": str(path), **asdict(done)}, indent=2))
@@ -232,7 +232,7 @@ def export(
     alpose-harvest export inbox/ --to cvat
     alpose-harvest export inbox/ --to label-studio --batch week-1 --out work/week-1
     """
-    from alpose.runtime.errors import DataNotFoundError
+    from alpose.runtime.errors import DataError
 
     from .annotation import advice, write_batch
     from .inbox import Inbox
@@ -240,7 +240,7 @@ def export(
 
     with Inbox(inbox) as opened:
         if batch is None and not opened.batches():
-            raise DataNotFoundError(f"{inbox} has no batch: alpose-harvest select {inbox} --budget 500")
+            raise DataError(f"{inbox} has no batch: alpose-harvest select {inbox} --budget 500")
         chosen = opened.batches()[-1] if batch is None else opened.batch(batch)
         folder = out or Path(f"{chosen.name}-{to}")
         done = write_batch(opened, chosen, to, folder, image_url=image_url, link=link)
@@ -250,7 +250,7 @@ def export(
     for line in advice(done.missing, str(inbox), chosen.name):
         problem(line)
     if not done.people:
-        raise DataNotFoundError(f"no frame of batch {chosen.name} can be annotated yet: nothing was written")
+        raise DataError(f"no frame of batch {chosen.name} can be annotated yet: nothing was written")
     if not as_json:
         say(_written_text(to, chosen.name, done, inbox))
 
@@ -320,7 +320,7 @@ def import_(
     Exit status: 0 well done, also where single poses could not be used; 1 nothing was put into the dataset, or an error; 2
     wrong usage; 3 one of several files could not be read.
     """
-    from alpose.runtime.errors import DataError, DataNotFoundError
+    from alpose.runtime.errors import DataError
 
     from .importing import import_labels
     from .inbox import Inbox
@@ -334,9 +334,7 @@ def import_(
     else:
         say(_imported_text(done, into))
     if done.merged is None and done.unknown:
-        raise DataNotFoundError(
-            f"none of these frames is in {inbox}: is that the inbox that the batch was chosen from?"
-        )
+        raise DataError(f"none of these frames is in {inbox}: is that the inbox that the batch was chosen from?")
     if done.merged is None:
         why = [
             *([f"{plural(len(done.unopened), 'pose')} not looked at"] if done.unopened else []),

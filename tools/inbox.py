@@ -174,6 +174,10 @@ class Inbox:
         """Ids of a source that are still to be ``fetched``, ``acknowledged`` or ``deleted``; oldest first."""
         return self._ids(f"source = ? AND {WAITING[what]} ORDER BY row", source)
 
+    def held(self, source: int) -> list[str]:
+        """Ids of a source whose pictures were brought, and that its device may have still; oldest first."""
+        return self._ids("source = ? AND fetched = 1 AND pictures > 0 AND deleted = 0 ORDER BY row", source)
+
     def asked(self, source: int) -> list[str]:
         """Ids that the device was asked to delete."""
         return self._ids("source = ? AND asked = 1", source)
@@ -324,13 +328,18 @@ class Inbox:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):  # the disk is full, or somebody else writes for long
+                raise DataError(
+                    f"{self.folder / DATABASE} cannot be written: {error}; what it held stays as it was"
+                ) from error
             raise
-        self._db.execute("COMMIT")
 
     def _row(self, id_: str, columns: str) -> Any:
         row = self._db.execute(f"SELECT {columns} FROM record WHERE id = ?", (id_,)).fetchone()

@@ -80,7 +80,9 @@ def open_database(path: Path) -> sqlite3.Connection:
             db.execute(statement)
     except sqlite3.DatabaseError as error:
         db.close()
-        raise DataError(f"{path} cannot be opened: {error}. Restore it, or pull into another folder") from error
+        unwilling = isinstance(error, sqlite3.OperationalError)  # the disk is full or read-only, or it is locked
+        advice = "Mend that, and try again" if unwilling else "Restore it, or pull into another folder"
+        raise DataError(f"{path} cannot be opened: {error}. {advice}") from error
     except BaseException:
         db.close()
         raise

@@ -1,7 +1,8 @@
 """Download records: manifests first, then the pictures that are wanted, then tell the device that they are here.
 
-Every step can be interrupted and is finished by doing it again. A frame is deleted on its device only after its pictures
-have been read again from the inbox's own files and compared with their hashes.
+Every step can be interrupted and is finished by doing it again. Pictures that were here and are damaged or gone are fetched
+again while their device has them. A frame is deleted there only after its pictures have been read again from the inbox's own
+files and compared with their hashes.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Pulled(_Counts):
     """What one source gave."""
 
     fetched: int = 0
+    again: int = 0
+    """Fetched before, and damaged or gone in the inbox since: ``fetched`` counts those that came anew."""
     gone: int = 0
     """Not on the device any more, and their pictures are not here: evicted meanwhile."""
     damaged: int = 0
@@ -81,7 +84,8 @@ class Pulled(_Counts):
         counts = [f"{self.fetched:,} fetched", f"{self.acknowledged:,} acknowledged", f"{self.deleted:,} deleted"]
         waiting = self.asked_to_delete - self.deleted
         counts += [f"{waiting:,} asked to delete"] if waiting > 0 else []
-        counts += [f"{count:,} {what}" for count, what in ((self.damaged, "damaged"), (self.gone, "gone")) if count]
+        others = ((self.again, "damaged or gone in the inbox"), (self.damaged, "damaged"), (self.gone, "gone"))
+        counts += [f"{count:,} {what}" for count, what in others if count]
         return self._line(counts, self.moved_bytes, self.problem)
 
 
@@ -131,10 +135,12 @@ def pull(
     done = Pulled(source.url)
     number = inbox.source(source.url, datetime.now(timezone.utc).isoformat(timespec="seconds"))
     try:
-        _again(lambda: _manifests(inbox, source, number, done, report), done)
+        there: set[str] = set()
+        _again(lambda: _manifests(inbox, source, number, there, done, report), done)
+        _check(inbox, number, there, images, done, report)
         _again(lambda: _pictures(inbox, source, number, images, done, report), done)
         if acknowledge or delete:
-            _answer(inbox, source, number, delete, done, report)
+            _answer(inbox, source, number, there, delete, done, report)
     except (AlposeError, OSError) as error:
         done.problem = _words(error)
         # What is no queue will not be one the next time.
@@ -159,7 +165,8 @@ def _again(step: Callable[[], None], done: Pulled) -> None:
             return
 
 
-def _manifests(inbox: Inbox, source: Source, number: int, done: Pulled, report: Report) -> None:
+def _manifests(inbox: Inbox, source: Source, number: int, there: set[str], done: Pulled, report: Report) -> None:
+    """Bring the manifests; ``there`` becomes the ids that the device has now."""
     with open_reader(source) as reader:
         try:
             done.how = reader.how
@@ -167,8 +174,10 @@ def _manifests(inbox: Inbox, source: Source, number: int, done: Pulled, report: 
             inbox.add_bundles(reader.bundles())
             inbox.set_tallies(reader.queue(), reader.tallies())
             inbox.set_counters(number, reader.counters())
-            asked, there = set(inbox.asked(number)), reader.ids()
+            asked, now = set(inbox.asked(number)), reader.ids()
             reader.require_unchanged()
+            there.clear()
+            there.update(now)
         finally:
             done.moved_bytes += reader.moved.bytes
     done.new, done.known, done.refused = done.new + added.new, added.known, added.refused
@@ -178,6 +187,18 @@ def _manifests(inbox: Inbox, source: Source, number: int, done: Pulled, report: 
     # Asked for, and still there: the answer may have been lost on its way, so it may be given again.
     inbox.unask(asked & there)
     report("manifests", added.new + added.known, added.new + added.known)
+
+
+def _check(
+    inbox: Inbox, number: int, there: Collection[str], images: Collection[str] | None, done: Pulled, report: Report
+) -> None:
+    """Read the pictures again that the device still has, of those that are to be here: what is not whole is fetched anew."""
+    held = [id_ for id_ in inbox.held(number) if id_ in there and (images is None or id_ in images)]
+    for place, id_ in enumerate(held, start=1):
+        if not inbox.is_whole(id_):
+            inbox.lost(id_)
+            done.again += 1
+        report("checked", place, len(held))
 
 
 def _pictures(
@@ -214,7 +235,9 @@ def _pictures(
             done.moved_bytes += reader.moved.bytes
 
 
-def _answer(inbox: Inbox, source: Source, number: int, delete: bool, done: Pulled, report: Report) -> None:
+def _answer(
+    inbox: Inbox, source: Source, number: int, there: Collection[str], delete: bool, done: Pulled, report: Report
+) -> None:
     """Acknowledge what is here whole, read again from our own files."""
     ids = inbox.waiting(number, "deleted" if delete else "acknowledged")
     whole: dict[str, str] = {}
@@ -223,7 +246,12 @@ def _answer(inbox: Inbox, source: Source, number: int, delete: bool, done: Pulle
             whole[id_] = inbox.sha256(id_)
         else:
             inbox.lost(id_)
-            done.notes.append(f"{id_}: its pictures are not here whole any more: it is fetched again")
+            then = (
+                "the device is not told, and a pull without --images none fetches them again"
+                if id_ in there
+                else "and the device has them no more: restore the inbox from a backup"
+            )
+            done.notes.append(f"{id_}: its pictures in {inbox.folder} are damaged or gone: {then}")
         report("verified", place, len(ids))
     if not whole:
         return
@@ -325,12 +353,13 @@ def _plan_record(
             return
     else:
         planned.new += 1
-    wanted = bool(pictures) and not (here and here.fetched) and (images is None or raw.id in images)
+    held = bool(here and here.fetched and inbox and inbox.is_whole(raw.id))
+    wanted = bool(pictures) and not held and (images is None or raw.id in images)
     if wanted:
         planned.would_fetch += 1
         planned.would_fetch_bytes += sum(picture.size for picture in pictures if picture.sha256 not in seen)
         seen.update(picture.sha256 for picture in pictures)
-    if wanted or not pictures or (here and here.fetched):
+    if wanted or not pictures or held:
         planned.would_acknowledge += not (here and here.acknowledged)
         planned.would_delete += 1
 

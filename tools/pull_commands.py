@@ -81,6 +81,7 @@ def pull(
     exists = (folder / DATABASE).exists()
     if not exists and images not in ("all", "none"):
         raise DataNotFoundError(f"{folder} has no batch {images!r}: pull --images none, and select first")
+    dry_run = dry_run or not found  # where no device answers, no inbox is begun
     done: list[Pulled | Planned] = []
     result: dict[str, Any] = {"sources": []}
     with ExitStack() as opened:
@@ -106,7 +107,7 @@ def pull(
 
 
 def _found(sources: tuple[str, ...]) -> tuple[list[Source], list[str]]:
-    """Queues, and what could not be reached: unreachable devices are skipped and listed. None at all is an error."""
+    """Queues, and what could not be reached: unreachable devices are skipped and listed."""
     from alpose.runtime.errors import DataError, DataNotFoundError
 
     from .sources import find
@@ -117,11 +118,7 @@ def _found(sources: tuple[str, ...]) -> tuple[list[Source], list[str]]:
         try:
             found.update((one.url, one) for one in find((source,)))
         except (DataError, DataNotFoundError) as error:
-            if len(sources) == 1:
-                raise
             unreachable.append(str(error))
-    if not found:
-        raise DataNotFoundError("; ".join(unreachable))
     return list(found.values()), unreachable
 
 

@@ -206,7 +206,7 @@ def read_people(run: Path, info: RunInfo, seed: int) -> tuple[tuple[People, ...]
     stage = info.first_stage
     methods = [method for method in info.methods if (method, seed, stage) in info.rows]
     if not methods:
-        raise DataNotFoundError(f"{run}: seed {seed} has finished no selection of stage {stage} yet")
+        raise DataError(f"{run}: seed {seed} has finished no selection of stage {stage} yet")
     stored = {method: Scores.load(stage_folder(run, seed, method, stage) / "scores.npz") for method in methods}
     pool_true_N = next(iter(stored.values())).true_loss_N
     pool_heads: dict[HeadName, Floats] = {

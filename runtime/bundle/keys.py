@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataNotFoundError, MissingExtraError, SignatureError
-from ..io import temporary_name
+from ..io import write_new
 
 MAX_BYTES = 4096
 """Larger files are neither keys nor signatures."""
@@ -79,7 +79,7 @@ def generate_key(path: Path, kind: KeyKind = SIGNING) -> str:
 
     Raises:
         ConfigError: one of the files exists; then nothing is written.
-        DataNotFoundError: the folder does not exist.
+        OSError: the disk is full, or cannot be written to; then neither file is there.
         MissingExtraError: pynacl is not installed.
     """
     key = kind.generate()
@@ -88,10 +88,12 @@ def generate_key(path: Path, kind: KeyKind = SIGNING) -> str:
     for part in (path, public_path):
         if part.exists():
             raise ConfigError(f"{part} exists: a key is never written over. Give another name, or move it away")
-    if not path.parent.is_dir():
-        raise DataNotFoundError(f"{path.parent} does not exist: make the folder of the key first")
-    write_new(path, f"{kind.word}{bytes(key).hex()}{digits}\n".encode(), 0o600)
     write_new(public_path, f"{kind.word}{digits}\n".encode(), 0o644)
+    try:
+        write_new(path, f"{kind.word}{bytes(key).hex()}{digits}\n".encode(), 0o600)
+    except BaseException:
+        public_path.unlink()
+        raise
     return f"{kind.word}{digits}"
 
 
@@ -115,15 +117,6 @@ def public_key_of(source: str | Path, kind: KeyKind = SIGNING) -> str:
 def short(key: str) -> str:
     """Enough of a key to compare by eye."""
     return f"{key[:8]}…{key[-8:]}"
-
-
-def write_new(path: Path, content: bytes, mode: int) -> None:
-    """Write and sync a file that must not exist yet."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def require_private(path: Path) -> None:
@@ -347,11 +340,8 @@ def _device_key(*, make: bool) -> bytes:
     path = device_key_path()
     if make and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        whole = temporary_name(path)
-        write_new(whole, f"{secrets.token_hex(32)}\n".encode(), 0o600)
         with contextlib.suppress(FileExistsError):  # another process was here first
-            os.link(whole, path)  # unlike a rename it takes no other key's place
-        whole.unlink()
+            write_new(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
     if not path.exists():
         return b""
     text = _read_text(path)

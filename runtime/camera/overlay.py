@@ -7,6 +7,7 @@ Shapes: H W output, h w a part of it, J joints.
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .. import drawing
 from ..drawing import Colour, Image
 from ..errors import ConfigError, DataError
 from ..frames import FrameFormat, accept
+from ..io import require_writable
 from ..skeleton import Skeleton
 from ..types import Verdict
 from .capture import import_cv2
@@ -49,6 +51,8 @@ players know and browsers do not; .webm plays in browsers."""
 
 WIDTHS_PX = (640, 1280)
 """An annotated video is at least and at most so wide: letters must be readable, and encoding keep up."""
+LEAST_FREE_BYTES = 1 << 16
+"""A disk with less room at a video's end has swallowed a part of it without a word of OpenCV."""
 LONGEST_GAP_S = 5.0
 """Where a source was silent longer, the video goes on after this much of standstill."""
 SLOW_FPS = 5.0
@@ -65,7 +69,8 @@ class AnnotatedVideo:
     """Writes frames with pose, box, probability and flags to a file, at the speed of the source's clock.
 
     Raises:
-        ConfigError: this OpenCV cannot write such a file, or there is no such folder.
+        ConfigError: this OpenCV cannot write such a file.
+        OSError: the disk is full, or cannot be written to.
     """
 
     def __init__(
@@ -75,8 +80,7 @@ class AnnotatedVideo:
         self._cv2: Any = import_cv2("writing an annotated video")
         if path.suffix.lower() not in CODECS:
             raise ConfigError(f"{path}: a video's name ends in one of {', '.join(CODECS)}")
-        if not path.absolute().parent.is_dir():
-            raise ConfigError(f"{path.absolute().parent} does not exist: make the folder first")
+        require_writable(path)  # OpenCV does not tell
         self.path = path
         self.written = 0
         self._clocked = fps is None or fps >= SLOW_FPS
@@ -115,7 +119,7 @@ class AnnotatedVideo:
             self.written += 1
 
     def close(self) -> None:
-        """Finish the file and read it back; :class:`DataError` where it does not decode."""
+        """Finish the file and read it back; :class:`DataError` where the disk was full or it does not decode."""
         if self._writer is None:
             return
         self._writer.release()
@@ -123,6 +127,12 @@ class AnnotatedVideo:
         again = self._cv2.VideoCapture(str(self.path))
         decoded = again.read()[0]
         again.release()
+        full = shutil.disk_usage(self.path.absolute().parent).free < LEAST_FREE_BYTES
+        if not decoded:
+            self.path.unlink(missing_ok=True)
+        if full:
+            became = "its end is missing" if decoded else "nothing of it could be played, and it was removed"
+            raise DataError(f"{self.path}: the disk is full, {became}. Make room, or write the video elsewhere")
         if not decoded:
             raise DataError(f"{self.path} was written and does not decode again: try another ending, such as .avi")
 
@@ -137,6 +147,7 @@ class AnnotatedVideo:
                 self._writer = writer
                 return
             writer.release()
+        require_writable(self.path)
         raise ConfigError(f"this OpenCV cannot write {self.path}: try another ending of {', '.join(CODECS)}")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from .. import drawing
 from ..command_line import duration, print_json, size, table
 from ..errors import ConfigError, DataError, DataNotFoundError
+from ..io import write_atomically
 
 if TYPE_CHECKING:
     from ..queue import Picture, Queue, Record
@@ -220,8 +221,10 @@ def purge(
 @JSON
 def acknowledge(queue: Path, ids: tuple[str, ...], as_json: bool) -> None:
     """Mark records as harvested: they may then be deleted, and go first when room is needed."""
+    with reading(queue) as opened:  # what is no queue does not become one
+        chosen = [the_record(opened, each).id for each in ids]
     with writing(queue) as opened:
-        count = opened.acknowledge([the_record(opened, each).id for each in ids])
+        count = opened.acknowledge(chosen)
     _say(as_json, f"{queue}: {count} records acknowledged", queue, acknowledged=count)
 
 
@@ -287,7 +290,9 @@ def the_record(opened: Queue, beginning: str) -> Record:
     if not found:
         raise DataNotFoundError(f"{opened.path} has no record {beginning}; alpose-monitor queue ls lists all")
     if len(found) > 1:
-        raise DataError(f"several records begin with {beginning}, as {found[0].id} and {found[1].id}: give more digits")
+        raise ConfigError(
+            f"several records begin with {beginning}, as {found[0].id} and {found[1].id}: give more digits"
+        )
     return found[0]
 
 
@@ -295,7 +300,7 @@ def most_valuable(opened: Queue) -> Record:
     """What a harvest would take first."""
     found = opened.peek(1, order="value", state=None)
     if not found:
-        raise DataNotFoundError(f"{opened.path} is empty")
+        raise DataError(f"{opened.path} holds no record: nothing was kept yet, or all was removed")
     return found[0]
 
 
@@ -414,9 +419,10 @@ def save_picture(
     """Write one picture of a record; as its bytes stand in the queue where nothing has to change.
 
     Raises:
-        ConfigError: the name does not end like a picture's.
+        ConfigError: the name does not end like a picture's, or the picture is sealed and no key was given.
         DataNotFoundError: the record has no such picture.
-        DataError: it is sealed and no key was given, or damaged.
+        DataError: it is damaged.
+        OSError: the disk is full, or cannot be written to.
     """
     from ..queue.images import JPEG, PNG, decode, encode
 
@@ -431,7 +437,7 @@ def save_picture(
     data = picture.data
     if picture.sealed:
         if key is None:
-            raise DataError(f"record {record.id} is sealed: give the private key of the fleet with --key")
+            raise ConfigError(f"record {record.id} is sealed: give the private key of the fleet with --key")
         from ..bundle.keys import opener
 
         data = opener(key)(data)
@@ -443,4 +449,4 @@ def save_picture(
         if encoded.media_type != media_type:
             raise DataError(f"{path}: nothing here encodes JPEG; save it as .png, or pip install simplejpeg")
         data = encoded.data
-    path.write_bytes(data)
+    write_atomically(path, data)

@@ -19,6 +19,7 @@ from ..errors import ConfigError, DataError
 from ..redaction import REDACTIONS
 
 if TYPE_CHECKING:
+    from ..camera.overlay import AnnotatedVideo
     from ..camera.sources import SourceCounts
     from ..stats import Stats
     from ..triggers import Trigger
@@ -119,8 +120,9 @@ def run(
     alpose-monitor run driver.alpose --source 0 --roi 200,40,520,460 --queue flagged.db --budget 20/hour
     alpose-monitor run driver.alpose --source drive.mp4 --track --show out.mp4
 
-    Exit status: 0 the source ended or it was stopped, and everything flagged is on the disk; 1 an error, or
-    there was no frame to see; 2 wrong usage; 3 it ended, and some flagged frames could not be written.
+    Exit status: 0 the source ended or it was stopped, and everything flagged is on the disk; 1 an error,
+    there was no frame to see, or the video of --show is not whole; 2 wrong usage; 3 it ended, and some flagged frames could
+    not be written.
     """
     from ..camera import capture
     from ..camera.loop import stop_signals, watch
@@ -170,10 +172,23 @@ def run(
         live.show("writing what was flagged …")
         flushed = monitor.flush(FLUSH_S)
         stats = monitor.stats()
+        problem = _finish(video)
     _summarise(stats, opened.counts, opened.name, video_path, stop.asked, flushed, as_json)
     if not opened.counts.delivered and not stop.asked:
         raise DataError(f"{opened.name} gave no frame that could be decoded: {opened.counts.broken} could not")
-    sys.exit(0 if flushed else NOT_WRITTEN)
+    if problem:
+        click.echo(f"Error: {problem}", err=True)
+    sys.exit(NOT_WRITTEN if not flushed else 1 if problem else 0)
+
+
+def _finish(video: AnnotatedVideo | None) -> str:
+    """End the video; why it is not whole, or nothing. The summary comes all the same."""
+    try:
+        if video is not None:
+            video.close()
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _policy(budget: float | None, trigger: str | None) -> Trigger | None:

@@ -737,6 +737,10 @@ def _fill(db: sqlite3.Connection, clock: Clock, quarantined: int) -> None:
 
 def _require_ours(db: sqlite3.Connection, path: Path) -> None:
     owner, version = tables.pragma(db, "application_id"), tables.pragma(db, "user_version")
+    if not path.stat().st_size and not owner:
+        raise QueueError(
+            "foreign", f"{path} is an empty file, and not a queue of alpose: it was not copied, or not yet"
+        )
     if owner != tables.APPLICATION_ID:
         raise QueueError(
             "foreign",

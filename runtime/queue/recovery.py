@@ -165,6 +165,7 @@ def recover(path: str | Path, into: str | Path) -> RecoverReport:
         raise DataNotFoundError(f"{path} is not there: give the path of a damaged queue")
     if into.exists():
         raise DataError(f"{into} exists: what is recovered goes into a new file")
+    into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}.") as scratch:
         copy = Path(scratch) / "damaged.db"
         shutil.copyfile(path, copy)

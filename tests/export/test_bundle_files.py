@@ -27,7 +27,7 @@ from alpose.runtime.bundle.golden import Golden, Tolerances
 from alpose.runtime.bundle.keys import generate_key
 from alpose.runtime.bundle.manifest import Manifest, tensors
 from alpose.runtime.crop import CropRule
-from alpose.runtime.errors import BundleError, ConfigError, DataError, DataNotFoundError, SignatureError
+from alpose.runtime.errors import BundleError, ConfigError, DataError, SignatureError
 from alpose.runtime.skeleton import LSP
 from alpose.runtime.types import Outputs
 
@@ -138,8 +138,9 @@ def test_what_is_not_a_bundle_is_never_replaced(tmp_path: Path) -> None:
 def test_places_that_cannot_hold_a_bundle_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ends with \.alpose, as in driver\.alpose"):
         write_bundle(tmp_path / "driver", files(), facts())
-    with pytest.raises(DataNotFoundError, match="make the folder that shall hold the bundle"):
-        write_bundle(tmp_path / "no" / "driver.alpose", files(), facts())
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(NotADirectoryError):
+        write_bundle(tmp_path / "file" / "on the way" / "driver.alpose", files(), facts())
 
 
 def refused(other_facts: dict[str, Any], other_files: dict[str, bytes]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from alpose.runtime.command_line import OneLineErrors
-from alpose.runtime.errors import ConfigError
+from alpose.runtime.errors import ConfigError, QueueError
 
 
 class Group(OneLineErrors):
@@ -23,7 +23,10 @@ def main() -> None: ...
 @click.argument("what")
 def fail(what: str) -> None:
     raise {
-        "ours": ConfigError("threads must be at least 1, got 0"),
+        "option": ConfigError("threads must be at least 1, got 0"),
+        "gone": FileNotFoundError(2, "No such file or directory", "fleet"),
+        "damaged": QueueError("damaged", "the queue is damaged"),
+        "full": OSError(28, "No space left on device"),
         "missing": ModuleNotFoundError("No module named 'tomography.slices'", name="tomography.slices"),
         "bug": ModuleNotFoundError("No module named 'tpyo'", name="tpyo"),
         "stop": KeyboardInterrupt(),
@@ -34,7 +37,10 @@ def fail(what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "status", "said"),
     [
-        ("ours", 1, "Error: threads must be at least 1, got 0\n"),
+        ("option", 2, "Error: threads must be at least 1, got 0\n"),
+        ("gone", 2, "Error: fleet: No such file or directory\n"),
+        ("damaged", 1, "Error: the queue is damaged\n"),
+        ("full", 1, "Error: No space left on device\n"),
         ("missing", 1, "Error: alpose-scan needs tomography.slices, which is not installed. "
                        "Install it with: pip install 'alpose[scan]'\n"),
         ("stop", 130, "\nStopped.\n"),

@@ -96,6 +96,50 @@ def test_only_what_is_here_whole_is_deleted_on_the_device(tmp_path: Path) -> Non
     assert whole(tmp_path / "inbox") == set(ids[:5])
 
 
+@pytest.mark.parametrize("answer", [{}, {"acknowledge": True}, {"delete": True}])
+def test_pictures_that_were_damaged_or_lost_here_are_fetched_again(tmp_path: Path, answer: dict[str, bool]) -> None:
+    ids = fill(tmp_path / "q.db", 6)
+    bring(tmp_path / "inbox", tmp_path / "q.db")
+    with Inbox(tmp_path / "inbox") as inbox:
+        paths = [inbox.image(id_) for id_ in ids[:3]]
+        assert paths[0]
+        assert paths[1]
+        assert paths[2]
+        paths[0].unlink()
+        paths[1].write_bytes(b"rot")
+        paths[2].write_bytes(bytes(paths[2].stat().st_size))  # of the same length
+        planned = plan(inbox, LocalSource(tmp_path / "q.db"), **answer)
+        untouched = pull(inbox, LocalSource(tmp_path / "q.db"), images=())
+    assert (planned.would_fetch, planned.would_acknowledge) == (3, 6 * ("acknowledge" in answer or "delete" in answer))
+    assert (untouched.again, untouched.fetched) == (0, 0), "a pull that wants no pictures reads none"
+    done = bring(tmp_path / "inbox", tmp_path / "q.db", **answer)
+    assert (done.again, done.fetched, done.notes) == (3, 3, [])
+    assert "3 fetched" in done.summary()
+    assert "3 damaged or gone in the inbox" in done.summary()
+    assert done.acknowledged == planned.would_acknowledge
+    assert whole(tmp_path / "inbox") == set(ids)
+    assert bring(tmp_path / "inbox", tmp_path / "q.db").fetched == 0
+
+
+def test_what_is_damaged_here_and_gone_there_is_not_promised(tmp_path: Path) -> None:
+    ids = fill(tmp_path / "q.db", 3)
+    bring(tmp_path / "inbox", tmp_path / "q.db")
+    with Queue(tmp_path / "q.db") as queue:
+        queue.delete(ids[:1], force=True)
+    with Inbox(tmp_path / "inbox") as inbox:
+        for id_ in ids[:2]:
+            path = inbox.image(id_)
+            assert path is not None
+            path.unlink()
+    done = bring(tmp_path / "inbox", tmp_path / "q.db", images=(), acknowledge=True)
+    assert done.acknowledged == 1
+    lost, waiting = sorted(done.notes)
+    assert ids[0] in lost
+    assert "the device has them no more" in lost
+    assert ids[1] in waiting
+    assert "the device is not told" in waiting
+
+
 def test_what_is_acknowledged_stays_on_the_device_as_pulled(tmp_path: Path) -> None:
     fill(tmp_path / "q.db", 3)
     assert bring(tmp_path / "inbox", tmp_path / "q.db", acknowledge=True).acknowledged == 3

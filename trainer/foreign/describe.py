@@ -239,7 +239,7 @@ def _pictures(folder: Path | None, spec: PoseSpec, people: int) -> PoseData:
         boxes.append((-0.5, -0.5, width - 0.5, height - 0.5))
         kept.append(path)
     if not kept:
-        raise DataNotFoundError(f"{folder} has no picture that can be read")
+        raise DataError(f"{folder} has no picture that can be read")
     count, joints = len(kept), len(spec.skeleton)
     nothing_NJ = np.zeros((count, joints), np.bool_)
     return PoseData(

@@ -27,6 +27,8 @@ from alpose.runtime.bundle.keys import (
 )
 from alpose.runtime.errors import BundleError, ConfigError, DataNotFoundError, MissingExtraError, SignatureError
 
+from ...fakes import disk
+
 needs_pynacl = pytest.mark.skipif(importlib.util.find_spec("nacl") is None, reason="pynacl is not installed")
 both_kinds = pytest.mark.parametrize("kind", [SIGNING, SEALING], ids=["signing", "sealing"])
 MANIFEST = b'{"kind": "alpose bundle"}\n'
@@ -87,8 +89,25 @@ def test_a_key_is_never_written_over(kind: KeyKind, tmp_path: Path) -> None:
         generate_key(tmp_path / "other", kind)
     assert (tmp_path / "key").read_text() == before
     assert not (tmp_path / "other").exists()
-    with pytest.raises(DataNotFoundError, match="make the folder of the key first"):
-        generate_key(tmp_path / "no" / "key", kind)
+
+
+@needs_pynacl
+@both_kinds
+@pytest.mark.parametrize("free_bytes", [0, 4096])
+def test_on_a_full_disk_neither_half_of_a_pair_is_left(kind: KeyKind, tmp_path: Path, free_bytes: int) -> None:
+    (tmp_path / "full").mkdir()
+    with disk.mounted(tmp_path / "full", "size=32k"):
+        (tmp_path / "full" / "keys").mkdir()
+        disk.fill(tmp_path / "full", free_bytes=free_bytes)
+        with pytest.raises(OSError, match=r"No space left on device: .*key"):
+            generate_key(tmp_path / "full" / "keys" / "key", kind)
+        assert not list((tmp_path / "full" / "keys").iterdir())
+
+
+@needs_pynacl
+def test_a_folder_that_is_missing_is_made_for_a_key(tmp_path: Path) -> None:
+    generate_key(tmp_path / "some" / "where" / "key")
+    assert stat.S_IMODE((tmp_path / "some" / "where" / "key").stat().st_mode) == 0o600
 
 
 @needs_pynacl

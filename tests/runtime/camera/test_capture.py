@@ -14,6 +14,7 @@ from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
 from alpose.runtime.frames import FrameFormat, accept
 from alpose.runtime.skeleton import LSP
 
+from ...fakes import disk
 from ...fakes.frames import noise
 
 cv2: Any = pytest.importorskip("cv2")
@@ -259,8 +260,26 @@ def test_everybody_is_drawn_with_a_name_and_a_probability_of_their_own() -> None
 def test_a_video_that_cannot_be_written_is_an_error_before_the_first_frame(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ends in one of"):
         AnnotatedVideo(tmp_path / "out.gif", LSP, 10.0)
-    with pytest.raises(ConfigError, match="make the folder first"):
-        AnnotatedVideo(tmp_path / "absent" / "out.mp4", LSP, 10.0)
+    (tmp_path / "disk").mkdir()
+    with disk.mounted(tmp_path / "disk", "size=64k,ro"), pytest.raises(OSError, match=r"Read-only .*out\.mp4"):
+        AnnotatedVideo(tmp_path / "disk" / "out.mp4", LSP, 10.0)
+    with disk.mounted(tmp_path / "disk", "size=64k"):
+        disk.fill(tmp_path / "disk")
+        with pytest.raises(OSError, match=r"No space left .*out\.mp4"):
+            AnnotatedVideo(tmp_path / "disk" / "out.mp4", LSP, 10.0)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.avi"])
+def test_a_video_whose_disk_becomes_full_says_so_at_its_end(tmp_path: Path, name: str) -> None:
+    (tmp_path / "disk").mkdir()
+    with disk.mounted(tmp_path / "disk", "size=400k"):
+        video = AnnotatedVideo(tmp_path / "disk" / "new" / name, LSP, FPS)
+        noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        for number in range(30):
+            video.write(noise, verdict(number), number / FPS, None)
+        with pytest.raises(DataError, match="the disk is full"):
+            video.close()
+        video.close()
 
 
 class RawCapture:

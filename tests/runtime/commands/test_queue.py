@@ -99,13 +99,13 @@ def test_show_without_an_id_takes_the_most_valuable_record(path: Path, tmp_path:
     shown = json.loads(run("queue", "show", path, "--json").output)
     assert shown["failure_probability"] == pytest.approx(0.9)
     Queue(tmp_path / "empty.db").close()
-    assert "is empty" in run("queue", "show", tmp_path / "empty.db").output
+    assert "holds no record" in run("queue", "show", tmp_path / "empty.db").output
 
 
 def test_an_id_that_is_unknown_or_begins_several_is_an_error_in_one_line(path: Path) -> None:
     for beginning, words in (("ffff", "has no record ffff"), ("0", "give more digits")):
         result = run("queue", "show", path, beginning)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert words in result.output
         assert len(result.output.strip().splitlines()) == 1
 
@@ -122,7 +122,7 @@ def test_a_picture_is_saved_as_its_very_bytes_or_in_another_form(path: Path, tmp
         ((tmp_path / "b.png", "--position", "-3"), "position -3"),
     ):
         result = run("queue", "show", path, first, "--save", *options)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert words in result.output
 
 
@@ -152,7 +152,7 @@ def test_a_sealed_picture_needs_its_key(tmp_path: Path) -> None:
         queue.put(record(1, queue), [Picture.of(box, width=64, height=48, captured_ns=1, media_type=PNG, sealed=True)])
     first = listed(path)[0]["id"]
     refused = run("queue", "show", path, first, "--save", tmp_path / "a.png")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "--key" in refused.output
     assert run("queue", "show", path, first, "--save", tmp_path / "a.png", "--key", tmp_path / "fleet").exit_code == 0
     assert (tmp_path / "a.png").read_bytes() == plain.data
@@ -237,7 +237,7 @@ def test_purge_without_a_condition_is_wrong_usage(path: Path) -> None:
 def test_only_what_was_acknowledged_is_deleted_without_force(path: Path) -> None:
     ids = [one["id"] for one in listed(path)]
     refused = run("queue", "delete", path, *ids[:2], "--yes")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "2 of 2 records were not acknowledged" in refused.output
     assert "1 records acknowledged" in run("queue", "acknowledge", path, ids[0]).output
     assert run("queue", "delete", path, ids[0], "--yes").exit_code == 0
@@ -273,7 +273,7 @@ def test_recover_saves_what_is_whole(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [("ls",), ("show", "00"), ("check",), ("purge", "--everything", "--yes")])
 def test_a_queue_that_is_not_there_is_not_made(tmp_path: Path, command: tuple[str, ...]) -> None:
     result = run("queue", command[0], tmp_path / "absent.db", *command[1:])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "does not exist" in result.output
     assert not (tmp_path / "absent.db").exists()
 

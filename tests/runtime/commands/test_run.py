@@ -36,6 +36,7 @@ from alpose.runtime.queue.images import decode
 from alpose.runtime.stats import Meters, QueueState, Stats
 from alpose.runtime.triggers import Policy, Setting
 
+from ...fakes import disk
 from ...fakes import scripted as fakes
 
 HERE = Path(__file__).resolve()
@@ -182,7 +183,7 @@ def test_serve_says_where_the_live_page_is(run: Run, caplog: pytest.LogCaptureFi
         assert run("--serve", "0").exit_code == 0
     assert "live page: http://127.0.0.1:" in caplog.text
     refused = run("--serve", "everywhere")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "'everywhere' is not an address to serve on" in refused.output
 
 
@@ -207,9 +208,9 @@ def test_frames_that_do_not_reach_the_disk_give_the_exit_status_its_own_number(
         (("--roi", "9,9,0,0"), 2, "x1 must be larger"),
         (("--budget", "20/hour", "--trigger", "Threshold(0.5)"), 2, "give one of --budget and --trigger"),
         (("--budget", "many"), 2, "not a rate"),
-        (("--trigger", "Treshold(0.5)"), 1, "did you mean 'Threshold'"),
-        (("--store", "crop"), 1, "give --queue too"),
-        (("--show", "out.gif"), 1, "ends in"),
+        (("--trigger", "Treshold(0.5)"), 2, "did you mean 'Threshold'"),
+        (("--store", "crop"), 2, "give --queue too"),
+        (("--show", "out.gif"), 2, "ends in"),
     ],
 )
 def test_what_cannot_be_meant_is_said_before_the_first_frame(
@@ -227,7 +228,7 @@ def test_the_video_that_is_watched_is_not_overwritten(bundle: Path, tmp_path: Pa
     film.write_bytes(b"a film")
     link.symlink_to(film)
     result = CliRunner().invoke(main, ["run", str(bundle), "--source", str(film), "--show", str(link)])
-    assert (result.exit_code, "would overwrite" in result.output) == (1, True), result.output
+    assert (result.exit_code, "would overwrite" in result.output) == (2, True), result.output
     assert film.read_bytes() == b"a film"
 
 
@@ -237,12 +238,28 @@ def test_errors_are_one_line(bundle: Path, run: Run, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(camera_capture, "open_source", absent)
     result = CliRunner().invoke(main, ["run", str(bundle), "--source", "video.mp4"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output == "Error: video.mp4 is no file, no folder and no camera\n"
     patch(monkeypatch.setattr, lambda number: 0.1, Frames(1, 1.0))
     result = CliRunner().invoke(main, ["run", str(bundle / "absent"), "--source", "video.mp4"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output.count("\n") == 1
+
+
+def test_a_disk_that_becomes_full_under_the_video_ends_with_the_summary_and_a_line(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    (tmp_path / "disk").mkdir()
+    with disk.mounted(tmp_path / "disk", "size=128k"):
+        result = run("--show", tmp_path / "disk" / "out.avi", "--queue", tmp_path / "q.db", "--trigger", "Threshold(0)",
+                     count=60)  # fmt: skip
+        assert (result.exit_code, result.output.count("Error: ")) == (1, 1), result.output
+        assert "the disk is full" in result.output
+        assert "source     video.mp4: 60 frames" in result.output
+        disk.fill(tmp_path / "disk")
+        result = run("--show", tmp_path / "disk" / "more.avi")
+        assert (result.exit_code, "more.avi: No space left on device\n" in result.output) == (1, True), result.output
+    with Queue(tmp_path / "q.db", readonly=True) as queue:
+        assert queue.info().records == 60
 
 
 STOPPED = """
