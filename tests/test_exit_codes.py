@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +69,7 @@ no run, dataset or inbox at all: 2, and so where a file is wanted."""
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "pictures"):
         (tmp_path / name).mkdir()

@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_only_what_is_here_whole_is_deleted_on_the_device(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("answer", [{}, {"acknowledge": True}, {"delete": True}])
-def test_pictures_that_were_damaged_or_lost_here_are_fetched_again(tmp_path: Path, answer: dict[str, bool]) -> None:
+def test_pictures_that_were_damaged_or_lost_here_are_fetched_again(tmp_path: Path, answer: dict[str, Any]) -> None:
     ids = fill(tmp_path / "q.db", 6)
     bring(tmp_path / "inbox", tmp_path / "q.db")
     with Inbox(tmp_path / "inbox") as inbox:
@@ -206,6 +207,7 @@ def broken_at(patch: pytest.MonkeyPatch, write: int) -> None:
 PULLER = """
 import sys
 from pathlib import Path
+from typing import Any
 from alpose.tools.inbox import Inbox
 from alpose.tools.pull import pull
 from alpose.tools.sources import LocalSource
