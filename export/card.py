@@ -17,13 +17,13 @@ from matplotlib.ticker import MaxNLocator
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import Skeleton
+from alpose.trainer.joint_calibration import ENOUGH, JointReport
 from alpose.trainer.methods.catalog import METHODS, Look
 from alpose.trainer.pages import figures, pose
 from alpose.trainer.pages import formatting as fmt
 from alpose.trainer.pages.kit import Cell, Column, Page, Palette, Row, Table, cells
 
 from .calibration import EVIDENCE
-from .joint_calibration import ENOUGH, JointReport
 from .quality import HISTOGRAM_BINS, CalibrationReport, ReliabilityBin
 from .shift import Applied, Catch
 from .thresholds import CONFIDENCE, CatchThreshold

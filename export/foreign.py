@@ -39,11 +39,11 @@ from alpose.trainer.foreign.net import ForeignNet, open_net
 from alpose.trainer.foreign.reader import NetReader
 from alpose.trainer.foreign.recognise import recognise
 from alpose.trainer.foreign.spec import PoseSpec
+from alpose.trainer.joint_calibration import JointCalibration
 
 from .calibration import Calibration
 from .graph import CalibratedGraph
 from .graph_parts import Raw, score_logit
-from .joint_calibration import JointCalibration
 from .merge import load, made_dynamic, merge, wanted_opset
 from .onnx_graph import GraphSpec, OnnxFacts, check_model, describe, exported, warn_outside_tensorrt
 from .parity import ParityError

@@ -23,6 +23,7 @@ from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.types import Outputs
 from alpose.trainer.checkpoint import PoseModel
+from alpose.trainer.joint_calibration import JointCalibration, identity
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.models.hourglass import STRIDE
 
@@ -41,7 +42,6 @@ from .graph_parts import (
     Trunk,
     form,
 )
-from .joint_calibration import JointCalibration, identity
 from .onnx_graph import GraphSpec, OnnxFacts, to_onnx
 
 UNCALIBRATED = Calibration(

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.heatmaps import entropy, to_pixels
+from alpose.trainer.joint_calibration import JointCalibration
 from alpose.trainer.models import PoseNet
 from alpose.trainer.models.expected_pck import ExpectedPckHead
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.scoring import ENTROPY_TEMPERATURE, REFERENCE_PEAK
 
 from .calibration import Calibration
-from .joint_calibration import JointCalibration
 
 SURE = 1e-3
 """Scores nearer than this to 0 or 1 are told apart no more, where their logit is taken."""

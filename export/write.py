@@ -36,6 +36,8 @@ from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.catalog import Sizes, open_dataset
 from alpose.trainer.data.crops import CropConfig, Crops, prepare, unseen_crops
 from alpose.trainer.data.records import Bools, PoseData, who_trained
+from alpose.trainer.joint_calibration import JointCalibration, calibrate_joints
+from alpose.trainer.joint_calibration import measure as measure_joints
 from alpose.trainer.metrics import Failure, ProfileName, profile_of
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.presets import preset
@@ -44,8 +46,6 @@ from .bundle_files import check_place, golden_bytes, write_bundle
 from .calibration import Calibration, fitting_half
 from .card import render_card
 from .graph import MonitorGraph
-from .joint_calibration import JointCalibration, calibrate_joints
-from .joint_calibration import measure as measure_joints
 from .onnx_graph import GraphSpec, OnnxFacts
 from .parity import LIMITS, ParityFigures, ParityLimits, answer, compare, judge_outputs, require
 from .precision import Int8Config, to_fp16, to_int8

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from alpose.export.joint_calibration import JointReport
+from alpose.trainer.joint_calibration import JointReport
 from alpose.export.quality import CalibrationReport, ReliabilityBin
 from alpose.export.shift import Applied, Catch
 from alpose.export.thresholds import CatchThreshold

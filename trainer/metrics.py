@@ -266,6 +266,20 @@ def aurc(score_N: AnyFloats, failed_N: Bools) -> float | None:
     return float(risk_coverage(score_N, failed_N).mean())
 
 
+def augrc(score_N: AnyFloats, failed_N: Bools) -> float | None:
+    """Area under the generalized risk-coverage curve: the share of all images that are kept and fail, over all coverages.
+
+    Traub et al., NeurIPS 2024. AURC divides by who is kept, so that the first few weigh most; here a failure among the
+    first costs as much as one among the last. By trapezia from (0, 0), ties in their expected place, which makes it
+    ``(1 - AUROC) · rate · (1 - rate) + rate² / 2`` with the failure rate. None of nobody.
+    """
+    count = len(score_N)
+    if not count:
+        return None
+    risk_N = risk_coverage(score_N, failed_N) * np.arange(1, count + 1) / count
+    return float((risk_N.sum() - risk_N[-1] / 2) / count)
+
+
 def risk_coverage(score_N: AnyFloats, failed_N: Bools) -> npt.NDArray[np.float64]:
     """Failure rate among the k images that score lowest, for k = 1..N."""
     _, group_N, size_G = np.unique(score_N, return_inverse=True, return_counts=True)

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from alpose.export import merge
 from alpose.export.foreign import ForeignGraph, export_uncalibrated, in_net, seen_turns
-from alpose.export.joint_calibration import JointCalibration
+from alpose.trainer.joint_calibration import JointCalibration
 from alpose.export.precision import to_fp16, to_int8
 from alpose.export.verify import verify
 from alpose.runtime.bundle import Bundle

@@ -22,6 +22,7 @@ from alpose.trainer.metrics import (
     Failure,
     Judged,
     Profile,
+    augrc,
     aurc,
     auroc,
     correlation,
@@ -331,6 +332,30 @@ def test_aurc_is_the_mean_over_every_order_of_the_ties(images: list[tuple[int, b
             areas.append(np.mean(failures / np.arange(1, len(images) + 1)))
 
     assert aurc(*split(images)) == pytest.approx(np.mean(areas), abs=1e-12)
+
+
+@given(images=st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=40)
+def test_augrc_is_the_mean_area_over_every_order_of_the_ties(images: list[tuple[int, bool]]) -> None:
+    """Kept and failed as a share of all, joined by lines from nobody kept to everybody."""
+    areas = []
+    for order in permutations(images):
+        if [score for score, _ in order] == sorted(score for score, _ in images):
+            missed = np.cumsum([0, *(failed for _, failed in order)]) / len(images)
+            areas.append(np.mean((missed[1:] + missed[:-1]) / 2))
+
+    assert augrc(*split(images)) == pytest.approx(np.mean(areas), abs=1e-12)
+
+
+@given(images=scores_with_ties)
+@settings(deadline=None, max_examples=40)
+def test_augrc_follows_from_auroc_and_the_failure_rate(images: list[tuple[int, bool]]) -> None:
+    """Unlike AURC it is a line in the AUROC (Traub et al.)."""
+    score_N, failed_N = split(images)
+    rate, area = failed_N.mean(), auroc(score_N, failed_N)
+
+    assert augrc(score_N, failed_N) == pytest.approx((1 - (area or 0.0)) * rate * (1 - rate) + rate**2 / 2, abs=1e-12)
+    assert augrc(score_N[:0], failed_N[:0]) is None
 
 
 def test_risk_coverage_by_hand() -> None:

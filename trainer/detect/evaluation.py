@@ -16,11 +16,12 @@ import numpy as np
 
 from alpose.runtime.errors import ConfigError, DataError
 
+from ..joint_measures import measure_joints
 from ..metrics import auroc
 from ..statistics import bins_of_equal_mass
 from .comparing import RESAMPLES, Bootstrap, adjusted, bootstrap
 from .measures import Measures, Truth, measure, truth_of, way_to_oracle
-from .results import HEADLINE, Comparison, DetectResults, DetectRow, Question, Rating, Reliability, SetResult
+from .results import HEADLINE, Comparison, DetectResults, DetectRow, JointRow, Question, Rating, Reliability, SetResult
 from .stored import Bools, Catalogue, DetectorInfo, Floats, SetInfo, SetScores
 
 
@@ -51,6 +52,7 @@ def evaluate(run: Path, *, seeds: Sequence[int] | None = None, resamples: int = 
         ratings=tuple(rating for part in parts for rating in part.ratings),
         comparisons=_tested(comparisons),
         reliabilities=tuple(item for part in parts for item in part.reliabilities),
+        joints=tuple(row for part in parts for row in part.joints),
         resamples=resamples,
     )
     results.save(run)
@@ -66,6 +68,7 @@ class _Part:
     ratings: list[Rating]
     comparisons: list[Comparison]
     reliabilities: list[Reliability]
+    joints: list[JointRow]
 
 
 def _one_set(run: Path, catalogue: Catalogue, info: SetInfo, resamples: int) -> _Part:
@@ -97,6 +100,7 @@ def _one_set(run: Path, catalogue: Catalogue, info: SetInfo, resamples: int) -> 
         ratings,
         list(_comparisons(info, detectors, boot, best_free)),
         _reliabilities(info, detectors, score_DSN, truths),
+        list(_joint_rows(info, catalogue, detectors, stored)),
     )
 
 
@@ -153,6 +157,18 @@ def _rows(
             measures = replace(found[d][s], way_to_oracle=way)
             rows.append(DetectRow(detector=name, set=info.name, seed=seed, measures=measures))
     return rows
+
+
+def _joint_rows(
+    info: SetInfo, catalogue: Catalogue, detectors: Sequence[DetectorInfo], stored: Sequence[SetScores]
+) -> Iterator[JointRow]:
+    """The detectors that said something of each joint, under every seed."""
+    for detector in detectors:
+        if all(detector.name in scores.confidences for scores in stored):
+            for seed, scores in zip(catalogue.seeds, stored, strict=True):
+                found = measure_joints(scores.confidences[detector.name].astype(np.float64), scores.right_NJ,
+                                       scores.labelled_NJ, catalogue.joints)  # fmt: skip
+                yield JointRow(detector=detector.name, set=info.name, seed=seed, measures=found)
 
 
 def _measured(score_N: Floats, truth: Truth, detector: DetectorInfo, info: SetInfo) -> Measures:

@@ -34,6 +34,7 @@ from ..data.crops import Crops, prepare
 from ..data.synthetic import read_people
 from ..device import DeviceContext, environment
 from ..epck import EpckTraining
+from ..joint_calibration import fit as fit_joints
 from ..methods.catalog import DETECTORS, detectors_of
 from ..metrics import Failure
 from ..run import Run, RunConfig, claim, open_run
@@ -141,6 +142,7 @@ def run_detect(
     catalogue = Catalogue(
         detectors=infos(names, costs), sets=tuple(info.values()), seeds=tuple(range(config.base.seeds)),
         config=json.loads(json.dumps(settings)), environment=environment(machine), looks=looks,
+        joints=run.people.data.skeleton.joints,
     )  # fmt: skip
     catalogue.save(folder)
     return catalogue
@@ -220,6 +222,8 @@ def _one_seed(
     held_out = score_views(training, ablations, training.held_out, names, views=CALIBRATION_VIEWS,
                            what="people who validated")  # fmt: skip
     probabilities = _probabilities(held_out, names, run.config.failure)
+    joint_maps = {name: fit_joints(value_NJ, held_out.right_NJ, held_out.counts_NJ)
+                  for name, value_NJ in held_out.joints.items() if name in names}  # fmt: skip
     for each in sets:
         name = each.info.name
         folds = "in-domain" in names and name == _test_name(run)
@@ -233,7 +237,11 @@ def _one_seed(
             scores["true-loss"] = seen.true_loss_N
         ids = tuple(each.crops.data.ids[row] for row in seen.rows_N)
         stored = {detector: np.asarray(value_N, dtype=np.float64) for detector, value_N in scores.items()}
-        SetScores(ids, seen.right_NJ, seen.counts_NJ, seen.true_loss_N, stored).save(run.folder, seed, name)
+        confidences = {detector: of_joints.confidence(seen.joints[detector]).astype(np.float32)
+                       for detector, of_joints in joint_maps.items()}  # fmt: skip
+        SetScores(ids, seen.right_NJ, seen.counts_NJ, seen.true_loss_N, stored, confidences).save(
+            run.folder, seed, name
+        )
 
 
 def _complete(folder: Path, seed: int, asked: _Set, names: tuple[str, ...], ceiling: bool) -> bool:

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from alpose.runtime.errors import DataError
 
-from ..metrics import Failure, Judged, aurc, auroc, correlation, gap_closed
+from ..metrics import Failure, Judged, augrc, aurc, auroc, correlation, gap_closed
 from ..statistics import ece_equal_mass
 from .stored import Bools, Floats, SetScores
 
@@ -54,6 +54,8 @@ class Measures:
     """PCK of the tenth with the highest scores; lower is better (the papers' table)."""
     gap_closed: float | None
     """How far that lies on the way from the PCK of all (0) to that of the tenth with the lowest PCK (1)."""
+    augrc: float | None = None
+    """Area under the generalized risk-coverage curve; lower is better. None in files that were written before it."""
     way_to_oracle: float | None = None
     """(AUROC - the best free score's) / (the true loss's AUROC - the best free score's); set by the evaluation."""
 
@@ -115,6 +117,7 @@ def measure(score_N: Floats, truth: Truth, *, probability: bool = False) -> Meas
         calibration_error=ece_equal_mass(score_N, failed_N) if probability else None,
         chosen_pck=pck,
         gap_closed=gap_closed(pck, truth.pck, truth.worst_pck),
+        augrc=augrc(score_N, failed_N),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from alpose.runtime.errors import DataNotFoundError
 from alpose.runtime.io import from_json, read_json, write_json
 
+from ..joint_measures import PersonMeasures
 from .comparing import LEVEL, RESAMPLES, Difference, Estimate
 from .measures import Measures
 from .stored import Catalogue
@@ -38,6 +39,16 @@ class DetectRow:
     set: str
     seed: int
     measures: Measures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointRow:
+    """How well one detector knows wrong joints, on one set under one base model."""
+
+    detector: str
+    set: str
+    seed: int
+    measures: PersonMeasures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +113,8 @@ class DetectResults:
     ratings: tuple[Rating, ...]
     comparisons: tuple[Comparison, ...]
     reliabilities: tuple[Reliability, ...]
+    joints: tuple[JointRow, ...] = ()
+    """Of the detectors that know joints; none in files that were written before."""
     resamples: int = RESAMPLES
     level: float = LEVEL
     questions: dict[str, str] = field(default_factory=lambda: {str(key): words for key, words in QUESTIONS.items()})

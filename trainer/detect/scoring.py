@@ -6,7 +6,7 @@ Shapes: N people or views, B batch, J joints, H W heatmap, K other nets.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class ScoredViews:
     """(N,) by detector; higher is worse, each on its own scale."""
     evidence: HeadDataset | None
     """Evidence of the shipped head and the truth, where it was asked for."""
+    joints: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """(N, J) by detector, of those that know joints; higher is more probably right, each on its own scale."""
 
     def image_pck(self) -> npt.NDArray[np.float32]:
         """Share of joints that are right, (N,); NaN where none can be judged."""
@@ -67,9 +69,13 @@ def score_views(
     for seen in augmented_views(model, crops, training.machine, views=views, seed=training.seed + 1000,
                                 what=f"{what}, seed {training.seed}"):  # fmt: skip
         with evaluating(model.pose, *heads):
-            scores = _free(training, seen) | _heads(training, ablations, seen)
-            scores |= _second_opinions(training, ablations, seen, names)
+            joints = _joints(training, ablations, seen, names)
+            scores = _free(training, seen) | _heads(training, ablations, seen, joints)
+            scores |= {
+                name: 1 - value_BJ.mean(dim=1) for name, value_BJ in joints.items() if name not in ablations.epck
+            }
             batch = _truth(training, seen) | {f"score.{name}": value.float() for name, value in scores.items()}
+            batch |= {f"joint.{name}": value.float() for name, value in joints.items()}
             kept.append({name: value.cpu() for name, value in batch.items()})
             if keep_evidence:
                 of_shipped = {SHIPPED: shipped.evidence(seen.features).cpu()}
@@ -78,9 +84,12 @@ def score_views(
     loss_N = np.where(arrays["counts_NJ"].any(axis=1), arrays["true_loss_N"], np.nan).astype(np.float32)
     return ScoredViews(
         arrays["rows_N"], arrays["right_NJ"], arrays["counts_NJ"], loss_N,
-        {name.removeprefix("score."): value for name, value in arrays.items() if name.startswith("score.")},
-        join(evidence) if evidence else None,
+        _named("score.", arrays), join(evidence) if evidence else None, _named("joint.", arrays),
     )  # fmt: skip
+
+
+def _named(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def _truth(training: Training, seen: Predicted) -> dict[str, Tensor]:
@@ -93,35 +102,36 @@ def _truth(training: Training, seen: Predicted) -> dict[str, Tensor]:
 
 
 def _free(training: Training, seen: Predicted) -> dict[str, Tensor]:
-    """What the heatmaps tell at no cost."""
-    maps, peak = reference_maps(training.model, seen), training.model.target.peak
-    return {
-        "peak": 1 - seen.heatmaps_BSJHW[:, -1].float().flatten(2).amax(dim=2).mean(dim=1) / peak,
-        "entropy": entropy(maps, 1.0),
-        "multipeak": multipeak_form(maps, "whole-map"),
-        "stacks": 1 - read_at_peaks(seen, seen.features.heatmaps[0], peak).mean(dim=1),
-    }
+    """What the heatmaps tell of an image at no cost."""
+    maps = reference_maps(training.model, seen)
+    return {"entropy": entropy(maps, 1.0), "multipeak": multipeak_form(maps, "whole-map")}
 
 
-def _heads(training: Training, ablations: Ablations, seen: Predicted) -> dict[str, Tensor]:
+def _heads(
+    training: Training, ablations: Ablations, seen: Predicted, joints: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     maps, features, model = reference_maps(training.model, seen), seen.features, training.model
     scores: dict[str, Tensor] = {name: auxiliary_score(head, features, maps) for name, head in model.auxiliary.items()}
-    return scores | {name: head(features) for heads in (model.heads, ablations.loss, ablations.epck)
-                     for name, head in heads.items()}  # fmt: skip
+    scores |= {name: head(features) for heads in (model.heads, ablations.loss) for name, head in heads.items()}
+    return scores | {name: head.logit_of(joints[name]) for name, head in ablations.epck.items()}
 
 
-def _second_opinions(
-    training: Training, ablations: Ablations, seen: Predicted, names: Collection[str]
-) -> dict[str, Tensor]:
-    """What costs a further pass, of this net or another."""
-    model, machine = training.model, training.machine
-    scores = {name: 1 - opinions(seen, [net], machine)[0].mean(dim=1) for name, net in ablations.nets.items()}
+def _joints(training: Training, ablations: Ablations, seen: Predicted, names: Collection[str]) -> dict[str, Tensor]:
+    """What detectors that look at each joint by itself say of it, (B, J): higher is more probably right.
+
+    Logits of the heads, and shares of the training peak. The last four cost a further pass, of this net or another.
+    """
+    model, machine, peak = training.model, training.machine, training.model.target.peak
+    joints = {name: head.logits(head.evidence(seen.features)) for name, head in ablations.epck.items()}
+    joints["peak"] = seen.heatmaps_BSJHW[:, -1].float().flatten(2).amax(dim=2) / peak
+    joints["stacks"] = read_at_peaks(seen, seen.features.heatmaps[0], peak)
+    joints |= {name: opinions(seen, [net], machine)[0] for name, net in ablations.nets.items()}
     if "flip" in names:
         with machine.autocast():
             mirrored = model.pose(seen.images_B3SS.flip(3).contiguous(memory_format=torch.channels_last)).features
         back_BJHW = mirrored.heatmaps[-1].float().flip(3)[:, list(model.skeleton.flip_order())]
-        scores["flip"] = 1 - read_at_peaks(seen, back_BJHW, model.target.peak).mean(dim=1)
+        joints["flip"] = read_at_peaks(seen, back_BJHW, peak)
     if training.others and {"auditor", "committee", "epck+auditor"} & set(names):
-        opinion_KB = opinions(seen, training.others, machine).mean(dim=2)
-        scores |= {"auditor": 1 - opinion_KB[0], "committee": 1 - opinion_KB.mean(dim=0)}
-    return scores
+        opinion_KBJ = opinions(seen, training.others, machine)
+        joints |= {"auditor": opinion_KBJ[0], "committee": opinion_KBJ.mean(dim=0)}
+    return joints

@@ -52,7 +52,7 @@ ROLES: dict[Role, str] = {
     "choice": "choices were made on it",
 }
 
-SCORE = "score."
+SCORE, JOINT = "score.", "joint."
 CATALOGUE = "detectors.json"
 
 
@@ -129,6 +129,8 @@ class Catalogue:
     environment: dict[str, Any] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
     """By set: how often its numbers were looked at."""
+    joints: tuple[str, ...] = ()
+    """Names of the joints; none in files that were written before joints had measures of their own."""
 
     def __post_init__(self) -> None:
         for words, names in (("detector", [d.name for d in self.detectors]), ("set", [s.name for s in self.sets]),
@@ -191,6 +193,8 @@ class SetScores:
     """NaN where nothing is labelled."""
     scores: Mapping[str, Floats]
     """(N,) by detector; higher = more likely a failure."""
+    confidences: Mapping[str, Floats] = field(default_factory=dict)
+    """(N, J) by detector, of those that know joints: the probability that each is right. Older files have none."""
 
     def __post_init__(self) -> None:
         shape = self.labelled_NJ.shape
@@ -202,6 +206,9 @@ class SetScores:
         for name, value_N in (("true_loss_N", self.true_loss_N), *self.scores.items()):
             if value_N.shape != (len(self.ids),):
                 raise DataError(f"{name} has shape {value_N.shape} for {len(self.ids)} ids; there is one per person")
+        for name, value_NJ in self.confidences.items():
+            if value_NJ.shape != shape:
+                raise DataError(f"confidences of {name} have shape {value_NJ.shape}; there is one per joint, {shape}")
 
     @property
     def counted_N(self) -> Bools:
@@ -213,7 +220,8 @@ class SetScores:
         path = set_file(run, seed, name)
         arrays = {"ids": np.array(self.ids), "right_NJ": self.right_NJ, "labelled_NJ": self.labelled_NJ,
                   "true_loss_N": self.true_loss_N}  # fmt: skip
-        save_npz(path, arrays | {SCORE + detector: value_N for detector, value_N in self.scores.items()})
+        arrays |= {SCORE + detector: value_N for detector, value_N in self.scores.items()}
+        save_npz(path, arrays | {JOINT + detector: value_NJ for detector, value_NJ in self.confidences.items()})
         return path
 
     @classmethod
@@ -224,7 +232,7 @@ class SetScores:
             run: folder of the run.
             seed: of the base model.
             name: of the set.
-            detectors: these scores alone, where they are there; all by default.
+            detectors: these scores and confidences alone, where they are there; all by default.
         """
         path = set_file(run, seed, name)
         if not path.exists():
@@ -232,16 +240,15 @@ class SetScores:
                 f"{path} does not exist: seed {seed} has not scored {name}; run the experiment again"
             )
         arrays = load_npz(path, needs=("ids", "right_NJ", "labelled_NJ", "true_loss_N"))
-        scores = {key.removeprefix(SCORE): value for key, value in arrays.items() if key.startswith(SCORE)}
-        if detectors is not None:
-            wanted = set(detectors)
-            scores = {key: value for key, value in scores.items() if key in wanted}
+        wanted = None if detectors is None else set(detectors)
+        scores, confidences = (_named(prefix, arrays, wanted) for prefix in (SCORE, JOINT))
         try:
             stored = cls(tuple(arrays["ids"].tolist()), arrays["right_NJ"].astype(np.bool_),
-                         arrays["labelled_NJ"].astype(np.bool_), arrays["true_loss_N"], scores)  # fmt: skip
+                         arrays["labelled_NJ"].astype(np.bool_), arrays["true_loss_N"], scores, confidences)  # fmt: skip
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-        for key, value_N in {"true_loss_N": stored.true_loss_N, **scores}.items():
+        of_people = {name: value_NJ.sum(axis=1) for name, value_NJ in confidences.items()}
+        for key, value_N in {"true_loss_N": stored.true_loss_N, **of_people, **scores}.items():
             bad_M = np.flatnonzero(stored.counted_N & ~np.isfinite(value_N))
             if len(bad_M):
                 raise DataError(
@@ -250,6 +257,12 @@ class SetScores:
                     "detector out of this set"
                 )
         return stored
+
+
+def _named(prefix: str, arrays: Mapping[str, Any], wanted: set[str] | None) -> dict[str, Any]:
+    """The arrays of a prefix without it; ``wanted`` alone, where that is given."""
+    found = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+    return {name: value for name, value in found.items() if wanted is None or name in wanted}
 
 
 def set_file(run: Path, seed: int, name: str) -> Path:

@@ -19,7 +19,7 @@ from ..detect.stored import DetectorInfo
 from ..statistics import mean_sd
 from . import detect_tables as tables
 from . import formatting as fmt
-from .detect_figures import PALETTE, calibration, curves, forest
+from .detect_figures import PALETTE, calibration, curves, forest, joint_reliability
 from .detect_tables import between, level, mean_auroc
 from .kit import Page, pretty
 from .run_folder import UNKNOWN, lookup, named
@@ -92,6 +92,9 @@ def part(run: Path, results: DetectResults, place: int, problems: list[str]) -> 
         "roc": roc,
         "risk": risk,
         "calibration": calibration(results, place),
+        "joints": tables.joint_table(results, found.name),
+        "by_joint": tables.joint_by_joint(results, found.name),
+        "reliability": joint_reliability(results, place),
     }
 
 
@@ -127,7 +130,7 @@ def finding(results: DetectResults) -> tuple[str, ...]:
     if shipped is None:
         return (nothing_ships(results),)
     parts = (against_free(results, shipped), tested(results), way(results, shipped), ceiling(results),
-             slim(results), cost(shipped))  # fmt: skip
+             slim(results), joints(results, shipped), cost(shipped))  # fmt: skip
     return tuple(filter(None, parts))
 
 
@@ -236,6 +239,24 @@ def slim(results: DetectResults) -> str:
         f"The slim form {name} {clauses(words, [c for c in found if c.detector == name], on_set)}."
         for name in dict.fromkeys(c.detector for c in found)
     )
+
+
+def joints(results: DetectResults, shipped: DetectorInfo) -> str:
+    """How well it finds wrong joints, beside the height of the peaks; empty where that was not stored."""
+    said = []
+    for name in tests_of(results):
+        ours, peak = (
+            [mean_sd([getattr(row.measures.together, measure) for row in tables.joint_rows(results, detector, name)]).mean
+             for measure in ("auroc", "auprc", "ece")]
+            for detector in (shipped.name, "peak")
+        )  # fmt: skip
+        if ours[0] is not None:
+            beside = [f" ({fmt.number(value)})" if value is not None else "" for value in peak]
+            said.append(f"{name} AUROC {fmt.number(ours[0])}{beside[0]}, AUPRC {fmt.number(ours[1])}{beside[1]}, "
+                        f"calibration error {fmt.number(ours[2])}{beside[2]}")  # fmt: skip
+    if not said:
+        return ""
+    return f"Of wrong joints it says, and the height of the peaks in brackets: {'; '.join(said)}."
 
 
 def on_set(comparison: Comparison) -> str:

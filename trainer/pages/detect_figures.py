@@ -5,7 +5,7 @@ Shapes: S seeds, N people, K points of a curve.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from ..detect.comparing import Estimate
 from ..detect.measures import truth_of
 from ..detect.results import DetectResults, Reliability
 from ..detect.stored import KINDS, Bools, DetectorInfo, Floats, Kind, SetScores
+from ..joint_measures import JointMeasures
 from ..methods.catalog import Look
 from ..metrics import risk_coverage
 from . import formatting as fmt
 from .cycles_figures import COVERAGES
-from .detect_tables import between, kinds_of, mean_auroc
+from .detect_tables import between, joint_rows, kinds_of, mean_auroc
 from .figures import MUTED, Curve, lines, plot
 from .kit import Palette
 
@@ -179,3 +180,38 @@ def calibration(results: DetectResults, place: int) -> Figure | None:
         drawn.axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="predicted probability of failure",
                        ylabel="share that failed")  # fmt: skip
     return Figure(drawn.svg, tuple((d.kind, d.name) for d in who))
+
+
+def joint_reliability(results: DetectResults, place: int) -> Figure | None:
+    """How often joints were right at each confidence: all joints together, and thin for the shipped detector each joint.
+
+    Base models are pooled. None where no confidences were stored.
+    """
+    name = results.sets[place].name
+    of = {d.name: rows for d in results.catalogue.detectors if (rows := joint_rows(results, d.name, name))}
+    who = one_per_kind(results, name, lambda d: d.name in of)
+    if not who:
+        return None
+    label = "share of joints that were right against their confidence"
+    with plot(f"joints{place}", PALETTE, label, (4.4, 4.4)) as drawn:
+        drawn.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
+        for d in who:
+            if d.kind == "shipped":
+                for joint in range(len(results.catalogue.joints)):
+                    each = pooled([row.measures.joints[joint] for row in of[d.name]])
+                    drawn.line(d.kind, *each, linewidth=0.5, marker="")
+            drawn.line(d.kind, *pooled([row.measures.together for row in of[d.name]]), linewidth=1.5)
+        drawn.axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="share that was right")
+    return Figure(drawn.svg, tuple((d.kind, d.name) for d in who))
+
+
+def pooled(seeds: Sequence[JointMeasures]) -> tuple[Doubles, Doubles]:
+    """Mean confidence and share right of each bin that is not empty, the base models together."""
+    counts_SB = np.array([one.counts for one in seeds], dtype=np.float64)
+    total_B = counts_SB.sum(axis=0)
+    predicted_B, observed_B = (
+        (counts_SB * np.array([[0.0 if x is None else x for x in getattr(one, field)] for one in seeds])).sum(axis=0)
+        for field in ("predicted", "observed")
+    )
+    some_B = total_B > 0
+    return predicted_B[some_B] / total_B[some_B], observed_B[some_B] / total_B[some_B]

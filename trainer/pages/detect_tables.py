@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ..detect.comparing import Estimate
 from ..detect.measures import BUDGETS, CATCH, CHOSEN
-from ..detect.results import Comparison, DetectResults, SetResult
+from ..detect.results import Comparison, DetectResults, JointRow, SetResult
 from ..detect.stored import KINDS, REFERENCES, ROLES, DetectorInfo, Kind
+from ..joint_measures import PersonMeasures
 from ..statistics import BINS, Summary, is_defined, mean_sd
 from . import formatting as fmt
 from .cycles_tables import ARROWS, Better, Form, best_of, shown_alone
@@ -46,6 +47,8 @@ MEASURES = (
             "detector itself loses.", field("excess_aurc")),
     Measure("AURC", "lower", "Area under the risk-coverage curve: failure rate of those who are kept, averaged over how "
             "many are kept.", field("aurc")),
+    Measure("AUGRC", "lower", "Area under the generalized risk-coverage curve: share of all people who are kept and fail, "
+            "averaged over how many are kept. Every failure weighs the same, unlike in AURC.", field("augrc")),
     Measure(f"FPR at {100 * CATCH:.0f} %", "lower", f"Share of the successes that are flagged where {100 * CATCH:.0f} % "
             "of the failures are caught.", field("fpr_at_catch"), fmt.percent_spread),
     *(Measure(f"Precision {100 * part:.0f} %", "higher", f"Share of failures among the {100 * part:.0f} % with the "
@@ -62,6 +65,19 @@ MEASURES = (
     Measure("Way to oracle", "higher", "How far the AUROC lies on the way from the best free score's (0 %) to that of "
             "the true loss itself (100 %).", field("way_to_oracle"), fmt.percent_spread),
 )  # fmt: skip
+
+
+JOINT_MEASURES: tuple[tuple[str, Better, Callable[[PersonMeasures], float | None]], ...] = (
+    ("AUROC of a wrong joint", "higher", lambda found: found.together.auroc),
+    ("AUPRC", "higher", lambda found: found.together.auprc),
+    ("ECE", "lower", lambda found: found.together.ece),
+    ("Correlation with PCK", "higher", lambda found: found.correlation_pck),
+)  # fmt: skip
+
+
+def joint_rows(results: DetectResults, detector: str, name: str) -> list[JointRow]:
+    """A detector's measures of joints on one set, a row per seed; empty where they were not stored."""
+    return [row for row in results.joints if (row.detector, row.set) == (detector, name)]
 
 
 def auroc_words(results: DetectResults) -> str:
@@ -139,6 +155,46 @@ def detector_table(results: DetectResults, found: SetResult) -> Table:
     titles = (Column("AUROC", f"↑ {level(results)} interval", auroc_words(results)),
               *(Column(m.title, ARROWS[m.better], m.meaning) for m in MEASURES))  # fmt: skip
     return grouped(titles, here, lambda d: ([column[d.name] for column in columns], ""), set_notes(results, found))
+
+
+def joint_table(results: DetectResults, name: str) -> Table | None:
+    """Every detector that knows joints, on one set: how it finds wrong ones; None where none was stored."""
+    here = [d for d in results.catalogue.detectors if joint_rows(results, d.name, name)]
+    if not here:
+        return None
+    rivals = [d.name for d in here if d.kind not in REFERENCES]
+    columns: list[dict[str, Cell]] = []
+    for _, better, of in JOINT_MEASURES:
+        spreads = {d.name: mean_sd([of(row.measures) for row in joint_rows(results, d.name, name)]) for d in here}
+        top = best_of({rival: spreads[rival].mean for rival in rivals}, better, shown_alone(fmt.spread))
+        columns.append({detector: Cell(fmt.spread(found), best=detector in top) for detector, found in spreads.items()})
+    first = joint_rows(results, here[0].name, name)[0].measures.together
+    note = (f"Under the first base model {fmt.count(first.wrong)} of {fmt.plural(first.measured, 'labelled joint')} were "
+            "wrong. Probabilities come from a map for each joint that was fitted to damaged views of people who validated.")  # fmt: skip
+    titles = tuple(Column(title, ARROWS[better]) for title, better, _ in JOINT_MEASURES)
+    return grouped(titles, here, lambda d: ([column[d.name] for column in columns], ""), (note,))
+
+
+def joint_by_joint(results: DetectResults, name: str) -> Table | None:
+    """Joint by joint, the detector that ships beside the height of the peaks, which is the net's own score."""
+    shown = [d.name for d in results.catalogue.detectors
+             if (d.kind == "shipped" or d.name == "peak") and joint_rows(results, d.name, name)]  # fmt: skip
+    if not shown:
+        return None
+    per_joint = {detector: [row.measures.joints for row in joint_rows(results, detector, name)] for detector in shown}
+    rows = []
+    for place, joint in enumerate(results.catalogue.joints):
+        seeds = [joints[place] for joints in per_joint[shown[0]]]
+        rate = mean_sd([one.wrong / one.measured if one.measured else None for one in seeds])
+        values = (
+            fmt.number(mean_sd([getattr(joints[place], measure) for joints in per_joint[detector]]).mean)
+            for measure in ("auroc", "auprc", "ece") for detector in shown
+        )  # fmt: skip
+        texts = (fmt.count(seeds[0].measured), fmt.percent(rate.mean), *values)
+        rows.append(Row(joint.replace("_", " "), cells(*texts)))
+    columns = (Column("Labelled"), Column("Wrong"),
+               *(Column(title, detector) for title in ("AUROC", "AUPRC", "ECE") for detector in shown))  # fmt: skip
+    return Table("Joint", columns, tuple(rows), ("Means over the seeds.",), style="narrow")
 
 
 def set_notes(results: DetectResults, found: SetResult) -> tuple[str, ...]:

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from alpose.runtime.skeleton import LSP
 from alpose.trainer.detect.stored import Catalogue, DetectorInfo, SetInfo, SetScores
 
 JOINTS = 14
 NOISE = {"entropy": 0.9, "peak": 1.1, "ll++conv": 1.0, "robust": 0.75, "robust-plain": 0.95, "fused": 0.55,
          "fused-slim": 0.6, "flip": 0.7, "in-domain": 0.6, "oracle-loss": 0.0}  # fmt: skip
 """How far each detector's score lies from the logarithm of the true loss; 0 is the loss itself."""
+KNOW_JOINTS = ("peak", "fused", "fused-slim")
+"""Detectors that say something of each joint."""
 SETS = (
     SetInfo(name="fold", what="LSP's training images, each by a net that has not seen it", role="choice"),
     SetInfo(name="lsp-test", what="LSP's 1,000 test images", role="test"),
@@ -52,6 +55,7 @@ def catalogue(seeds: int = 3, **changes: Any) -> Catalogue:
         "config": {"dataset": "lsp", "preset": "laptop", "profile": "standard"},
         "environment": {"processor": "made up"},
         "looks": {"lsp-test": 2, "lspet": 1},
+        "joints": LSP.joints,
     } | changes
     names = {info.name for info in values["sets"]}
     values["looks"] = {name: count for name, count in values["looks"].items() if name in names}
@@ -73,8 +77,12 @@ def one_set(seed: int, name: str, noise: Mapping[str, float], people: int) -> Se
         score_N = log_loss_N + size * rng.normal(0, 1, people)
         scores[detector] = 1 / (1 + np.exp(-2 * score_N)) if detector.startswith("fused") else score_N
     loss_N[:2] = np.nan
+    confidences = {
+        detector: np.clip(chance_N1 + size * rng.normal(0, 0.1, right_NJ.shape), 0, 1).astype(np.float32)
+        for detector, size in noise.items() if detector in KNOW_JOINTS
+    }  # fmt: skip
     return SetScores(tuple(f"{name}/{row:05d}" for row in range(people)), right_NJ, labelled_NJ, loss_N,
-                     {detector: value_N.astype(np.float32) for detector, value_N in scores.items()})  # fmt: skip
+                     {detector: value_N.astype(np.float32) for detector, value_N in scores.items()}, confidences)  # fmt: skip
 
 
 def write_run(run: Path, seeds: int = 3, people: int = 240, noise: Mapping[str, float] = NOISE, **changes: Any) -> Path:

@@ -133,6 +133,17 @@ def test_every_detector_scores_everybody(run: Path) -> None:
             np.testing.assert_array_equal(stored.scores["true-loss"], stored.true_loss_N)
 
 
+def test_those_that_know_joints_say_how_probably_each_is_right(run: Path) -> None:
+    """Heads that learn joints, and what reads a map of each joint; no others."""
+    stored = SetScores.load(run, 0, "synthetic-hard")
+
+    assert set(stored.confidences) == {name for name in NAMES if name.startswith("epck") and "+" not in name} | {
+        "peak", "stacks", "flip", "auditor", "committee", "auditor-tiny"}  # fmt: skip
+    for name, confidence_NJ in stored.confidences.items():
+        assert ((confidence_NJ >= 0) & (confidence_NJ <= 1)).all(), name
+    assert "AUROC of a wrong joint" in (run / "detect.html").read_text()
+
+
 def test_base_models_differ_and_so_do_their_scores(run: Path) -> None:
     for name in SETS:
         changed = differing(arrays(run, 0, name), arrays(run, 1, name))
@@ -263,7 +274,7 @@ def test_labels_of_the_pool_are_for_the_ceiling_alone(
     for seed in (0, 1):
         for name in SETS:
             theirs = {key: value for key, value in arrays(run, seed, name).items()
-                      if not key.startswith("score.") or key.removeprefix("score.") in wanted}  # fmt: skip
+                      if not key.startswith(("score.", "joint.")) or key.partition(".")[2] in wanted}  # fmt: skip
             ceiling = {"score.in-domain"} if name == "synthetic-hard" else set()
             assert differing(arrays(labels, seed, name), theirs) == ceiling
             changed = differing(arrays(pictures, seed, name), theirs)

@@ -254,3 +254,31 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         evaluate(tmp_path)
     with pytest.raises(DataNotFoundError, match=r"detect.json does not exist: .*evaluate"):
         DetectResults.load(tmp_path)
+
+
+def test_joints_are_measured_as_stored_and_older_files_have_none(
+    made: tuple[Path, DetectResults], tmp_path: Path
+) -> None:
+    run, results = made
+    stored = SetScores.load(run, 1, "lspet")
+    row = next(r for r in results.joints if (r.detector, r.set, r.seed) == ("fused", "lspet", 1))
+    counts_NJ, right_NJ = stored.labelled_NJ, stored.right_NJ
+    doubt_L, wrong_L = 1 - stored.confidences["fused"][counts_NJ].astype(np.float64), ~right_NJ[counts_NJ]
+
+    assert {r.detector for r in results.joints} == {"peak", "fused", "fused-slim"}
+    assert row.measures.together.auroc == pytest.approx(auroc(doubt_L, wrong_L))
+    assert sum(one.wrong for one in row.measures.joints) == row.measures.together.wrong == int(wrong_L.sum())
+    assert sum(one.measured for one in row.measures.joints) == int(counts_NJ.sum())
+
+    content = json.loads((run / "detect.json").read_text())
+    del content["joints"], content["catalogue"]["joints"]
+    for each in content["rows"]:
+        del each["measures"]["augrc"]
+    (tmp_path / "detect.json").write_text(json.dumps(content))
+    assert DetectResults.load(tmp_path).joints == ()
+
+
+def test_confidences_are_one_for_each_joint(made: tuple[Path, DetectResults]) -> None:
+    stored = SetScores.load(made[0], 0, "lspet")
+    with pytest.raises(DataError, match="confidences of peak have shape"):
+        replace(stored, confidences={"peak": stored.confidences["peak"][:, 1:]})

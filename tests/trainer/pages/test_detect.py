@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from alpose.runtime.skeleton import LSP
 from alpose.trainer.detect.comparing import Estimate, Interval
 from alpose.trainer.detect.evaluation import evaluate
 from alpose.trainer.detect.results import Comparison, DetectResults
 from alpose.trainer.detect.stored import DetectorInfo, set_file
 from alpose.trainer.pages import formatting as fmt
 from alpose.trainer.pages.cycles_tables import best_of
-from alpose.trainer.pages.detect import finding, outcome, write_report
+from alpose.trainer.pages.detect import finding, outcome, render, write_report
 from alpose.trainer.pages.detect_figures import Forest, forest, ticks
-from alpose.trainer.pages.detect_tables import MEASURES, detector_table
+from alpose.trainer.pages.detect_tables import MEASURES, detector_table, joint_by_joint, joint_table
 from alpose.trainer.statistics import mean_sd
 
 from ..detect.runs import SETS, write_run
@@ -250,3 +251,28 @@ def test_everything_that_was_tried_has_its_sentence_and_its_price(made: tuple[Pa
     assert "less robust-plain" in part
     assert [text for text, _, _ in costs["flip"]][:3] == ["—", "5.10", "102\N{NO-BREAK SPACE}%"]
     assert [text for text, _, _ in costs["fused-slim"]][:3] == ["7\u202f000", "0.0500", "0.8\N{NO-BREAK SPACE}%"]
+
+
+def test_joints_stand_beside_the_peaks(made: tuple[Path, DetectResults, str]) -> None:
+    """Every detector that knows joints is in the table of its set; the one that ships and the peaks, joint by joint."""
+    _, results, page = made
+    text = html.unescape(page)
+    for name in ("fold", "lsp-test", "lspet"):
+        together = joint_table(results, name)
+        by_joint = joint_by_joint(results, name)
+        assert together is not None and by_joint is not None  # noqa: PT018
+        assert [row.title for row in together.rows if row.cells] == ["fused", "fused-slim", "peak"]
+        assert [row.title for row in by_joint.rows] == [joint.replace("_", " ") for joint in LSP.joints]
+    rows = [row.measures.together for row in results.joints if (row.detector, row.set) == ("fused", "lspet")]
+    shown = fmt.number(mean_sd([row.auroc for row in rows]).mean)
+    assert f"lspet AUROC {shown} (" in text
+    assert "Which joints are wrong" in page
+
+
+def test_a_run_without_stored_confidences_has_no_table_of_joints(made: tuple[Path, DetectResults, str]) -> None:
+    run, results, _ = made
+    old = replace(results, joints=())
+    assert joint_table(old, "lspet") is None
+    assert joint_by_joint(old, "lspet") is None
+    assert "Which joints are wrong" not in render(run, old)
+    assert "wrong joints" not in " ".join(finding(old))

@@ -4,7 +4,7 @@ Platt's map (Advances in Large Margin Classifiers, 1999) for each joint: ``sigmo
 to all joints together; each joint's own is drawn towards it, the more the fewer labels it has. Joints that are hardly ever
 right or hardly ever wrong keep the common one.
 
-Shapes: N people, M of them that measure, J joints, L labelled joints of people, K labels of one joint, B bins.
+Shapes: N people, M of them that measure, J joints, L labelled joints of people.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit, logit
-from sklearn.metrics import average_precision_score
 
 from alpose.runtime.errors import DataError
-from alpose.trainer.data.records import Bools
-from alpose.trainer.metrics import auroc, correlation
-from alpose.trainer.statistics import bin_of_equal_width, ece_equal_width
 
-from .calibration import Array
+from .data.records import Bools
+from .joint_measures import measure_joints
+
+Array = npt.NDArray[np.float64]
 
 ENOUGH = 25
 """Right labels, and wrong ones, from which on a joint has a map of its own."""
-BINS = 10
-"""Bins of equal width of the calibration error and of the reliability."""
 SPREAD = 0.1
 """How far, in logits per standard deviation, a joint's own map is expected to lie from the common one. On LSP with 500
 people, maps without this bound are worse than one map for all: the likelihood of other people falls."""
@@ -168,7 +165,7 @@ class JointReport:
     """Average precision of the wrong joints."""
     auprc_score: float | None
     ece: float
-    """Of the confidence, ``BINS`` bins of equal width, over all joints together."""
+    """Of the confidence, ten bins of equal width, over all joints together."""
     correlation_pck: float | None
     """Spearman's, of a person's mean confidence with the share of joints that are right."""
     correlation_pck_score: float | None
@@ -210,48 +207,18 @@ def measure(
     scores_MJ: npt.NDArray[np.floating], names: Sequence[str], source: str,
 ) -> JointReport:  # fmt: skip
     """What finished maps are worth on people that did not fit them; the arguments are those of :func:`calibrate_joints`."""
-    if not counts_MJ.any():
-        raise DataError("joint calibration: no joint of the people that measure it is labelled")
-    confidence_MJ = calibration.confidence(logit_MJ)
-    confidence_L, right_L, scores_L = confidence_MJ[counts_MJ], right_MJ[counts_MJ], scores_MJ[counts_MJ]
-    bin_L = bin_of_equal_width(confidence_L, BINS)
-    count_B = np.bincount(bin_L, minlength=BINS)
-    sums = (np.bincount(bin_L, weights=weight, minlength=BINS) for weight in (confidence_L, right_L))
-    predicted, observed = (
-        tuple(_share(total, count) for total, count in zip(sum_B, count_B, strict=True)) for sum_B in sums
-    )
-    some_M = counts_MJ.any(axis=1)
-    pck_M = _mean(right_MJ, counts_MJ)[some_M]
-    numbers = []
-    for joint, name in enumerate(names):
-        counts_M = counts_MJ[:, joint]
-        wrong_K, sure_K = ~right_MJ[counts_M, joint], confidence_MJ[counts_M, joint]
-        numbers.append(JointNumbers(
-            name=name, own=bool(calibration.own_J[joint]), measured=len(wrong_K), wrong=int(wrong_K.sum()),
-            auroc=auroc(-sure_K, wrong_K), auroc_score=auroc(-scores_MJ[counts_M, joint], wrong_K),
-            ece=ece_equal_width(sure_K, ~wrong_K, BINS) if len(wrong_K) else None,
-        ))  # fmt: skip
+    found = measure_joints(calibration.confidence(logit_MJ), right_MJ, counts_MJ, names)
+    by_score = measure_joints(scores_MJ, right_MJ, counts_MJ, names, probability=False)
+    together = found.together
+    numbers = [
+        JointNumbers(name=one.name, own=bool(own), measured=one.measured, wrong=one.wrong, auroc=one.auroc,
+                     auroc_score=score.auroc, ece=one.ece)
+        for one, score, own in zip(found.joints, by_score.joints, calibration.own_J, strict=True)
+    ]  # fmt: skip
     return JointReport(
-        calibration=calibration, source=source, fitted=0, measured=len(right_L),
-        wrong=int((~right_L).sum()), auroc=auroc(-confidence_L, ~right_L), auroc_score=auroc(-scores_L, ~right_L),
-        auprc=average_precision(-confidence_L, ~right_L), auprc_score=average_precision(-scores_L, ~right_L),
-        ece=ece_equal_width(confidence_L, right_L, BINS),
-        correlation_pck=correlation(_mean(confidence_MJ, counts_MJ)[some_M], pck_M)[0],
-        correlation_pck_score=correlation(_mean(scores_MJ, counts_MJ)[some_M], pck_M)[0],
-        predicted=predicted, observed=observed, counts=tuple(count_B.tolist()), joints=tuple(numbers),
+        calibration=calibration, source=source, fitted=0, measured=together.measured, wrong=together.wrong,
+        auroc=together.auroc, auroc_score=by_score.together.auroc, auprc=together.auprc,
+        auprc_score=by_score.together.auprc, ece=together.ece or 0.0, correlation_pck=found.correlation_pck,
+        correlation_pck_score=by_score.correlation_pck, predicted=together.predicted, observed=together.observed,
+        counts=together.counts, joints=tuple(numbers),
     )  # fmt: skip
-
-
-def average_precision(score_L: npt.NDArray[np.floating], wrong_L: Bools) -> float | None:
-    """Area under the precision-recall curve of finding the wrong ones by the highest score; None unless both occur."""
-    if not wrong_L.any() or wrong_L.all():
-        return None
-    return float(average_precision_score(wrong_L, score_L))
-
-
-def _mean(value_NJ: npt.NDArray[Any], counts_NJ: Bools) -> Array:
-    return np.asarray((value_NJ * counts_NJ).sum(axis=1) / np.maximum(counts_NJ.sum(axis=1), 1), dtype=np.float64)
-
-
-def _share(total: float, count: int) -> float | None:
-    return float(total / count) if count else None
