@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from alpose.trainer.joint_calibration import JointReport
 from alpose.export.quality import CalibrationReport, ReliabilityBin
 from alpose.export.shift import Applied, Catch
 from alpose.export.thresholds import CatchThreshold
@@ -20,6 +19,7 @@ from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.detect.results import Comparison, DetectRow, Rating, Reliability, SetResult
 from alpose.trainer.detect.stored import Catalogue, DetectorInfo, SetInfo
+from alpose.trainer.joint_calibration import JointReport
 from alpose.trainer.metrics import Failure
 from alpose.trainer.results import Row
 

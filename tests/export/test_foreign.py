@@ -19,7 +19,6 @@ from onnx import TensorProto, helper
 
 from alpose.export import merge
 from alpose.export.foreign import ForeignGraph, export_uncalibrated, in_net, seen_turns
-from alpose.trainer.joint_calibration import JointCalibration
 from alpose.export.precision import to_fp16, to_int8
 from alpose.export.verify import verify
 from alpose.runtime.bundle import Bundle
@@ -33,6 +32,7 @@ from alpose.trainer.foreign.net import open_net, prepare
 from alpose.trainer.foreign.reader import NetReader
 from alpose.trainer.foreign.recognise import recognise
 from alpose.trainer.foreign.spec import NetInput, PoseSpec
+from alpose.trainer.joint_calibration import JointCalibration
 
 from ..trainer.foreign import nets
 from .conftest import CALIBRATION
