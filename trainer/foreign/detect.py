@@ -110,6 +110,8 @@ class DetectorRow:
     joint_ece: float | None
     risk: tuple[float, ...]
     """Failure rate among those trusted, at coverages from 1/20 to all."""
+    augrc: float | None = None
+    """None in files that were written before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,7 +302,7 @@ def _set(name: str, people: People, said: dict[str, list[Said]], failure: Failur
             per_seed=tuple(one.auroc for one in found), over_own=difference([loss_N for loss_N, _ in answers], own, truth),
             auprc=_mean([one.auprc for one in found]), aurc=_mean([one.aurc for one in found]),
             joint_auroc=_mean([one.joint_auroc for one in found]), joint_ece=_mean([one.joint_ece for one in found]),
-            risk=_risk([loss_N for loss_N, _ in answers], truth),
+            risk=_risk([loss_N for loss_N, _ in answers], truth), augrc=_mean([one.augrc for one in found]),
         )  # fmt: skip
 
     first = [OWN, SHIPPED]

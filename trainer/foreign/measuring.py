@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score
 from alpose.runtime.errors import DataError
 
 from ..detect.comparing import Ranked, resample_counts
-from ..metrics import Failure, aurc, auroc
+from ..metrics import Failure, augrc, aurc, auroc
 from ..statistics import ece_equal_mass, percentiles
 from .evidence import Evidence
 
@@ -78,6 +78,8 @@ class Measured:
     """Of a wrong joint by its confidence."""
     joint_ece: float | None
     """Expected calibration error of the joints' confidences, bins of equal mass; None for what is not a probability."""
+    augrc: float | None
+    """Area under the generalized risk-coverage curve."""
 
 
 def truth_of(evidence: Evidence, failure: Failure, names: Sequence[str]) -> Truth:
@@ -108,6 +110,7 @@ def measure(
         auroc=auroc(score_N, truth.failed_N), low=ends[0] if ends else None, high=ends[1] if ends else None,
         auprc=float(average_precision_score(truth.failed_N, score_N)) if both else None,
         aurc=aurc(score_N, truth.failed_N), joint_auroc=joint_auroc, joint_ece=joint_ece,
+        augrc=augrc(score_N, truth.failed_N),
     )  # fmt: skip
 
 

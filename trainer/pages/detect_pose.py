@@ -114,6 +114,7 @@ def _table(each: SetResult) -> Table:
                 Cell("" if one.name == OWN else fmt.signed(over.value), small=apart, best=over.is_better),
                 Cell(fmt.number(one.auprc)),
                 Cell(fmt.number(one.aurc)),
+                Cell(fmt.number(one.augrc)),
                 Cell(fmt.number(one.joint_auroc)),
                 Cell(fmt.number(one.joint_ece)),
             ),
@@ -130,6 +131,10 @@ def _table(each: SetResult) -> Table:
         Column("Over the own score"),
         Column("AUPRC", hover="average precision"),
         Column("AURC", hover="area under the risk-coverage curve; lower is better"),
+        Column(
+            "AUGRC",
+            hover="area under the generalized risk-coverage curve, in which every failure weighs the same; lower is better",
+        ),
         Column("Joints", small="AUROC of a wrong one"),
         Column(
             "ECE", small="of joints", hover="expected calibration error of the joints' confidences before calibration"

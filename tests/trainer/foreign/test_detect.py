@@ -34,7 +34,7 @@ def page_of(name: str) -> str:
 
     def row(each: str, learned: bool = False) -> DetectorRow:
         return DetectorRow(name=each, learned=learned, auroc=0.9, low=0.8, high=0.95, per_seed=(0.9,), over_own=apart, auprc=0.5,
-                           aurc=0.1, joint_auroc=None, joint_ece=0.02, risk=tuple(np.linspace(0.1, 0.3, 20)))  # fmt: skip
+                           aurc=0.1, joint_auroc=None, joint_ece=0.02, risk=tuple(np.linspace(0.1, 0.3, 20)), augrc=0.05)  # fmt: skip
 
     each = SetResult(name=name, people=10, failures=3, pck=0.8, rows=(row(OWN), row(SHIPPED), row("epck", True), row(name)),
                      beside={"oks": 0.7})  # fmt: skip
@@ -65,6 +65,7 @@ def test_what_a_head_is_worth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert names[:2] == [OWN, SHIPPED]
     assert {"facts", "ll++", "mean score", "mean peak"} < set(names)
     assert all(len(row.per_seed) == 2 for row in each.rows)
+    assert all(row.augrc is not None and row.aurc is not None and row.augrc <= row.aurc for row in each.rows)
     assert each.row(OWN).over_own.value == 0
     assert 0 < each.beside["oks"] < 1  # type: ignore[operator]
     assert found.cost is not None
