@@ -183,10 +183,16 @@ def verify(bundle: Path, public_key: Path | None, as_json: bool) -> None:
     default=1,
     show_default=True,
     type=click.IntRange(1),
+    metavar="FRAMES",
     help="Frames per call; 1 builds a static engine.",
 )
 @click.option(
-    "--workspace", default=1024, show_default=True, type=click.IntRange(16), help="Memory for building, in MiB."
+    "--workspace",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(16),
+    metavar="MIB",
+    help="Memory for building, in MiB.",
 )
 def engine(bundle: Path, public_key: Path | None, max_batch: int, workspace: int) -> None:
     """Build a TensorRT engine on this device, into BUNDLE/engines; kept only if the golden frames pass."""

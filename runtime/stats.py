@@ -40,7 +40,10 @@ COUNTERS: Mapping[str, tuple[str | None, str]] = {
         "reason",
         "Boxes of a detector that no pose was looked for in: not_finite, empty, outside, many, score.",
     ),
-    "dropped_frames_total": ("reason", "Frames that should have been kept and were not, by reason."),
+    "dropped_frames_total": (
+        "reason",
+        "Records that should have been kept and were not, by reason: one for each person on a frame.",
+    ),
     "dropped_pictures_total": ("reason", "Pictures of kept frames that were not kept, by reason."),
     "dropped_scores_total": ("reason", "Chunks of the score log that were not written, by reason."),
     "dropped_tallies_total": (None, "Hours of the tally of frames that were not written."),
@@ -473,7 +476,7 @@ class Stats:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Frames that should have been kept and were not, by reason."""
+        """Records that should have been kept and were not, by reason: one for each person on a frame."""
         return self.by("dropped_frames_total", "reason")
 
     @property
@@ -655,10 +658,11 @@ def _drift(drift: DriftReport) -> str:
         return "not tested: the bundle has no calibration"
     who = f" of {drift.stream}" if drift.stream else ""
     evidence = (
-        f"evidence{who} 10^{drift.log10_evidence:.1f} of 10^{drift.log10_limit:.1f} after {drift.observed:,} scores"
+        f"evidence{who} 10^{round(drift.log10_evidence, 1) + 0.0:.1f} of 10^{drift.log10_limit:.1f} after {drift.observed:,} "
+        f"score{'s' * (drift.observed != 1)}"
     )
     if not drift.alarm:
-        return f"none found, {evidence}"
+        return f"none found, {evidence}" if drift.observed else "no score tested yet"
     ago = _duration((drift.time_s or 0.0) - (drift.since_s or 0.0))
     return f"ALARM {ago} ago: {drift.direction} than in the calibration set, {evidence}"
 

@@ -52,6 +52,16 @@ def test_an_exit_code_of_its_own_stands_on_the_page(path: str) -> None:
         assert f"| `{path}` |" in PAGE
 
 
+@pytest.mark.parametrize("path", ALL)
+def test_a_number_says_what_it_counts(path: str) -> None:
+    """FRAMES, FPS, SHARE, 30d: not INTEGER or FLOAT, and the help says the rest."""
+    numbers = (click.types.IntParamType, click.types.FloatParamType, click.types.FuncParamType)
+    for parameter in ALL[path].params:
+        if isinstance(parameter, click.Option) and not parameter.is_flag and isinstance(parameter.type, numbers):
+            assert parameter.metavar, f"{path} {parameter.opts[0]} has no unit"
+            assert parameter.help
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_shell_completes_commands_and_options(name: str) -> None:
     complete = ShellComplete(COMMANDS[name], {}, name, f"_{name.upper().replace('-', '_')}_COMPLETE")

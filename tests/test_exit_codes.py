@@ -61,11 +61,10 @@ EMPTY_FILE = {"alpose-harvest pull": 3} | dict.fromkeys((
 ), 1)  # fmt: skip
 """Commands that read a file; the others want a folder: 2."""
 EMPTY_FOLDER = {"alpose-harvest pull": 3} | dict.fromkeys((
-    "alpose-monitor run", "alpose-monitor doctor", "alpose-export verify", "alpose-export bundle", "alpose-export engine",
-    "alpose-harvest import",
+    "alpose-monitor doctor", "alpose-export bundle", "alpose-harvest import",
 ), 1)  # fmt: skip
-"""A folder that lacks what belongs into a bundle or a model is damaged, and one without answers brings none; where it is
-no run, dataset or inbox at all: 2, and so where a file is wanted."""
+"""A model without its files is damaged, and a folder without answers brings none; where it is no bundle, run, dataset or
+inbox at all: 2, and so where a file is wanted."""
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ CHOICES_SHOWN = 10
 
 @click.command()
 @INBOX
-@click.option("--budget", required=True, type=int, help="Frames that annotators can do.")
+@click.option("--budget", required=True, type=int, metavar="FRAMES", help="Frames that annotators can do.")
 @click.option(
     "--strategy",
     default="value",
@@ -30,16 +30,24 @@ CHOICES_SHOWN = 10
     type=click.Choice(["value", "top", "coreset", "random"]),
     help="value: hard, unlike each other, fair to the devices; top: hardest; coreset: most unlike; random: by chance.",
 )
-@click.option("--control", type=int, help="How many of the budget go to the control stream. [default: a fifth]")
+@click.option(
+    "--control",
+    type=int,
+    metavar="FRAMES",
+    help="How many frames of the budget go to the control stream. [default: a fifth]",
+)
 @click.option(
     "--min-distance",
     default=0.05,
     show_default=True,
     type=float,
+    metavar="SHARE",
     help="Distance under which two frames are near-duplicates, as a share of what two frames are usually apart.",
 )
 @click.option("--name", help="Of the batch. [default: date and time]")
-@click.option("--seed", type=click.IntRange(0), help="Makes the draw of the control stream repeatable.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="NUMBER", help="Makes the draw of the control stream repeatable."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of tables.")
 def select(
     inbox: Path, budget: int, strategy: Any, control: int | None, min_distance: float, name: str | None,
@@ -100,7 +108,9 @@ def _chosen_text(chosen: Chosen, inbox: Path) -> str:
 @click.command()
 @INBOX
 @click.option("--batch", "name", help="Only what this batch of select has chosen.")
-@click.option("--limit", default=2000, show_default=True, type=click.IntRange(1), help="Frames on the page.")
+@click.option(
+    "--limit", default=2000, show_default=True, type=click.IntRange(1), metavar="FRAMES", help="Frames on the page."
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The page. [default: INBOX/gallery.html]")
 @click.option(
     "--sort",
@@ -386,7 +396,12 @@ def _px(value: float | None) -> str:
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page. [default: DATASET/field/report.html]"
 )
 @click.option(
-    "--level", default=0.95, show_default=True, type=click.FloatRange(0.5, 0.9999), help="Confidence of every interval."
+    "--level",
+    default=0.95,
+    show_default=True,
+    type=click.FloatRange(0.5, 0.9999),
+    metavar="SHARE",
+    help="Confidence of every interval, as a share.",
 )
 @click.option(
     "--bundle",

@@ -100,9 +100,12 @@ def _record(
 
 @click.command()
 @click.argument("queue", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--frames", default=40, show_default=True, type=click.IntRange(1, 100_000))
+@click.option("--frames", default=40, show_default=True, type=click.IntRange(1, 100_000), metavar="FRAMES",
+              help="How many frames.")  # fmt: skip
 @click.option("--device", help="Its name. [default: that of the file]")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), metavar="NUMBER", help="Other people for another."
+)
 def main(queue: Path, frames: int, device: str | None, seed: int) -> None:
     """Fill the file QUEUE with frames of rendered people."""
     try:

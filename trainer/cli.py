@@ -63,9 +63,16 @@ main.add_command(pose)
 @click.option(
     "--methods", default=DEFAULT_METHODS, show_default=True, help=f"Comma-separated; also {', '.join(MORE_METHODS)}."
 )  # fmt: skip
-@click.option("--stages", type=click.IntRange(1), help="Rounds of select, label, retrain. [default: the preset's]")
-@click.option("--budget", type=click.IntRange(1), help="People labelled per stage. [default: the preset's]")
-@click.option("--initial", type=click.IntRange(2),
+@click.option(
+    "--stages",
+    type=click.IntRange(1),
+    metavar="STAGES",
+    help="Rounds of select, label, retrain. [default: the preset's]",
+)
+@click.option(
+    "--budget", type=click.IntRange(1), metavar="PEOPLE", help="People labelled per stage. [default: the preset's]"
+)
+@click.option("--initial", type=click.IntRange(2), metavar="PEOPLE",
               help="People labelled at the start; lsp fixes its 1,000. [default: the preset's]")  # fmt: skip
 @click.option("--profile", default="standard", show_default=True, type=click.Choice(["standard", "official-2021"]),
               help="How PCK is computed; written into every result. docs/cycles.md says what official-2021 leaves out.")  # fmt: skip
@@ -146,7 +153,7 @@ def _write_theory(run: Path) -> None:
 @main.command()
 @click.argument("run", type=EXISTING_FOLDER)
 @click.option("--level", default=0.05, show_default=True, type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
-              help="Of the tests, after Holm's correction; the papers' is 0.1, without it.")  # fmt: skip
+              metavar="SHARE", help="Significance level of the tests, a probability, after Holm's correction; the papers' is 0.1, without it.")  # fmt: skip
 def report(run: Path, level: float) -> None:
     """Write RUN/report.html and RUN/theory.html again, also of a run that has not ended."""
     from .pages.cycles import write_report
@@ -163,9 +170,9 @@ def report(run: Path, level: float) -> None:
 @click.option("--heads", help="With --pose: epck,facts,facts+features,ll,ll++. [default: all]")
 @click.option("--map-joints", metavar="NET:LABEL,…", help="With --pose: joints that belong together although their names "
               "differ; NET:- keeps one out.")  # fmt: skip
-@click.option("--views", default=8, show_default=True, type=click.IntRange(0, 64),
+@click.option("--views", default=8, show_default=True, type=click.IntRange(0, 64), metavar="VIEWS",
               help="With --pose: damaged views of every person.")  # fmt: skip
-@click.option("--people", default=1000, show_default=True, type=click.IntRange(1),
+@click.option("--people", default=1000, show_default=True, type=click.IntRange(1), metavar="PEOPLE",
               help="With --pose: so many train, and so many of each set are tested, at most.")  # fmt: skip
 @click.option("--group-by", metavar="FIELD", help="With --pose: keep each group on one side of every split.")
 @failure_options
@@ -235,20 +242,28 @@ def detect(
               "epck,facts,facts+features,ll,ll++]")  # fmt: skip
 @click.option("--map-joints", metavar="NET:LABEL,…", help="With --pose: joints that belong together although their names "
               "differ; NET:- keeps one out.")  # fmt: skip
-@click.option("--views", default=8, show_default=True, type=click.IntRange(0, 64),
+@click.option("--views", default=8, show_default=True, type=click.IntRange(0, 64), metavar="VIEWS",
               help="With --pose: damaged views of every person.")  # fmt: skip
 @click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="TOML",
               help="What differs from the preset: rates, batches, augmentation, epochs; see docs/loop.md.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(1), help="Of the pose net. [default: the recipe's]")
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    metavar="EPOCHS",
+    help="How long the pose net is trained. [default: the recipe's]",
+)
 @click.option("--compile", "compile_", is_flag=True, help="torch.compile the pose net for training.")
 @click.option("--hold-out", default=0.25, show_default=True, type=click.FloatRange(0, 0.9, min_open=True, max_open=True),
+              metavar="SHARE",
               help="Share of the images that trains nothing, of folders without a val part.")  # fmt: skip
 @click.option("--group-by", metavar="FIELD", help="Keep each group on one side of every split: a field of the images, "
               "such as driver, camera or clip.")  # fmt: skip
 @click.option("--flip-pairs", metavar="LEFT:RIGHT,...",
               help="Joints that change places in a mirror, by name or number from 1, where names do not tell.")  # fmt: skip
 @click.option("--without-old-data", is_flag=True, help="Do not train again on the people that trained the checkpoint.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), metavar="NUMBER", help="Begins the random draws."
+)
 @click.option("--log", "logs", multiple=True, metavar="tensorboard|MODULE:CLASS",
               help="Also send every loss and measure there, while it trains. Repeatable.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json in place of a table.")
@@ -321,9 +336,11 @@ def _is_foreign(path: Path) -> bool:
 
 @main.command()
 @click.argument("run", required=False, type=EXISTING_FOLDER)
-@click.option("--seed", type=click.IntRange(0), help="Which base model of the run. [default: the first]")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="NUMBER", help="Which base model of the run. [default: the first]"
+)
 @click.option("--near", default=0.1, show_default=True, type=click.FloatRange(0, 1, min_open=True),
-              help="Two losses are near-equal that differ by at most this share of the mean loss.")  # fmt: skip
+              metavar="SHARE", help="Two losses are near-equal that differ by at most this share of the mean loss.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 def theory(run: Path | None, seed: int | None, near: float, as_json: bool) -> None:
     """Tables 1 and 2 of the LearningLoss++ paper; with RUN, the same of its own losses, fitted and measured.

@@ -45,8 +45,8 @@ def run_options(default_out: str) -> Callable[[Any], Any]:
                      f"[default: {default_out}]"),
         click.option("--preset", "preset_name", type=PRESET, default="laptop", show_default=True,
                      help="Size of net, training and experiment."),
-        click.option("--seeds", type=click.IntRange(1),
-                     help="Base models, numbered from 0. [default: the preset's]"),
+        click.option("--seeds", type=click.IntRange(1), metavar="MODELS",
+                     help="How many base models, each of a seed of its own, from 0. [default: the preset's]"),
         click.option("--bases", type=EXISTING_FOLDER,
                      help="Take over the base models of this run instead of training them again."),
     )  # fmt: skip
@@ -92,8 +92,8 @@ def failure_options(command: Callable[..., None], default: str | None = "image-p
     return _decorated(command, (
         click.option("--failure", default=default, show_default=default is not None, type=click.Choice(FAILURES),
                      help="What counts as a failed pose." + (" [default: as the model was fitted]" if default is None else "")),
-        click.option("--failure-limit", type=float,
-                     help="PCK under which, or mean error over which, a pose fails. "
+        click.option("--failure-limit", type=float, metavar="LIMIT",
+                     help="PCK, 0 to 1, under which a pose fails, or mean error in sides of the crop over which it does. "
                           f"[default: {DEFAULT_LIMITS['image-pck']}, or {DEFAULT_LIMITS['mean-error']}]"),
     ))  # fmt: skip
 

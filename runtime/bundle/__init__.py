@@ -206,6 +206,10 @@ def _entries(folder: Path) -> dict[str, str | None]:
         raise DataNotFoundError(f"{folder} does not exist: a bundle is a folder NAME.alpose{more}")
     if not folder.is_dir():
         raise BundleError(f"{folder} is a file: a bundle is a folder NAME.alpose with {', '.join(REQUIRED)}")
+    if not any((folder / name).exists() for name in REQUIRED):
+        raise DataNotFoundError(
+            f"{folder} is not a bundle: it holds none of {', '.join(REQUIRED)}. Give a folder NAME.alpose"
+        )
     problems: dict[str, str | None] = {}
     for name in REQUIRED:
         problems[name] = _kind_problem(folder / name, stat.S_ISREG, f"is missing. {_AGAIN}")

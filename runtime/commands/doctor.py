@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ..command_line import LiveLine, bar, paint
-from ..engines.catalog import engine_names
+from ..engines.catalog import engine_names, require_known
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -20,9 +20,11 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 @click.option("--queue", type=click.Path(path_type=Path, dir_okay=False),
               help="Where the queue is or will be: its disk is tried, and its records are checked.")  # fmt: skip
 @click.option("--soak", "soak_s", default=60.0, show_default=True, type=click.FloatRange(0, 86400), metavar="SECONDS",
-              help="How long to run at full load, with BUNDLE; 0: not at all.")  # fmt: skip
+              help="How long to run a whole monitor at full load; it needs a BUNDLE. 0: not at all.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True, help=f"What the soak runs on: {engine_names()}.")
-@click.option("--threads", type=click.IntRange(1), help="Of the soak's engine.  [default: 2]")
+@click.option(
+    "--threads", type=click.IntRange(1), metavar="THREADS", help="Threads of the soak's engine.  [default: 2]"
+)
 @click.option("--public-key", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="BUNDLE must be signed by it.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -39,6 +41,7 @@ def doctor(
     """
     from ..doctor import Finding, Report, blocks, examine, summary
 
+    require_known(engine)
     log = logging.getLogger("alpose")
     if log.level == logging.INFO:  # what goes well is in the findings
         log.setLevel(logging.WARNING)

@@ -37,12 +37,14 @@ def queue() -> None:
 @queue.command("ls")
 @QUEUE
 @click.option("--order", default="time", show_default=True, type=click.Choice(["time", "newest", "value"]),
-              help="Oldest first, or most valuable first.")  # fmt: skip
+              help="time: oldest first; newest: newest first; value: most valuable first, which is failure probability times "
+                   "novelty.")  # fmt: skip
 @click.option("--device", help="Only of this device.")
 @click.option("--camera", help="Only of this camera.")
 @click.option("--reason", help="Only what this trigger kept: budget, control, jump …")
 @click.option("--state", type=click.Choice(["queued", "pulled"]), help="Only in this state.  [default: both]")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(0), help="At most so many; 0: all.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(0), metavar="RECORDS",
+              help="At most so many records; 0: all.")  # fmt: skip
 @JSON
 def list_records(
     queue: Path, order: Any, device: str | None, camera: str | None, reason: str | None, state: str | None, limit: int,
@@ -83,7 +85,8 @@ def list_records(
 @click.argument("record_id", metavar="[ID]", required=False)
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the picture: a .jpg or .png.")
 @click.option("--draw", "drawn", is_flag=True, help="With --save: draw pose and box on it.")
-@click.option("--position", default=0, show_default=True, help="With --save: which frame of a clip; 0 is the kept one.")
+@click.option("--position", default=0, show_default=True, metavar="FRAME",
+              help="With --save: which frame of a clip, counted from the kept one, which is 0.")  # fmt: skip
 @click.option("--key", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="With --save: the private key that opens sealed pictures.")  # fmt: skip
 @JSON
@@ -167,7 +170,7 @@ def recover(damaged: Path, into: Path, as_json: bool) -> None:
 @queue.command()
 @QUEUE
 @click.option(
-    "--older-than", "older_than_s", type=duration, metavar="TIME", help="What was captured longer ago: 30d, 12h."
+    "--older-than", "older_than_s", type=duration, metavar="TIME", help="What was captured longer ago: 30d, 12h, 90min."
 )
 @click.option("--everything", is_flag=True, help="All records.")
 @click.option("--camera", help="What this camera saw.")

@@ -250,12 +250,12 @@ def _boots(chunks: list[scorelog.Chunk]) -> list[list[scorelog.Chunk]]:
     multiple=True,
     type=rate,
     metavar="N/hour",
-    help="The policy of run --budget; may be repeated.",
+    help="The policy of run --budget: 100/hour, 2000/day, a number alone is frames an hour; may be repeated.",
 )
 @click.option("--bundle", "sha256", metavar="SHA256", help="Which model's scores: any unique beginning of its sha256.")
 @click.option("--device", help="Only what this device saw.")
 @click.option("--camera", help="Only what this camera saw.")
-@click.option("--seed", default=0, show_default=True, help="Of random draws.")
+@click.option("--seed", default=0, show_default=True, metavar="NUMBER", help="Begins the random draws.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def replay_command(
     queue: Path, triggers: tuple[str, ...], budgets: tuple[float, ...], sha256: str | None, device: str | None,

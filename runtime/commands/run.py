@@ -47,7 +47,7 @@ CONTROL_SHARE = 0.1
 )
 @click.option("--track", is_flag=True, help="Follow the person; search the frame while nobody is followed.")
 @click.option("--queue", type=click.Path(path_type=Path, dir_okay=False), help="Keep flagged frames in this file.")
-@click.option("--budget", type=command_line.rate, metavar="N/hour", help="Keep the frames most likely to be wrong, so many: 100/hour, 2000/day.  "
+@click.option("--budget", type=command_line.rate, metavar="N/hour", help="Keep the frames most likely to be wrong, so many in a time: 100/hour, 2000/day; a number alone is frames an hour.  "
               "[default: 20/hour]")  # fmt: skip
 @click.option("--trigger", metavar="POLICY",
               help='In place of --budget, a whole policy: "Episodes(Catch(0.9)) | Control(rate=0.001)".')  # fmt: skip
@@ -58,14 +58,15 @@ CONTROL_SHARE = 0.1
 @click.option(
     "--size", "camera_size", type=command_line.frame_size, metavar="WxH", help="Ask a camera for this size: 1280x720."
 )
-@click.option("--rate", type=click.FloatRange(0, 1000, min_open=True), help="Ask a camera for so many frames a second.")
+@click.option("--rate", type=click.FloatRange(0, 1000, min_open=True), metavar="FPS",
+              help="Ask a camera for so many frames a second.")  # fmt: skip
 @click.option("--pixel-format", metavar="FOURCC", help="Ask a camera for this format: MJPG, YUYV, GREY.")
 @click.option("--frame-format", default="bgr", show_default=True, metavar="FORMAT",
               help="Read a camera's or pipeline's frames as they come: grey, nv12, nv21, i420, yuyv or uyvy, the YUV ones "
                    "also with -bt709.")  # fmt: skip
 @click.option("--verify", default="first", show_default=True, type=click.Choice(["first", "background"]),
               help="Verify the engine with the golden frames before the first frame, or beside the camera.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Of ONNX Runtime.  [default: 2]")
+@click.option("--threads", type=click.IntRange(1), metavar="THREADS", help="Threads of ONNX Runtime.  [default: 2]")
 @click.option("--allow-fallback", is_flag=True, help="Go on with the CPU where the engine asked for does not run.")
 @click.option("--public-key", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Refuse a bundle that this key did not sign.")  # fmt: skip
@@ -78,20 +79,27 @@ CONTROL_SHARE = 0.1
 @click.option("--seal-to", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="KEY.pub",
               help="Encrypt stored pictures to this key (queue keygen); this device cannot read them back.")  # fmt: skip
 @click.option("--queue-size", "max_bytes", type=command_line.byte_count, metavar="SIZE",
-              help="When full, the least valuable frames go first.  [default: what it has; 256M for a new one]")  # fmt: skip
+              help="Largest size of the queue's file in bytes, with K, M or G: 256M, 4G. When it is full, the least valuable frames go "
+                   "first.  [default: what it has; 256M for a new one]")  # fmt: skip
 @click.option(
-    "--max-age", "max_age_s", type=command_line.duration, metavar="TIME", help="Give records up after this time: 30d."
+    "--max-age",
+    "max_age_s",
+    type=command_line.duration,
+    metavar="TIME",
+    help="Give records up after this time: 30d, 12h, 90min.",
 )
 @click.option(
     "--clip",
     default="0,0",
     type=command_line.clip,
     metavar="BEFORE,AFTER",
-    help="Also keep frames before and after the kept one.",
+    help="Also keep so many frames before and after the kept one: 5,5.  [default: 0,0]",
 )
 @click.option("--serve", metavar="PORT|HOST:PORT",
               help="Show in a browser what it sees, on 127.0.0.1 or on the address given: 8080, 0.0.0.0:8080.")  # fmt: skip
-@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics on 127.0.0.1.")
+@click.option(
+    "--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Serve Prometheus metrics on 127.0.0.1."
+)
 @click.option("--metrics-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.prom",
               help="Write metrics for node_exporter's textfile collector.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after N frames.")
@@ -99,8 +107,8 @@ CONTROL_SHARE = 0.1
               help="Play a recording at its own speed, leaving frames out like a camera; or every frame, as fast as "
                    "it goes.")  # fmt: skip
 @click.option("--fps", type=click.FloatRange(0, 1000, min_open=True),
-              help="Of a folder, or of a video that does not say.  [default: 10 for a folder]")  # fmt: skip
-@click.option("--seed", type=int, help="Of the random draws, to repeat a run.")
+              metavar="FPS", help="Frames a second of a folder, or of a video that does not say.  [default: 10 for a folder]")  # fmt: skip
+@click.option("--seed", type=int, metavar="NUMBER", help="Begins the random draws, to repeat a run.")
 @click.option("-q", "--quiet", is_flag=True, help="No counters while it runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run(

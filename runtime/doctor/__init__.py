@@ -57,4 +57,4 @@ def examine(
             with monitor_loop(opened, place, engine, threads) as step:
                 yield check_soak(soak(step, soak_s, progress=progress))
         except AlposeError as error:
-            yield failed("soak", str(error), "no monitor starts here")
+            yield failed("soak", str(error), "no monitor starts with these options here")

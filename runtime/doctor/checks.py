@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +18,11 @@ TENSORRT = (10, 12)
 """Major versions of TensorRT that are supported: from the first, before the second."""
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 OPTIONAL = {
-    "crypto": ("pynacl", "signed bundles and sealed frames need it", "crypto"),
-    "metrics": ("prometheus-client", "metrics by HTTP (--metrics-port) needs it", "metrics"),
-    "camera": ("opencv-python-headless", "alpose-monitor run needs it", "camera"),
+    "crypto": ("pynacl", "signed bundles and sealed frames", "crypto"),
+    "metrics": ("prometheus-client", "metrics for Prometheus", "metrics"),
+    "camera": ("opencv-python-headless", "reading cameras and videos in alpose-monitor run", "camera"),
 }
-"""Finding → its distribution, what needs it, and the extra that brings it."""
+"""Finding → its distribution, what it is there for, and the extra that brings it."""
 
 YEARS = (2025, 2100)
 """A clock that shows another year was never set."""
@@ -80,8 +82,8 @@ def _onnxruntime(here: Environment) -> Iterator[Finding]:
     if len(found) > 1:
         keep = "onnxruntime-gpu" if here.gpu and "onnxruntime-gpu" in found else found[0]
         yield failed(name, f"{said}: {len(found)} at once",
-                     "they are installed into the same folder and overwrite each other: which one runs is chance, and a "
-                     "GPU is lost without a word",
+                     "they are installed into the same folder and overwrite each other: which one runs is left to chance, and "
+                     "a GPU may be left unused without a word",
                      f"pip uninstall -y {' '.join(found)} && pip install {keep}=={here.packages[keep]}")  # fmt: skip
     elif name in here.unloadable:
         yield failed(name, f"{said or 'installed'}, and does not load: {here.unloadable[name]}", "no bundle runs on it",
@@ -109,13 +111,15 @@ def _telemetry(here: Environment) -> Iterator[Finding]:
         return
     if not here.telemetry_off:
         yield failed("telemetry", "ONNX Runtime was loaded before it was switched off",
-                     "newer versions of it send usage data to Microsoft: import alpose.runtime first, or set the variable",
+                     "newer versions of it send usage data to Microsoft: import alpose.runtime before onnxruntime, or set "
+                     "the variable",
                      "export ORT_DISABLE_TELEMETRY=1")  # fmt: skip
     elif here.telemetry_traces:
-        yield ok("telemetry", "ONNX Runtime's is off", f"another program has left its events in {here.telemetry_traces}; "
-                 "alpose writes none", f"rm -r {here.telemetry_traces}")  # fmt: skip
+        yield ok("telemetry", "ONNX Runtime sends no usage data from alpose", "another program of this user has left events that "
+                 f"ONNX Runtime would send in {here.telemetry_traces}. alpose wrote none of them, and they may be deleted",
+                 f"rm -r {here.telemetry_traces}")  # fmt: skip
     else:
-        yield ok("telemetry", "ONNX Runtime's is off: nothing is sent, and no device id is kept")
+        yield ok("telemetry", "ONNX Runtime sends no usage data, and keeps no device id")
 
 
 def _linkage(here: Environment) -> Iterator[Finding]:
@@ -178,7 +182,7 @@ def _driver(here: Environment) -> Iterator[Finding]:
                          "nothing can use the GPU: the driver is missing, or a container was started without it",
                          "docker run --gpus all …  (or install NVIDIA's driver)")  # fmt: skip
         else:
-            yield ok("driver", "no NVIDIA GPU")
+            yield ok("driver", "there is no NVIDIA GPU, so none is needed")
         return
     reached, newest = ".".join(map(str, here.driver_cuda)), here.driver_cuda[0]
     bindings = here.packages.get("cuda-python") or here.packages.get("cuda-bindings") or ""
@@ -198,7 +202,7 @@ def _driver(here: Environment) -> Iterator[Finding]:
 
 def _encoder(here: Environment) -> Iterator[Finding]:
     if "simplejpeg" in here.loadable:
-        yield ok("jpeg", f"simplejpeg {here.packages.get('simplejpeg', '')}".strip())
+        yield ok("jpeg", f"simplejpeg {here.packages.get('simplejpeg', '')}".strip() + " encodes kept frames")
         return
     why = here.unloadable.get("simplejpeg")
     found = f"simplejpeg does not load: {why}" if why else "simplejpeg is not installed"
@@ -213,12 +217,17 @@ def _encoder(here: Environment) -> Iterator[Finding]:
 def _optional(here: Environment) -> Iterator[Finding]:
     for label, (name, purpose, extra) in OPTIONAL.items():
         if name in here.unloadable:
-            yield warning(label, f"{name} does not load: {here.unloadable[name]}", f"only {purpose}",
+            yield warning(label, f"{name} does not load: {here.unloadable[name]}", f"it is needed for {purpose} alone",
                           f"pip install --force-reinstall {name}")  # fmt: skip
         elif name in here.loadable:
-            yield ok(label, f"{name} {here.packages.get(name, '')}".strip())
+            yield ok(label, f"{name} {here.packages.get(name, '')}".strip() + f", for {purpose}")
         else:
-            yield ok(label, f"not installed; only {purpose}", "", f"pip install 'alpose[{extra}]'")
+            yield ok(
+                label,
+                f"{name} is not installed; it is needed for {purpose} alone",
+                "",
+                f"pip install 'alpose[{extra}]'",
+            )
 
 
 def _other_versions(need: str, here: Environment) -> list[str]:
@@ -240,10 +249,10 @@ def _clock(here: Environment) -> Iterator[Finding]:
     shown = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(here.wall_s))
     set_it = "sudo timedatectl set-ntp true"
     if not YEARS[0] <= time.gmtime(here.wall_s).tm_year <= YEARS[1]:
-        yield failed("clock", shown, "it was never set: capture times, ages and limits by age would be wrong", set_it)
+        yield failed("clock", shown, "it was never set: capture times, ages and limits by age will be wrong", set_it)
     elif abs(here.clock_rate - 1) > 0.05:
         yield warning("clock", f"{shown}; it ran at {here.clock_rate:.2f} times the speed of the monotonic clock",
-                      "it is being set just now, or is wrong: times of records may jump")  # fmt: skip
+                      "it is being set just now, or is wrong: times of records may jump. Run the doctor again in a minute")  # fmt: skip
     elif here.synchronised is False:
         yield warning("clock", f"{shown}, not synchronised", "times of several devices will not agree", set_it)
     else:
@@ -290,7 +299,9 @@ def _heat(here: Environment) -> Iterator[Finding]:
         yield warning("heat", f"{heat + ', ' * bool(heat)}slowed down for heat {here.throttled} times since the start",
                       "latency rises when it does: better cooling, or fewer frames a second")  # fmt: skip
     elif here.temperature_c is not None and here.temperature_c >= HOT_C:
-        yield warning("heat", heat, "processors slow down at about this temperature")
+        yield warning(
+            "heat", heat, "processors slow down at about this temperature: better cooling, or fewer frames a second"
+        )
     elif heat:
         yield ok("heat", heat)
 
@@ -300,7 +311,8 @@ def _memory(here: Environment) -> Iterator[Finding]:
         return
     found = f"{here.memory_free_bytes / 2**30:.1f} GiB available"
     if here.memory_free_bytes < LITTLE_MEMORY:
-        yield warning("memory", found, "the kernel may end the process when a frame needs more")
+        yield warning("memory", found, "the kernel may end the monitor when a frame needs more: end other programs, or give the "
+                      "device or container more memory")  # fmt: skip
     else:
         yield ok("memory", found)
 
@@ -313,15 +325,22 @@ def _disk(here: Environment) -> Iterator[Finding]:
     if disk is None:
         return
     if disk.problem:
-        yield failed("disk", f"{disk.folder}: {disk.problem}", "no queue can be kept there",
-                     f"mkdir -p {disk.folder} && test -w {disk.folder}")  # fmt: skip
+        looks = {
+            errno.ENOENT: "mkdir -p",
+            errno.ENOSPC: "df -h",
+            errno.EROFS: "findmnt -T",
+            errno.EDQUOT: "quota -v; df -h",
+        }
+        look = next((words for code, words in looks.items() if os.strerror(code) == disk.problem), "ls -ld")
+        yield failed("disk", f"{disk.folder}: {disk.problem}", "no queue can be kept there", f"{look} {disk.folder}")
         return
     yield _file_system(disk)
     free = f"{disk.free_bytes / 2**30:.1f} GiB free"
     if disk.free_bytes < NO_BYTES:
-        yield failed("free space", free, "nothing more can be kept", f"df -h {disk.folder}")
+        yield failed("free space", free, "no frame can be kept: make room", f"df -h {disk.folder}")
     elif disk.free_bytes < LITTLE_BYTES:
-        yield warning("free space", free, "a queue takes up to 256 MiB, and its log as much again")
+        yield warning("free space", free, "a queue takes up to 256 MiB unless run --queue-size says otherwise, and its log for a "
+                      "while as much again: make room, or give a smaller size", f"df -h {disk.folder}")  # fmt: skip
     else:
         yield ok("free space", free)
     yield _sync(disk)
@@ -331,28 +350,28 @@ def _file_system(disk: DiskInfo) -> Finding:
     found = f"{disk.folder} on {disk.kind or 'an unknown file system'}"
     if disk.kind in NETWORK:
         return warning("file system", found, "a network file system: SQLite's locks and shared memory do not work "
-                       "across machines, and a lost connection stops the queue. Keep the queue on a local disk")  # fmt: skip
+                       "across machines, and where the connection is lost no frame is kept. Put the queue on a local disk")  # fmt: skip
     if disk.kind in MEMORY:
         return warning("file system", found, "it is memory: every record is gone when the power is. Put the queue on a "
                        "disk")  # fmt: skip
     if disk.kind in FRAGILE:
-        return warning("file system", found, "without a journal: power loss can damage all of it. ext4 or xfs keep what "
-                       "they acknowledge")  # fmt: skip
+        return warning("file system", found, "a file system without a journal: power loss can damage all of it. Put the queue "
+                       "on ext4 or xfs, which keep what they have acknowledged")  # fmt: skip
     if disk.kind == "overlay":
-        return warning("file system", found, "a container's own layer: the queue is gone with the container",
+        return warning("file system", found, "a container's own layer: the queue is gone with the container. Put it on a volume",
                        "docker run -v alpose:/var/lib/alpose …  and --queue /var/lib/alpose/flagged.db")  # fmt: skip
     return ok("file system", found)
 
 
 def _sync(disk: DiskInfo) -> Finding:
     p50, p99 = (float(value) for value in np.quantile(disk.sync_s, [0.5, 0.99]))
-    found = f"4 KiB on the storage in {_duration(p50)} (median), {_duration(p99)} (p99), {len(disk.sync_s)} times"
+    found = f"4 KiB are safe on the storage after {_duration(p50)} (median) to {_duration(p99)} (p99); {len(disk.sync_s)} tries"
     if p50 < SUSPICIOUS_S and disk.kind not in MEMORY:
         return warning("sync", found, "faster than storage can be: it says that data are safe before they are, and power "
-                       "loss can take records that were acknowledged")  # fmt: skip
+                       "loss can take frames that were kept. Switch its write cache off, or use other storage")  # fmt: skip
     if p99 > SLOW_S:
-        return warning("sync", found, "slow: frames wait in memory meanwhile, and are dropped when too many do. The "
-                       "camera loop itself never waits for it")  # fmt: skip
+        return warning("sync", found, "slow: kept frames wait in memory meanwhile, and are dropped when too many do. The "
+                       "camera never waits for it. Use faster storage, or a smaller budget")  # fmt: skip
     return ok("sync", found)
 
 

@@ -305,7 +305,7 @@ def examine_disk(folder: Path) -> DiskInfo:
         free = shutil.disk_usage(folder).free
         sync_s = tuple(_syncs(folder))
     except OSError as error:
-        return DiskInfo(folder=str(folder), kind=kind, free_bytes=0, sync_s=(), problem=str(error))
+        return DiskInfo(folder=str(folder), kind=kind, free_bytes=0, sync_s=(), problem=error.strerror or str(error))
     return DiskInfo(folder=str(folder), kind=kind, free_bytes=free, sync_s=sync_s)
 
 

@@ -84,10 +84,11 @@ def blocks(
 
 def summary(report: Report) -> str:
     """The last line."""
-    count = {state: sum(finding.state == state for finding in report.findings) for state in MARKS}
-    said = [f"{count['failed']} failed"] if count["failed"] else []
-    said += [f"{count['warning']} warning{'s' * (count['warning'] != 1)}"] if count["warning"] else []
-    said += [f"{count['ok']} ok"]
+    names = {state: [finding.name for finding in report.findings if finding.state == state] for state in MARKS}
+    failed, warned = names["failed"], names["warning"]
+    said = [f"{len(failed)} FAILED ({', '.join(failed)})"] if failed else []
+    said += [f"{len(warned)} warning{'s' * (len(warned) != 1)} ({', '.join(warned)})"] if warned else []
+    said += [f"{len(names['ok'])} ok"]
     return f"doctor: {', '.join(said)}"
 
 

@@ -32,6 +32,8 @@ DRIFT = 1.25
 """Median latency of the last quarter over that of the first, from which a soak warns."""
 GROWTH_BYTES = 16 << 20
 """Of memory, between the first quarter and the end, from which a soak warns."""
+MOST_LINES = 5
+"""Of what is wrong with a queue; alpose-monitor queue check has them all."""
 FEWEST = 40
 """A soak of fewer frames says nothing about drift."""
 
@@ -58,10 +60,9 @@ def check_bundle(folder: Path, public_key: Path | None = None) -> tuple[Bundle |
         problems = [f"{check.name}: {check.problem}" for check in check_files(folder, public_key) if check.problem]
         bundle = None if problems else Bundle.open(folder, public_key)
     except AlposeError as error:
-        return None, failed("bundle", str(error), "", "")
+        return None, failed("bundle", str(error), "no monitor starts with it, and no engine was tried")
     if bundle is None:
-        return None, failed("bundle", "\n".join([f"{folder} is refused", *problems]),
-                            "no monitor starts with it: copy or export it again")  # fmt: skip
+        return None, failed("bundle", "\n".join([f"{folder} is refused", *problems]), "no monitor starts with it")
     facts = f"{bundle.manifest.name}, {bundle.manifest.precision}, {len(bundle.skeleton)} joints, sha256 {bundle.sha256[:12]}"
     if bundle.calibration is None:
         return bundle, warning("bundle", facts, "exported without calibration data: its failure probabilities rank "
@@ -93,20 +94,20 @@ def _onnx(provider: str, bundle: Bundle | None, here: Environment, make: Make) -
     try:
         if bundle is None:
             _try_tiny(provider)
-            return ok(name, "starts and computes; give a BUNDLE to try its golden frames")
+            return ok(name, "starts and computes; with a BUNDLE its golden frames are tried too")
         engine = make(bundle, provider)
         *_, report = verify_engine(engine, bundle.golden)
         return _judged(name, report, _seconds(engine, bundle), batch_cost(engine, "\n"))
     except Exception as error:  # whatever a library raises is what the doctor is there to tell
         why = (str(error).splitlines() or [type(error).__name__])[0]
         if provider in NVIDIA and not here.gpu:
-            return ok(name, "compiled in, and there is no GPU")
+            return ok(name, "this ONNX Runtime could use a GPU, and there is none")
         if provider == "cpu":
             return failed(name, why, "no bundle runs on this machine's processor",
                           "pip install --force-reinstall onnxruntime")  # fmt: skip
         if provider in NVIDIA:
             return failed(name, why, "this machine's GPU is not used through ONNX Runtime: see the libraries above")
-        return warning(name, why, "this provider cannot be used")
+        return warning(name, why, "this provider cannot be used; others can")
 
 
 def _try_tiny(provider: str) -> None:
@@ -132,7 +133,8 @@ def _native(bundle: Bundle, here: Environment) -> Iterator[Finding]:
     except (DataNotFoundError, MissingExtraError) as error:
         yield ok("engine tensorrt-native", str(error).splitlines()[0], "", rebuild(bundle))
     except AlposeError as error:
-        yield failed("engine tensorrt-native", str(error).splitlines()[0], "it is refused", rebuild(bundle))
+        yield failed("engine tensorrt-native", str(error).splitlines()[0], "no monitor takes this engine: build it again",
+                     rebuild(bundle))  # fmt: skip
 
 
 def _registered(bundle: Bundle) -> Iterator[Finding]:
@@ -161,11 +163,11 @@ def _judged(name: str, report: GoldenReport, seconds: float | None, cost: str = 
         return failed(name, str(report), "this engine answers wrongly on this machine, and every monitor refuses it. "
                       "Another version of the library or driver may be right; until then use another engine")  # fmt: skip
     worst = ", ".join(
-        f"{check.output} {check.deviation:.2g} of {check.tolerance:.2g} {UNITS.get(check.output, '')}".rstrip()
+        f"{check.output} {check.deviation:.2g} ({check.tolerance:.2g}){UNITS.get(check.output, '') and f' {UNITS[check.output]}'}"
         for check in report.checks
     )
     speed = f"; {1e3 * seconds:.1f} ms a frame" if seconds is not None else ""
-    return ok(name, f"golden frames answered rightly{speed}{cost}\nworst deviations: {worst}")
+    return ok(name, f"golden frames answered rightly{speed}{cost}\nlargest deviations (allowed): {worst}")
 
 
 def _seconds(engine: Engine, bundle: Bundle) -> float:
@@ -186,8 +188,10 @@ def check_queue(path: Path) -> Iterator[Finding]:
     """Open a queue for reading and check it; nothing in it is changed."""
     from ..queue import Queue
 
-    if not path.exists():
-        yield ok("queue", f"{path} does not exist yet: a monitor makes it")
+    if not path.parent.is_dir():  # told of the disk
+        return
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        yield ok("queue", f"{path} {'is empty' if path.exists() else 'does not exist'}: a monitor makes a queue of it")
         return
     try:
         with Queue(path, readonly=True, on_damage="raise") as queue:
@@ -196,7 +200,7 @@ def check_queue(path: Path) -> Iterator[Finding]:
         if error.reason == "damaged":
             yield _damaged(path, str(error))
         elif error.reason == "locked":
-            yield warning("queue", str(error), "another process holds it; try again")
+            yield warning("queue", str(error), "another process holds it for long: run the doctor again")
         else:
             yield failed("queue", str(error), "a monitor cannot keep frames there")
         return
@@ -205,22 +209,26 @@ def check_queue(path: Path) -> Iterator[Finding]:
         return
     found = f"{path}: {facts.records} records, {facts.bytes / 1e6:.1f} MB; the file has {facts.file_bytes / 1e6:.1f} MB"
     if facts.oldest_ns is not None:
-        found += f", the oldest record {(time.time_ns() - facts.oldest_ns) / 86400e9:.1f} days"
+        found += f", the oldest record is {(time.time_ns() - facts.oldest_ns) / 86400e9:.1f} days old"
     given_up = facts.counters.get(("evicted_total", "full"), 0)
     if not report.ok:
-        wrong = [f"{len(report.damaged)} damaged records", f"{report.orphans} pictures without one", *report.integrity]
-        yield _damaged(path, f"{found}; {', '.join(wrong)}")
+        wrong = [f"damaged records: {len(report.damaged)}", f"pictures without a record: {report.orphans}"]
+        wrong += [f"SQLite: {line}" for text in report.integrity for line in text.splitlines() if "***" not in line]
+        more = [f"and {len(wrong) - MOST_LINES} lines more: alpose-monitor queue check {path}"] * (
+            len(wrong) > MOST_LINES
+        )
+        yield _damaged(path, "\n".join([found, *wrong[:MOST_LINES], *more]))
     elif given_up:
         yield warning("queue", f"{found}; it was full, and gave {given_up} records up for more valuable ones",
-                      "harvest it more often, or give it more room: run --queue-size")  # fmt: skip
+                      "pull it more often (alpose-harvest pull), or give it more room (alpose-monitor run --queue-size)")  # fmt: skip
     else:
         yield ok("queue", f"{found}; every record is whole")
 
 
 def _damaged(path: Path, found: str) -> Finding:
     into = path.with_name(f"{path.stem}-recovered{path.suffix}")
-    return failed("queue", found, "a monitor moves a damaged queue aside and begins a fresh one; what is whole in it can "
-                  "be saved", f"alpose-monitor queue recover {path} --into {into}")  # fmt: skip
+    return failed("queue", found, "it is damaged. A monitor moves it aside and begins a fresh one; what is whole in it can be "
+                  "saved", f"alpose-monitor queue recover {path} --into {into}")  # fmt: skip
 
 
 # --- Full load
@@ -293,13 +301,13 @@ def check_soak(facts: SoakResult) -> Finding:
     """What the measurements of a soak show."""
     said = [
         f"{facts.frames} frames in {facts.seconds:.0f} s: {facts.frames / max(facts.seconds, 1e-9):.0f}/s",
-        f"p50 {1e3 * facts.p50_s:.1f} ms, p99 {1e3 * facts.p99_s:.1f} ms, p99.9 {1e3 * facts.p999_s:.1f} ms",
+        f"a frame takes {1e3 * facts.p50_s:.1f} ms (median), {1e3 * facts.p99_s:.1f} ms (p99), {1e3 * facts.p999_s:.1f} ms (p99.9)",
     ]
     wrong = []
     if np.isfinite(facts.drift):
-        said.append(f"last quarter {100 * (facts.drift - 1):+.0f} % against the first")
+        said.append(f"in the last quarter of the time {100 * (facts.drift - 1):+.0f} % against the first")
         if facts.drift > DRIFT:
-            wrong.append("frames take longer and longer: heat, or another process")
+            wrong.append("frames take longer and longer: look for heat, or for another process that computes")
     if facts.growth_bytes is not None:
         said.append(f"memory {facts.growth_bytes / 2**20:+.1f} MiB")
         if facts.growth_bytes > GROWTH_BYTES:

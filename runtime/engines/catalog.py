@@ -339,6 +339,12 @@ def batch_cost(engine: Engine, before: str = "") -> str:
     )
 
 
+def require_known(text: str) -> None:
+    """:class:`ConfigError` for a name that no engine has, before anything is opened."""
+    if text != AUTO:
+        _parse(text)
+
+
 def _parse(text: str) -> tuple[EngineKind, str]:
     """The kind and the argument of a name. Arguments keep their letters: ONNX Runtime's own names have capitals."""
     name, colon, argument = text.partition(":")

@@ -9,7 +9,7 @@ encoded, fifty times smaller, in bounded memory. All that is encoded is committe
 costs the same for ten frames as for one. While the disk is full, read-only, locked or gone, writing is tried again and
 again, ever more slowly, and a file that moved is opened again.
 
-Counters: ``dropped_frames_total{reason}``; ``dropped_pictures_total{reason}``, where a record goes without one of them;
+Counters: ``dropped_frames_total{reason}``, in records, one for each person on a frame; ``dropped_pictures_total{reason}``, where a record goes without one of them;
 ``write_errors_total{reason}``, attempts that failed; ``fallback_total{what}``; ``internal_errors_total{where}``.
 """
 

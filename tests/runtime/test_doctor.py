@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from alpose.runtime.bundle import Bundle
-from alpose.runtime.doctor import Environment, Finding, Report, examine
+from alpose.runtime.doctor import Environment, Finding, Report, examine, summary
 from alpose.runtime.doctor.checks import check
 from alpose.runtime.doctor.facts import DiskInfo, examine_disk, libraries, needed_libraries, provider_needs
 from alpose.runtime.doctor.trials import SoakResult, check_bundle, check_engines, check_queue, check_soak, soak
@@ -130,8 +130,10 @@ CASES: list[tuple[str, Environment, str, str, str]] = [
     ("full", disk(free_bytes=10 << 20), "free space", "failed", "df -h /var/lib/alpose"),
     ("a disk that lies", disk(sync_s=(2e-6,) * 100), "sync", "warning", ""),
     ("slow disk", disk(sync_s=(0.01,) * 90 + (3.0,) * 10), "sync", "warning", ""),
-    ("read-only", disk(problem="Read-only file system", sync_s=()), "disk", "failed",
-     "mkdir -p /var/lib/alpose && test -w /var/lib/alpose"),
+    ("read-only", disk(problem="Read-only file system", sync_s=()), "disk", "failed", "findmnt -T /var/lib/alpose"),
+    ("no folder", disk(problem="No such file or directory", sync_s=()), "disk", "failed", "mkdir -p /var/lib/alpose"),
+    ("no room", disk(problem="No space left on device", sync_s=()), "disk", "failed", "df -h /var/lib/alpose"),
+    ("forbidden", disk(problem="Permission denied", sync_s=()), "disk", "failed", "ls -ld /var/lib/alpose"),
 ]  # fmt: skip
 
 
@@ -189,6 +191,21 @@ def test_a_real_disk_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
     assert facts.free_bytes > 0
     assert list(tmp_path.iterdir()) == []
     assert "No such file" in examine_disk(tmp_path / "absent").problem
+
+
+def test_the_last_line_names_what_to_look_at() -> None:
+    assert summary(Report(tuple(check(SOUND)))).startswith("doctor: ")
+    assert "FAILED" not in summary(Report(tuple(check(SOUND))))
+    here = replace(SOUND, wall_s=3600.0, synchronised=False, temperature_c=92.0)
+    assert re.fullmatch(r"doctor: 1 FAILED \(clock\), 1 warning \(heat\), \d+ ok", summary(Report(tuple(check(here)))))
+
+
+def test_what_failed_or_is_worse_than_need_be_says_what_to_do() -> None:
+    """A command to copy, or words that tell what to do."""
+    for _, here, name, *_ in CASES:
+        found = only(check(here), name)
+        advice = r"[Rr]un|[Pp]ut|[Mm]ake|[Uu]se|[Kk]eep|end other|[Uu]pdate|needs|better cooling|Switch|older than AVX2"
+        assert found.fix or re.search(advice, found.meaning), f"{name}: {found.found}: {found.meaning}"
 
 
 # --- ELF -------------------------------------------------------------------------------------------------------------
@@ -378,6 +395,18 @@ def test_a_spoiled_bundle_names_the_file(folder: Path) -> None:
     assert bundle is None
     assert (found.state, "model.onnx" in found.found) == ("failed", True)
     assert check_bundle(folder / "absent")[1].state == "failed"
+    photos = folder.parent / "photos"
+    photos.mkdir()
+    (photos / "wedding.jpg").write_bytes(b"x")
+    assert "is not a bundle" in check_bundle(photos)[1].found
+    assert "wedding" not in check_bundle(photos)[1].found, "nobody is told to remove their own files"
+
+
+def test_a_queue_that_is_empty_or_whose_folder_is_not_there_is_no_fault_of_the_queue(tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    (found,) = check_queue(tmp_path / "empty.db")
+    assert (found.state, "a monitor makes a queue of it" in found.found) == ("ok", True)
+    assert list(check_queue(tmp_path / "absent" / "q.db")) == [], "the disk's finding says it"
 
 
 def test_a_bundle_without_calibration_is_a_warning(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_what_cannot_be_is_refused_on_one_line_and_leaves_no_run_behind(
     monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
     result = command(tmp_path / "run", cache, *arguments)
 
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output.startswith("Error: ")
     assert result.output.count("\n") == 1
     assert said in result.output

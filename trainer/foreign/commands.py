@@ -25,7 +25,8 @@ def pose() -> None:
               help="Labelled people to try it on: a dataset by name, or a COCO keypoints folder.")  # fmt: skip
 @click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="A folder of pictures of one person each, without labels.")  # fmt: skip
-@click.option("--people", default=100, show_default=True, type=click.IntRange(1), help="How many are tried.")
+@click.option("--people", default=100, show_default=True, type=click.IntRange(1), metavar="PEOPLE",
+              help="How many people are tried.")  # fmt: skip
 @click.option("--map-joints", metavar="NET:LABEL,…", help="Joints that belong together although their names differ; NET:- "
               "keeps one out.")  # fmt: skip
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Where the page with the pictures is written. "

@@ -99,7 +99,7 @@ def test_verify_says_it_with_the_exit_status(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["verify", "info"])
 def test_errors_are_one_message_without_traceback(tmp_path: Path, command: str) -> None:
     result = run(command, "--dataset", "lspet", "--data-root", str(tmp_path))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output.startswith("Error: the dataset lspet is not in")
     assert "Traceback" not in result.output
 
@@ -113,7 +113,7 @@ def test_a_name_that_is_nothing_lists_the_names() -> None:
 def test_without_a_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ALPOSE_DATA", raising=False)
     result = run("verify", "--dataset", "lsp")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "give --data-root DATA or set ALPOSE_DATA" in result.output
 
 

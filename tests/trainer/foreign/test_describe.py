@@ -59,10 +59,10 @@ def test_its_json_is_a_spec_that_can_be_given_back(run: Any, tmp_path: Path) -> 
 
 def test_a_mistake_is_one_line(run: Any, tmp_path: Path) -> None:
     path = nets.hrnet(tmp_path / "net.onnx", free=True)
-    assert run(path, code=1).startswith("Error: ")
-    assert "write HEIGHTxWIDTH" in run(path, "--size", "256", code=1)
-    assert "three numbers" in run(path, "--size", "256x192", "--mean", "1,2", code=1)
-    assert "does not exist" in run(tmp_path / "other.onnx", code=1)
+    assert run(path, code=2).startswith("Error: ")
+    assert "write HEIGHTxWIDTH" in run(path, "--size", "256", code=2)
+    assert "three numbers" in run(path, "--size", "256x192", "--mean", "1,2", code=2)
+    assert "does not exist" in run(tmp_path / "other.onnx", code=2)
 
 
 def _finder(path: Path) -> Path:
@@ -140,7 +140,7 @@ def test_labels_without_a_common_joint(run: Any, tmp_path: Path, monkeypatch: py
     people = _people(tmp_path)
     monkeypatch.setattr("alpose.trainer.foreign.describe.open_dataset", lambda *_: type("Opened", (), {"test": people}))
     path = nets.uint8_nhwc(tmp_path / "hand.onnx")
-    assert "have none in common by name; state which belong together" in run(path, "--dataset", "dots", code=1)
+    assert "have none in common by name; state which belong together" in run(path, "--dataset", "dots", code=2)
     assert "(1 joints in common)" in run(path, "--dataset", "dots", "--map-joints", "wrist:left_wrist")
 
 

@@ -115,9 +115,9 @@ def test_what_is_refused_before_anything_costly(run: Any, parts: list[object], t
     assert "pose describe" in said
     hands = tmp_path / "hands.json"
     hands.write_text(json.dumps({**dots.SKELETON.to_json(), "joints": ["a", "b", "c", "d"]}))
-    said = run("fit", *parts[:4], "--skeleton", hands, *parts[6:], "--out", "x", code=1)
+    said = run("fit", *parts[:4], "--skeleton", hands, *parts[6:], "--out", "x", code=2)
     assert "none in common" in said
-    assert "--epochs" in run("fit", *parts, "--out", "x", "--epochs", 3, code=1)
+    assert "--epochs" in run("fit", *parts, "--out", "x", "--epochs", 3, code=2)
     assert not (tmp_path / "x").exists()
 
 
