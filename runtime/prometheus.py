@@ -7,6 +7,7 @@ labels, and labels whose values are few. Every scrape reads one fresh :class:`St
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import math
@@ -60,7 +61,8 @@ class Metrics:
         counters: where a file that cannot be written is counted.
 
     Raises:
-        ConfigError: the port is taken, or the file cannot be written.
+        ConfigError: the port is taken, or there can be no such file.
+        OSError: the disk of the file is full or fails.
         MissingExtraError: prometheus-client is not installed.
     """
 
@@ -142,7 +144,8 @@ def serve(stats: Callable[[], Stats], port: int, host: str = LOOPBACK) -> Metric
 def write_textfile(stats: Stats, path: str | Path) -> None:
     """Write metrics for node_exporter's textfile collector, all at once: a reader never sees half a file.
 
-    Raises :class:`ConfigError` where the file cannot be written, and :class:`MissingExtraError`.
+    Raises :class:`ConfigError` where there can be no such file, :class:`OSError` where the disk is full or fails, and
+    :class:`MissingExtraError`.
     """
     client = _prometheus()
     target = Path(path)
@@ -157,6 +160,8 @@ def write_textfile(stats: Stats, path: str | Path) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise ConfigError(f"the metrics file {target} cannot be written: {error.strerror}") from error
 
 

@@ -23,6 +23,8 @@ from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.runtime.prometheus import LATENCY_BOUNDS_S, MetricsServer, serve, write_textfile
 from alpose.runtime.stats import OTHER_METRICS, Count, EngineState, Meters, QueueState, Stats
 
+from ..fakes import disk
+
 parser: Any = pytest.importorskip("prometheus_client.parser")
 
 UNITS = ("_seconds", "_bytes", "_ratio", "_pixels", "_info")
@@ -249,6 +251,12 @@ def test_a_textfile_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="cannot be written"):
         write_textfile(make(), tmp_path / "folder.prom")
     assert os.listdir(tmp_path) == ["folder.prom"]
+    (tmp_path / "full").mkdir()
+    with disk.mounted(tmp_path / "full", "size=8k"):
+        disk.fill(tmp_path / "full")
+        with pytest.raises(OSError, match=r"No space left on device: .*alpose\.prom"):
+            write_textfile(make(), tmp_path / "full" / "alpose.prom")
+        assert os.listdir(tmp_path / "full") == ["ballast"]
 
 
 def test_two_cameras_of_one_device_stay_apart(tmp_path: Path) -> None:
