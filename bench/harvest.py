@@ -57,7 +57,7 @@ def write_inbox(folder: Path, count: int, width: int, seed: int = 0) -> None:
     scene_SD = rng.normal(size=(SCENES, width)).astype(np.float32)
     share_V = rng.dirichlet(np.full(DEVICES, 0.5))
     manifest = _manifest(width)
-    db = open_database(folder / "inbox.db")
+    db, _ = open_database(folder / "inbox.db")
     db.execute("PRAGMA synchronous = OFF")
     db.execute("BEGIN")
     db.execute("INSERT INTO source VALUES (1, 'bench', '')")

@@ -168,12 +168,12 @@ def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") 
     picture = next((fact for fact in entry.pictures if fact.position == 0), None)
     if picture is None:
         return KEYPOINTS_ONLY
-    path = inbox.image(entry.record.id)
-    if path is None and not entry.fetched and inbox.link_pictures(entry.record.id):  # another person has brought it
-        path = inbox.image(entry.record.id)
+    holder, path = entry.record.id, inbox.image(entry.record.id)
+    if path is None and not entry.fetched:
+        holder, path = inbox.image_of_frame(entry.record.id)
     if path is None:
         return why_absent(entry, picture)
-    if not picture.sealed and inbox.picture_bytes(entry.record.id, picture) is None:
+    if not picture.sealed and inbox.picture_bytes(holder, picture) is None:
         return DAMAGED
     record = entry.record
     task = Task(

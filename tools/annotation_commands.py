@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,50 @@ import click
 from .pull_commands import INBOX, JSON, NOT_WHOLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .annotation import Written
     from .importing import Imported
+    from .inbox import Inbox
     from .select import Chosen
 
 CHOICES_SHOWN = 10
 """Choices that are printed with their reasons; all of them stand in the batch's file."""
+FORCE = click.option("--force", is_flag=True, help="Replace a file that is there, whatever it is.")
+
+
+HEAD_BYTES = 1 << 16
+"""Of a page, in which its title stands."""
+
+
+def _in_inbox(out: Path | None, inbox: Inbox, name: str) -> Path:
+    """Where to write: as given, or in the inbox."""
+    from alpose.runtime.errors import ConfigError
+
+    if out is None and not inbox.writable:
+        raise ConfigError(f"{inbox.folder} cannot be written by this user: say with --out where to write")
+    return out or inbox.folder / name
+
+
+def _require_replaceable(path: Path, is_same: Callable[[Path], bool], force: bool) -> None:
+    """What is there is only replaced by a newer state of the same."""
+    from alpose.runtime.errors import ConfigError
+
+    if path.exists() and not force and not is_same(path):
+        raise ConfigError(
+            f"{path} is there already, and is something else: give another --out, or --force to replace it"
+        )
+
+
+def _has_title(title: str) -> Callable[[Path], bool]:
+    """Whether a file is a page with this title."""
+    from markupsafe import escape
+
+    def has(path: Path) -> bool:
+        with open(path, "rb") as file:
+            return f"<title>{escape(title)}</title>" in file.read(HEAD_BYTES).decode(errors="replace")
+
+    return has
 
 
 @click.command()
@@ -61,6 +100,8 @@ def select(
     \b
     alpose-harvest select inbox/ --budget 500
     alpose-harvest select inbox/ --budget 500 --control 0 --strategy top --name hardest
+
+    Exit status: 0 there is a batch; 1 nothing is left to choose, and no batch was written, or an error; 2 wrong usage.
     """
     from .inbox import Inbox
     from .screen import say
@@ -111,7 +152,11 @@ def _chosen_text(chosen: Chosen, inbox: Path) -> str:
 @click.option(
     "--limit", default=2000, show_default=True, type=click.IntRange(1), metavar="FRAMES", help="Frames on the page."
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The page. [default: INBOX/gallery.html]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The page. [default: INBOX/gallery.html, or INBOX/gallery-BATCH.html]",
+)
 @click.option(
     "--sort",
     default="value",
@@ -119,24 +164,27 @@ def _chosen_text(chosen: Chosen, inbox: Path) -> str:
     type=click.Choice(["value", "time"]),
     help="Most valuable or newest first; beyond --limit the others are left out.",
 )
-def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: Any) -> None:
+@FORCE
+def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: Any, force: bool) -> None:
     """One offline HTML page with the frames of INBOX and the poses that the model saw.
 
     Filters by device, reason, bundle and state, a search by id, and a large view with the arrow keys. The page carries
-    its thumbnails and shows whole pictures from INBOX where it finds them.
+    its thumbnails and shows whole pictures from INBOX where it finds them. Written again, it is renewed; any other file stays,
+    unless --force is given.
     """
     from alpose.runtime.command_line import size
     from alpose.runtime.io import write_atomically
 
-    from .gallery import gather, render
+    from .gallery import gather, page_title, render
     from .inbox import Inbox
     from .screen import Progress, plural, say
 
     with Inbox(inbox) as opened, Progress(str(inbox)) as progress:
         batch = opened.batch(name) if name is not None else None
+        path = _in_inbox(out, opened, "gallery.html" if name is None else f"gallery-{name}.html")
+        _require_replaceable(path, _has_title(page_title(inbox, batch)), force)
         found = gather(opened, batch=batch, limit=limit, sort=sort,
                        report=lambda done, of: progress.step("frames", done, of))  # fmt: skip
-    path = out or inbox / "gallery.html"
     page = render(found, inbox=inbox, page=path).encode()
     write_atomically(path, page)
     counts = ", ".join(f"{count:,} {state}" for state, count in found.pictures.most_common() if state != "picture")
@@ -148,13 +196,19 @@ def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: A
 @click.command()
 @INBOX
 @click.option("--batch", "name", help="Only what this batch of select has chosen. [default: everything]")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file. [default: INBOX/flagged.mcap]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file. [default: INBOX/flagged.mcap, or INBOX/BATCH.mcap]",
+)
+@FORCE
 @JSON
-def mcap(inbox: Path, name: str | None, out: Path | None, as_json: bool) -> None:
+def mcap(inbox: Path, name: str | None, out: Path | None, force: bool, as_json: bool) -> None:
     """The frames of INBOX with their clips, poses and verdicts as one MCAP file, for Foxglove.
 
     A topic for the pictures, the poses and the verdicts of each camera, by the time at which they were captured. Pictures that are
-    not here are counted; their verdicts are written all the same.
+    not here, or damaged, are counted; their verdicts are written all the same. Written again, the file is renewed; any other
+    file stays, unless --force is given.
 
     \b
     alpose-harvest mcap inbox/ --out flagged.mcap
@@ -163,11 +217,12 @@ def mcap(inbox: Path, name: str | None, out: Path | None, as_json: bool) -> None
     from alpose.runtime.errors import DataError
 
     from .inbox import Inbox
-    from .mcap import write_mcap
+    from .mcap import holds, write_mcap
     from .screen import plural, problem, say
 
-    path = out or inbox / "flagged.mcap"
     with Inbox(inbox) as opened:
+        path = _in_inbox(out, opened, "flagged.mcap" if name is None else f"{name}.mcap")
+        _require_replaceable(path, lambda there: holds(there, inbox, name), force)
         if name is None:
             columns = opened.columns()
             order_N = columns.captured_ns_N.argsort(kind="stable")
@@ -176,7 +231,7 @@ def mcap(inbox: Path, name: str | None, out: Path | None, as_json: bool) -> None
             ids = [choice.id for choice in opened.batch(name).choices]
         if not ids:
             raise DataError(f"{inbox} has no record: alpose-harvest pull SOURCE --into {inbox}")
-        done = write_mcap(opened, ids, path)
+        done = write_mcap(opened, ids, path, batch=name)
     if as_json:
         click.echo(json.dumps({"path": str(path), **asdict(done)}, indent=2))
         return
@@ -393,8 +448,11 @@ def _px(value: float | None) -> str:
 @click.command()
 @click.argument("dataset", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page. [default: DATASET/field/report.html]"
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The page. [default: DATASET/field/report.html, or report-BUNDLE.html there]",
 )
+@FORCE
 @click.option(
     "--level",
     default=0.95,
@@ -410,7 +468,9 @@ def _px(value: float | None) -> str:
     help="Name or sha256 of a bundle: only its frames. May be repeated; needed where bundles call different things a failure.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON in place of a table.")
-def report(dataset: Path, out: Path | None, level: float, names: tuple[str, ...], as_json: bool) -> None:
+def report(
+    dataset: Path, out: Path | None, force: bool, level: float, names: tuple[str, ...], as_json: bool
+) -> None:  # fmt: skip
     """What the labelled frames of DATASET say about all frames of the fleet.
 
     PCK in the field, recall and precision of the monitor, for the fleet, each device and each bundle: unbiased, with
@@ -420,17 +480,28 @@ def report(dataset: Path, out: Path | None, level: float, names: tuple[str, ...]
     from alpose.runtime.io import write_atomically
 
     from .field.labelled import bundle_names, bundles_called, read_labelled, read_tallies
-    from .field.page import render, text
+    from .field.page import page_title, render, text
     from .field.report import field_report
-    from .screen import say
+    from .screen import problem, say
 
+    called = "-".join(["report", *(re.sub(r"[^0-9A-Za-z._-]", "-", name) for name in names)])
+    path = out or dataset / "field" / f"{called}.html"
+    _require_replaceable(path, _has_title(page_title(dataset.resolve().name)), force)
     bundles = bundles_called(dataset, names) if names else None
     found = field_report(read_labelled(dataset, bundles), read_tallies(dataset, bundles), level=level)
     names_known = bundle_names(dataset)
     page = render(found, dataset=dataset.resolve().name, bundles=names_known)
-    path = write_atomically(out or dataset / "field" / "report.html", page.encode())
+    written = True
+    try:
+        write_atomically(path, page.encode())
+    except OSError as error:
+        if out is not None:
+            raise
+        written = False
+        problem(f"the page is not written: {path.parent}: {error.strerror or error}. Say with --out where to write it")
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
         say(text(found, names_known))
-        say(f"\npage: {path}")
+        if written:
+            say(f"\npage: {path}")

@@ -195,7 +195,7 @@ def render(gallery: Gallery, *, inbox: Path, page: Path) -> str:
     states = sorted(gallery.pictures.items())
     of = f" of {fmt.count(gallery.of)}" if gallery.of > len(cards) else ""
     shown = kit.Page(
-        title=f"{name}: gallery",
+        title=page_title(inbox, batch),
         kicker="gallery",
         heading=name,
         subheading=f"batch {batch.name}, chosen by {batch.strategy}" if batch else f"frames of the fleet, {order}",
@@ -216,6 +216,11 @@ def render(gallery: Gallery, *, inbox: Path, page: Path) -> str:
         bundles=bundles,
         frames=[_facts(card, page.resolve().parent) for card in cards],
     )
+
+
+def page_title(inbox: Path, batch: Batch | None) -> str:
+    """What the page of an inbox, or of one of its batches, is called."""
+    return f"{inbox.resolve().name}: gallery" + (f" of batch {batch.name}" if batch else "")
 
 
 def _count(state: State, count: int) -> str:

@@ -105,7 +105,12 @@ def import_labels(
                        batches=reading.batches_seen(), tallies=reading.tallies(),
                        bundles={sha256: facts.name for sha256, facts in inbox.bundles().items()},
                        failures=reading.failures())  # fmt: skip
-        inbox.mark("annotated", seen)
+        if inbox.writable:
+            inbox.mark("annotated", seen)
+        else:
+            reading.problems.append(
+                f"{inbox.folder} cannot be written by this user: it does not learn that these frames are annotated"
+            )
     return Imported(
         forms=reading.forms, merged=merged,
         accepted=sum(one.status == "accepted" for one in seen.values()),
@@ -226,10 +231,11 @@ class _Import:
             batch = self._entries[answer.id].batch
             asked, known = self._people(answer, item)
             try:
-                corrections, missing = compare_people(answer, asked, self.skeleton, answers.resolution_px, known)
+                corrections, missing, far = compare_people(answer, asked, self.skeleton, answers.resolution_px, known)
             except DataError as error:
                 self.problems.append(f"{answer.where}: {error}")
                 continue
+            self.problems += [f"{answer.where}: {said}" for said in far]
             many = len(answer.people)
             for task in missing:
                 said = f"none of the {many} people is" if many > 1 else "the person is not"

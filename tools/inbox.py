@@ -47,7 +47,7 @@ WAITING = {
 
 
 class Inbox:
-    """An inbox, opened or begun. One process writes at a time; others may read.
+    """An inbox, opened or begun. One process writes at a time; others may read, also where they may not write.
 
     Args:
         folder: where it lives.
@@ -60,7 +60,7 @@ class Inbox:
             raise DataNotFoundError(
                 f"{self.folder} is not an inbox: make one with alpose-harvest pull SOURCE --into {self.folder}"
             )
-        self._db = inbox_database.open_database(self.folder / DATABASE)
+        self._db, self.writable = inbox_database.open_database(self.folder / DATABASE)
 
     def __enter__(self) -> Inbox:
         return self
@@ -141,20 +141,33 @@ class Inbox:
 
         Returns whether its pictures are here now.
         """
-        facts = self._decoded(id_)[1]
-        held = {fact.sha256: (other, fact) for other in self.on_same_frame(id_) for fact in self._decoded(other)[1]}
-        sources = []
-        for fact in facts:
-            found = held.get(fact.sha256)
-            if found is None or self.picture_bytes(*found) is None:
-                return False
-            sources.append(self._stored_path(*found))
-        for fact, source in zip(facts, sources, strict=True):
-            bring_file(source, self._stored_path(id_, fact), link=True)
+        facts, held = self._decoded(id_)[1], self._held_by_others(id_)
+        if held is None:
+            return False
+        for fact, source in zip(facts, held, strict=True):
+            bring_file(self._stored_path(*source), self._stored_path(id_, fact), link=True)
         if not facts or not self.is_whole(id_):  # a file of the same length that is another one: it is fetched
             return False
         self._mark_fetched(id_)
         return True
+
+    def image_of_frame(self, id_: str) -> tuple[str, Path | None]:
+        """The picture of a record that was not fetched, if somebody else on the frame has brought it; and whose record that is.
+
+        It becomes the record's own where the inbox can be written.
+        """
+        if self.writable:
+            return id_, self.image(id_) if self.link_pictures(id_) else None
+        held = self._held_by_others(id_) or ()
+        other = next((other for other, fact in held if fact.position == 0), None)
+        return (id_, None) if other is None else (other, self.image(other))
+
+    def _held_by_others(self, id_: str) -> list[tuple[str, PictureInfo]] | None:
+        """For each picture that a record lists, who else on the frame has it here, whole; None where one is missing."""
+        held = {fact.sha256: (other, fact) for other in self.on_same_frame(id_) for fact in self._decoded(other)[1]}
+        found = [held.get(fact.sha256) for fact in self._decoded(id_)[1]]
+        whole = [one for one in found if one is not None and self.picture_bytes(*one) is not None]
+        return whole if len(whole) == len(found) else None
 
     def on_same_frame(self, id_: str) -> list[str]:
         """Ids of the other people on the frame that a record is of: taken by one device at one time, with one picture."""
@@ -320,6 +333,14 @@ class Inbox:
             raise DataNotFoundError(f"{self.folder} has no batch {name!r}; it has: {there}")
         return Batch.from_json(read_json(path), str(path))
 
+    def require_writable(self) -> None:
+        """:class:`DataError` where the inbox can only be read."""
+        if not self.writable:
+            raise DataError(
+                f"{self.folder} cannot be written by this user: status, gallery, mcap, export and import only read it; anything "
+                "else needs the permission to write there, or a copy of the folder"
+            )
+
     # --- Inside
 
     def _mark_fetched(self, id_: str) -> None:
@@ -328,6 +349,7 @@ class Inbox:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self.require_writable()
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield self._db

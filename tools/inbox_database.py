@@ -5,6 +5,7 @@ Shapes: N records, J joints, D the longest embedding.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
+from alpose.runtime.queue.database import connect_readonly
 from alpose.runtime.queue.record import PictureInfo, Record, decode
 
 APPLICATION_ID = 0x414C5049
 """``ALPI``, in the file's header."""
 VERSION = 1
+BUSY_S = 30.0
+"""How long another process may keep the file locked."""
 CHUNK = 5_000
 """Rows that are read at once."""
 
@@ -52,17 +56,21 @@ INDEXES = ("CREATE INDEX IF NOT EXISTS record_moment ON record (captured_ns, dev
 """By which the people on one frame are found; an inbox of an older alpose gets them when it is opened."""
 
 
-def open_database(path: Path) -> sqlite3.Connection:
-    """Open or create; :class:`DataError` for a file that is not ours, or newer."""
+def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """Open or create, and say whether it can be written: where it cannot, no byte of it is changed.
+
+    :class:`DataError` for a file that is not ours, or newer.
+    """
+    writable = not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+    if not writable:
+        return _open_readonly(path), False
     path.parent.mkdir(parents=True, exist_ok=True)
     # isolation_level None: transactions begin where the code says so.
-    db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        owner, version = (
-            int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("application_id", "user_version")
-        )
+        owner, version = _owner(db)
         if owner == 0 and version == 0 and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             db.execute("BEGIN IMMEDIATE")
             for statement in STATEMENTS:
@@ -70,12 +78,8 @@ def open_database(path: Path) -> sqlite3.Connection:
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {VERSION}")
             db.execute("COMMIT")
-        elif owner != APPLICATION_ID:
-            raise DataError(f"{path} is a database of something else: give the folder of an inbox, or a new one")
-        elif version > VERSION:
-            raise DataError(
-                f"{path} was written by a newer alpose (schema {version}, this one reads {VERSION}): update"
-            )
+        else:
+            _require_ours(path, owner, version)
         for statement in INDEXES:
             db.execute(statement)
     except sqlite3.DatabaseError as error:
@@ -86,7 +90,33 @@ def open_database(path: Path) -> sqlite3.Connection:
     except BaseException:
         db.close()
         raise
+    return db, True
+
+
+def _open_readonly(path: Path) -> sqlite3.Connection:
+    """An inbox on a disk, or of somebody else, that may only be read; its log is read, too."""
+    try:
+        db, _ = connect_readonly(path, BUSY_S)
+        try:
+            _require_ours(path, *_owner(db))
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"{path} cannot be read: {error}. Restore it, or pull into another folder") from error
     return db
+
+
+def _owner(db: sqlite3.Connection) -> tuple[int, int]:
+    owner, version = (int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("application_id", "user_version"))
+    return owner, version
+
+
+def _require_ours(path: Path, owner: int, version: int) -> None:
+    if owner != APPLICATION_ID:
+        raise DataError(f"{path} is a database of something else: give the folder of an inbox, or a new one")
+    if version > VERSION:
+        raise DataError(f"{path} was written by a newer alpose (schema {version}, this one reads {VERSION}): update")
 
 
 # --- One record

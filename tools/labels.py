@@ -20,6 +20,7 @@ import numpy.typing as npt
 from alpose.runtime.errors import DataError
 from alpose.runtime.queue.record import is_hex
 from alpose.runtime.skeleton import Skeleton
+from alpose.trainer.data.records import far_outside
 
 HIDDEN, OCCLUDED, VISIBLE = 0, 1, 2
 SAME_PERSON = 0.5
@@ -212,7 +213,7 @@ def compare(answer: Answer, task: Task, skeleton: Skeleton, resolution_px: float
     :class:`DataError` says why an answer does not fit its picture: another shape, a joint that the skeleton lacks, nobody
     where the model was asked to look.
     """
-    corrections, missing = compare_people(answer, [task], skeleton, resolution_px)
+    corrections, missing, _ = compare_people(answer, [task], skeleton, resolution_px)
     if missing:
         raise DataError(f"none of the {len(answer.people)} people is where the model was asked to look")
     return corrections[0]
@@ -220,7 +221,7 @@ def compare(answer: Answer, task: Task, skeleton: Skeleton, resolution_px: float
 
 def compare_people(
     answer: Answer, asked: Sequence[Task], skeleton: Skeleton, resolution_px: float, known: Sequence[Task] = ()
-) -> tuple[list[Correction], list[Task]]:
+) -> tuple[list[Correction], list[Task], list[str]]:
     """The same for a picture with several people, each of whom is another record's.
 
     A pose belongs to the record that the tool has kept with it, otherwise to the one whose box it covers best. A pose without
@@ -235,13 +236,14 @@ def compare_people(
             just where one of them is, is that one.
 
     Returns:
-        A correction for each person with a pose; people besides are the first one's ``others``. And those of ``asked``
-        for whom there is none.
+        A correction for each person with a pose; people besides are the first one's ``others``. Those of ``asked`` for whom
+        there is none. And what was taken for not labelled: single joints far outside of the picture
+        (:func:`~alpose.trainer.data.records.far_outside`).
 
     Raises:
         DataError: the answer does not fit the picture.
     """
-    people, enlarged = _in_picture(answer, asked[0], skeleton)
+    people, enlarged, far = _in_picture(answer, asked[0], skeleton)
     # In a picture that was made smaller nobody places a joint finer than one of its pixels.
     resolution_px = resolution_px if enlarged is None else max(resolution_px, 1.0) * enlarged
     place_of = _assign(people, asked, known)
@@ -256,7 +258,7 @@ def compare_people(
             one = _corrected(people[place_of[task.id]], task, skeleton, resolution_px, others)
             # Whoever was added was looked at.
             corrections.append(replace(one, annotator=answer.annotator, looked_at=answer.looked_at or task in known))
-    return corrections, [task for task in asked if task.id not in place_of]
+    return corrections, [task for task in asked if task.id not in place_of], far
 
 
 def _corrected(
@@ -276,9 +278,9 @@ def _corrected(
     return Correction(task.id, pose, "accepted" if same else "corrected", distance_J, others)
 
 
-def _in_picture(answer: Answer, task: Task, skeleton: Skeleton) -> tuple[list[Pose], float | None]:
-    """The people in pixels of the known picture, whatever size the tool showed, and how much the points were spread for
-    that; None where they were not."""
+def _in_picture(answer: Answer, task: Task, skeleton: Skeleton) -> tuple[list[Pose], float | None, list[str]]:
+    """The people in pixels of the known picture, whatever size the tool showed; how much the points were spread for that,
+    None where they were not; and which joints are far outside, and not labelled for that."""
     known_2 = np.array([task.width, task.height], dtype=np.float64)
     factor_2 = np.ones(2)
     if answer.size is not None and answer.size != (task.width, task.height):
@@ -289,7 +291,7 @@ def _in_picture(answer: Answer, task: Task, skeleton: Skeleton) -> tuple[list[Po
                 f"the picture is said to be {answer.size[0]:g} x {answer.size[1]:g}, and is {task.width} x {task.height}: it "
                 "was cut, turned or stretched before it was annotated, so nobody knows where these joints lie"
             )
-    people = []
+    people, far = [], []
     for pose in answer.people:
         pose = pose.ordered(skeleton)
         labelled_J1 = (pose.visibility_J != HIDDEN)[:, None]
@@ -304,10 +306,17 @@ def _in_picture(answer: Answer, task: Task, skeleton: Skeleton) -> tuple[list[Po
                 f"most of its joints lie outside of the picture of {task.width} x {task.height}: they are those of another "
                 "picture, or in another unit"
             )
-        people.append(Pose(joints=pose.joints, keypoints_J2=np.where(labelled_J1, points_J2, 0.0),
-                           visibility_J=pose.visibility_J, record=pose.record))  # fmt: skip
+        far_J = labelled_J1[:, 0] & far_outside(points_J2, known_2)
+        far += [
+            f"{skeleton.joints[joint]} at {points_J2[joint, 0]:.6g}, {points_J2[joint, 1]:.6g} lies far outside of the picture of "
+            f"{task.width} x {task.height}, and counts as not labelled"
+            for joint in np.flatnonzero(far_J).tolist()
+        ]
+        kept_J1 = labelled_J1 & ~far_J[:, None]
+        people.append(Pose(joints=pose.joints, keypoints_J2=np.where(kept_J1, points_J2, 0.0),
+                           visibility_J=np.where(far_J, HIDDEN, pose.visibility_J), record=pose.record))  # fmt: skip
     resized = not answer.in_percent and bool((factor_2 != 1).any())
-    return people, max(1.0, float(factor_2.max())) if resized else None
+    return people, max(1.0, float(factor_2.max())) if resized else None, far
 
 
 def _mostly_outside(points_M2: Floats, size_2: Floats) -> bool:

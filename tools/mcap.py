@@ -12,8 +12,10 @@ Shapes: J joints.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,16 +28,21 @@ from alpose import __version__
 from alpose.runtime import drawing
 from alpose.runtime.command_line import finite
 from alpose.runtime.commands.queue import facts_of
-from alpose.runtime.errors import MissingExtraError
+from alpose.runtime.errors import DataError, MissingExtraError
 from alpose.runtime.io import replacing
+from alpose.runtime.queue import images
 from alpose.runtime.queue.record import PictureInfo
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.triggers import Reason
 
-from .annotation import KEYPOINTS_ONLY, Skeletons, to_image, why_absent
+from .annotation import DAMAGED, KEYPOINTS_ONLY, Skeletons, to_image, why_absent
 from .inbox import Inbox
 from .inbox_database import Entry
 
+METADATA = "alpose"
+"""Name of the record that says what the file holds."""
+UNREADABLE = "as damaged as their device sent them"
+"""Why a picture is left out that has its hash and does not decode."""
 LINE_LOOP, POINTS, LINE_LIST = 2, 1, 4
 """Kinds of ``foxglove.PointsAnnotation``."""
 TIME = {"type": "object", "title": "time", "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}}}
@@ -62,8 +69,14 @@ class WrittenMcap:
     """Pictures that could not be shown, by reason; their verdicts are there all the same."""
 
 
-def write_mcap(inbox: Inbox, ids: Iterable[str], path: Path) -> WrittenMcap:
+def write_mcap(inbox: Inbox, ids: Iterable[str], path: Path, *, batch: str | None = None) -> WrittenMcap:
     """Write records with the pictures of their clips, by the time at which each was captured.
+
+    Args:
+        inbox: where they are.
+        ids: of the records.
+        path: of the file.
+        batch: the name of the batch that they are, for the file's metadata.
 
     Raises:
         MissingExtraError: mcap is not installed.
@@ -78,12 +91,14 @@ def write_mcap(inbox: Inbox, ids: Iterable[str], path: Path) -> WrittenMcap:
         writer = Writer(file)
         writer.start(library=f"alpose {__version__}")
         channels: dict[str, int] = {}
+        bases = _Topics()
         schemas = {name: writer.register_schema(name, "jsonschema", _schema(name)) for name in SCHEMAS}
 
         def add(entry: Entry, topic: str, time_ns: int, value: Mapping[str, Any]) -> None:
-            name = f"{_base(entry)}/{topic}"
+            camera = {"device": entry.record.device, "camera": entry.record.camera}
+            name = f"{bases[camera['device'], camera['camera']]}/{topic}"
             if name not in channels:
-                channels[name] = writer.register_channel(name, "json", schemas[TOPICS[topic]])
+                channels[name] = writer.register_channel(name, "json", schemas[TOPICS[topic]], camera)
             writer.add_message(
                 channels[name], max(0, time_ns), json.dumps(value, allow_nan=False).encode(), max(0, time_ns)
             )
@@ -95,14 +110,14 @@ def write_mcap(inbox: Inbox, ids: Iterable[str], path: Path) -> WrittenMcap:
             if not entry.pictures:
                 missing[KEYPOINTS_ONLY] += 1
             for picture in sorted(entry.pictures, key=lambda one: one.position):
-                image = inbox.image(id_, picture.position)
-                if image is None:
-                    missing[why_absent(entry, picture)] += 1
+                image = _image(inbox, entry, picture)
+                if isinstance(image, str):
+                    missing[image] += 1
                     continue
                 pictures += 1
                 add(entry, "image", picture.captured_ns, {
                     "timestamp": _time(picture.captured_ns), "frame_id": entry.record.camera or entry.record.device,
-                    "format": picture.media_type.removeprefix("image/"), "data": base64.b64encode(image.read_bytes()).decode(),
+                    "format": picture.media_type.removeprefix("image/"), "data": base64.b64encode(image).decode(),
                 })  # fmt: skip
                 if picture.position == 0:  # the pose is that of the kept frame, not of those around it
                     add(
@@ -111,9 +126,47 @@ def write_mcap(inbox: Inbox, ids: Iterable[str], path: Path) -> WrittenMcap:
                         picture.captured_ns,
                         image_annotations(entry, picture, skeletons[entry.record.bundle]),
                     )
-        writer.add_metadata("alpose", {"version": __version__, "inbox": str(inbox.folder), "records": str(records)})
+        writer.add_metadata(
+            METADATA, {"version": __version__, "records": str(records), **_identity(inbox.folder, batch)}
+        )
         writer.finish()
     return WrittenMcap(records, pictures, dict(missing))
+
+
+def holds(path: Path, inbox: Path, batch: str | None) -> bool:
+    """Whether a file holds an inbox, or one of its batches, as :func:`write_mcap` writes it."""
+    try:
+        from mcap.exceptions import McapError
+        from mcap.reader import make_reader
+    except ImportError:
+        return False
+    try:
+        with open(path, "rb") as file:
+            found = [one.metadata for one in make_reader(file).iter_metadata() if one.name == METADATA]
+    except (McapError, ValueError, struct.error):
+        return False
+    identity = _identity(inbox, batch)
+    return any({**one, **identity} == one and ("batch" in one) == ("batch" in identity) for one in found)
+
+
+def _identity(inbox: Path, batch: str | None) -> dict[str, str]:
+    return {"inbox": inbox.resolve().name, **({} if batch is None else {"batch": batch})}
+
+
+def _image(inbox: Inbox, entry: Entry, picture: PictureInfo) -> bytes | str:
+    """A picture that can be looked at, or why there is none."""
+    file = inbox.image(entry.record.id, picture.position)
+    if file is None:
+        return why_absent(entry, picture)
+    # What was opened here has no hash in its record: that is of the sealed box.
+    data = file.read_bytes() if picture.sealed else inbox.picture_bytes(entry.record.id, picture)
+    if data is None:
+        return DAMAGED
+    try:
+        images.decode(data)
+    except DataError:
+        return UNREADABLE
+    return data
 
 
 def image_annotations(entry: Entry, picture: PictureInfo, skeleton: Skeleton) -> dict[str, Any]:
@@ -168,7 +221,15 @@ def _time(time_ns: int) -> dict[str, int]:
     return {"sec": max(0, time_ns) // 10**9, "nsec": max(0, time_ns) % 10**9}
 
 
-def _base(entry: Entry) -> str:
-    """``/car-17/seat``: a topic has letters, digits, ``_``, ``-`` and ``/``."""
-    names = [name for name in (entry.record.device, entry.record.camera) if name]
-    return "".join(f"/{re.sub(r'[^0-9A-Za-z_.-]+', '_', name)}" for name in names) or "/device"
+class _Topics(dict[tuple[str, str], str]):
+    """``/car-17/seat`` by device and camera: a topic has letters, digits, ``_``, ``.``, ``-`` and ``/``.
+
+    Names that are the same in these letters are told apart by the beginning of a hash: the first keeps its plain name.
+    """
+
+    def __missing__(self, camera: tuple[str, str]) -> str:
+        base = "".join(f"/{re.sub(r'[^0-9A-Za-z_.-]+', '_', name)}" for name in camera if name) or "/device"
+        if base in self.values():
+            base += f"-{hashlib.sha256(json.dumps(camera).encode()).hexdigest()[:8]}"
+        self[camera] = base
+        return base

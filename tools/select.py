@@ -10,6 +10,7 @@ Shapes: N candidates, M some of them, D embedding, V devices.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.errors import ConfigError
+from alpose.runtime.errors import ConfigError, DataNotFoundError
 
 from .batch import STRATEGIES, Batch, Choice, Strategy, Stream, check_name
 from .diversity import Ints, Nearest, greedy
@@ -225,13 +226,18 @@ def choose(
     name: str | None = None,
     seed: int | None = None,
 ) -> Chosen:
-    """Choose frames and write the batch. See :func:`select`; ``seed`` None is another draw each time."""
+    """Choose frames and write the batch. See :func:`select`; ``seed`` None is another draw each time.
+
+    :class:`DataNotFoundError` where nothing is left to choose, and then no batch is written.
+    """
     now = datetime.now(timezone.utc)
     name = check_name(name or now.strftime("%Y%m%d-%H%M%S"))
     columns = inbox.columns()
     selection = select(columns, budget, np.random.default_rng(seed), strategy=strategy, control=control,
                        min_distance=min_distance)  # fmt: skip
-    batch = Batch(name=name, created=now.isoformat(timespec="seconds"), strategy=strategy, budget=budget,
+    if not selection.choices:
+        raise DataNotFoundError(_nothing_left(inbox, selection.counted))
+    batch = Batch(name=name, created=now.isoformat(timespec="milliseconds"), strategy=strategy, budget=budget,
                   choices=selection.choices, counted=selection.counted,
                   tallies=tuple(inbox.field_tallies()) if selection.drawn_N.any() else ())  # fmt: skip
     path = inbox.add_batch(batch, (id_.decode() for id_ in columns.id_N[selection.drawn_N]))
@@ -242,6 +248,21 @@ def choose(
         batch=batch, path=path, devices=_devices(columns, batch), triggers=tuple(triggers.most_common()),
         waiting=sum(not entry.fetched for entry in shut), sealed=sum(entry.fetched for entry in shut),
     )  # fmt: skip
+
+
+def _nothing_left(inbox: Inbox, counted: Mapping[str, int]) -> str:
+    """What to say, and to do, where no frame can be chosen."""
+    if not counted:
+        return (
+            f"{inbox.folder} has no record, and no batch was written: alpose-harvest pull SOURCE --into {inbox.folder}"
+        )
+    why = ", ".join(f"{count:,} {reason}" for reason, count in counted.items())
+    do = [
+        *(["lower --min-distance"] if counted.get("near-duplicates") else []),
+        *(["give --control a share of the budget"] if counted.get(WAITING) else []),
+        f"pull newer frames: alpose-harvest pull SOURCE --into {inbox.folder}",
+    ]
+    return f"nothing is left to choose in {inbox.folder}, and no batch was written ({why}): {', or '.join(do)}"
 
 
 def left_out_of(columns: Columns) -> tuple[Bools, dict[str, int]]:

@@ -33,11 +33,13 @@ def unseal(inbox: Inbox, private_key: Path, report: Report = lambda done, of: No
     Interrupted, it goes on with the same call: the frame itself is written after its neighbours, and is what counts.
 
     Raises:
+        DataError: the inbox can only be read.
         ConfigError: no private key for sealing, or one that others can read.
         DataNotFoundError: its file does not exist.
         MissingExtraError: pynacl is not installed.
     """
     open_box = opener(private_key)
+    inbox.require_writable()
     ids = inbox.sealed()
     problems = []
     images_of = dict[str, Path]()

@@ -587,17 +587,31 @@ def open_readonly(path: Path, *, max_bytes: int | None, busy_timeout_s: float) -
     """Open a queue that others may be writing, or a copy of one, without changing a byte of it."""
     if not path.is_file():
         raise DataNotFoundError(f"{path} is not there: give the path of a queue")
+    db, live = connect_readonly(path, busy_timeout_s)
+    try:
+        _require_ours(db, path)
+        return Database(path, db, _bounds(db, max_bytes), None, frozen=not live)
+    except BaseException:
+        db.close()
+        raise
+
+
+def connect_readonly(path: Path, busy_timeout_s: float) -> tuple[sqlite3.Connection, bool]:
+    """Open an SQLite file without changing a byte of it, and say whether others may write it meanwhile.
+
+    :class:`QueueError` or :class:`sqlite3.Error` where it cannot be read.
+    """
     # A log beside it tells of a writer, or of one that was killed. Without one nobody writes, and looking at the file
     # as one that cannot change spares the files that SQLite would otherwise leave beside a mere copy.
     live = beside(path, "-wal").exists()
     with _with_index(path) if live else nullcontext(path) as place:
         db = _connect(place, "ro" if live else "immutable", busy_timeout_s)
         try:
-            _require_ours(db, path)
-            return Database(path, db, _bounds(db, max_bytes), None, frozen=not live)
+            tables.pragma(db, "user_version")  # which opens the log, before its copy goes
         except BaseException:
             db.close()
             raise
+        return db, live
 
 
 @contextmanager

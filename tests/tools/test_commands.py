@@ -8,7 +8,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -314,6 +316,127 @@ def test_a_file_of_something_else_is_one_line(content: str, message: str, inbox:
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not Path("dataset").exists()
+
+
+# --- what is there already
+
+
+def test_each_page_has_a_name_of_its_own_and_only_its_newer_state_takes_its_place(inbox: Path, batch: Batch) -> None:
+    call("gallery", inbox)
+    whole = (inbox / "gallery.html").read_bytes()
+    call("gallery", inbox, "--batch", batch.name)
+    assert (inbox / "gallery.html").read_bytes() == whole
+    assert batch.name.encode() in (inbox / f"gallery-{batch.name}.html").read_bytes()
+    call("gallery", inbox, "--limit", 3)
+    assert len((inbox / "gallery.html").read_bytes()) < len(whole)
+    said = call("gallery", inbox, "--batch", batch.name, "--out", inbox / "gallery.html", fails=True).stderr
+    assert "is there already, and is something else: give another --out, or --force" in said
+    Path("mine.html").write_text("my notes")
+    call("gallery", inbox, "--out", "mine.html", fails=True)
+    assert Path("mine.html").read_text() == "my notes"
+    call("gallery", inbox, "--out", "mine.html", "--force")
+    assert Path("mine.html").read_text() != "my notes"
+
+
+def test_select_with_nothing_left_writes_no_batch_and_says_what_to_do(inbox: Path, batch: Batch) -> None:
+    call("select", inbox, "--budget", 1000, "--control", 500, "--name", "rest")
+    there = sorted(path.name for path in (inbox / "batches").iterdir())
+    result = call("select", inbox, "--budget", 5, fails=True)
+    assert result.exit_code == 1
+    assert "nothing is left to choose" in result.stderr
+    assert "22 chosen before" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert sorted(path.name for path in (inbox / "batches").iterdir()) == there
+    assert "batch rest" in call("export", inbox, "--to", "coco").output
+
+
+def test_what_waits_for_its_draw_is_said_where_nothing_else_is_left(inbox: Path) -> None:
+    call("select", inbox, "--budget", 1000, "--control", 0, "--min-distance", 0)
+    result = call("select", inbox, "--budget", 5, "--control", 0, fails=True)
+    assert "of the control stream, which wait for their draw" in result.stderr
+    assert "give --control a share" in result.stderr
+
+
+# --- an inbox that may only be read
+
+NOBODY = 65534
+LOOKING = f"""
+import os, sys
+from click.testing import CliRunner
+from alpose.tools.cli import main
+
+def run(line):
+    result = CliRunner().invoke(main, line.split())
+    return f"{{result.exit_code}} {{result.output}} {{result.exception!r}}".replace(chr(10), " | ")
+
+first, _, then = sys.stdin.read().partition(chr(10) * 2)
+for line in first.split(chr(10)):
+    run(line)  # what this imports may lie where nobody may read
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+for line in then.strip().split(chr(10)):
+    print(run(line), flush=True)
+"""
+
+
+def looking(inbox: Path, out: Path) -> str:
+    return "\n".join([
+        f"status {inbox} --json",
+        f"gallery {inbox} --out {out}/page.html",
+        f"export {inbox} --to coco --out {out}/work",
+        f"import {out}/work --inbox {inbox} --into {out}/dataset --unchanged accept",
+        f"report {out}/dataset",
+        f"gallery {inbox}",
+        f"select {inbox} --budget 3",
+        f"pull {inbox}/inbox.db --into {inbox}",
+    ])  # fmt: skip
+
+
+@pytest.fixture
+def readonly(inbox: Path, batch: Batch) -> Iterator[Path]:
+    """A copy of the inbox where nobody may write, for a process of another user, and a folder beside it where they may."""
+    folder = Path(tempfile.mkdtemp(prefix="alpose-"))
+    shutil.copytree(inbox, folder / "inbox")
+    (folder / "out").mkdir()
+    for path in (folder / "inbox").rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    (folder / "inbox").chmod(0o555)
+    folder.chmod(0o755)
+    (folder / "out").chmod(0o777)
+    yield folder
+    for path in [folder / "inbox", *(folder / "inbox").rglob("*")]:
+        path.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid"), reason="no users on this system")
+@pytest.mark.parametrize("log", [False, True], ids=["at rest", "with a log"])
+def test_an_inbox_is_read_by_those_who_may_not_write_it(log: bool, readonly: Path, inbox: Path) -> None:
+    plain, inbox, out = inbox, readonly / "inbox", readonly / "out"
+    writer = None
+    if log:  # as a killed pull leaves it
+        writer = Inbox(inbox)
+        writer.source("file:///new.db", "2026-01-01")
+        for ending in ("-wal", "-shm"):
+            (inbox / f"inbox.db{ending}").chmod(0o444)
+    before = state(inbox)
+    done = subprocess.run([sys.executable, "-c", LOOKING], input=f"{looking(plain, plain.parent / 'out')}\n\n{looking(inbox, out)}",
+                          capture_output=True, text=True, check=False, cwd=out)  # fmt: skip
+    if writer is not None:
+        writer.close()
+    said = done.stdout.splitlines()
+    assert [line[0] for line in said] == ["0"] * 5 + ["1"] * 3, done.stdout + done.stderr
+    assert '"records": 14' in said[0]
+    assert "10 accepted" in said[3]
+    assert "does not learn that these frames are annotated" in said[3]
+    assert "say with --out where to write" in said[5]
+    assert "cannot be written by this user" in said[6]
+    if not log:
+        assert state(inbox) == before
 
 
 # --- what a failure is

@@ -14,6 +14,7 @@ from alpose.runtime import LSP, Queue
 from alpose.runtime.queue.images import decode, encode
 from alpose.runtime.queue.record import Picture
 from alpose.tools.batch import Batch
+from alpose.tools.inbox import Inbox
 
 from .harvest import bring, call, value_of
 from .queues import make_record
@@ -77,9 +78,8 @@ def done_id(folder: Path) -> str:
 def test_a_batch_alone_and_what_has_no_picture_is_counted(inbox: Path, batch: Batch) -> None:
     said = call("mcap", inbox, "--batch", batch.name)
     assert f"{len(batch.choices)} records" in said.stdout
-    ids = [
-        value["id"] for _, channel, _, value in messages(inbox / "flagged.mcap") if channel.topic.endswith("verdict")
-    ]
+    assert not (inbox / "flagged.mcap").exists()
+    ids = [value["id"] for _, channel, _, value in messages(inbox / "week-1.mcap") if channel.topic.endswith("verdict")]
     assert sorted(ids) == sorted(choice.id for choice in batch.choices)
     for path in list((inbox / "frames").rglob("*.jpg"))[:3]:
         path.unlink()
@@ -100,3 +100,63 @@ def test_a_pose_that_is_not_finite_is_written_without_what_json_cannot_say(tmp_p
     found = {channel.topic: value for _, channel, _, value in messages(tmp_path / "inbox" / "flagged.mcap")}
     assert found["/car-1/verdict"]["failure_probability"] is None
     assert found["/car-1/pose"]["points"][0]["points"] == []
+
+
+def test_cameras_whose_names_are_the_same_in_plain_letters_have_topics_of_their_own(tmp_path: Path) -> None:
+    cameras = [("car 17", "Rücksitz"), ("car_17", "Rücksitz"), ("car 17", "R cksitz"), ("car 17", ""), ("car_17", "")]
+    rng = np.random.default_rng(0)
+    with Queue(tmp_path / "q.db") as queue:
+        queue.add_bundle("a" * 64, "driver", {"skeleton": LSP.to_json()})
+        data = encode(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).data
+        for device, camera in cameras:
+            record = make_record(queue, rng, bundle="a" * 64, device=device, camera=camera)
+            queue.put(record, [Picture.of(data, width=80, height=60, captured_ns=record.captured_ns)])
+    bring(tmp_path / "inbox", tmp_path / "q.db")
+    call("mcap", tmp_path / "inbox")
+    cameras_of: dict[str, set[tuple[str, str]]] = {}
+    for _, channel, _, value in messages(tmp_path / "inbox" / "flagged.mcap"):
+        cameras_of.setdefault(channel.topic, set()).add((channel.metadata["device"], channel.metadata["camera"]))
+        if channel.topic.endswith("verdict"):
+            assert (value["device"], value["camera"]) == (channel.metadata["device"], channel.metadata["camera"])
+    assert len(cameras_of) == 3 * 5
+    assert all(len(of) == 1 for of in cameras_of.values())
+    assert all(topic.isascii() for topic in cameras_of)
+
+
+def test_pictures_that_are_damaged_here_or_came_so_are_counted_and_left_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    good = encode(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).data
+    with Queue(tmp_path / "q.db") as queue:
+        queue.add_bundle("a" * 64, "driver", {"skeleton": LSP.to_json()})
+        ids = []
+        for data in (good, good, b"\xff\xd8\xff no picture at all", good):
+            record = make_record(queue, rng, bundle="a" * 64)
+            queue.put(record, [Picture.of(data, width=80, height=60, captured_ns=record.captured_ns)])
+            ids.append(record.id)
+    bring(tmp_path / "inbox", tmp_path / "q.db")
+    with Inbox(tmp_path / "inbox") as inbox:
+        path = inbox.image(ids[1])
+    assert path is not None
+    path.write_bytes(good[:-40] + bytes(40))
+    done = value_of(call("mcap", tmp_path / "inbox", "--json"))
+    assert (done["records"], done["pictures"]) == (4, 2)
+    assert done["missing"] == {"damaged in the inbox": 1, "as damaged as their device sent them": 1}
+    found = messages(tmp_path / "inbox" / "flagged.mcap")
+    for _, channel, _, value in found:
+        if channel.topic.endswith("image"):
+            assert base64.b64decode(value["data"]) == good
+    assert sum(channel.topic.endswith("verdict") for _, channel, _, _ in found) == 4
+
+
+def test_the_file_of_the_same_frames_is_renewed_and_any_other_stays(inbox: Path, batch: Batch) -> None:
+    other = Path("other.mcap")
+    call("mcap", inbox, "--out", other)
+    before = other.read_bytes()
+    call("mcap", inbox, "--out", other)
+    said = call("mcap", inbox, "--batch", batch.name, "--out", other, fails=True)
+    assert "other.mcap is there already" in said.stderr
+    assert len(other.read_bytes()) == len(before)
+    other.write_bytes(before[:999])
+    call("mcap", inbox, "--out", other, fails=True)
+    call("mcap", inbox, "--batch", batch.name, "--out", other, "--force")
+    call("mcap", inbox, "--batch", batch.name, "--out", other)

@@ -290,6 +290,39 @@ def test_joints_in_another_unit_are_refused_by_name(factor: float, said: str, co
     assert any(said in problem for problem in done["problems"])
 
 
+def test_one_joint_far_outside_is_listed_as_not_labelled_and_the_person_stays(coco: Any) -> None:
+    """Half of the longer side beyond the edge is near enough for a hidden joint; one pixel more is not."""
+    size = max(coco["images"][0]["width"], coco["images"][0]["height"])
+    for annotation, beyond in zip(coco["annotations"], (size / 2 + 1, size / 2 - 1), strict=False):
+        annotation["keypoints"][0:3] = [-beyond, 5.0, 1]
+    done = imported(coco)
+    assert done["merged"]["added"] == BUDGET
+    (problem,) = done["problems"]
+    assert "right_ankle at" in problem
+    assert "counts as not labelled" in problem
+    first, second = (one["keypoints"][:3] for one in stored()["annotations"][:2])
+    assert (first, second[2]) == ([0, 0, 0], 1)
+
+
+def test_one_joint_far_outside_in_label_studio_is_listed_as_not_labelled(studio: list[Any]) -> None:
+    first_joint(studio[0])["value"].update(x=300)
+    done = imported(studio)
+    assert done["merged"]["added"] == BUDGET
+    (problem,) = done["problems"]
+    assert f"{first_joint(studio[0])['value']['keypointlabels'][0]} at" in problem
+
+
+def test_one_joint_far_outside_in_yolo_pose_is_listed_as_not_labelled(inbox: Path, batch: Batch) -> None:
+    call("export", inbox, "--to", "yolo-pose", "--out", "work")
+    path = sorted(Path("work/labels").iterdir())[0]
+    words = path.read_text().split()
+    words[5:8] = ["70.5", "0.5", "2"]
+    path.write_text(" ".join(words))
+    done = value_of(call("import", "work", "--into", "dataset", "--unchanged", "accept", "--json"))
+    assert (done["accepted"] + done["corrected"], len(done["problems"])) == (BUDGET, 1)
+    assert "right_ankle at" in done["problems"][0]
+
+
 def test_what_is_not_labelled_may_be_anything_and_what_is_at_the_corner_is_not_labelled(coco: Any) -> None:
     values = coco["annotations"][0]["keypoints"]
     values[0:3] = [None, float("nan"), 0]

@@ -101,7 +101,7 @@ def main(out: Path, frames: int, budget: int, epochs: int) -> None:
     steps.run(
         "alpose-harvest", "select", inbox, "--budget", budget, "--control", budget // 4, "--name", "week-1", "--seed", 0
     )
-    steps.run("alpose-harvest", "gallery", inbox, "--out", out / "gallery.html")
+    steps.run("alpose-harvest", "gallery", inbox, "--out", out / "gallery.html", "--force")
     steps.run("alpose-harvest", "export", inbox, "--to", "coco", "--batch", "week-1", "--out", batch)
     with Inbox(inbox) as opened:
         corrected = correct(batch, opened, {device: one.stream for device, one in watched.items()})

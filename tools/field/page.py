@@ -24,6 +24,11 @@ WIDTH = 240.0
 """Of an interval's drawing, in its own units."""
 
 
+def page_title(dataset: str) -> str:
+    """What the page of a dataset is called."""
+    return f"{dataset}: field report"
+
+
 def render(report: FieldReport, *, dataset: str, bundles: dict[str, str] | None = None) -> str:
     """The page. The same report gives the same bytes.
 
@@ -34,7 +39,7 @@ def render(report: FieldReport, *, dataset: str, bundles: dict[str, str] | None 
     """
     fleet = report.fleet
     page = Page(
-        title=f"{dataset}: field report",
+        title=page_title(dataset),
         kicker="field report",
         heading=dataset,
         subheading="what the labelled frames say about all frames of the fleet",

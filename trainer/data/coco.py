@@ -108,7 +108,9 @@ def read_coco(folder_or_json: Path, split: str | None = None, *, broken: list[st
 
 
 def annotation_files(folder_or_json: Path, split: str | None = None) -> tuple[Path, ...]:
-    """The annotation files of a folder: ``annotations/person_keypoints*.json``, else every JSON file there.
+    """The annotation files of a folder: ``annotations/person_keypoints*.json``, else every JSON file there that has keypoints.
+
+    Captions, boxes and other JSON files beside them are passed over by name.
 
     Args:
         folder_or_json: the dataset folder; a file stands for itself.
@@ -125,7 +127,9 @@ def annotation_files(folder_or_json: Path, split: str | None = None) -> tuple[Pa
         raise DataNotFoundError(
             f"{folder_or_json} is not a COCO keypoints folder: it needs annotations/NAME.json beside images/"
         )
-    found = [path for path in everything if path.name.startswith("person_keypoints")] or everything
+    found = [path for path in everything if path.name.startswith("person_keypoints")]
+    if not found:  # where nobody has joints, the reader says what is missing
+        found = [path for path in everything if len(everything) == 1 or _may_hold_joints(path)] or everything
     if split is not None:
         exact = [path for path in found if split in (part_of(path), _suffix(path))]
         found = exact or [path for path in found if split in part_of(path)]
@@ -133,6 +137,26 @@ def annotation_files(folder_or_json: Path, split: str | None = None) -> tuple[Pa
         names = ", ".join(path.name for path in everything)
         raise DataNotFoundError(f"{folder} has no annotation file for split {split!r}: it holds {names}")
     return tuple(found)
+
+
+def _may_hold_joints(path: Path) -> bool:
+    """Whether a file is not known to hold something else than people with joints; the log names those that do."""
+    stat = path.stat()
+    return _holds_joints(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _holds_joints(path: Path, _changed_ns: int, _size: int) -> bool:
+    try:
+        value = read_json(path, lenient=True)
+    except DataError:  # damaged, perhaps: to be said by whoever reads it
+        return True
+    lists = value if isinstance(value, dict) else {}
+    rows = [row for key in ("categories", "annotations") if isinstance(lists.get(key), list) for row in lists[key]]
+    found = any(isinstance(row, dict) and "keypoints" in row for row in rows)
+    if not found:
+        log.warning("%s is passed over: it holds no people with keypoints", path)
+    return found
 
 
 def find_annotations(folder_or_json: Path, split: str | None = None) -> Path:

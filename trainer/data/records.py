@@ -31,6 +31,11 @@ Bools = npt.NDArray[np.bool_]
 
 log = logging.getLogger("alpose")
 
+REACH = 0.5
+"""How far outside of a picture a joint may be labelled, in its longer sides: see :func:`far_outside`."""
+SHOWN = 20
+"""Joints far outside of their pictures that are logged one by one."""
+
 
 class ImageError(DataError):
     """One image that is missing or cannot be decoded; the message names it."""
@@ -363,6 +368,21 @@ class Person:
     head: float = np.nan
 
 
+def far_outside(points_N2: npt.NDArray[np.floating], size_2: npt.ArrayLike) -> Bools:
+    """Return which points lie too far outside of their picture to be places, (N,): beyond an edge by more than half of the longer side.
+
+    A hidden joint of somebody whom the edge cuts off may be labelled where it must be; of 151,213 labelled joints of LSP and
+    LSPET one lies farther out than this. What is not finite is not far outside.
+
+    Args:
+        points_N2: pixels, with pixel centres at whole numbers.
+        size_2: width and height of the picture.
+    """
+    size = np.asarray(size_2, dtype=np.float64)
+    reach = REACH * size.max()
+    return np.asarray(((points_N2 < -reach) | (points_N2 > size - 1 + reach)).any(axis=-1))
+
+
 def from_people(
     name: str, skeleton: Skeleton, people: Sequence[Person], place: Callable[[str], Path], source: Path,
     *, heads: bool = False, stated: Mapping[str, tuple[int, int]] | None = None,
@@ -376,8 +396,11 @@ def from_people(
         place: where the file of an image name lies.
         source: the file of labels, for the log.
         heads: whether people of this dataset have head sizes.
-        stated: width and height of the images that the labels state, by name; images are then read upright.
+        stated: width and height of the images that the labels state, by name; images are then read upright, and joints far
+            outside of them are not labelled, counted and logged: see :func:`far_outside`.
     """
+    if stated is not None:
+        people = _within_reach(people, skeleton, lambda image: stated.get(image) or image_size(place(image)), source)
     count, J = len(people), len(skeleton)
     names = list(dict.fromkeys(person.image for person in people))
     row_of = {image: row for row, image in enumerate(names)}
@@ -403,6 +426,39 @@ def from_people(
         boxes_N4=np.where(boxed_N[:, None], boxes_N4, joint_boxes(joints_NJ2, labelled_NJ)),
         head_N=np.array([person.head for person in people], dtype=np.float32) if heads else None,
     )
+
+
+def _within_reach(
+    people: Sequence[Person], skeleton: Skeleton, size_of: Callable[[str], tuple[int, int] | None], source: Path
+) -> list[Person]:
+    """The people with the joints that are in or near their pictures; without those who are elsewhere for the most part."""
+    kept: list[Person] = []
+    odd: list[str] = []
+    size_of = functools.lru_cache(maxsize=None)(size_of)
+    for person in people:
+        size = size_of(person.image)
+        if size is None:  # the picture is not there, and nobody says how large it is
+            kept.append(person)
+            continue
+        far_J = far_outside(person.joints_J2, size) & person.labelled_J
+        if not far_J.any():
+            kept.append(person)
+            continue
+        if far_J.sum() * 2 > person.labelled_J.sum():
+            odd.append(
+                f"{person.id}: most joints lie far outside of the picture of {size[0]} x {size[1]}; the person is left out"
+            )
+            continue
+        for joint in np.flatnonzero(far_J).tolist():
+            x, y = person.joints_J2[joint].tolist()
+            odd.append(f"{person.id}: {skeleton.joints[joint]} at {x:.6g}, {y:.6g} lies far outside of the picture of "
+                       f"{size[0]} x {size[1]}, and counts as not labelled")  # fmt: skip
+        kept.append(replace(person, labelled_J=person.labelled_J & ~far_J, visible_J=person.visible_J & ~far_J))
+    for line in odd[:SHOWN]:
+        log.warning("%s: %s", source, line)
+    if len(odd) > SHOWN:
+        log.warning("%s: and %d more joints or people that lie far outside of their pictures", source, len(odd) - SHOWN)
+    return kept
 
 
 def image_files(

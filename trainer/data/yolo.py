@@ -38,7 +38,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SHOWN = 20
 """Odd files and lines that are logged one by one; of all others the number is logged."""
 FARTHEST = 2.0
-"""A share beyond this is a number of pixels, or damaged. A joint may lie somewhat outside its picture."""
+"""Shares beyond this are numbers of pixels, or damaged. A joint may lie somewhat outside its picture."""
 BOX = 5
 """Values of a line before its joints: class and box."""
 MISSING_PX = (1000, 1000)
@@ -108,7 +108,9 @@ def _person(words: Sequence[str], line: int, values: int, joints: int | None) ->
     # At exactly 0, 0 nobody has placed a joint, whatever is said of it: as in COCO files.
     visibility_J = np.where(points_J2.any(axis=1), visibility_J, 0).astype(np.int64)
     labelled_J = visibility_J > 0
-    if not np.isfinite(numbers[1:BOX]).all() or not (np.abs(points_J2[labelled_J]) <= FARTHEST).all():
+    # One joint far away is one damaged joint: it is known again once the size of the picture is. Most of them are another unit.
+    strange = (np.abs(points_J2[labelled_J]) > FARTHEST).any(axis=1).sum() * 2 > labelled_J.sum()
+    if not np.isfinite(numbers[1:BOX]).all() or not np.isfinite(points_J2[labelled_J]).all() or strange:
         raise ValueError("has numbers that are not shares of the picture's sides, 0 to 1")
     box_4 = np.array([cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2])
     if width <= 0 or height <= 0 or np.abs(box_4).max() > FARTHEST:

@@ -197,6 +197,51 @@ def test_official_layout_with_splits(tmp_path: Path) -> None:
     assert len(read_coco(tmp_path / "annotations" / "person_keypoints_val2017.json")) == 1
 
 
+@pytest.mark.parametrize("other", [
+    {"images": [], "annotations": [{"id": 1, "caption": "two cranes"}]},
+    coco_document(categories=[{"id": 1, "name": "car"}], annotations=[{"id": 1, "image_id": 7, "bbox": [1, 2, 3, 4]}]),
+    [{"data": {"image": "a.jpg"}}], "a note", None,
+])  # fmt: skip
+def test_json_files_without_keypoints_beside_labels_are_passed_over_by_name(
+    other: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_coco(tmp_path, coco_document())
+    path = root / "annotations" / "captions.json"
+    path.write_text(json.dumps(other))
+    with caplog.at_level(logging.WARNING, "alpose"):
+        assert [len(data) for data in read_parts(root)] == [3]
+        assert len(read_coco(root)) == 3
+    assert caplog.text.count(f"{path} is passed over: it holds no people with keypoints") == 1
+    assert verify(root).ok
+
+
+def test_a_damaged_file_beside_labels_is_no_file_without_keypoints(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, coco_document())
+    (root / "annotations" / "second.json").write_text(json.dumps(coco_document())[:99])
+    with pytest.raises(DataError, match=r"second\.json"):
+        read_parts(root)
+
+
+def test_one_joint_far_outside_of_its_picture_is_not_labelled_and_listed_and_the_person_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    people = [
+        coco_person(1, 7, keypoints=[5, 6, 2, 7, 8, 1, 30, 400, 2]),
+        coco_person(
+            2, 7, keypoints=[5, 6, 2, 7, 8, 1, 59, -20, 1]
+        ),  # half of the longer side of 40 x 30 beyond the edge
+        coco_person(3, 8, keypoints=[500, 6, 2, 700, 8, 1, 1, 1, 2]),
+    ]
+    document = coco_document(annotations=people)
+    del document["images"][1]["width"]  # what the file does not say, the picture does
+    with caplog.at_level(logging.WARNING, "alpose"):
+        data = read_coco(write_coco(tmp_path / "cranes", document))
+    assert data.labelled_NJ.tolist() == [[True, True, False], [True] * 3]
+    assert not (data.visible_NJ & ~data.labelled_NJ).any()
+    assert "cranes/a#1: right_hand at 30, 400 lies far outside of the picture of 40 x 30" in caplog.text
+    assert "cranes/more/b#3: most joints lie far outside" in caplog.text
+
+
 def test_missing_images_are_counted_and_none_at_all_is_an_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

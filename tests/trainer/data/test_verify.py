@@ -143,7 +143,7 @@ def write_coco(root: Path, width: int = 40) -> Path:
         "images": [{"id": i, "file_name": f"{n}.jpg", "width": width, "height": 30} for i, n in enumerate("ab")],
         "categories": [{"id": 1, "name": "x", "keypoints": ["tip", "tail"]}],
         "annotations": [
-            {"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 9, 9], "keypoints": [5, 5, 2, 90, 5, 1]}
+            {"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 9, 9], "keypoints": [5, 5, 2, 55, 5, 1]}
             for i in range(2)
         ],
     }

@@ -71,7 +71,7 @@ def test_train_and_val_are_used_as_such_in_every_layout(layout: str, tmp_path: P
         (LINE + " 0.5 0.5 2", "has 17 values, expected 14"),
         (LINE.replace("0.25", "left"), "is not made of numbers"),
         (LINE.replace("0.25", "nan"), "not shares of the picture's sides"),
-        (LINE.replace("0.25", "250"), "not shares of the picture's sides"),
+        ("0 0.5 0.5 0.5 0.5 320 240 2 250 0.75 1 0 0 0", "not shares of the picture's sides"),
         (LINE.replace(" 1 ", " 7 "), "visibility is none of 0, 1, 2"),
         ("0.5" + LINE[1:], "begins with the class 0.5"),
         (LINE.replace("0.5 0.5 0.5 0.5", "0.5 0.5 0 0.5", 1), "has a box of 0 x 0.5"),
@@ -116,6 +116,23 @@ def test_other_classes_people_without_joints_and_doubles_are_counted(
     assert len(read_yolo(root)) == 3
     for said in ("1 people of other classes", "1 people who are there twice", "1 people without labelled joints"):
         assert said in caplog.text
+
+
+def test_one_joint_far_outside_of_its_picture_is_not_labelled_and_listed_and_the_person_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_yolo(tmp_path / "one")
+    far = [
+        "0 0.5 0.5 0.5 0.5 0.5 0.5 2 0.25 0.75 1 1.6 0.5 2",
+        LINE.replace("0.25", "250"),
+        LINE.replace("0.25", "1.4"),
+    ]
+    (root / "labels" / "train" / "a.txt").write_text("\n".join(far))
+    data = read_yolo(root)
+    assert data.labelled_NJ[:3].tolist() == [[True, True, False], [True, False, False], [True, True, False]]
+    assert "one/images/train/a#1: right_hand at 63.5, 14.5 lies far outside of the picture of 40 x 30" in caplog.text
+    assert "one/images/train/a#2: left_hand" in caplog.text
+    assert "#3" not in caplog.text
 
 
 def test_joints_may_come_without_visibility(tmp_path: Path) -> None:
