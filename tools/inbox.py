@@ -310,14 +310,19 @@ class Inbox:
 
     def add_batch(self, batch: Batch, drawn: Iterable[str]) -> Path:
         """Write a batch, and remember who was chosen and who has had their draw. A name is used once."""
-        path = self._batch_path(batch.name)
-        if path.exists():
-            raise DataError(f"{path} exists already: give the batch another --name")
+        path = self.new_batch_path(batch.name)
         # The file last: whoever sees it may rely on the rows.
         with self._transaction() as db:
             db.executemany("UPDATE record SET batch = ? WHERE id = ?", [(batch.name, one.id) for one in batch.choices])
             db.executemany("UPDATE record SET drawn = ? WHERE id = ?", [(batch.name, id_) for id_ in drawn])
             write_json(path, batch.to_json())
+        return path
+
+    def new_batch_path(self, name: str) -> Path:
+        """Where a batch of that name would lie; :class:`DataError` where there is one."""
+        path = self._batch_path(name)
+        if path.exists():
+            raise DataError(f"{path} exists already: give the batch another --name")
         return path
 
     def batches(self) -> list[Batch]:

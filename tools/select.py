@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import ConfigError, DataNotFoundError
 
-from .batch import STRATEGIES, Batch, Choice, Strategy, Stream, check_name
+from .batch import STRATEGIES, Batch, Choice, Strategy, Stream
 from .diversity import Ints, Nearest, greedy
 from .inbox import Inbox
 from .inbox_database import Columns
@@ -231,7 +231,9 @@ def choose(
     :class:`DataNotFoundError` where nothing is left to choose, and then no batch is written.
     """
     now = datetime.now(timezone.utc)
-    name = check_name(name or now.strftime("%Y%m%d-%H%M%S"))
+    name = name or now.strftime("%Y%m%d-%H%M%S")
+    inbox.require_writable()
+    inbox.new_batch_path(name)
     columns = inbox.columns()
     selection = select(columns, budget, np.random.default_rng(seed), strategy=strategy, control=control,
                        min_distance=min_distance)  # fmt: skip

@@ -93,7 +93,9 @@ def text(report: FieldReport, bundles: Mapping[str, str] | None = None) -> str:
         lines.append(f"{name[:20]:<20} {frames:>9} {flagged:>8} {group.labelled:>8} {values}")
     lines += ["", *([report.definition] if report.definition else [])]
     lines += [f"The flagged frames are known from {report.fleet.flagged_by}."]
-    lines += [f"{count} labelled frames left out: {reason}" for reason, count in report.dropped.items()]
+    lines += [
+        f"{count} labelled frame{'s' * (count != 1)} left out: {reason}" for reason, count in report.dropped.items()
+    ]
     if report.advice:
         lines += ["", "What to change:", *(f"- {line}" for line in report.advice)]
     return "\n".join(lines)

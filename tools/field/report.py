@@ -222,12 +222,12 @@ def _advice(fleet: Group, operating: Sequence[Operating]) -> tuple[str, ...]:
         )
     at = {point.catch: point for point in operating}
     if fleet.recall is not None and fleet.recall.high < CATCHES[0]:
-        more = ""
+        do = "raise the budget of the trigger, or lower its threshold"
         if 0.9 in at:
             point = at[0.9]
-            more = (f": Threshold({point.threshold:.3f}) would have caught 90 % of the failures and flagged "
-                    f"{1000 * point.flagged_share:.0f} of 1,000 frames")  # fmt: skip
-        advice.append(f"The monitor flags {fleet.recall.value:.0%} of the failures{more}. Or raise the budget")
+            do = (f"Threshold({point.threshold:.3f}) would have caught 90 % of the failures and flagged "
+                  f"{1000 * point.flagged_share:.0f} of 1,000 frames; or raise the budget of the trigger")  # fmt: skip
+        advice.append(f"The monitor flags {fleet.recall.value:.0%} of the failures: {do}")
     if fleet.precision is not None and fleet.precision.high < 0.5:
         advice.append(
             f"Of what is flagged, {fleet.precision.value:.0%} are failures: the calibration does not fit the field. Export "
