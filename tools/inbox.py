@@ -321,9 +321,13 @@ class Inbox:
     def new_batch_path(self, name: str) -> Path:
         """Where a batch of that name would lie; :class:`DataError` where there is one."""
         path = self._batch_path(name)
-        if path.exists():
+        if self.has_batch(name):
             raise DataError(f"{path} exists already: give the batch another --name")
         return path
+
+    def has_batch(self, name: str) -> bool:
+        """Whether there is a batch of that name."""
+        return self._batch_path(name).exists()
 
     def batches(self) -> list[Batch]:
         """All batches, oldest first."""

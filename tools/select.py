@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.errors import ConfigError, DataNotFoundError
+from alpose.runtime.errors import ConfigError, DataError
 
 from .batch import STRATEGIES, Batch, Choice, Strategy, Stream
 from .diversity import Ints, Nearest, greedy
@@ -228,17 +228,20 @@ def choose(
 ) -> Chosen:
     """Choose frames and write the batch. See :func:`select`; ``seed`` None is another draw each time.
 
-    :class:`DataNotFoundError` where nothing is left to choose, and then no batch is written.
+    :class:`DataError` where nothing is left to choose, and then no batch is written.
     """
     now = datetime.now(timezone.utc)
-    name = name or now.strftime("%Y%m%d-%H%M%S")
     inbox.require_writable()
+    if name is None:
+        made = now.strftime("%Y%m%d-%H%M%S")
+        names = (made, *(f"{made}-{number}" for number in range(2, 1000)))
+        name = next(one for one in names if not inbox.has_batch(one))
     inbox.new_batch_path(name)
     columns = inbox.columns()
     selection = select(columns, budget, np.random.default_rng(seed), strategy=strategy, control=control,
                        min_distance=min_distance)  # fmt: skip
     if not selection.choices:
-        raise DataNotFoundError(_nothing_left(inbox, selection.counted))
+        raise DataError(_nothing_left(inbox, selection.counted))
     batch = Batch(name=name, created=now.isoformat(timespec="milliseconds"), strategy=strategy, budget=budget,
                   choices=selection.choices, counted=selection.counted,
                   tallies=tuple(inbox.field_tallies()) if selection.drawn_N.any() else ())  # fmt: skip
