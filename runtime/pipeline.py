@@ -23,7 +23,7 @@ import numpy.typing as npt
 from .bundle import Bundle
 from .drift import DriftReport, Drifts
 from .engines.device import DeviceEngine
-from .errors import ConfigError, DataError, WrongAnswerError
+from .errors import AlposeError, ConfigError, DataError, WrongAnswerError
 from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_foreign, take_frame
 from .logs import RateLimitedLog
 from .people import MOST_PEOPLE, People, as_boxes, believed, read_boxes
@@ -444,7 +444,8 @@ class FaultIsolation:
     def report(self, where: str, error: Exception) -> None:
         """Something failed, and the camera goes on."""
         self._counters.add("internal_errors_total", where=where)
-        self.say(where, f"{where} failed, and the camera goes on: {error!r}")
+        said = str(error) if isinstance(error, AlposeError) else repr(error)  # ours are whole sentences
+        self.say(where, f"{where} failed, and the camera goes on: {said}")
 
     def say(self, kind: str, message: str) -> None:
         """Log at most once a minute for each kind."""

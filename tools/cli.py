@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import click
 
@@ -25,6 +26,15 @@ class Harvest(OneLineErrors):
     ) | {"nacl": "crypto", "PIL": "harvest"}
     wanted_by: ClassVar[str] = "alpose-harvest"
     interrupted: ClassVar[str] = "Stopped. The same command goes on from here."
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Also of an inbox whose database was damaged where nothing had looked before."""
+        try:
+            return super().invoke(ctx)
+        except sqlite3.Error as error:
+            raise click.ClickException(
+                f"the database of the inbox cannot be used: {error}. Restore its inbox.db, or pull into another folder"
+            ) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of work."""

@@ -64,8 +64,8 @@ def pull(
     alpose-harvest pull sftp://car-17/var/lib/alpose/flagged.db --into inbox/ --images none
     alpose-harvest pull "queues/*.db" s3://fleet/queues --into inbox/ --images week-1 --delete
 
-    Exit status: 0 every source was read to its end; 1 an error; 2 wrong usage; 3 some source ended early or could not be
-    reached, or a sealed picture does not open with the key: what came is kept, and the same command goes on.
+    Exit status: 0 every source was read to its end; 1 an error; 2 wrong usage; 3 some source is not there, could not
+    be reached or ended early, or a sealed picture does not open with the key: what came is kept, and the same command goes on.
     """
     from alpose.runtime.bundle.keys import opener
     from alpose.runtime.errors import DataNotFoundError

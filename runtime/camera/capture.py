@@ -98,6 +98,8 @@ def open_source(
     if settings.given:
         raise ConfigError(f"{source} is a recording: width, height, rate and formats are those of cameras alone")
     path = Path(source)
+    if not path.exists() and path.is_relative_to("/dev"):
+        raise SourceError(f"{source} is not there: is the camera plugged in?")
     if not path.exists():
         raise DataNotFoundError(
             f"{source} is not a file, folder or camera: give a camera's number (0), a video, a folder of pictures, or an "
@@ -218,9 +220,11 @@ def _reason(cv2: Any, target: int | str, gstreamer: bool) -> str:
         return "this OpenCV is built without GStreamer, as those of PyPI are; use the system's (python3-opencv)"
     if gstreamer:
         return f"does it run in gst-launch-1.0, and end in appsink? {target}"
-    return (
-        "is it plugged in, in use, or forbidden to this user?" if isinstance(target, int) else "OpenCV cannot read it"
-    )
+    if isinstance(target, int):
+        return "is it plugged in, in use, or forbidden to this user?"
+    if "://" in target:
+        return "nobody answers there, or OpenCV cannot read what comes; is the address right?"
+    return "OpenCV cannot read it"
 
 
 def load_picture(path: Path) -> Frame | None:

@@ -129,6 +129,17 @@ def test_a_picture_that_is_not_what_the_device_sent_goes_to_nobody(inbox: Path, 
     assert len(read_coco(Path("week-1-coco"))) == BUDGET - 1
 
 
+def test_a_damaged_database_of_an_inbox_is_one_line(inbox: Path) -> None:
+    path = inbox / "inbox.db"
+    content = path.read_bytes()
+    path.write_bytes(content[:8192] + b"\xa5" * (len(content) - 8192))
+    for command in (["status"], ["select", "--budget", "3"], ["gallery"]):
+        said = call(command[0], inbox, *command[1:], fails=True)
+        assert said.exit_code == 1
+        assert said.stderr.count("Error: ") == 1
+        assert "estore" in said.stderr
+
+
 def test_export_again_brings_what_came_since_and_spares_what_is_not_its_own(inbox: Path, batch: Batch) -> None:
     first = batch.choices[0].id
     with Inbox(inbox) as opened:

@@ -111,6 +111,10 @@ def test_what_is_no_source_says_so(tmp_path: Path, video: Path) -> None:
         open_source(str(tmp_path / "absent.mp4"))
     with pytest.raises(DataError, match="holds no pictures"):
         open_source(str(tmp_path / "empty"))
+    with pytest.raises(SourceError, match="/dev/video97 is not there: is the camera plugged in"):
+        open_source("/dev/video97")  # it may be in a moment, unlike a file whose name was mistyped
+    with pytest.raises(SourceError, match="nobody answers there"):
+        open_source("http://127.0.0.1:9/video.mp4")
     with pytest.raises(SourceError, match="camera 97 does not open"):
         open_source("97")
     with pytest.raises(ConfigError, match="fps"):
