@@ -25,7 +25,7 @@ from torch import Tensor
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import to_json, write_atomically
-from alpose.runtime.types import Outputs
+from alpose.runtime.types import CANDIDATES, Outputs
 from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.data.crops import CropConfig, Crops, crop_config, prepare, unseen_crops
 from alpose.trainer.data.records import Floats, PoseData, who_trained
@@ -45,7 +45,7 @@ from .calibration import Calibration
 from .graph import CalibratedGraph
 from .graph_parts import Raw, score_logit
 from .merge import load, made_dynamic, merge, wanted_opset
-from .onnx_graph import GraphSpec, OnnxFacts, check_model, describe, exported, warn_outside_tensorrt
+from .onnx_graph import FREE, GraphSpec, OnnxFacts, check_model, describe, exported, warn_outside_tensorrt
 from .parity import ParityError
 from .write import ExportConfig, write
 
@@ -82,8 +82,10 @@ class ReaderGraph(CalibratedGraph):
         return "score" if self.head is None else "head"
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Keypoints, scores, predicted loss, failure probability, embedding, confidence."""
-        return self.answers_and_evidence(*tensors)[:6]
+        """Keypoints, scores, predicted loss, failure probability, embedding, confidence; and candidates for people where the
+        net finds several."""
+        answers = self.answers_and_evidence(*tensors)[:6]
+        return (*answers, self.reader.people(tensors, CANDIDATES)) if self.spec.people else answers
 
     def read(self, *inputs: Tensor) -> Raw:
         """From the tensors. Joints without labels enter no evidence of the image."""
@@ -136,11 +138,14 @@ class ForeignGraph:
         if given.batch not in (None, 1):
             raise ConfigError(f"{net.path} takes {given.batch} images at a time: export it for one, or for any number")
         self.net, self.theirs = net, load(net.path, net.spec)
-        self.theirs = made_dynamic(self.theirs, net.spec, frames_NHW3)
+        # As many candidates as there are: those of two pictures would share an axis.
+        if all(None not in net.shapes[name][1:] for name in net.spec.tensors):
+            self.theirs = made_dynamic(self.theirs, net.spec, frames_NHW3)
         with torch.inference_mode():
             tried = reader.float().eval()(*tensors_of(net, frames_NHW3[:1]))
         spec = GraphSpec(skeleton=net.spec.skeleton, height_px=given.height_px, width_px=given.width_px, head=head_name,
-                         dimensions=int(tried.embedding_NE.shape[1]), batch=self.theirs.batch)  # fmt: skip
+                         dimensions=int(tried.embedding_NE.shape[1]), batch=self.theirs.batch,
+                         people=reader.finds_people)  # fmt: skip
         self.graph = ReaderGraph(reader, detector, spec)
         self._tail: tuple[Any, list[str]] | None = None
 
@@ -175,7 +180,16 @@ class ForeignGraph:
         names = [f"tensor_{place}" for place in range(len(self.net.spec.tensors))]
         frames = np.zeros((2 if self.theirs.dynamic else 1, self.spec.height_px, self.spec.width_px, 3), np.uint8)
         examples = tensors_of(self.net, frames)
-        axes = {"tensors": tuple({0: self.theirs.batch} for _ in names)} if self.theirs.dynamic else None
+        # Detectors with their suppression inside give as many candidates as there are.
+        free = [{axis: FREE for axis, size in enumerate(self.net.shapes[name]) if axis and size is None}
+                for name in self.net.spec.tensors]  # fmt: skip
+        # Several of them, for an axis of one would be taken for a constant.
+        examples = tuple(
+            value.new_zeros([5 if axis in axes else size for axis, size in enumerate(value.shape)]) if axes else value
+            for value, axes in zip(examples, free, strict=True)
+        )
+        batch = {0: self.theirs.batch} if self.theirs.dynamic else {}
+        axes = {"tensors": tuple({**batch, **each} or None for each in free)} if batch or any(free) else None
         return exported(self.graph, examples, names, axes, wanted_opset(self.theirs)), names
 
     def merged(self) -> Any:

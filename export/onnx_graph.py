@@ -20,7 +20,7 @@ import alpose
 from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.runtime.io import write_atomically
 from alpose.runtime.skeleton import Skeleton
-from alpose.runtime.types import OUTPUT_AXES, output_names
+from alpose.runtime.types import AXIS_LENGTHS, OUTPUT_AXES, output_names
 
 if TYPE_CHECKING:
     import onnx
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("alpose")
 
-OUTPUTS = output_names(confidence=True)
 """What every graph that is written gives."""
 
 OPSET = 18
@@ -37,6 +36,8 @@ OPSET = 18
 
 INPUT, BATCH = "frames", "N"
 """Name of the input and of its only dynamic axis."""
+FREE = "free"
+"""An axis of a tensor within, whose length changes from picture to picture."""
 
 TRUNK, FLOAT32_PARTS = (
     "trunk",
@@ -78,6 +79,13 @@ class GraphSpec:
     """D."""
     batch: str | int = BATCH
     """The first axis: a name where it takes any number of images, otherwise that number."""
+    people: bool = False
+    """Whether it gives candidates for several people on a whole frame."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Their names, in the graph's order."""
+        return output_names(confidence=True, people=self.people)
 
     @property
     def input_shape(self) -> tuple[str | int, ...]:
@@ -86,7 +94,7 @@ class GraphSpec:
 
     def shape_of(self, name: str) -> tuple[str | int, ...]:
         """Shape of an output, with N by name."""
-        length: dict[str, str | int] = {"N": self.batch, "J": len(self.skeleton), "xy": 2, "D": self.dimensions}
+        length: dict[str, str | int] = {"N": self.batch, "J": len(self.skeleton), "D": self.dimensions, **AXIS_LENGTHS}
         return tuple(length[axis] for axis in OUTPUT_AXES[name])
 
 
@@ -164,12 +172,12 @@ def exported(
         import onnxscript  # noqa: F401  # torch.onnx imports it late and then fails in its own words
     except ImportError as error:
         raise MissingExtraError("onnxscript", "exporting", "export") from error
-    batch = torch.export.Dim(BATCH, min=1)
+    lengths = {BATCH: torch.export.Dim(BATCH, min=1), FREE: torch.export.Dim.AUTO}
     try:
         with _quiet(), torch.no_grad():
-            program = torch.export.export(graph, tuple(examples), dynamic_shapes=_named(axes, batch), strict=False)
+            program = torch.export.export(graph, tuple(examples), dynamic_shapes=_named(axes, lengths), strict=False)
             written = torch.onnx.export(program, dynamo=True, opset_version=opset, input_names=list(inputs),
-                                        output_names=list(OUTPUTS), verbose=False)  # fmt: skip
+                                        output_names=list(graph.spec.outputs), verbose=False)  # fmt: skip
     except Exception as error:  # the exporter has no family of errors
         reason = str(error).strip().splitlines()
         raise ConfigError(f"the net cannot be exported with a dynamic batch ({type(error).__name__}): "
@@ -184,13 +192,13 @@ def exported(
     return model
 
 
-def _named(axes: Any, batch: Any) -> Any:
+def _named(axes: Any, lengths: Mapping[str, Any]) -> Any:
     """The same with torch's object in place of the name of an axis."""
     if isinstance(axes, Mapping):
-        return {key: _named(value, batch) for key, value in axes.items()}
+        return {key: _named(value, lengths) for key, value in axes.items()}
     if isinstance(axes, tuple):
-        return tuple(_named(value, batch) for value in axes)
-    return batch if axes == BATCH else axes
+        return tuple(_named(value, lengths) for value in axes)
+    return lengths.get(axes, axes)
 
 
 @contextmanager
@@ -225,7 +233,7 @@ def describe(model: onnx.ModelProto, graph: CalibratedGraph, metadata: Mapping[s
         "skeleton": json.dumps(spec.skeleton.to_json()),
         "input": json.dumps({"name": INPUT, "dtype": "uint8", "shape": list(spec.input_shape),
                              "colour": "RGB"}),
-        "outputs": json.dumps({name: list(spec.shape_of(name)) for name in OUTPUTS}),
+        "outputs": json.dumps({name: list(spec.shape_of(name)) for name in spec.outputs}),
         "calibration": json.dumps(calibration),
         **metadata,
     }  # fmt: skip
@@ -285,7 +293,7 @@ def check_model(model: onnx.ModelProto, spec: GraphSpec) -> OnnxFacts:
     except Exception as error:  # its errors have no common parent
         raise ConfigError(f"the exported graph is not valid ONNX: {error}") from error
     shapes = {value.name: _shape(value) for value in (*model.graph.input, *model.graph.output)}
-    wanted = {INPUT: spec.input_shape, **{name: spec.shape_of(name) for name in OUTPUTS}}
+    wanted = {INPUT: spec.input_shape, **{name: spec.shape_of(name) for name in spec.outputs}}
     if shapes != wanted:
         raise ConfigError(f"the exported graph has the inputs and outputs {shapes}, expected {wanted}")
     operators = Counter(node.op_type for node in model.graph.node)

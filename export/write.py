@@ -298,7 +298,7 @@ def write(
         golden = _golden(frames_NSS3, expected, given, config.precision)
         content = path.read_bytes()
     dimensions = graph.spec.dimensions
-    inputs, outputs = tensors(crops.config.rule, len(graph.spec.skeleton), dimensions)
+    inputs, outputs = tensors(crops.config.rule, len(graph.spec.skeleton), dimensions, people=graph.spec.people)
     who = "labelled people of {} that trained nothing" if report else "pictures from {}, without labels: not calibrated"
     manifest: dict[str, Any] = {
         "name": out.stem,

@@ -47,6 +47,9 @@ FARTHEST_PX = 2.0**20
 a crop grow with its side."""
 
 
+PERSON_MARGIN = 1.25
+"""Around one of several people, for a net that looks at whole frames: room as in a picture of one person."""
+
 UNIT = 2**13
 """The weights of one sample along one axis sum to this."""
 BETWEEN = 2**10
@@ -262,6 +265,12 @@ class CropRule:
             corner = ((width - wide) / 2 - 0.5, (height - high) / 2 - 0.5)
             return Crop(*corner, wide, high, self.width_px, self.height_px, fill=self.fill)
         return Crop(-0.5, -0.5, width, height, self.width_px, self.height_px, fill=self.fill)
+
+    def person_crop(self, box_4: npt.ArrayLike) -> Crop:
+        """The crop around one of several people on a frame, upright, also where the rule takes whole frames: then as a picture
+        of this person alone would be, :data:`PERSON_MARGIN` around them."""
+        margin = self.margin if self.around_person else PERSON_MARGIN
+        return box_crop(box_4, margin=margin, width_px=self.width_px, height_px=self.height_px, fill=self.fill)
 
 
 def box_crop(box_4: npt.ArrayLike, *, margin: float, width_px: int, height_px: int, fill: int = 0) -> Crop:

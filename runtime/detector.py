@@ -20,7 +20,7 @@ import numpy.typing as npt
 from .crop import CropRule, cut
 from .errors import CheckpointError, ConfigError, DataNotFoundError
 from .known_skeletons import KNOWN
-from .people import overlaps
+from .people import MOST_OVERLAP, apart
 
 log = logging.getLogger("alpose.monitor")
 
@@ -56,7 +56,7 @@ class YoloDetector:
     """
 
     def __init__(
-        self, path: str | Path, *, person: int = 0, classes: int | None = None, least: float = 0.3, overlap: float = 0.6,
+        self, path: str | Path, *, person: int = 0, classes: int | None = None, least: float = 0.3, overlap: float = MOST_OVERLAP,
         bgr: bool = False, threads: int = 2,
     ) -> None:  # fmt: skip
         if not 0 <= least <= 1 or not 0 <= overlap <= 1 or threads < 1:
@@ -155,13 +155,3 @@ def people_of(
     boxes_N4 = np.stack([x_N - wide_N / 2, y_N - high_N / 2, x_N + wide_N / 2, y_N + high_N / 2], axis=1)
     chosen = apart(boxes_N4, overlap)
     return np.hstack([boxes_N4[chosen], score_A[rows_N[chosen], None]])
-
-
-def apart(boxes_N4: npt.NDArray[np.floating], overlap: float) -> list[int]:
-    """Of boxes in the order of their scores those that overlap none before them by more than ``overlap``: NMS."""
-    overlap_NN = overlaps(boxes_N4, boxes_N4)
-    chosen: list[int] = []
-    for row in range(len(boxes_N4)):
-        if not (overlap_NN[row, chosen] > overlap).any():
-            chosen.append(row)
-    return chosen

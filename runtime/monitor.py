@@ -231,7 +231,8 @@ class Monitor:
         return self._run(frames, places, names, time_ns)
 
     def people(self, frame: Any, boxes: Any = None, *, time_ns: int | None = None) -> list[Verdict]:
-        """Watch everybody on one frame: one verdict for each person, by one call of the engine.
+        """Watch everybody on one frame: one verdict for each person, by one call of the engine (and one more by which a net of
+        whole frames finds them).
 
         ::
 
@@ -246,9 +247,10 @@ class Monitor:
 
         Args:
             frame: as in a single call.
-            boxes: of the people, (N, 4) as x0, y0, x1, y1 in pixels, tight around each; None: those that ``detect`` finds. A
-                detector may also give scores, (N, 5) or a pair of boxes and scores: a new person needs 0.5, one who was
-                there before 0.3. At most 32 people are looked at.
+            boxes: of the people, (N, 4) as x0, y0, x1, y1 in pixels, tight around each; None: those that ``detect`` finds, or
+                the net itself, where it looks at whole frames and finds several. A detector may also give scores, (N, 5) or a
+                pair of boxes and scores: a new person needs 0.5, one who was there before 0.3. A box of it that is not finite,
+                has no area or lies outside is left out and counted. At most 32 people are looked at.
             time_ns: as in a single call.
 
         Returns:
@@ -256,8 +258,8 @@ class Monitor:
 
         Raises:
             DataError: the frame or a box is none.
-            ConfigError: there are neither boxes nor a detector; the bundle's net looks at whole frames; the Monitor was
-                closed, or belongs to another process.
+            ConfigError: there are neither boxes nor a detector; the bundle's net looks at whole frames and gives one pose of
+                each; the Monitor was closed, or belongs to another process.
             Exception: the engine's own. What a detector raises is counted and logged instead, and nobody is there.
         """
         self._check_process()
@@ -376,7 +378,7 @@ class Monitor:
                 verified = background is None or background.verified
                 if background is not None and not verified:
                     background.require()
-                verdicts = self._parts.pipeline(frames, boxes, names, time_ns)
+                verdicts = self._parts.pipeline(frames, boxes, names, time_ns, everybody)
                 if self._parts.live is not None and not self._parts.live.closed:
                     if everybody:
                         self._parts.live.see_people(frames[0], verdicts)

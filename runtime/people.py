@@ -27,6 +27,8 @@ MOST_PEOPLE = 32
 """On one frame; a detector that sees more is believed in the ones with the highest scores."""
 MOST_KNOWN = 64
 """People whose names are kept: beyond it who is not seen any more is forgotten sooner."""
+MOST_OVERLAP = 0.6
+"""Intersection over union of two boxes of a net that are two people's; beyond it the one with the higher score stands for both."""
 FORM = "people are boxes (N, 4) as x0, y0, x1, y1 in pixels, also with a score each: (N, 5), or boxes and scores"
 
 
@@ -151,6 +153,16 @@ def overlaps(one_N4: npt.NDArray[np.floating], other_P4: npt.NDArray[np.floating
         both_NP = np.maximum(high_NP2 - low_NP2, 0).prod(axis=2)
         areas_NP = (one_N14[..., 2:] - one_N14[..., :2]).prod(axis=2) + (other_P4[:, 2:] - other_P4[:, :2]).prod(axis=1)
         return np.asarray(both_NP / np.maximum(areas_NP - both_NP, 1e-9))
+
+
+def apart(boxes_N4: npt.NDArray[np.floating], overlap: float) -> list[int]:
+    """Of boxes in the order of their scores those that overlap none before them by more than ``overlap``: NMS."""
+    overlap_NN = overlaps(boxes_N4, boxes_N4)
+    chosen: list[int] = []
+    for row in range(len(boxes_N4)):
+        if not (overlap_NN[row, chosen] > overlap).any():
+            chosen.append(row)
+    return chosen
 
 
 def match(likeness_NP: npt.NDArray[np.floating], least: float) -> list[tuple[int, int]]:

@@ -21,12 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .bundle import Bundle
+from .bundle.manifest import MODEL
+from .crop import Crop
 from .drift import DriftReport, Drifts
 from .engines.device import DeviceEngine
 from .errors import AlposeError, ConfigError, DataError, WrongAnswerError
 from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_foreign, take_frame
 from .logs import RateLimitedLog
-from .people import MOST_PEOPLE, People, as_boxes, believed, read_boxes
+from .people import MOST_OVERLAP, MOST_PEOPLE, People, apart, as_boxes, believed, overlaps, read_boxes
 from .recording import FrameCopies, FrameRecorder, FrameResult, RegionOfInterest
 from .stats import Counters, Meters
 from .tracking import MOST_STREAMS, Box, Stream, Streams, given_place, largest
@@ -82,6 +84,7 @@ class FramePipeline:
             )
             if recorder is not None:
                 recorder.restore(self._policy, trigger)
+        self._finds_people = bundle.manifest.people
         self._crops, self._reader, self._streams, self._recorder = bundle.crop, reader, streams, recorder
         self._meters, self._counters, self._faults = meters, meters.counters, faults
         self._people = People()
@@ -96,27 +99,32 @@ class FramePipeline:
         return self._drift.report()
 
     def __call__(
-        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | Sequence[int] | None
-    ) -> list[Verdict]:
-        """Watch one person on each frame: with a box or None, in the stream of that name, at one time or each at its own."""
+        self, frames: Sequence[Any], boxes: Sequence[Any], names: Sequence[str], time_ns: int | Sequence[int] | None,
+        everybody: bool = False,
+    ) -> list[Verdict]:  # fmt: skip
+        """Watch one person on each frame: with a box or None, in the stream of that name, at one time or each at its own.
+
+        ``everybody``: the boxes are those of :meth:`people`, so that a net of whole frames looks at each of them too.
+        """
         began_s = time.perf_counter()
         # Take and locate.
         # Several people may be on one frame, which is then given several times.
         taken = {id(frame): self._reader.take(frame) for frame in {id(frame): frame for frame in frames}.values()}
         regions = [
-            self._locate(frame, taken[id(frame)], box, name)
+            self._locate(frame, taken[id(frame)], box, name, everybody)
             for frame, box, name in zip(frames, boxes, names, strict=True)
         ]
         frame_times = self._times(time_ns, names)
         # Cut and infer.
         located_s = time.perf_counter()
-        outputs, cut_s = self._reader.infer(regions)
+        outputs, cut_s = self._reader.infer([region.frame for region in regions], [region.crop for region in regions])
         inferred_s = time.perf_counter()
         # Decide and record.
         results, copies = [], FrameCopies(self._reader.copy)
         heads = self._heads(frames, regions, outputs)
+        mistaken = self._mistaken(regions, outputs) if everybody else set()
         for row, region in enumerate(regions):
-            result = self._decide(region, outputs, row, frame_times[row])
+            result = self._decide(region, outputs, row, frame_times[row], row in mistaken)
             results.append((result, self._record(result, copies, heads.get(id(frames[row]), ()))))
         ended_s = time.perf_counter()
         timings = Timings(
@@ -136,13 +144,13 @@ class FramePipeline:
         return [self._verdict(result, kept, timings) for result, kept in results]
 
     def people(self, frame: Any, boxes: Any) -> tuple[list[Box], list[str]]:
-        """The people on a frame and their names: of boxes that the app gives, or else of its detector.
+        """The people on a frame and their names: of boxes that the app gives, or else of its detector, or of the net itself.
 
         Raises:
-            ConfigError: there are neither boxes nor a detector, or the net looks at whole frames.
+            ConfigError: there are neither boxes nor a detector, or the net looks at whole frames and gives one pose of each.
             DataError: it is not a frame, or these are not boxes on it.
         """
-        if not self._crops.around_person:
+        if not self._crops.around_person and not self._finds_people:
             raise ConfigError(
                 f"the net of this bundle looks at the whole frame ({self._crops.kind}) and gives one pose of it: for several "
                 "people take a bundle whose net looks at one person, and give their boxes or a detector"
@@ -152,6 +160,8 @@ class FramePipeline:
             boxes_N4, scores_N = read_boxes(boxes)[0], None  # the app's own choice: everybody in them is looked at
             for box_4 in boxes_N4:
                 given_place(box_4, taken.width, taken.height)  # before anybody is given a name by it
+        elif self._finds_people:
+            boxes_N4, scores_N = self._found(taken)
         elif self._detect is None:
             raise ConfigError("give boxes of the people on the frame, or a detector: Monitor(..., detect=...)")
         else:
@@ -177,6 +187,19 @@ class FramePipeline:
             return np.empty((0, 4)), None
         return self._believed(boxes_N4, scores_N, width, height)
 
+    def _found(self, taken: HostFrame | DeviceFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
+        """What a net of whole frames finds itself: of candidates that overlap the one with the highest score."""
+        crop = self._crops.crop_of((0, 0, 1, 1), (taken.width, taken.height))
+        outputs, _ = self._reader.infer([taken], [crop])
+        if outputs.people_NP5 is None:
+            raise WrongAnswerError(f"{self._reader.engine.name} gives no people, which {MODEL} of this bundle does")
+        found_P5 = outputs.people_NP5[0].astype(np.float64)
+        # What is not finite stays, to be counted.
+        found_P5 = found_P5[~(found_P5[:, 4] < self._people.config.keep)]
+        found_P5 = found_P5[apart(found_P5[:, :4], MOST_OVERLAP)]
+        boxes_N4 = crop.to_frame(found_P5[:, :4].reshape(-1, 2)).reshape(-1, 4).astype(np.float64)
+        return self._believed(boxes_N4, found_P5[:, 4], taken.width, taken.height)
+
     def _believed(
         self, boxes_N4: npt.NDArray[np.float64], scores_N: npt.NDArray[np.float64] | None, width: int, height: int
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
@@ -200,7 +223,7 @@ class FramePipeline:
         return [self._clock(each, name) for each, name in zip(time_ns, names, strict=True)]
 
     def _locate(
-        self, frame: Any, taken: HostFrame | DeviceFrame, box: npt.ArrayLike | None, name: str
+        self, frame: Any, taken: HostFrame | DeviceFrame, box: npt.ArrayLike | None, name: str, everybody: bool
     ) -> RegionOfInterest:
         """Say where to look on a frame."""
         stream = self._streams.get(name)
@@ -209,13 +232,16 @@ class FramePipeline:
             if box is not None
             else stream.locator.locate(taken.width, taken.height, self._proposal(stream, taken, frame))
         )
-        if box is not None and not self._crops.around_person:
+        if box is not None and not self._crops.around_person and not everybody:
             raise DataError(
                 f"the net of this bundle looks at the whole frame ({self._crops.kind}): give no box, or a bundle whose net "
                 "looks at one person"
             )
         turn = None if stream.axis is None else stream.axis.turn(place.box_4)
-        crop = self._crops.crop_of(place.box_4, (taken.width, taken.height), turn)
+        if everybody and not self._crops.around_person:
+            crop = self._crops.person_crop(place.box_4)
+        else:
+            crop = self._crops.crop_of(place.box_4, (taken.width, taken.height), turn)
         return RegionOfInterest(stream, taken, place, crop)
 
     def _proposal(self, stream: Stream, taken: HostFrame | DeviceFrame, frame: Any) -> Box | None:
@@ -230,7 +256,22 @@ class FramePipeline:
             self._faults.report("detect", error)
             return None
 
-    def _decide(self, region: RegionOfInterest, outputs: Outputs, row: int, frame_time: FrameTime) -> FrameResult:
+    def _mistaken(self, regions: Sequence[RegionOfInterest], outputs: Outputs) -> set[int]:
+        """The rows of people in whose crop a net of whole frames saw somebody else who stands near: whose answer overlaps the
+        box of another person more than theirs."""
+        if outputs.people_NP5 is None or self._crops.around_person:
+            return set()
+        boxes_N4 = np.array([region.place.box_4 for region in regions])
+        seen_N4 = np.array([
+            region.crop.to_frame(found_P5[0, :4].reshape(2, 2)).reshape(4)
+            for region, found_P5 in zip(regions, outputs.people_NP5, strict=True)
+        ])  # fmt: skip
+        likeness_NN = overlaps(seen_N4, boxes_N4)
+        return set(np.flatnonzero(likeness_NN.max(axis=1) > likeness_NN.diagonal()).tolist())
+
+    def _decide(
+        self, region: RegionOfInterest, outputs: Outputs, row: int, frame_time: FrameTime, mistaken: bool
+    ) -> FrameResult:
         """Bring one row of the outputs into the frame, update what is remembered of the stream, and ask the policy."""
         keypoints_J2, scores_J = region.crop.to_frame(outputs.keypoints_NJ2[row]), outputs.scores_NJ[row]
         confidence_J = None if outputs.confidence_NJ is None else outputs.confidence_NJ[row]
@@ -240,7 +281,10 @@ class FramePipeline:
         observation = self._observe(region, keypoints_J2, scores_J, confidence_J, outputs, row, frame_time.policy_s)
         probability = observation.failure_probability
         occupied = self._is_occupied(region, keypoints_J2, scores_J, probability if self._calibrated else math.nan)
-        if occupied:
+        if mistaken:
+            self._counters.add("mistaken_people_total")
+            occupied, observation = False, replace(observation, failure_probability=math.nan)
+        elif occupied:
             try:
                 self._drift.update(observation.stream, probability, observation.time_s)
             except Exception as error:
@@ -396,8 +440,10 @@ class FrameReader:
             )
         return taken
 
-    def infer(self, regions: Sequence[RegionOfInterest]) -> tuple[Outputs, float]:
-        """Cut all regions and compute their outputs in one call of the engine.
+    def infer(
+        self, frames: Sequence[HostFrame | DeviceFrame], crops: Sequence[Crop]
+    ) -> tuple[Outputs, float]:  # fmt: skip
+        """Cut a crop from each frame and compute their outputs in one call of the engine.
 
         Returns:
             The outputs, and the seconds that cutting took; on a GPU that is part of the engine's call, and 0 here.
@@ -407,17 +453,17 @@ class FrameReader:
             WrongAnswerError: the engine did not give outputs for every crop.
             Exception: whatever the engine raises.
         """
-        crops = [region.crop for region in regions]
-        on_gpu = [region.frame for region in regions if isinstance(region.frame, DeviceFrame)]
+        on_gpu = [frame for frame in frames if isinstance(frame, DeviceFrame)]
         if not on_gpu:
             started_s = time.perf_counter()
-            cuts = [region.frame.cut(region.crop) for region in regions if isinstance(region.frame, HostFrame)]
+            on_host = [frame for frame in frames if isinstance(frame, HostFrame)]
+            cuts = [frame.cut(crop) for frame, crop in zip(on_host, crops, strict=True)]
             crops_NSS3 = cuts[0][None] if len(cuts) == 1 else np.stack(cuts)
             cut_s = time.perf_counter() - started_s
             outputs = self.engine(crops_NSS3)
-        elif len(on_gpu) < len(regions):
+        elif len(on_gpu) < len(frames):
             raise DataError(
-                f"of {len(regions)} frames {len(on_gpu)} are on a GPU: a batch lies all there, or all on the host"
+                f"of {len(frames)} frames {len(on_gpu)} are on a GPU: a batch lies all there, or all on the host"
             )
         else:
             assert isinstance(self.engine, DeviceEngine)  # or they would not have been taken

@@ -40,6 +40,7 @@ COUNTERS: Mapping[str, tuple[str | None, str]] = {
         "reason",
         "Boxes of a detector that no pose was looked for in: not_finite, empty, outside, many, score.",
     ),
+    "mistaken_people_total": (None, "People of whom there is no answer: a net of whole frames saw somebody near them."),
     "dropped_frames_total": (
         "reason",
         "Records that should have been kept and were not, by reason: one for each person on a frame.",

@@ -26,6 +26,11 @@ OUTPUT_NAMES = ("keypoints", "scores", "predicted_loss", "failure_probability", 
 CONFIDENCE = "confidence"
 """The sixth output, of bundles of schema 2. Bundles of schema 1 have the other five."""
 
+PEOPLE = "people"
+"""The seventh output, of bundles whose net looks at whole frames and finds several people itself."""
+CANDIDATES = 300
+"""Of people on a frame, in that output: the ones with the highest scores, before those are left out that overlap others."""
+
 OUTPUT_AXES = {
     "keypoints": ("N", "J", "xy"),
     "scores": ("N", "J"),
@@ -33,8 +38,11 @@ OUTPUT_AXES = {
     "failure_probability": ("N",),
     "embedding": ("N", "D"),
     CONFIDENCE: ("N", "J"),
+    PEOPLE: ("N", "P", "box, score"),
 }
-"""The axes of every output; N is dynamic, xy has length 2, J is the skeleton's."""
+"""The axes of every output; N is dynamic, J is the skeleton's, and :data:`AXIS_LENGTHS` has those that never differ."""
+
+AXIS_LENGTHS = {"xy": 2, "P": CANDIDATES, "box, score": 5}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +65,9 @@ class Outputs:
     """Rows of unit length."""
     confidence_NJ: npt.NDArray[np.float32] | None = None
     """Calibrated probability that each joint is right, 0 to 1; None where the graph has no such output."""
+    people_NP5: npt.NDArray[np.float32] | None = None
+    """Candidates for people, the highest scores first: x0, y0, x1, y1 in pixels of the input as keypoints have them, and the
+    net's own score, 0 where there is no candidate. None where the graph has no such output."""
 
     def __len__(self) -> int:
         return len(self.predicted_loss_N)
@@ -66,7 +77,8 @@ class Outputs:
         arrays = (self.keypoints_NJ2, self.scores_NJ, self.predicted_loss_N, self.failure_probability_N,
                   self.embedding_ND)  # fmt: skip
         named = dict(zip(OUTPUT_NAMES, arrays, strict=True))
-        return named if self.confidence_NJ is None else {**named, CONFIDENCE: self.confidence_NJ}
+        more = {CONFIDENCE: self.confidence_NJ, PEOPLE: self.people_NP5}
+        return named | {name: value for name, value in more.items() if value is not None}
 
 
 class Engine(Protocol):
@@ -83,16 +95,16 @@ class Engine(Protocol):
         """
 
 
-def output_names(confidence: bool) -> tuple[str, ...]:
-    """The outputs of a graph in its order, with or without the joints' confidence."""
-    return (*OUTPUT_NAMES, CONFIDENCE) if confidence else OUTPUT_NAMES
+def output_names(confidence: bool, people: bool = False) -> tuple[str, ...]:
+    """The outputs of a graph in its order, with or without the joints' confidence, and that with or without people."""
+    return (*OUTPUT_NAMES, CONFIDENCE, *((PEOPLE,) if people else ())) if confidence else OUTPUT_NAMES
 
 
 def output_shapes(
     frames: int, joints: int, dimensions: int, names: Iterable[str] = OUTPUT_NAMES
 ) -> dict[str, tuple[int, ...]]:
     """The shape of every output for a batch of ``frames``."""
-    length = {"N": frames, "J": joints, "xy": 2, "D": dimensions}
+    length = {"N": frames, "J": joints, "D": dimensions, **AXIS_LENGTHS}
     return {name: tuple(length[axis] for axis in OUTPUT_AXES[name]) for name in names}
 
 
@@ -185,7 +197,8 @@ class Verdict:
     stream: str = ""
     """Camera or person, as given to :meth:`Monitor.batch`."""
     occupied: bool = True
-    """Whether somebody is there whose pose can be right or wrong; False where a search found nobody."""
+    """Whether this is somebody's pose, which can be right or wrong. False where a search found nobody, and where a net of whole
+    frames, in the crop of one of several people, saw another."""
     verified: bool = True
     """Whether the engine's golden frames had passed; False only for a Monitor with ``verify="background"``, at its start."""
 

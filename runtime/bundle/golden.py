@@ -257,7 +257,8 @@ def run_golden(engine: Engine, golden: Golden, *, batch: int = 8) -> GoldenRepor
         checks = _judge(golden, golden.expected, outputs, frame_N, f"same frame in {batch} rows")
         found += checks
         if not any(check.problem for check in checks):
-            spread = Outputs(*(np.repeat(value[:1], len(golden), axis=0) for value in outputs.named().values()))
+            first = [outputs.named()[name][:1] for name in golden.expected.named()]
+            spread = Outputs(*(np.repeat(value, len(golden), axis=0) for value in first))
             found += _judge(golden, spread, outputs, frame_N, f"same frame in {batch} rows, against row 0")
 
     compared = f"{len(golden)} frames, each alone"

@@ -16,7 +16,7 @@ from ..crop import CropKind, CropRule
 from ..errors import BundleError, DataError
 from ..io import parse_json
 from ..skeleton import Skeleton, body_axis
-from ..types import CONFIDENCE, OUTPUT_AXES, output_names
+from ..types import AXIS_LENGTHS, CONFIDENCE, OUTPUT_AXES, PEOPLE, output_names
 from .golden import Golden
 
 KIND, SCHEMA = "alpose bundle", 2
@@ -43,6 +43,7 @@ _UNITS = {
     "failure_probability": "probability",
     "embedding": "unit length",
     CONFIDENCE: "probability",
+    PEOPLE: "pixels of the input; the net's own score",
 }
 
 _CROP_KEYS = {1: ("size_px", "margin"), 2: ("width_px", "height_px", "margin", "kind", "fill")}
@@ -136,6 +137,8 @@ class Manifest:
     """sha256 by name."""
     confidence: bool = True
     """Whether the graph gives each joint's probability of being right; bundles of schema 1 do not."""
+    people: bool = False
+    """Whether the graph gives candidates for several people on a whole frame."""
 
     @property
     def schema(self) -> int:
@@ -145,11 +148,11 @@ class Manifest:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the graph's outputs, in their order."""
-        return output_names(self.confidence)
+        return output_names(self.confidence, self.people)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values in the order of the file, read back by :meth:`from_json`."""
-        inputs, outputs = tensors(self.crop, len(self.skeleton), self.dimensions, self.confidence)
+        inputs, outputs = tensors(self.crop, len(self.skeleton), self.dimensions, self.confidence, self.people)
         return {
             "kind": KIND,
             "schema": self.schema,
@@ -214,6 +217,7 @@ class Manifest:
             opset=opset,
             files=_hashes(top),
             confidence=schema > 1,
+            people=PEOPLE in top["outputs"],
         )
 
     @classmethod
@@ -232,13 +236,13 @@ def crop_to_json(crop: CropRule, schema: int = SCHEMA) -> dict[str, Any]:
 
 
 def tensors(
-    crop: CropRule, joints: int, dimensions: int, confidence: bool = True
+    crop: CropRule, joints: int, dimensions: int, confidence: bool = True, people: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The manifest's ``inputs`` and ``outputs``: fixed by the schema up to four numbers.
 
-    ``confidence``: whether the graph gives it; without, they are those of schema 1.
+    ``confidence``: whether the graph gives it; without, they are those of schema 1. ``people``: as :attr:`Manifest.people`.
     """
-    length = {"N": "N", "J": joints, "xy": 2, "D": dimensions}
+    length: dict[str, str | int] = {"N": "N", "J": joints, "D": dimensions, **AXIS_LENGTHS}
     frames = {
         "dtype": "uint8",
         "shape": ["N", crop.height_px, crop.width_px, 3],
@@ -252,7 +256,7 @@ def tensors(
             "axes": list(OUTPUT_AXES[name]),
             "unit": _UNITS[name],
         }
-        for name in output_names(confidence)
+        for name in output_names(confidence, people)
     }
     return {"frames": frames}, outputs
 
@@ -267,7 +271,9 @@ def check_against_engine(
     A name, None or -1 is a dynamic axis. The first axis may be fixed (an engine built for one batch size); no other may
     be dynamic.
     """
-    inputs, outputs = tensors(manifest.crop, len(manifest.skeleton), manifest.dimensions, manifest.confidence)
+    inputs, outputs = tensors(
+        manifest.crop, len(manifest.skeleton), manifest.dimensions, manifest.confidence, manifest.people
+    )
     problems = []
     for side, facts, shapes in (("input", inputs, input_shapes), ("output", outputs, output_shapes)):
         if set(shapes) != set(facts):
@@ -291,7 +297,7 @@ def check_golden(manifest: Manifest, golden: Golden) -> None:
         ("frames of height and width", golden.size_px, (manifest.crop.height_px, manifest.crop.width_px)),
         ("joints", golden.joints, len(manifest.skeleton)),
         ("embedding dimensions", golden.dimensions, manifest.dimensions),
-        ("outputs", tuple(golden.expected.named()), manifest.outputs),
+        ("outputs", tuple(golden.expected.named()), output_names(manifest.confidence)),
     ):
         if given != wanted:
             raise DataError(f"golden frames with {what} {given} do not fit {MANIFEST}, which declares {wanted}")
@@ -314,7 +320,11 @@ def _crop(top: Mapping[str, Any], schema: int) -> CropRule:
 def _check_tensors(top: Mapping[str, Any], crop: CropRule, skeleton: Skeleton, schema: int) -> int:
     """Compare inputs and outputs with crop and skeleton; returns D."""
     outputs, inputs = _mapping(top["outputs"], "outputs"), _mapping(top["inputs"], "inputs")
-    names = output_names(schema > 1)
+    names = output_names(schema > 1, PEOPLE in outputs)
+    if PEOPLE in outputs and crop.around_person:
+        raise DataError(
+            f"outputs has {PEOPLE}, and crop.kind is {crop.kind}: only a net that looks at whole frames finds people"
+        )
     _exactly(outputs, names, "outputs", schema)
     _exactly(inputs, ("frames",), "inputs", schema)
     for name in names:
@@ -329,7 +339,7 @@ def _check_tensors(top: Mapping[str, Any], crop: CropRule, skeleton: Skeleton, s
     if len(shape) != 2 or not _is_whole(shape[1]) or shape[1] < 1:
         raise DataError(f"outputs.embedding.shape must be ['N', D] with D at least 1, got {shape}")
     for side, given, wanted in zip(("inputs", "outputs"), (inputs, outputs),
-                                   tensors(crop, len(skeleton), shape[1], schema > 1), strict=True):  # fmt: skip
+                                   tensors(crop, len(skeleton), shape[1], schema > 1, PEOPLE in names), strict=True):  # fmt: skip
         for name, facts in wanted.items():
             tensor = _mapping(given[name], f"{side}.{name}")
             _exactly(tensor, tuple(facts), f"{side}.{name}", schema)

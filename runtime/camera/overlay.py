@@ -244,7 +244,8 @@ class Overlay:
         probability = _shown(verdict)
         named_colour = _colour(probability) if probability >= 0 else GREY
         colour = named_colour if named else PLACES.get(verdict.place, WHITE)
-        words = f"{verdict.stream} {_written(probability)}" if named else verdict.place
+        told = _written(probability) if verdict.occupied else "not seen"
+        words = f"{verdict.stream} {told}" if named else verdict.place
         if box_4[0] < box_4[2] and box_4[1] < box_4[3]:
             drawing.corners(rgb_HW3, box_4, colour, 2 * unit)
             size = round(9 * unit)

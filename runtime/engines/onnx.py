@@ -24,7 +24,7 @@ from ..bundle.manifest import check_against_engine
 from ..crop import Crop, CropRule
 from ..errors import CheckpointError, ConfigError, DataNotFoundError, MissingExtraError
 from ..frames import DeviceFrame, Region
-from ..types import CONFIDENCE, OUTPUT_AXES, Outputs, joined, output_names
+from ..types import CONFIDENCE, OUTPUT_AXES, PEOPLE, Outputs, joined, output_names
 from .device import ANY_BATCH, batches, check_crops
 from .onnx_device import CPU, CUDA, TENSORRT, OnnxDevice
 
@@ -177,7 +177,7 @@ class OnnxEngine:
                 {name: shape for name, (_, shape) in inputs.items()},
                 {name: shape for name, (_, shape) in outputs.items()},
             )
-        names = output_names(CONFIDENCE in outputs)
+        names = output_names(CONFIDENCE in outputs, PEOPLE in outputs)
         ours = set(inputs) == {INPUT} and set(outputs) == set(names)
         if ours:
             kind, shape = inputs[INPUT]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from alpose.runtime.crop import CropRule
 from alpose.runtime.skeleton import Skeleton
-from alpose.runtime.types import Outputs
+from alpose.runtime.types import CANDIDATES, Outputs
 
 from . import scripted
 
@@ -28,8 +28,9 @@ class Dots:
 
     name = "dots"
 
-    def __init__(self, golden_NHW3: Bytes) -> None:
+    def __init__(self, golden_NHW3: Bytes, people: bool = False) -> None:
         self.probability = 0.1
+        self.people = people
         self.crops: list[Bytes] = []
         """All that it was shown, but for golden frames."""
         self._golden = {frame.tobytes() for frame in golden_NHW3}
@@ -38,7 +39,10 @@ class Dots:
         asked_N = np.array([frame.tobytes() not in self._golden for frame in frames_NHW3])
         self.crops += [frame.copy() for frame in frames_NHW3[asked_N]]
         probability_N = np.where(asked_N, self.probability, 0.1).astype(np.float32)
-        return Outputs(*answer(frames_NHW3, probability_N).values())
+        named = answer(frames_NHW3, probability_N)
+        if self.people:
+            named["people"] = np.stack([people_on(frame) for frame in frames_NHW3])
+        return Outputs(*named.values())
 
 
 def answer(
@@ -62,12 +66,30 @@ def answer(
     }
 
 
-def write_bundle(folder: Path, rule: CropRule) -> tuple[Path, Dots]:
-    """A bundle with such a net, and the net."""
+def people_on(frame_HW3: Bytes) -> npt.NDArray[np.float32]:
+    """A candidate (300, 5) for each blue dot, as sure as it is blue: as wide and high as its blue rectangle."""
+    found: list[tuple[float, ...]] = []
+    left_HW = frame_HW3[..., 2] > 20
+    while left_HW.any() and len(found) < CANDIDATES:
+        y, x = np.argwhere(left_HW)[0]
+        rows = left_HW[y:, x]
+        y1 = y + (len(rows) if rows.all() else int(rows.argmin())) - 1
+        columns = left_HW[y, x:]
+        x1 = x + (len(columns) if columns.all() else int(columns.argmin())) - 1
+        found.append((x, y, x1, y1, frame_HW3[y : y1 + 1, x : x1 + 1, 2].mean() / 255))
+        left_HW[y : y1 + 1, x : x1 + 1] = False
+    out = np.zeros((CANDIDATES, 5), dtype=np.float32)
+    if found:
+        out[: len(found)] = sorted(found, key=lambda one: -one[4])
+    return out
+
+
+def write_bundle(folder: Path, rule: CropRule, people: bool = False) -> tuple[Path, Dots]:
+    """A bundle with such a net, and the net; with ``people`` it finds several on a frame."""
     golden = np.random.default_rng(4).integers(0, 256, (3, rule.height_px, rule.width_px, 3), dtype=np.uint8)
     scripted.write_bundle_of(folder, golden, answer(golden), model=b"no graph", crop=rule, skeleton=BODY,
-                             calibration=scripted.calibration())  # fmt: skip
-    return folder, Dots(golden)
+                             calibration=scripted.calibration(), people=people)  # fmt: skip
+    return folder, Dots(golden, people)
 
 
 def frame_with(people: list[tuple[Any, Any]], height: int = 240, width: int = 320) -> Bytes:

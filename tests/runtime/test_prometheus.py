@@ -293,7 +293,7 @@ def test_the_page_lists_every_metric_and_no_other(scraped: tuple[dict[str, Any],
     exported = {family.name + ("_total" if family.type == "counter" else "") for family in scraped[0].values()}
     optional = {"alpose_something_new_total"}
     known = {"alpose_dropped_pictures_total", "alpose_write_errors_total", "alpose_evicted_total",
-             "alpose_unoccupied_frames_total", "alpose_dropped_boxes_total", "alpose_source_faults_total", "alpose_fallback_total", "alpose_clock_backwards_total", "alpose_internal_errors_total"}  # fmt: skip
+             "alpose_unoccupied_frames_total", "alpose_dropped_boxes_total", "alpose_mistaken_people_total", "alpose_source_faults_total", "alpose_fallback_total", "alpose_clock_backwards_total", "alpose_internal_errors_total"}  # fmt: skip
     assert listed == (exported - optional) | known
 
 

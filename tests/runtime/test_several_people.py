@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpose.runtime import Monitor
-from alpose.runtime.crop import CropRule
+from alpose.runtime.crop import CropRule, cut
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.people import MOST_KNOWN, MOST_PEOPLE, People, PeopleConfig, believed, match, overlaps, read_boxes
 from alpose.runtime.queue import Queue
@@ -307,6 +307,101 @@ def test_a_name_that_is_free_again_remembers_nothing_of_whom_it_was(tmp_path: Pa
     first, turned, again = net.crops
     np.testing.assert_array_equal(first, again)
     assert (first != turned).any()
+
+
+WHOLE = CropRule(width_px=160, height_px=160, kind="letterbox", fill=0)
+
+
+def frame_of(*people: tuple[int, int, int, int], sure: int = 250) -> Any:
+    """A frame with a blue rectangle for each, and a red and a green dot at a quarter and three quarters of its height."""
+    frame = dots.frame_with([(((x0 + x1) / 2, y0 + 0.75 * (y1 - y0)), ((x0 + x1) / 2, y0 + 0.25 * (y1 - y0)))
+                             for x0, y0, x1, y1 in people])  # fmt: skip
+    for place, (x0, y0, x1, y1) in enumerate(people):
+        frame[y0:y1, x0:x1, 2] = sure - place
+    return frame
+
+
+def test_a_net_of_whole_frames_finds_people_itself_and_looks_at_each(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "whole.alpose", WHOLE, people=True)
+    people = [(20, 40, 60, 140), (120, 30, 160, 170), (250, 60, 300, 160)]
+    with Monitor(folder, engine=net) as monitor:
+        first = monitor.people(frame_of(*people))
+        assert len(net.crops) == 4, "the frame, and each person on it"
+        gone = monitor.people(frame_of(people[2], people[0]))
+        assert monitor.people(frame_of()) == []
+        given = monitor.people(frame_of(*people), [people[1]])
+        alone = monitor(frame_of(people[0]))
+        counts = monitor.stats().counts
+
+    first.sort(key=lambda verdict: verdict.box[0])
+    gone.sort(key=lambda verdict: verdict.box[0])
+    assert {verdict.stream for verdict in first} == {"person-1", "person-2", "person-3"}
+    for verdict, (x0, y0, x1, y1) in zip(first, people, strict=True):
+        np.testing.assert_allclose(verdict.box, (x0, y0, x1 - 1, y1 - 1), atol=2.5)
+        middle, wide = (x0 + x1) / 2, y1 - y0
+        np.testing.assert_allclose(
+            verdict.keypoints[::2], [[middle, y0 + 0.75 * wide], [middle, y0 + 0.25 * wide]], atol=3
+        )
+    assert [verdict.stream for verdict in gone] == [first[0].stream, first[2].stream]
+    assert [verdict.stream for verdict in given] == [first[1].stream]
+    assert (alone.place, alone.stream) == ("whole", "")
+    assert all(verdict.occupied for verdict in (*first, *gone, *given))
+    assert counts[Count("unoccupied_frames_total")] == 1
+    assert not any(key.name in ("mistaken_people_total", "internal_errors_total") for key in counts)
+
+
+def test_the_crop_of_one_of_several_people_is_as_a_picture_of_them_alone(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "whole.alpose", WHOLE, people=True)
+    frame = frame_of((20, 40, 60, 140))
+    with Monitor(folder, engine=net) as monitor:
+        (verdict,) = monitor.people(frame)
+    np.testing.assert_array_equal(net.crops[1], cut(frame, WHOLE.person_crop(verdict.box)))
+    assert WHOLE.person_crop((0, 0, 10, 40)).height == pytest.approx(1.25 * 40)
+
+
+def test_of_somebody_in_whose_crop_the_net_sees_another_there_is_no_probability(tmp_path: Path) -> None:
+    """The one behind is found on the frame, and in their crop the one before them is surer."""
+    folder, net = dots.write_bundle(tmp_path / "whole.alpose", WHOLE, people=True)
+    real = type(net).__call__
+    front, behind = (100.0, 60.0, 160.0, 200.0), (150.0, 60.0, 200.0, 200.0)
+
+    class Confused(type(net)):  # type: ignore[misc]
+        """In every crop of a person it sees the one before."""
+
+        def __call__(self, frames_NHW3: Any) -> Any:
+            outputs: Any = real(net, frames_NHW3)
+            if len(frames_NHW3) == 2 and len(net.crops) > 1:
+                seen_N4 = [
+                    WHOLE.person_crop(box).to_crop(np.reshape(front, (2, 2))).reshape(4) for box in (front, behind)
+                ]
+                outputs.people_NP5[:, 0] = np.hstack([seen_N4, [[0.9]] * 2])
+            return outputs
+
+    monitor = Monitor(folder, engine=Confused(net.crops), trigger=Threshold(0.0))
+    with monitor:
+        verdicts = monitor.people(frame_of(), [front, behind])
+        stats = monitor.stats()
+    assert [verdict.occupied for verdict in verdicts] == [True, False]
+    assert [verdict.flagged for verdict in verdicts] == [True, False]
+    assert np.isnan(verdicts[1].shown_probability)
+    assert stats.counts[Count("mistaken_people_total")] == 1
+    assert sum(stats.scores.counts) == 1
+
+
+def test_candidates_of_a_net_that_are_not_finite_cost_no_other(tmp_path: Path) -> None:
+    folder, net = dots.write_bundle(tmp_path / "whole.alpose", WHOLE, people=True)
+    real, people = type(net).__call__, [(20, 40, 60, 140), (120, 30, 160, 170)]
+
+    class Damaged(type(net)):  # type: ignore[misc]
+        def __call__(self, frames_NHW3: Any) -> Any:
+            outputs: Any = real(net, frames_NHW3)
+            outputs.people_NP5[:, 5] = np.nan, 0, 5, 5, 0.9
+            outputs.people_NP5[:, 6] = 0, 0, 5, 5, np.nan
+            return outputs
+
+    with Monitor(folder, engine=Damaged(net.crops)) as monitor:
+        assert len(monitor.people(frame_of(*people))) == 2
+        assert monitor.stats().counts[dropped("not_finite")] == 2
 
 
 def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def _movenet(graph: Graph, shapes: Shapes) -> bool:
     return list(shapes.values()) == [(1, 17, 3)] and graph.inputs[0].shape[-1:] == (3,)
 
 
+def _multipose(_: Graph, shapes: Shapes) -> bool:
+    return list(shapes.values()) == [(6, 56)]
+
+
 def _blazepose(_: Graph, shapes: Shapes) -> bool:
     return 195 in _sizes(shapes) and 117 in _sizes(shapes)
 
@@ -145,6 +149,15 @@ FAMILIES: dict[str, Family] = {
             _FEATURES + r"re_lu/Relu_Relu",
             _FEATURES + r"model/out_relu/Relu6_Relu6",
         ),
+    ),
+    "movenet-multipose": Family(
+        title="MoveNet MultiPose Lightning, by tf2onnx",
+        signature=_multipose,
+        kind="yolo",
+        crop=NetCrop(kind="letterbox", margin=1.0),
+        scale=1.0,
+        skeleton=COCO,
+        decoder={"columns": ("y", "x", "score"), "unit": "share", "score": "probability"},
     ),
     "blazepose": Family(
         title="BlazePose landmarks of MediaPipe (lite, full, heavy), by tf2onnx",

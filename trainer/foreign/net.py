@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ class ForeignNet:
     Where the graph fixes the batch, it is called as often as needed, and the last call is filled up with its last crop.
     """
 
-    def __init__(self, spec: PoseSpec, path: Path, session: Any) -> None:
+    def __init__(self, spec: PoseSpec, path: Path, session: Any, counted: Collection[str] = ()) -> None:
         self.spec, self.path = spec, path
         self._session = session
         self._names = list(spec.tensors)
@@ -70,7 +70,7 @@ class ForeignNet:
         if given.batch is None:
             trials.append(np.repeat(noise_B, 2, axis=0))
         found = [(len(frames_B), self._run(frames_B)) for frames_B in trials]
-        self.shapes: dict[str, Shape] = {name: self._shape(name, found) for name in self._names}
+        self.shapes: dict[str, Shape] = {name: self._shape(name, found, name in counted) for name in self._names}
         """Of each tensor: the first axis, the crops, is None; so is one whose length changes from picture to picture."""
 
     def __call__(self, frames_NHW3: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
@@ -84,7 +84,7 @@ class ForeignNet:
             missing = fixed - len(part_B)
             filled_B = np.concatenate([part_B, np.repeat(part_B[-1:], missing, axis=0)]) if missing else part_B
             parts.append({name: value[: len(part_B)] for name, value in self._run(filled_B).items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in self._names}
+        return {name: _together([part[name] for part in parts]) for name in self._names}
 
     def fed(self, given: NetInput) -> ForeignNet:
         """Return the same net, fed by another convention of the same size and batch."""
@@ -105,7 +105,9 @@ class ForeignNet:
             ) from error
         return {name: np.asarray(value, np.float32) for name, value in zip(self._names, values, strict=True)}
 
-    def _shape(self, name: str, answers: list[tuple[int, dict[str, npt.NDArray[np.float32]]]]) -> Shape:
+    def _shape(
+        self, name: str, answers: list[tuple[int, dict[str, npt.NDArray[np.float32]]]], counted: bool
+    ) -> Shape:  # fmt: skip
         shapes = [values[name].shape for _, values in answers]
         for (count, _), shape in zip(answers, shapes, strict=True):
             if not shape or shape[0] != count or len(shape) != len(shapes[0]):
@@ -114,7 +116,19 @@ class ForeignNet:
                     "not tell the images apart; name another tensor, or export the net with a batch axis"
                 )
         axes = zip(*(shape[1:] for shape in shapes), strict=True)
-        return (None, *(lengths[0] if len(set(lengths)) == 1 and lengths[0] else None for lengths in axes))
+        known = [lengths[0] if len(set(lengths)) == 1 and lengths[0] else None for lengths in axes]
+        # Noise shows nobody: as many rows on every trial are no sign that there are always as many.
+        return (None, None, *known[1:]) if counted and len(known) > 1 else (None, *known)
+
+
+def _together(parts: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Answers of several calls as one; where one has fewer rows than another, as candidates that were counted inside the graph,
+    rows of zeros follow."""
+    longest = np.max([part.shape for part in parts], axis=0)[1:]
+    return np.concatenate([
+        np.pad(part, [(0, 0), *((0, most - size) for most, size in zip(longest, part.shape[1:], strict=True))])
+        for part in parts
+    ])  # fmt: skip
 
 
 def open_net(path: str | Path, spec: PoseSpec, *, threads: int = 1) -> ForeignNet:
@@ -132,11 +146,21 @@ def open_net(path: str | Path, spec: PoseSpec, *, threads: int = 1) -> ForeignNe
         MissingExtraError: onnxruntime or onnx is not installed.
     """
     path = Path(path)
-    session = _session(path, load_model(path), spec.tensors, threads)
+    model = load_model(path)
+    session = _session(path, model, spec.tensors, threads)
     inputs = [value.name for value in session.get_inputs()]
     if inputs != [spec.input.name]:
         raise ConfigError(f"{path} takes {', '.join(inputs)}; the spec {spec.name} feeds {spec.input.name}")
-    return ForeignNet(spec, path, session)
+    return ForeignNet(spec, path, session, behind_suppression(model))
+
+
+def behind_suppression(model: onnx.ModelProto) -> set[str]:
+    """Tensors whose rows are counted inside the graph, by a suppression of boxes that overlap: as many as there are."""
+    found: set[str] = set()
+    for node in model.graph.node:  # they stand in an order in which they can run
+        if node.op_type == "NonMaxSuppression" or found & set(node.input):
+            found |= set(node.output)
+    return found
 
 
 def run_once(

@@ -24,6 +24,8 @@ STRIDES = (8, 16, 32, 64)
 KNOWN_COUNTS = frozenset(len(skeleton) for skeleton in KNOWN.values())
 FEWEST_BINS, FEWEST_BINS_LOOSE = 0.5, 1 / 32
 """Of a SimCC distribution per pixel of the input: as its shape tells, and where it is stated."""
+MOST_MULTIPOSE = 32
+"""Rows of MoveNet MultiPose, which has six."""
 MOST_END_TO_END = 1000
 """More rows than this have not been through NMS."""
 
@@ -40,6 +42,8 @@ class Candidate:
     """Of a point, where the outputs are points."""
     sure: bool = False
     """Nothing else has this shape."""
+    box_last: bool = False
+    """See :class:`~.spec.NetDecoder`."""
     doubt: str = ""
     """Why it is a guess, where it is one."""
 
@@ -79,6 +83,7 @@ def candidates(
         people = [
             one for one in people if one.sure or not ({*one.outputs} & pairs or outputs[one.outputs[0]][-2] in counted)
         ]
+    people += [one for name, shape in outputs.items() for one in _multipose(name, shape, likely)]
     return [*_simcc(outputs, size, "simcc" in loose), *_boxes_and_points(outputs), *maps, *points, *people]
 
 
@@ -163,6 +168,14 @@ def _yolo(
                     found.append(Candidate("yolo", (name,), joints, numbers=numbers, sure=raw, doubt=doubt))
                     break
     return found[:1]
+
+
+def _multipose(name: str, shape: Shape, counts: Collection[int]) -> list[Candidate]:
+    """A few rows of (y, x, score) for each joint, then y0, x0, y1, x1 and score of the box."""
+    if len(shape) != 2 or not 1 < shape[0] <= MOST_MULTIPOSE or shape[1] <= 8:
+        return []
+    joints, rest = divmod(shape[1] - 5, 3)
+    return [Candidate("yolo", (name,), joints, numbers=3, box_last=True)] if rest == 0 and joints in counts else []
 
 
 def anchors(size: tuple[int, int], strides: tuple[int, ...]) -> int:

@@ -122,6 +122,28 @@ class NetReader(nn.Module):
             return tensors[0].new_zeros(tensors[0].shape[0], 0)
         return torch.cat([_average(given[name].float(), tap) for name, tap in self.taps.items()], dim=1)
 
+    @property
+    def finds_people(self) -> bool:
+        """Whether the net looks at whole frames and gives candidates for several people."""
+        return self.spec.decoder.kind == "yolo" and self.spec.crop.kind in ("letterbox", "whole")
+
+    def people(self, tensors: Sequence[Tensor], most: int) -> Tensor:
+        """The candidates with the highest scores, those first: x0, y0, x1, y1 in pixels of the input, and the score, (N, most, 5).
+
+        Where the net has fewer, rows of zeros follow.
+        """
+        given = {name: value.float() for name, value in zip(self.spec.tensors, tensors, strict=True)}
+        columns = (self.spec.decoder.points or self.joints) * len(self.spec.decoder.columns)
+        rows_NAK, scores_NA, is_corners = self._candidates(given, columns)
+        boxes_NA4 = self._boxes(rows_NAK, is_corners)
+        known = self._known_candidates()
+        if known is None or known < most:
+            none = boxes_NA4.new_zeros(1, most if known is None else most - known, 4).expand(boxes_NA4.shape[0], -1, -1)
+            boxes_NA4, scores_NA = torch.cat([boxes_NA4, none], dim=1), torch.cat([scores_NA, none[:, :, 0]], dim=1)
+        score_NP, place_NP = finite(scores_NA).topk(most, dim=1)
+        box_NP4 = boxes_NA4.gather(1, place_NP[..., None].expand(-1, -1, 4))
+        return torch.cat([box_NP4, score_NP[..., None]], dim=2)
+
     # --- Names and numbers of the facts, in one order
 
     def _fact_names(self) -> list[str]:
@@ -225,8 +247,10 @@ class NetReader(nn.Module):
         candidate_NJ = scores_NA.gather(1, best_N[:, None]).expand(-1, self.joints)
         if not {"score", "visibility", "presence"} & set(decoder.columns):
             scores_NJ = candidate_NJ
-        box_N2 = row_NK[:, 2:4] - row_NK[:, :2] if is_corners else row_NK[:, 2:4]
-        size_NJ = torch.log(box_N2.clamp_min(1.0)).sum(dim=1, keepdim=True).expand(-1, self.joints)
+        box_N4 = self._boxes(row_NK, is_corners)
+        size_NJ = (
+            torch.log((box_N4[:, 2:] - box_N4[:, :2]).clamp_min(1.0)).sum(dim=1, keepdim=True).expand(-1, self.joints)
+        )
         return keypoints_NJ2, scores_NJ, {**facts, "candidate": candidate_NJ, "candidate's area": size_NJ}
 
     def _candidates(self, given: Mapping[str, Tensor], columns: int) -> tuple[Tensor, Tensor, bool]:
@@ -239,7 +263,12 @@ class NetReader(nn.Module):
         if len(outputs) == 2:
             boxes_NA5, points_NAJK = given[outputs[0]][:, :, :5], given[outputs[1]]
             rows_NAK = torch.cat([boxes_NA5, points_NAJK.flatten(2)], dim=2)
-            return rows_NAK, boxes_NA5[:, :, 4], True
+            if self._known_candidates() is None:  # there may be none at all, and of none there is no best one
+                rows_NAK = functional.pad(rows_NAK, (0, 0, 0, 1))
+            return rows_NAK, rows_NAK[:, :, 4], True
+        if self.spec.decoder.box_last:
+            y0, x0, y1, x1, score = given[outputs[0]][:, :, columns : columns + 5].split(1, dim=2)
+            return torch.cat([x0, y0, x1, y1, score, given[outputs[0]][:, :, :columns]], dim=2), score[:, :, 0], True
         shape = self.shapes[outputs[0]]
         axis = candidate_axis(shape, columns, self.spec.name)
         classes = int(shape[3 - axis] or 0) - 4 - columns
@@ -248,6 +277,25 @@ class NetReader(nn.Module):
             return rows_NAK, rows_NAK[:, :, 4], classes == 2
         rows_NAK = given[outputs[0]].transpose(1, 2)
         return rows_NAK, rows_NAK[:, :, 4 : 4 + classes].amax(dim=2), False
+
+    def _known_candidates(self) -> int | None:
+        """How many candidates there are; None where that changes from picture to picture."""
+        outputs, columns = (
+            self.spec.decoder.outputs,
+            (self.spec.decoder.points or self.joints) * len(self.spec.decoder.columns),
+        )
+        shape = self.shapes[outputs[0]]
+        first = len(outputs) == 2 or self.spec.decoder.box_last
+        return shape[1] if first else shape[candidate_axis(shape, columns, self.spec.name)]
+
+    def _boxes(self, rows: Tensor, is_corners: bool) -> Tensor:
+        """Boxes (…, 4) of candidates (…, K) as x0, y0, x1, y1 in pixels of the input."""
+        box = rows[..., :4]
+        if not is_corners:
+            box = torch.cat([box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2], dim=-1)
+        if self.spec.decoder.unit == "share":
+            box = box * box.new_tensor((*self.size, *self.size))
+        return box if self.spec.decoder.unit == "pixels" else box - 0.5
 
     def _columns(self, points_NJK: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Keypoints, scores and facts from points with named columns."""

@@ -460,7 +460,8 @@ class _Examination:
         known = dict(self.family.decoder) if self.family and self.family.kind == found.kind else {}
         file = dict(self.given.get("decoder", {}))
         skeleton = self._skeleton(found.joints)
-        more: dict[str, Any] = {"kind": found.kind, "outputs": found.outputs, "channels_last": found.channels_last}
+        more: dict[str, Any] = {"kind": found.kind, "outputs": found.outputs, "channels_last": found.channels_last,
+                                "box_last": found.box_last}  # fmt: skip
         if found.joints != len(skeleton):
             more["points"] = found.joints
             self._note("points", found.joints, "graph", f"the first {len(skeleton)} are the joints")

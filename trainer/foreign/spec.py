@@ -93,13 +93,16 @@ class NetDecoder:
     ``keypoints``: the net's own points, ``outputs = (points,)``, laid out by ``columns``; or ``outputs = (points, scores)``
     with a score (N, J) for each, which then is no column. ``yolo``: boxes with points, one
     column or row per candidate, ``outputs = (candidates,)``: box (4), score, then ``columns`` per joint; or
-    ``outputs = (boxes, points)``, (N, A, 5) and (N, A, J, columns).
+    ``outputs = (boxes, points)``, (N, A, 5) and (N, A, J, columns); or, with ``box_last``, rows of points and behind them the box as
+    y0, x0, y1, x1 and its score.
     """
 
     kind: Decoding
     outputs: tuple[str, ...]
     channels_last: bool = False
     """Heatmaps are (N, H, W, J) in place of (N, J, H, W)."""
+    box_last: bool = False
+    """Candidates are as those of MoveNet MultiPose: points first."""
     refine: Refinement = "parabola"
     """Of the highest cell: by a parabola through the logarithms of its neighbours, by a quarter of a cell towards the higher
     neighbour (Newell et al., ECCV 2016), DARK (Zhang et al., CVPR 2020), or not."""

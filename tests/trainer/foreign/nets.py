@@ -172,6 +172,80 @@ def yolo(path: Path, size: int = 64, joints: int = 17, rows: bool = False, class
     return net.save(path)
 
 
+PEOPLE_FORMS = ("yolo-pose", "yolo26-pose", "rtmo", "movenet-multipose")
+
+
+def people(path: Path, form: str, size: int = 64, batch: Any = 1) -> Path:
+    """A net of each form that finds several people: a red cell of 8 px is one, as sure as it is red, 2 cells wide and 3 high,
+    with 17 joints on a line down its middle."""
+    cells, joints = size // 8, 17
+    bgr, bytes_in = form == "rtmo", form in ("rtmo", "movenet-multipose")
+    layout, number = ("nhwc", "int32") if form == "movenet-multipose" else ("nchw", "float32")
+    net = Net((size, size), image="images", batch=batch, layout=layout, number=number)
+    channel = 2 if bgr else 0
+    ends = [np.array([value], np.int64) for value in (channel, channel + 1, 1)]
+    red = net.add("Slice", [net.start, *map(net.weight, ends)])
+    green = net.add("Slice", [net.start, *map(net.weight, [np.array([value], np.int64) for value in (1, 2, 1)])])
+    red = net.add("Relu", [net.add("Sub", [red, green])])
+    if bytes_in:
+        red = net.add("Mul", [red, net.weight(np.float32(1 / 255))])
+    pooled = net.add("AveragePool", [red], kernel_shape=[8, 8], strides=[8, 8])
+    score = net.reshape(pooled, 0, 1, cells * cells)
+    nothing = net.add("Mul", [score, net.weight(np.float32(0))])
+    y, x = (axis.reshape(-1) * 8 + 4.0 for axis in np.mgrid[0:cells, 0:cells].astype(np.float32))
+
+    def fixed(*rows: Any) -> str:
+        """Numbers (1, rows, cells) that are the same on every picture."""
+        return net.add(
+            "Add", [nothing, net.weight(np.stack([np.broadcast_to(row, x.shape) for row in rows])[None].astype("f4"))]
+        )
+
+    lines = [(x, y - 10 + 20 * joint / (joints - 1)) for joint in range(joints)]
+    sure = [value for x_J, y_J in lines for value in (x_J, y_J, 0.9)]
+    if form == "yolo-pose":
+        found = net.add("Concat", [fixed(x, y, 16, 24), score, fixed(*sure)], axis=1)
+        rest = sum((size // stride) ** 2 for stride in (16, 32))
+        pads = net.weight(np.array([0, 0, 0, 0, 0, rest], np.int64))
+        net.add("Pad", [found, pads], "output0")
+        net.metadata = {"task": "pose", "author": "Ultralytics", "kpt_shape": "[17, 3]", "names": "{0: 'person'}"}
+        net.output("output0")
+        return net.save(path)
+    corners = (x - 8, y - 12, x + 8, y + 12)
+    if form == "yolo26-pose":
+        rows = net.add("Concat", [fixed(*corners), score, fixed(0, *sure)], axis=1)
+        turned = net.add("Transpose", [rows], perm=[0, 2, 1])
+        net.add("Pad", [turned, net.weight(np.array([0, 0, 0, 0, 300 - cells * cells, 0], np.int64))], "output0")
+        net.metadata = {"task": "pose", "author": "Ultralytics", "kpt_shape": "[17, 3]"}
+        net.output("output0")
+        return net.save(path)
+    if form == "rtmo":  # with its suppression inside, and a last row that is nobody, so that there is always one
+        boxes = net.add("Transpose", [net.add("Concat", [fixed(*corners), score], axis=1)], perm=[0, 2, 1])
+        points = net.add("Transpose", [fixed(*sure)], perm=[0, 2, 1])
+        four = [np.array([value], np.int64) for value in (0, 4, 2)]
+        limits = [net.weight(np.array(value)) for value in (np.int64(20), np.float32(0.5), np.float32(0.3))]
+        chosen = net.add("NonMaxSuppression", [net.add("Slice", [boxes, *map(net.weight, four)]), score, *limits])
+        rows = net.add("Gather", [chosen, net.weight(np.int64(2))], axis=1)
+        for name, value, last in (("dets", boxes, 5), ("keypoints", points, 3 * joints)):
+            kept = net.add("Gather", [value, rows], axis=1)
+            padded = net.add(
+                "Pad", [kept, net.weight(np.array([0, 0, 0, 0, 1, 0], np.int64))], name if last == 5 else ""
+            )
+            if last != 5:
+                net.reshape(padded, 0, -1, joints, 3, name=name)
+            net.output(name)
+        return net.save(path)
+    y0, x0, y1, x1 = (edge / size for edge in (y - 12, x - 8, y + 12, x + 8))
+    shares = [value for x_J, y_J in lines for value in (y_J / size, x_J / size, 0.9)]
+    rows = net.add("Transpose", [net.add("Concat", [fixed(*shares, y0, x0, y1, x1), score], axis=1)], perm=[0, 2, 1])
+    net.nodes.append(helper.make_node("TopK", [net.reshape(score, 0, cells * cells), net.weight(np.array([6], np.int64))],
+                                      ["best", "places"], name="best"))  # fmt: skip
+    wide = net.add("Expand", [net.add("Unsqueeze", ["places", net.weight(np.array([2], np.int64))]),
+                              net.weight(np.array([1, 1, 56], np.int64))])  # fmt: skip
+    net.add("GatherElements", [rows, wide], "output_0", axis=1)
+    net.output("output_0")
+    return net.save(path)
+
+
 def transformer(path: Path, joints: int = 17) -> Path:
     """Patches of 16 px, one mixing layer, and points from the average token: no map of features anywhere behind the patches."""
     net = Net((64, 48))
