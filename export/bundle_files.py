@@ -26,6 +26,7 @@ from alpose.runtime.bundle.manifest import (
     REQUIRED,
     SCHEMA,
     SIGNATURE,
+    WEIGHTS,
     Manifest,
     check_golden,
 )
@@ -41,15 +42,15 @@ def golden_bytes(golden: Golden) -> bytes:
     return buffer.getvalue()
 
 
-def manifest_bytes(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+def manifest_bytes(facts: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> bytes:
     """The content of ``bundle.json``: the facts, completed by kind, schema and the hashes of the files.
 
     Without the output ``confidence`` it is schema 1.
 
     Raises :class:`DataError` for facts or files that :meth:`alpose.runtime.bundle.Bundle.open` would refuse.
     """
-    if set(files) != set(HASHED):
-        missing, extra = sorted(set(HASHED) - set(files)), sorted(set(files) - set(HASHED))
+    if set(files) - {WEIGHTS} != set(HASHED):
+        missing, extra = sorted(set(HASHED) - set(files)), sorted(set(files) - {*HASHED, WEIGHTS})
         raise DataError(f"a bundle has the files {', '.join(HASHED)}: missing {missing}, unknown {extra}")
     if not files[MODEL]:
         raise DataError(f"{MODEL} is empty: there is no graph to carry")
@@ -57,7 +58,7 @@ def manifest_bytes(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> byte
     own = {
         "kind": KIND,
         "schema": schema,
-        "files": {name: hashlib.sha256(files[name]).hexdigest() for name in HASHED},
+        "files": {name: _sha256(files[name]) for name in (*HASHED, WEIGHTS) if name in files},
     }
     clash = sorted(key for key, value in own.items() if key in facts and facts[key] != value)
     if clash:
@@ -68,13 +69,25 @@ def manifest_bytes(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> byte
     except DataError as error:
         raise DataError(f"the manifest is {error}") from error
     manifest = Manifest.from_bytes(content)
-    check_golden(manifest, Golden.from_bytes(files[GOLDEN]))
+    golden = files[GOLDEN]
+    assert isinstance(golden, bytes)
+    check_golden(manifest, Golden.from_bytes(golden))
     return content
+
+
+def _sha256(content: bytes | Path) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    found = hashlib.sha256()
+    with content.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def write_bundle(
     folder: Path,
-    files: Mapping[str, bytes],
+    files: Mapping[str, bytes | Path],
     manifest: Mapping[str, Any],
     replace: bool = False,
     sign_key: Path | None = None,
@@ -87,13 +100,17 @@ def write_bundle(
 
     Args:
         folder: ``NAME.alpose``; the folder that holds it exists.
-        files: ``model.onnx``, ``golden.npz`` and ``card.html`` by name.
+        files: ``model.onnx``, ``golden.npz`` and ``card.html`` by name, and the path of ``model.weights`` where there is one.
         manifest: the content of ``bundle.json`` without kind, schema and files.
         replace: whether a bundle that is there may be replaced. Anything that is not a bundle never is.
         sign_key: private key file to sign with.
     """
     content = manifest_bytes(manifest, files)
-    everything = {**files, MANIFEST: content, DIGEST: f"{hashlib.sha256(content).hexdigest()}\n".encode()}
+    everything: dict[str, bytes | Path] = {
+        **files,
+        MANIFEST: content,
+        DIGEST: f"{hashlib.sha256(content).hexdigest()}\n".encode(),
+    }
     if sign_key is not None:
         everything[SIGNATURE] = sign(content, sign_key)
     check_place(folder, replace)
@@ -111,6 +128,6 @@ def check_place(folder: Path, replace: bool) -> None:
         raise ConfigError(f"{folder} exists: give another name, or say that it may be replaced (--force, replace=True)")
     if folder.is_symlink() or not folder.is_dir():
         raise ConfigError(f"{folder} is a file or a link, not a bundle: it is not replaced. Give another name")
-    strange = sorted({entry.name for entry in folder.iterdir()} - {*REQUIRED, SIGNATURE, ENGINES})
+    strange = sorted({entry.name for entry in folder.iterdir()} - {*REQUIRED, SIGNATURE, ENGINES, WEIGHTS})
     if strange:
         raise ConfigError(f"{folder} holds {strange[:5]}, which no bundle does: it is not replaced. Give another name")

@@ -6,17 +6,13 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 
 from alpose import __version__
 from alpose.runtime.bundle.manifest import Precision
-from alpose.runtime.io import from_json, read_json
 from alpose.trainer.cli_options import OneLineErrors, default_cache, failure_options
-
-if TYPE_CHECKING:
-    from alpose.trainer.metrics import Failure
 
 log = logging.getLogger("alpose")
 
@@ -108,6 +104,7 @@ def bundle(
     from that net's own file.
     """
     from alpose.trainer.foreign.model import is_foreign
+    from alpose.trainer.metrics import fitted_failure
 
     from .foreign import export_foreign, export_uncalibrated
     from .write import ExportConfig, export_checkpoint
@@ -115,7 +112,7 @@ def bundle(
     foreign = is_foreign(checkpoint) if checkpoint.is_dir() else checkpoint.suffix == ".onnx"
     refuse_others(foreign, checkpoint, uncalibrated, {"--map-joints": map_joints, "--like": like}, {
         "--head": head, "--flip-pairs": flip_pairs})  # fmt: skip
-    config = ExportConfig(precision=precision, failure=_failure(checkpoint, failure, failure_limit))
+    config = ExportConfig(precision=precision, failure=fitted_failure(checkpoint, failure, failure_limit))
     if uncalibrated:
         made = export_uncalibrated(checkpoint, out, like=like, config=config, sign_key=sign_key, replace=replace)
         click.echo(str(made))
@@ -148,18 +145,6 @@ def refuse_others(foreign: bool, path: Path, uncalibrated: bool, theirs: dict[st
             f"{path} is a net without a detector of its failures. With labelled people: alpose-train fit --pose {path} --data "
             "DATA --out MODEL, then alpose-export MODEL. Without: --uncalibrated, whose failure probability only ranks"
         )
-
-
-def _failure(checkpoint: Path, name: str | None, limit: float | None) -> Failure:
-    """The definition that is stated, or the one that the model was fitted for; the house's where neither says."""
-    from alpose.trainer.metrics import Failure
-
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    if name is not None or not (folder / "model.json").exists():
-        return Failure(name or "image-pck", limit)  # type: ignore[arg-type]  # one of its values: the option checks it
-    fitted = read_json(folder / "model.json").get("facts", {}).get("failure")
-    own = Failure() if fitted is None else from_json(Failure, fitted, "failure")
-    return own if limit is None else Failure(own.name, limit)
 
 
 @main.command()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from alpose.runtime.bundle.manifest import WEIGHTS
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import to_json, write_atomically
 from alpose.runtime.types import CANDIDATES, Outputs
@@ -33,6 +33,7 @@ from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import device_context
 from alpose.trainer.foreign import model as models
 from alpose.trainer.foreign.fitting import turns_of
+from alpose.trainer.foreign.graph import file_digest, weights_beside
 from alpose.trainer.foreign.heads import Detector
 from alpose.trainer.foreign.joints import in_skeleton, match_joints
 from alpose.trainer.foreign.net import ForeignNet, open_net
@@ -44,7 +45,7 @@ from alpose.trainer.joint_calibration import JointCalibration
 from .calibration import Calibration
 from .graph import CalibratedGraph
 from .graph_parts import Raw, score_logit
-from .merge import load, made_dynamic, merge, wanted_opset
+from .merge import MOST_BYTES, bring_weights, load, made_dynamic, merge, wanted_opset
 from .onnx_graph import FREE, GraphSpec, OnnxFacts, check_model, describe, exported, warn_outside_tensorrt
 from .parity import ParityError
 from .write import ExportConfig, write
@@ -132,12 +133,12 @@ class ForeignGraph:
 
     def __init__(
         self, net: ForeignNet, reader: NetReader, detector: Detector | None, *, head_name: str,
-        frames_NHW3: npt.NDArray[np.uint8],
+        frames_NHW3: npt.NDArray[np.uint8], most_bytes: int = MOST_BYTES,
     ) -> None:  # fmt: skip
         given = net.spec.input
         if given.batch not in (None, 1):
             raise ConfigError(f"{net.path} takes {given.batch} images at a time: export it for one, or for any number")
-        self.net, self.theirs = net, load(net.path, net.spec)
+        self.net, self.theirs = net, load(net.path, net.spec, most_bytes)
         # As many candidates as there are: those of two pictures would share an axis.
         if all(None not in net.shapes[name][1:] for name in net.spec.tensors):
             self.theirs = made_dynamic(self.theirs, net.spec, frames_NHW3)
@@ -201,9 +202,14 @@ class ForeignGraph:
     def write(self, path: Path) -> OnnxFacts:
         """Write it as ONNX, checked."""
         model = self.merged()
-        facts = check_model(model, self.spec)
+        if self.theirs.outside is None:
+            facts = check_model(model, self.spec)
+            write_atomically(path, model.SerializeToString(deterministic=True))
+        else:
+            bring_weights(model, self.theirs.outside, path.with_name(WEIGHTS))
+            write_atomically(path, model.SerializeToString(deterministic=True))
+            facts = check_model(model, self.spec, path)
         warn_outside_tensorrt(path, facts)
-        write_atomically(path, model.SerializeToString(deterministic=True))
         return facts
 
     def parity_rows(self, frames_NHW3: npt.NDArray[np.uint8], given: Outputs) -> dict[str, Any]:
@@ -320,9 +326,12 @@ def export_foreign(
         return unseen_crops(labelled, model.spec.skeleton, crop, cache, seen, turn_N)
 
     crops = people(str(name))
-    graph = foreign_graph(net, model.detector, head_name=_head_name(model.detector), crops=crops)
+    config = config or ExportConfig()
+    graph = foreign_graph(
+        net, model.detector, head_name=_head_name(model.detector), crops=crops, most_bytes=config.most_bytes
+    )
     return write(
-        graph, crops, [people(each) for each in also], out, config=_as_it_is(graph, config or ExportConfig()),
+        graph, crops, [people(each) for each in also], out, config=_as_it_is(graph, config),
         provenance=provenance(graph, {key: value for key, value in model.facts.items() if _is_plain(value)}),
         previous=previous, sign_key=sign_key, replace=replace,
     )  # fmt: skip
@@ -355,8 +364,13 @@ def export_uncalibrated(
     with tempfile.TemporaryDirectory() as scratch:
         rendered = read_people(seed=0, count=PICTURES)
         crops = prepare(rendered, crop_config(net.spec), Path(scratch))
+        config = config or ExportConfig()
         graph = foreign_graph(
-            net, detector, head_name="none" if detector is None else _head_name(detector), crops=crops
+            net,
+            detector,
+            head_name="none" if detector is None else _head_name(detector),
+            crops=crops,
+            most_bytes=config.most_bytes,
         )
         if detector is None and net.spec.decoder.score == "none":
             log.warning("%s gives no score of its joints, and nothing was trained: its failure probability says nothing but "
@@ -367,15 +381,18 @@ def export_uncalibrated(
             "not calibrated: the failure probability only ranks, and there are no thresholds. With labelled people: %s",
             way,
         )
-        return write(graph, crops, (), out, config=_as_it_is(graph, config or ExportConfig()),
+        return write(graph, crops, (), out, config=_as_it_is(graph, config),
                      provenance=provenance(graph, {}), previous=None, sign_key=sign_key, replace=replace,
                      calibrate_it=False)  # fmt: skip
 
 
-def foreign_graph(net: ForeignNet, detector: Detector | None, *, head_name: str, crops: Crops) -> ForeignGraph:
+def foreign_graph(
+    net: ForeignNet, detector: Detector | None, *, head_name: str, crops: Crops, most_bytes: int = MOST_BYTES
+) -> ForeignGraph:
     """Somebody's net as an export takes it."""
     frames_NHW3 = crops.read_bare(np.arange(min(2, len(crops))))
-    graph = ForeignGraph(net, NetReader(net.spec, net.shapes), detector, head_name=head_name, frames_NHW3=frames_NHW3)
+    graph = ForeignGraph(net, NetReader(net.spec, net.shapes), detector, head_name=head_name, frames_NHW3=frames_NHW3,
+                         most_bytes=most_bytes)  # fmt: skip
     if not graph.theirs.dynamic:
         log.info("%s takes one image at a time, and so does the bundle: people of one frame are looked at one by one",
                  net.path.name)  # fmt: skip
@@ -390,9 +407,11 @@ def in_net(labelled: PoseData, spec: PoseSpec, stated: str | None) -> PoseData:
 def provenance(graph: ForeignGraph, facts: dict[str, Any]) -> dict[str, Any]:
     """What the card says of a net's origin."""
     theirs, net = graph.theirs, graph.net
+    beside = weights_beside(net.path)
     known = {
         "file": net.path.name,
-        "sha256": hashlib.sha256(net.path.read_bytes()).hexdigest(),
+        "sha256": file_digest(net.path),
+        **({"weights beside it": {name: file_digest(net.path.parent / name) for name in beside}} if beside else {}),
         "family": net.spec.name,
         "opset": theirs.opset,
         "nodes left out, which nothing reads": theirs.dropped,
@@ -425,7 +444,16 @@ def _is_plain(value: Any) -> bool:
 
 
 def _as_it_is(graph: ForeignGraph, config: ExportConfig) -> ExportConfig:
-    """A net that was quantised before it came keeps its numbers."""
+    """A net that was quantised before it came keeps its numbers, and so does one whose weights lie beside its graph."""
+    if graph.theirs.outside is not None:
+        if config.precision != "fp32":
+            raise ConfigError(
+                f"{graph.net.path}: --precision {config.precision} reads graphs of at most 2 GiB, and this one's weights lie beside it: "
+                "leave it out, or convert the net before"
+            )
+        log.info(
+            "the weights of %s do not fit into the graph's file and lie beside it, in %s", graph.net.path.name, WEIGHTS
+        )
     if config.precision == "fp32" or not graph.theirs.quantised:
         return config
     log.warning("%s was quantised before it came and stays as it is: --precision %s changes nothing",

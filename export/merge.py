@@ -8,6 +8,7 @@ Shapes: N images, H W the input's height and width.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.engines.onnx import import_onnxruntime
+from alpose.runtime.engines.onnx import WEIGHTS_FOLDER, import_onnxruntime
 from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundError
+from alpose.trainer.foreign.graph import weights_beside
 from alpose.trainer.foreign.spec import NetInput, PoseSpec
 
 from .onnx_graph import BATCH, CONTROL_FLOW, INPUT, OPSET, TRUNK, import_onnx
@@ -36,8 +38,13 @@ KNOWN = (*STANDARD, "com.microsoft")
 """With those of ONNX Runtime, which runs nowhere else."""
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
                  "DynamicQuantizeLinear"})  # fmt: skip
-MOST_BYTES = 2**31 - 1
-"""What protobuf can write into one file, and a bundle has one."""
+MOST_BYTES = 2**31 - 2**24
+"""Of a graph with its weights inside: protobuf writes up to 2 GiB, of which what reads the net's tensors takes some. A larger one keeps
+the weights beside it that already were."""
+SMALL_BYTES = 1 << 12
+"""Weights of at most so many bytes are always inside: shapes, axes and scales among them are read by whoever changes a graph."""
+ALIGNED = 1 << 12
+"""Weights beside a graph begin at multiples of it, so that they can be mapped into memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,8 @@ class Theirs:
     """Nodes that nothing needs which is read."""
     quantised: bool
     """Whether it was quantised before it came."""
+    outside: Path | None = None
+    """The folder with the weights that stay outside of the graph; None where all are inside."""
 
     @property
     def batch(self) -> str | int:
@@ -61,14 +70,19 @@ class Theirs:
         return BATCH if self.dynamic else 1
 
 
-def load(path: Path, spec: PoseSpec) -> Theirs:
+def load(path: Path, spec: PoseSpec, most_bytes: int = MOST_BYTES) -> Theirs:
     """Read somebody's graph with its weights, and check what is cheap to check.
+
+    Args:
+        path: their file.
+        spec: what it takes and gives.
+        most_bytes: of the graph with its weights inside. Beyond it, weights that lie beside the file stay outside.
 
     Raises:
         DataNotFoundError: the file, or a file of weights beside it, is missing.
         CheckpointError: it is damaged.
-        ConfigError: control flow, operators that nobody here runs, a tensor that it does not have, or more bytes than a bundle
-            can hold.
+        ConfigError: control flow, operators that nobody here runs, a tensor that it does not have, or more bytes inside than one
+            file can hold.
     """
     onnx = import_onnx()
     if not path.is_file():
@@ -77,7 +91,7 @@ def load(path: Path, spec: PoseSpec) -> Theirs:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's own
         raise CheckpointError(f"{path} is not an ONNX file, or a damaged one: {str(error)[:200]}") from error
-    _load_weights(model, path)
+    weights_beside(path, model)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     loops = sorted({node.op_type for node in model.graph.node} & CONTROL_FLOW)
@@ -89,30 +103,82 @@ def load(path: Path, spec: PoseSpec) -> Theirs:
         raise ConfigError(f"{path} has the operators {', '.join(strange)}, which ONNX Runtime does not know: export the net with "
                           "standard operators")  # fmt: skip
     dropped = _prune(model, spec, path)
+    beside = _bytes_beside(model)
+    outside = path.parent.resolve() if beside and model.ByteSize() + beside > most_bytes else None
+    _load_weights(model, path, SMALL_BYTES if outside else None)
     size = model.ByteSize()
     if size > MOST_BYTES:
-        raise ConfigError(f"{path} with its weights has {size / 2**30:.1f} GiB: a bundle is one file of at most 2 GiB. Convert the "
-                          "net to float16 first")  # fmt: skip
+        raise ConfigError(f"{path} has {size / 2**30:.1f} GiB inside: with what reads it, it does not fit one file of 2 GiB. Save it with "
+                          "its weights beside it, onnx.save(model, path, save_as_external_data=True, location='weights.bin')")  # fmt: skip
     versions = {entry.domain: entry.version for entry in model.opset_import}
     opset = int(versions.get("", versions.get("ai.onnx", 1)))
     quantised = bool(QDQ & {node.op_type for node in model.graph.node})
-    return Theirs(model, spec.tensors, spec.input.batch is None, opset, dropped, quantised)
+    return Theirs(model, spec.tensors, spec.input.batch is None, opset, dropped, quantised, outside)
 
 
-def _load_weights(model: onnx.ModelProto, path: Path) -> None:
-    """Weights that lie beside the file; a missing one is named."""
+def _outside(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The weights that do not lie in the graph."""
+    helper = import_onnx().external_data_helper
+    return [tensor for tensor in helper._get_all_tensors(model) if helper.uses_external_data(tensor)]
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor beside the graph."""
+    stated = {entry.key: entry.value for entry in tensor.external_data}
+    if "length" in stated:
+        return int(stated["length"])
+    numbers = np.dtype(import_onnx().helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return int(np.prod(tensor.dims, dtype=np.int64)) * numbers.itemsize
+
+
+def _bytes_beside(model: onnx.ModelProto) -> int:
+    return sum(_size(tensor) for tensor in _outside(model))
+
+
+def _load_weights(model: onnx.ModelProto, path: Path, most: int | None) -> None:
+    """Take weights that lie beside the file into the graph: all, or those of at most so many bytes."""
     onnx = import_onnx()
-    for tensor in onnx.external_data_helper._get_all_tensors(model):
-        if not onnx.external_data_helper.uses_external_data(tensor):
-            continue
-        place = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
-        if not (path.parent / place).is_file():
-            raise DataNotFoundError(f"{path} keeps its weights in {place}, which is not beside it: copy {path.parent / place} "
-                                    "there")  # fmt: skip
     try:
-        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+        for tensor in _outside(model):
+            if most is None or _size(tensor) <= most:
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
     except Exception as error:  # ONNX's own: a path that leaves the folder, a file that is too short
         raise CheckpointError(f"{path}: its external weights cannot be read: {str(error)[:300]}") from error
+
+
+def bring_weights(model: onnx.ModelProto, source: Path, target: Path) -> None:
+    """Copy the weights that lie outside of a graph into one file, piece by piece, and let the graph name it.
+
+    Args:
+        model: is changed.
+        source: the folder that the places in the graph are relative to.
+        target: the file.
+    """
+    placed: dict[tuple[str, int, int], int] = {}
+    with target.open("wb") as written:
+        for tensor in _outside(model):
+            stated = {entry.key: entry.value for entry in tensor.external_data}
+            location, offset, length = stated["location"], int(stated.get("offset", 0)), _size(tensor)
+            place = (location, offset, length)
+            if place not in placed:
+                written.seek(-(-written.tell() // ALIGNED) * ALIGNED)
+                placed[place] = written.tell()
+                with (source / location).open("rb") as file:
+                    file.seek(offset)
+                    left = length
+                    while left:
+                        piece = file.read(min(left, 1 << 24))
+                        if not piece:
+                            raise CheckpointError(
+                                f"{source / location} was cut short: {left} bytes of {tensor.name} are missing"
+                            )
+                        written.write(piece)
+                        left -= len(piece)
+            del tensor.external_data[:]
+            for key, value in (("location", target.name), ("offset", placed[place]), ("length", length)):
+                tensor.external_data.add(key=key, value=str(value))
 
 
 def _prune(model: onnx.ModelProto, spec: PoseSpec, path: Path) -> int:
@@ -169,7 +235,7 @@ def made_dynamic(theirs: Theirs, spec: PoseSpec, frames_NHW3: npt.NDArray[np.uin
 
     given_N = prepare(frames_NHW3[:2], spec.input)
     try:
-        alone, together = _session(theirs.model), _session(model)
+        alone, together = _session(theirs.model, theirs.outside), _session(model, theirs.outside)
         both = together.run(list(theirs.tensors), {spec.input.name: given_N})
         for row in range(2):
             one = alone.run(list(theirs.tensors), {spec.input.name: given_N[row : row + 1]})
@@ -182,7 +248,7 @@ def made_dynamic(theirs: Theirs, spec: PoseSpec, frames_NHW3: npt.NDArray[np.uin
     except Exception as error:  # ONNX Runtime's errors have no common parent; what does not run stays as it is
         log.debug("the batch of %s stays 1: %s", spec.name, str(error)[:200])
         return theirs
-    return Theirs(model, theirs.tensors, True, theirs.opset, theirs.dropped, theirs.quantised)
+    return dataclasses.replace(theirs, model=model, dynamic=True)
 
 
 def _free_batch(model: onnx.ModelProto) -> None:
@@ -203,11 +269,13 @@ def _free_batch(model: onnx.ModelProto) -> None:
         value.ClearField("type")
 
 
-def _session(model: onnx.ModelProto) -> Any:
+def _session(model: onnx.ModelProto, weights: Path | None) -> Any:
     runtime = import_onnxruntime("merging a graph")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # that a graph does not take two images is an answer here, and no error
     options.intra_op_num_threads = 1
+    if weights is not None:
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(weights))
     return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

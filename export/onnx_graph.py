@@ -285,11 +285,17 @@ def set_metadata(model: onnx.ModelProto, facts: Mapping[str, str]) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def check_model(model: onnx.ModelProto, spec: GraphSpec) -> OnnxFacts:
-    """Check a graph: valid ONNX, the outputs of the spec, no control flow, N its only dynamic axis."""
+def check_model(model: onnx.ModelProto, spec: GraphSpec, path: Path | None = None) -> OnnxFacts:
+    """Check a graph: valid ONNX, the outputs of the spec, no control flow, N its only dynamic axis.
+
+    Args:
+        model: the graph.
+        spec: what it shall be.
+        path: its file, where weights lie beside it; only there are they found.
+    """
     onnx = import_onnx()
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(model if path is None else str(path), full_check=True)
     except Exception as error:  # its errors have no common parent
         raise ConfigError(f"the exported graph is not valid ONNX: {error}") from error
     shapes = {value.name: _shape(value) for value in (*model.graph.input, *model.graph.output)}

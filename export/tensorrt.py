@@ -131,6 +131,9 @@ def build_engine(
 
 
 def _build(bundle: Bundle, here: TensorRTDevice, key: EngineKey, config: BuildConfig, say: Say) -> Path:
+    if bundle.weights_path is not None:
+        raise ConfigError(f"{bundle.folder} has its weights in {bundle.weights_path.name}, beside its graph: TensorRT's parser is given a "
+                          "graph of at most 2 GiB with its weights inside. Export a smaller net, or run it with ONNX Runtime")  # fmt: skip
     bundle.engines.mkdir(exist_ok=True)
     remove_abandoned(bundle.engines)
     say(f"building for {key.gpu} with TensorRT {key.tensorrt}, {_words(config.profile)}: this takes minutes")

@@ -25,7 +25,7 @@ from torch import nn
 from alpose import __version__
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.bundle.golden import Golden, Tolerances, run_golden
-from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, Precision, crop_to_json, tensors
+from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, WEIGHTS, Precision, crop_to_json, tensors
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import from_json, to_json
@@ -46,6 +46,7 @@ from .bundle_files import check_place, golden_bytes, write_bundle
 from .calibration import Calibration, fitting_half
 from .card import render_card
 from .graph import MonitorGraph
+from .merge import MOST_BYTES
 from .onnx_graph import GraphSpec, OnnxFacts
 from .parity import LIMITS, ParityFigures, ParityLimits, answer, compare, judge_outputs, require
 from .precision import Int8Config, to_fp16, to_int8
@@ -117,6 +118,8 @@ class ExportConfig:
     limits: ParityLimits | None = None
     """What parity may reach; the limits of the precision unless given."""
     int8: Int8Config | None = None
+    most_bytes: int = MOST_BYTES
+    """Of a graph with its weights inside; a larger one of somebody's net keeps weights that lie beside it in a file of their own."""
 
 
 def export_checkpoint(
@@ -281,7 +284,7 @@ def write(
             # Ranges are measured on other crops than parity is, where there are enough people.
             others = np.setdiff1d(np.arange(len(crops)), rows_M)
             to_int8(path, path, crops.read_bare(others if len(others) else rows_M), config.int8)
-        engine = OnnxEngine(path)
+        engine = plain if config.precision == "fp32" else OnnxEngine(path)
         given = answer(engine, frames_NSS3, batch)
         parity = _with_limits(_parity(expected, given, spread if report else None, config), config)
         if config.precision == "fp32":
@@ -296,33 +299,39 @@ def write(
             expected = _appended(expected, answer(calibrated.reference(), extreme_1SS3))
             given = _appended(given, answer(engine, extreme_1SS3, batch))
         golden = _golden(frames_NSS3, expected, given, config.precision)
-        content = path.read_bytes()
-    dimensions = graph.spec.dimensions
-    inputs, outputs = tensors(crops.config.rule, len(graph.spec.skeleton), dimensions, people=graph.spec.people)
-    who = "labelled people of {} that trained nothing" if report else "pictures from {}, without labels: not calibrated"
-    manifest: dict[str, Any] = {
-        "name": out.stem,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "alpose": __version__,
-        "skeleton": graph.spec.skeleton.to_json(),
-        "crop": crop_to_json(crops.config.rule),
-        "precision": config.precision,
-        "head": graph.spec.head,
-        "inputs": inputs,
-        "outputs": outputs,
-        "calibration": None if report is None else to_json(report),
-        "parity": parity,
-        "provenance": {**provenance, **speed, "calibration": {"people": f"{len(crops)} {who.format(crops.data.name)}", "data_sha256": crops.data.fingerprint(),
-                                                     "left_out": len(crops.left_out)}},
-        "opset": facts.opset,
-    }  # fmt: skip
-    before = _previous(previous, crops, config) if previous and report else None
-    elsewhere = [_applied(report, graph, other, config) for other in also if report]
-    shown = {key: value for key, value in manifest.items() if key != "calibration"}
-    card = render_card(shown, report, previous=before, elsewhere=elsewhere)
-    files = {MODEL: content, GOLDEN: golden_bytes(golden), CARD: card.encode()}
-    write_bundle(out, files, manifest, replace=replace, sign_key=sign_key)
-    checked = run_golden(OnnxEngine(Bundle.open(out)), golden, batch=batch).require()
+        files: dict[str, bytes | Path] = {MODEL: path.read_bytes()}
+        if (weights := path.with_name(WEIGHTS)).exists():
+            files[WEIGHTS] = weights
+        dimensions = graph.spec.dimensions
+        inputs, outputs = tensors(crops.config.rule, len(graph.spec.skeleton), dimensions, people=graph.spec.people)
+        who = (
+            "labelled people of {} that trained nothing"
+            if report
+            else "pictures from {}, without labels: not calibrated"
+        )
+        manifest: dict[str, Any] = {
+            "name": out.stem,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "alpose": __version__,
+            "skeleton": graph.spec.skeleton.to_json(),
+            "crop": crop_to_json(crops.config.rule),
+            "precision": config.precision,
+            "head": graph.spec.head,
+            "inputs": inputs,
+            "outputs": outputs,
+            "calibration": None if report is None else to_json(report),
+            "parity": parity,
+            "provenance": {**provenance, **speed, "calibration": {"people": f"{len(crops)} {who.format(crops.data.name)}", "data_sha256": crops.data.fingerprint(),
+                                                         "left_out": len(crops.left_out)}},
+            "opset": facts.opset,
+        }  # fmt: skip
+        before = _previous(previous, crops, config) if previous and report else None
+        elsewhere = [_applied(report, graph, other, config) for other in also if report]
+        shown = {key: value for key, value in manifest.items() if key != "calibration"}
+        card = render_card(shown, report, previous=before, elsewhere=elsewhere)
+        files |= {GOLDEN: golden_bytes(golden), CARD: card.encode()}
+        write_bundle(out, files, manifest, replace=replace, sign_key=sign_key)
+        checked = run_golden(OnnxEngine(Bundle.open(out)), golden, batch=batch).require()
     log.info("%s", checked)
     return out
 

@@ -127,8 +127,8 @@ def bring_file(source: Path, target: Path, *, link: bool = False) -> None:
             shutil.copyfile(source, temporary)
 
 
-def write_folder_atomically(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> Path:
-    """Write a folder of files so that its name stands for all of them or for none.
+def write_folder_atomically(folder: Path, files: Mapping[str, bytes | Path], *, replace: bool = False) -> Path:
+    """Write a folder of files so that its name stands for all of them or for none; a path is a file to be copied.
 
     A folder cannot take the place of another in one step. Killed while it replaces one, ``folder`` may be absent, with
     the former one whole beside it as ``.NAME.*.old``.
@@ -143,7 +143,10 @@ def write_folder_atomically(folder: Path, files: Mapping[str, bytes], *, replace
         with _naming(folder, temporary):
             temporary.mkdir(parents=True)
             for name, content in files.items():
-                (temporary / name).write_bytes(content)
+                if isinstance(content, Path):
+                    shutil.copyfile(content, temporary / name)
+                else:
+                    (temporary / name).write_bytes(content)
                 sync(temporary / name)
             sync(temporary)
         if replace and folder.exists():

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,8 +243,8 @@ def detect(
               "epck,facts,facts+features,ll,ll++]")  # fmt: skip
 @click.option("--map-joints", metavar="NET:LABEL,…", help="With --pose: joints that belong together although their names "
               "differ; NET:- keeps one out.")  # fmt: skip
-@click.option("--views", default=8, show_default=True, type=click.IntRange(0, 64), metavar="VIEWS",
-              help="With --pose: damaged views of every person.")  # fmt: skip
+@click.option("--views", type=click.IntRange(0, 64), metavar="VIEWS",
+              help="With --pose: damaged views of every person. [default: as the model of --from was made, or 8]")  # fmt: skip
 @click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="TOML",
               help="What differs from the preset: rates, batches, augmentation, epochs; see docs/loop.md.")  # fmt: skip
 @click.option(
@@ -267,7 +268,7 @@ def detect(
 @click.option("--log", "logs", multiple=True, metavar="tensorboard|MODULE:CLASS",
               help="Also send every loss and measure there, while it trains. Repeatable.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json in place of a table.")
-@failure_options
+@partial(failure_options, default=None)
 @net_options
 @place_options
 def fit(
@@ -287,7 +288,7 @@ def fit(
     alpose-train fit --pose movenet-thunder.onnx --data my-coco/ --out models/thunder
     alpose-export models/second --calibration dataset/ --previous first.alpose -o second.alpose
     """
-    from .metrics import Failure
+    from .metrics import fitted_failure
 
     if pose is not None or (start is not None and _is_foreign(start)):
         unused = {
@@ -305,8 +306,8 @@ def fit(
 
         wanted: Any = names_in(heads) if heads else HEADS
         of_net = ForeignFitConfig(
-            data=data_, pose=None if start else pose, stated=stated, start=start, map_joints=map_joints, views=views,
-            failure=Failure(failure, failure_limit), hold_out=hold_out, group_by=group_by, flip_pairs=flip_pairs,
+            data=data_, pose=pose, stated=stated, start=start, map_joints=map_joints, views=views,
+            failure=fitted_failure(start, failure, failure_limit), hold_out=hold_out, group_by=group_by, flip_pairs=flip_pairs,
             old_data=not without_old_data, seed=seed, heads=wanted,
         )  # fmt: skip
         found = fit_foreign(of_net, out, place.machine(), data_root=place.data_root, cache=place.cache)
@@ -319,7 +320,7 @@ def fit(
     config = FitConfig(
         data=data_, start=start, preset=preset_name, heads=names_in(heads) if heads else None,
         recipe=recipe, epochs=epochs, compile=compile_, hold_out=hold_out, group_by=group_by, flip_pairs=flip_pairs,
-        old_data=not without_old_data, seed=seed, net=net, failure=Failure(failure, failure_limit),
+        old_data=not without_old_data, seed=seed, net=net, failure=fitted_failure(start, failure, failure_limit),
     )  # fmt: skip
     machine = place.machine()
     result = run_fit(config, out, machine, data_root=place.data_root, cache=place.cache,

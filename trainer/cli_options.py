@@ -91,7 +91,7 @@ def failure_options(command: Callable[..., None], default: str | None = "image-p
     """Add the options that choose when a pose counts as failed; a default of None is that of the model."""
     return _decorated(command, (
         click.option("--failure", default=default, show_default=default is not None, type=click.Choice(FAILURES),
-                     help="What counts as a failed pose." + (" [default: as the model was fitted]" if default is None else "")),
+                     help="What counts as a failed pose." + (" [default: as the model was fitted, or image-pck]" if default is None else "")),
         click.option("--failure-limit", type=float, metavar="LIMIT",
                      help="PCK, 0 to 1, under which a pose fails, or mean error in sides of the crop over which it does. "
                           f"[default: {DEFAULT_LIMITS['image-pck']}, or {DEFAULT_LIMITS['mean-error']}]"),

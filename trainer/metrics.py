@@ -6,6 +6,7 @@ Shapes: N people, J joints, M selected people.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.io import from_json, read_json
 from alpose.runtime.skeleton import Skeleton
 
 from .data.records import Bools, Floats, PoseData
@@ -242,6 +244,22 @@ class Failure:
             return f"A pose fails when one joint or more is wrong: not {right} from where it truly is."
         return (f"A pose fails when its joints lie further than {100 * (self.limit or 0):g} % of the side of the crop "
                 "from where they truly are, on average.")  # fmt: skip
+
+
+def fitted_failure(model: Path | None, name: FailureName | None = None, limit: float | None = None) -> Failure:
+    """The definition that is stated, or the one that a model was fitted for; the house's where neither says.
+
+    Args:
+        model: its folder or a file in it, whose ``model.json`` is read where there is one.
+        name: the definition, where it is stated.
+        limit: its limit, or another one for the model's own definition.
+    """
+    facts = None if model is None else (model if model.is_dir() else model.parent) / "model.json"
+    if name is not None or facts is None or not facts.exists():
+        return Failure(name or "image-pck", limit)
+    fitted = read_json(facts).get("facts", {}).get("failure")
+    own = Failure() if fitted is None else from_json(Failure, fitted, "failure")
+    return own if limit is None else Failure(own.name, limit)
 
 
 # --- Does the score find the failures?

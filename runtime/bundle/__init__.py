@@ -30,6 +30,7 @@ from .manifest import (
     MODEL,
     REQUIRED,
     SIGNATURE,
+    WEIGHTS,
     CalibrationFacts,
     Manifest,
     Threshold,
@@ -40,7 +41,7 @@ __all__ = ["Bundle", "FileCheck", "check_files"]
 
 MAX_MANIFEST_BYTES = 16 << 20
 """Far beyond any manifest: a larger file is damaged or hostile."""
-MAX_HASHED_BYTES = {MODEL: 4 << 30, GOLDEN: 1 << 30, CARD: 256 << 20}
+MAX_HASHED_BYTES = {MODEL: 4 << 30, GOLDEN: 1 << 30, CARD: 256 << 20, WEIGHTS: 64 << 30}
 """The same for the files that it names; none of them is read before its size is known."""
 _AGAIN = "Copy or export the bundle again"
 NOT_ITSELF = "it is not what it claims"
@@ -136,12 +137,24 @@ class Bundle:
             )
         return self.calibration.threshold(catch)
 
+    @property
+    def weights_path(self) -> Path | None:
+        """The file with the graph's weights; None where the graph has them inside, as nearly all do."""
+        return self.folder / WEIGHTS if WEIGHTS in self.manifest.files else None
+
     def model_bytes(self) -> bytes:
-        """The graph, read and compared with its sha256 once more: what is returned is what was checked."""
+        """The graph, read and compared with its sha256 once more: what is returned is what was checked.
+
+        Weights beside it are compared too, and stay where they are.
+        """
         with open(self.model_path, "rb") as file:
             content = file.read(MAX_HASHED_BYTES[MODEL])
         if hashlib.sha256(content).hexdigest() != self.manifest.files[MODEL]:
             raise BundleError(f"{self.model_path} changed after the bundle was opened: open it again")
+        if self.weights_path is not None:
+            with open(self.weights_path, "rb") as file:
+                if _sha256_of(file) != self.manifest.files[WEIGHTS]:
+                    raise BundleError(f"{self.weights_path} changed after the bundle was opened: open it again")
         return content
 
 
@@ -192,7 +205,7 @@ def _inspect(folder: Path, public_key: str | Path | None) -> _Inspection:
     if found.manifest is not None:
         found.golden = _check_hashes(folder, found.manifest, problems)
     found.checks = tuple(
-        FileCheck(name, problem, checked=found.manifest is not None or name not in HASHED)
+        FileCheck(name, problem, checked=found.manifest is not None or name not in (*HASHED, WEIGHTS))
         for name, problem in problems.items()
     )
     return found
@@ -214,8 +227,8 @@ def _entries(folder: Path) -> dict[str, str | None]:
     for name in REQUIRED:
         problems[name] = _kind_problem(folder / name, stat.S_ISREG, f"is missing. {_AGAIN}")
     for entry in sorted(folder.iterdir()):
-        if entry.name in (SIGNATURE, ENGINES):
-            wanted = stat.S_ISREG if entry.name == SIGNATURE else stat.S_ISDIR
+        if entry.name in (SIGNATURE, ENGINES, WEIGHTS):
+            wanted = stat.S_ISDIR if entry.name == ENGINES else stat.S_ISREG
             problems[entry.name] = _kind_problem(entry, wanted, None)
         elif entry.name not in problems:
             problems[entry.name] = "does not belong to a bundle: remove it"
@@ -264,8 +277,10 @@ def _check_signature_file(signature: bytes, sha256: str, problems: dict[str, str
 def _check_hashes(folder: Path, manifest: Manifest, problems: dict[str, str | None]) -> Golden | None:
     """Compare the other files with the manifest; the golden frames are read from the bytes that were hashed."""
     golden = None
-    for name in HASHED:
-        if problems[name] is not None:
+    if WEIGHTS in problems and WEIGHTS not in manifest.files:
+        problems[WEIGHTS] = f"does not belong to this bundle, whose {MANIFEST} does not name it: remove it"
+    for name in manifest.files:
+        if problems.setdefault(name, None if (folder / name).exists() else f"is missing. {_AGAIN}") is not None:
             continue
         try:
             with open(folder / name, "rb") as file:

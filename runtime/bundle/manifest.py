@@ -24,6 +24,8 @@ SCHEMAS = (1, SCHEMA)
 """What is read. Schema 1 has square crops on black and no confidence."""
 MODEL, MANIFEST, DIGEST, GOLDEN, CARD = "model.onnx", "bundle.json", "bundle.sha256", "golden.npz", "card.html"
 SIGNATURE, ENGINES = "bundle.sig", "engines"
+WEIGHTS = "model.weights"
+"""Weights of a graph that does not fit one file of 2 GiB; hashed where it is there, which few bundles have."""
 HASHED = (MODEL, GOLDEN, CARD)
 """The files whose sha256 stands in the manifest."""
 REQUIRED = (MODEL, MANIFEST, DIGEST, GOLDEN, CARD)
@@ -351,11 +353,12 @@ def _check_tensors(top: Mapping[str, Any], crop: CropRule, skeleton: Skeleton, s
 
 def _hashes(top: Mapping[str, Any]) -> dict[str, str]:
     files = _mapping(top["files"], "files")
-    _exactly(files, HASHED, "files", top["schema"])
-    for name in HASHED:
+    names = (*HASHED, WEIGHTS) if WEIGHTS in files and top["schema"] > 1 else HASHED
+    _exactly(files, names, "files", top["schema"])
+    for name in names:
         if not re.fullmatch(r"[0-9a-f]{64}", _text(files, name, "files")):
             raise DataError(f"files.{name} must be a sha256 in 64 lower-case hex digits, got {files[name][:80]!r}")
-    return {name: files[name] for name in HASHED}
+    return {name: files[name] for name in names}
 
 
 def _name(top: Mapping[str, Any]) -> str:

@@ -37,6 +37,9 @@ LONG = {provider: name for name, provider in SHORT.items()}
 REMOTE = "AzureExecutionProvider"
 """In every build, and sends frames to a service: it is not offered."""
 
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""ONNX Runtime's option that names the folder of weights which lie beside a graph."""
+
 ERRORS_ONLY = 3
 """The level of ONNX Runtime's log: what its warnings say about providers is checked here."""
 
@@ -93,9 +96,11 @@ class OnnxEngine:
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
-        bundle, where, content = _content(source)
+        bundle, where, content, weights = _content(source)
         runtime = import_onnxruntime()
         options = _options(runtime, threads)
+        if weights is not None:
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(weights.resolve()))
         chain: list[str] | None = None
         if provider.lower().startswith(PLUGIN):
             device = plugin_device(runtime, provider[len(PLUGIN) :])
@@ -274,16 +279,16 @@ def _options(runtime: Any, threads: int | None) -> Any:
     return options
 
 
-def _content(source: Bundle | str | Path) -> tuple[Bundle | None, str, bytes]:
-    """The graph's bytes and a name for messages."""
+def _content(source: Bundle | str | Path) -> tuple[Bundle | None, str, bytes, Path | None]:
+    """The graph's bytes, a name for messages, and the folder of weights that may lie beside it."""
     if isinstance(source, (str, Path)):
         path = Path(source)
         if path.is_file():
-            return None, str(path), path.read_bytes()
+            return None, str(path), path.read_bytes(), path.parent
         if not path.exists():
             raise DataNotFoundError(f"{path} does not exist: give a bundle's folder or a model.onnx")
         source = Bundle.open(path)
-    return source, str(source.model_path), source.model_bytes()
+    return source, str(source.model_path), source.model_bytes(), source.folder if source.weights_path else None
 
 
 def _provider(runtime: Any, name: str, allow_fallback: bool) -> str:

@@ -202,7 +202,7 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert loaded(path).opset == 17
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(DataNotFoundError, match=r"keeps its weights in weights\.bin"):
+    with pytest.raises(DataNotFoundError, match=r"has its weights in weights\.bin"):
         loaded(path)
 
 

@@ -32,6 +32,7 @@ from ..epck import HeadDataset
 from ..feed import Feed
 from ..passes import View, threshold_px
 from ..progress import progress
+from .graph import digest
 from .net import ForeignNet
 from .reader import NetReader
 
@@ -214,7 +215,7 @@ def _key(net: ForeignNet, crops: Crops, joints: Sequence[int], views: int, seed:
     labels = hashlib.sha256(data.joints_NJ2.tobytes() + data.labelled_NJ.tobytes()).hexdigest()
     crop = fields_to_json(crops.config)
     made_of = [
-        VERSION, hashlib.sha256(net.path.read_bytes()).hexdigest(), fields_to_json(net.spec), list(joints), labels,
+        VERSION, digest(net.path), fields_to_json(net.spec), list(joints), labels,
         data.people_keys(), crop, views, seed,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:20]

@@ -30,7 +30,7 @@ from ..data.crops import Crops, crop_config, prepare
 from ..data.records import Bools, Floats, PoseData, join
 from ..device import DeviceContext, device_context, environment
 from ..fit_data import FitData, Source, open_fit_data
-from ..metrics import Failure
+from ..metrics import Failure, fitted_failure
 from .evidence import Evidence, collect
 from .heads import HEADS, JOINT_HEADS, Detector, HeadKind, free_scores
 from .joints import in_skeleton, match_joints
@@ -42,6 +42,7 @@ from .net import ForeignNet, open_net
 from .reader import NetReader
 from .recognise import examine
 from .stated import Stated
+from .trial import try_net
 
 log = logging.getLogger("alpose")
 Said = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]
@@ -54,6 +55,10 @@ TRIED = 64
 """People on whom a net is tried before the costly pass."""
 OWN = "the net's own score"
 """Averaged over all of its joints, as whoever uses the net has it; compared with, never shipped."""
+VIEWS = 8
+"""Damaged views of every person, unless stated otherwise."""
+NEARLY = 0.02
+"""Of the views that are tried: with a smaller share of failures, or of successes, there is nothing to learn from."""
 MOST_VIEWS = 60_000
 """Of all people together."""
 
@@ -72,12 +77,13 @@ class ForeignFitConfig:
     """An earlier model of the same net: its labelled people train again, a new head is made."""
     map_joints: str | None = None
     """Joints of the net and of the labels that belong together, see :func:`~.joints.match_joints`."""
-    views: int = 8
-    """Damaged views of every person."""
+    views: int | None = None
+    """Damaged views of every person; None: as many as the model of ``start`` was made from, or else :data:`VIEWS`."""
     heads: tuple[HeadKind, ...] = HEADS
     group_by: str | None = None
     flip_pairs: str | None = None
-    failure: Failure = field(default_factory=Failure)
+    failure: Failure | None = None
+    """When a pose counts as failed; None: as the model of ``start`` has it, or else :class:`~..metrics.Failure`'s own."""
     hold_out: float = 0.25
     old_data: bool = True
     seed: int = 0
@@ -88,14 +94,21 @@ class ForeignFitConfig:
         unknown = [name for name in self.heads if name not in HEADS]
         if unknown:
             raise ConfigError(f"--heads: {', '.join(unknown)} unknown for --pose; known: {', '.join(HEADS)}")
-        if not 0 <= self.views <= 64:
+        if self.views is not None and not 0 <= self.views <= 64:
             raise ConfigError(f"--views must be 0 to 64, got {self.views}")
         if (self.pose is None) == (self.start is None):
             raise ConfigError("name the net with --pose FILE, or an earlier model of it with --from FOLDER, not both")
+        if self.start is not None and (said := self.stated.given()):
+            raise ConfigError(
+                f"{', '.join(f'--{name}' for name in said)}: with --from the net is described as in {self.start}; leave out, or begin "
+                "anew with --pose"
+            )
 
-    def views_for(self, people: int) -> int:
-        """Damaged views of each of so many people."""
-        return max(1, min(self.views, MOST_VIEWS // max(people, 1))) if self.views else 0
+    def views_of(self, old: ForeignModel | None) -> int:
+        """Damaged views of every person, before there are too many people."""
+        if self.views is not None:
+            return self.views
+        return int(old.facts.get("views", VIEWS)) if old else VIEWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,24 +223,25 @@ def fit_foreign(
     data, joints = open_people(config, net, old, data_root)
     train, held_out = data.train, _held_out(data)
     refuse_too_few(train, held_out)
+    views, failure = config.views_of(old), config.failure or fitted_failure(config.start)
     reader = NetReader(net.spec, net.shapes)
-    try_out(net, reader, train, joints, machine, cache, config.failure)
+    try_out(net, reader, train, joints, machine, cache, failure)
     everybody = join("+".join(dict.fromkeys([train.name, held_out.name])), train, held_out)
-    seen = see(net, reader, everybody, joints, machine, cache, views=config.views_for(len(everybody)), seed=config.seed,
+    seen = see(net, reader, everybody, joints, machine, cache, views=views_for(views, len(everybody)), seed=config.seed,
                what="evidence")  # fmt: skip
     judges_P = np.isin(seen.crops.data.ids, held_out.ids)
     trained, judged = seen.of(~judges_P), seen.of(judges_P)
     looked = time.perf_counter()
     detectors = all_detectors(config.heads, reader, joints, trained.evidence, machine, seed=config.seed)
     learned = time.perf_counter()
-    rows, best_free, chosen, over = choose(detectors, judged, config.failure)
-    truth = judged.truth(config.failure)
+    rows, best_free, chosen, over = choose(detectors, judged, failure)
+    truth = judged.truth(failure)
     clean = truth.part(truth.clean_N)
     result = ForeignFit(
         net=net.spec.name, trained_on={source.name: len(source.train) for source in data.sources},
         held_out=len(clean.rows_N), failures=clean.failures, pck=share_right(judged.evidence, clean), views=len(truth.rows_N),
         view_failures=truth.failures, joints=tuple(net.spec.skeleton.joints[j] for j in joints), rows=rows,
-        best_free=best_free, chosen=chosen, over_free=over, failure=config.failure.label,
+        best_free=best_free, chosen=chosen, over_free=over, failure=failure.label,
         seconds={"evidence": looked - started, "heads": learned - looked, "measures": time.perf_counter() - learned},
     )  # fmt: skip
     facts = {
@@ -235,7 +249,8 @@ def fit_foreign(
         "dataset": config.data[-1],
         "datasets": [source.name for source in data.sources],
         "seed": config.seed,
-        "failure": asdict(config.failure),
+        "failure": asdict(failure),
+        "views": views,
         "labelled": int((~judges_P).sum()),
         "map_joints": config.map_joints,
         "labelled_joints": list(result.joints),
@@ -270,6 +285,11 @@ def fit_net(
     root = data_root or os.environ.get("ALPOSE_DATA")
     return fit_foreign(config, Path(out), machine or device_context(), data_root=Path(root) if root else None,
                        cache=Path(cache) if cache else default_cache(), net=net)  # fmt: skip
+
+
+def views_for(views: int, people: int) -> int:
+    """Damaged views of each of so many people."""
+    return max(1, min(views, MOST_VIEWS // max(people, 1))) if views else 0
 
 
 def open_foreign(config: ForeignFitConfig) -> tuple[ForeignNet, ForeignModel | None]:
@@ -344,7 +364,7 @@ def try_out(
     net: ForeignNet, reader: NetReader, people: PoseData, joints: Sequence[int], machine: DeviceContext, cache: Path,
     failure: Failure,
 ) -> None:  # fmt: skip
-    """Refuse a net that always fails, or never, on a few people and damaged views of them: before anything costly.
+    """Refuse a net that fails nearly always, or never, on a few people and damaged views of them: before anything costly.
 
     Raises:
         DataError: so it is, or nobody can be measured.
@@ -357,19 +377,47 @@ def try_out(
     if not len(clean.rows_N):
         raise DataError(f"{people.name}: of {len(few)} people none can be measured: PCK needs both shoulders and hips labelled, "
                         "or a head box; choose another --failure")  # fmt: skip
-    if clean.failures == len(clean.rows_N):
-        raise DataError(
-            f"{net.spec.name} fails on all of {len(clean.rows_N)} labelled people that were tried (PCK "
-            f"{_shown(share_right(seen.evidence, clean))}), so that there is nothing to tell apart. Its input or its joints are probably "
-            "described wrongly: look at it with alpose-train pose describe, and state --colour, --mean, --std, --crop or "
-            "--map-joints"
+    count, views = len(clean.rows_N), len(truth.rows_N)
+    never, always = not truth.failures, clean.failures == count
+    if NEARLY * views < truth.failures < (1 - NEARLY) * views and not always:
+        return
+    error_N = seen.evidence.error_N[clean.rows_N]
+    error_N = error_N[np.isfinite(error_N)]
+    middle = float(np.median(error_N)) if len(error_N) else None
+    said = (
+        f"{net.spec.name} fails on {clean.failures} of {count} labelled people that were tried ({_percent(clean.failures, count)}), "
+        f"and on {truth.failures} of {views} views with damaged ones ({_percent(truth.failures, views)}), where a failure is "
+        f'"{failure.label}"; its PCK is {_shown(share_right(seen.evidence, clean))}, its median error {_shown(middle)} of the crop\'s '
+        "longer side. What tells failures is learned from failures and successes both"
+    )
+    if truth.failures < views / 2:
+        said += f": bring harder people, or state a stricter failure, {_other_limit(failure, middle, stricter=True)}"
+    else:
+        said += (
+            f". If this net should do better, it is described or fed wrongly: look at it with alpose-train pose describe, and state "
+            "--colour, --mean, --std, --crop or --map-joints. If these people are beyond it, state a milder failure, "
+            f"{_other_limit(failure, middle, stricter=False)}"
         )
-    if not truth.failures:
-        raise DataError(
-            f"{net.spec.name} fails on none of {len(clean.rows_N)} labelled people that were tried, and on none of "
-            f"{len(truth.rows_N) - len(clean.rows_N)} damaged views of them ({failure.label}): bring harder people, or a stricter "
-            "--failure, such as any-joint"
-        )
+        said += "".join(f". {text}" for text in try_net(net, reader).warnings)
+    if never or always:
+        raise DataError(said)
+    log.warning("%s", said)
+
+
+def _other_limit(failure: Failure, middle: float | None, *, stricter: bool) -> str:
+    """What to state so that more people fail, or fewer, as options."""
+    ways = []
+    if failure.name == "image-pck":
+        ways.append(f"--failure-limit {'above' if stricter else 'below'} {failure.limit}")
+    if stricter and failure.name != "any-joint":
+        ways.append("--failure any-joint")
+    if middle and 0 < middle <= 1:
+        ways.append(f"--failure mean-error --failure-limit {middle:.2g}, which half of them exceed")
+    return ", or ".join(ways) or "another --failure"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(whole, 1):.0f} %"
 
 
 def all_detectors(
@@ -399,8 +447,8 @@ def choose(
     truth = judged.truth(failure)
     if not 0 < truth.failures < len(truth.rows_N):
         raise DataError(
-            f"{truth.failures} of {len(truth.rows_N)} held-out views fail ({failure.label}): a detector is chosen by telling "
-            "failures from successes, so bring more labelled people, or another --failure"
+            f'{truth.failures} of {len(truth.rows_N)} held-out views fail, where a failure is "{failure.label}": a detector is chosen by '
+            "telling failures from successes, so bring more labelled people, or state another --failure or --failure-limit"
         )
     said: dict[str, Said] = {OWN: own_score(judged.evidence)}
     said |= {name: predict(detector, judged.evidence) for name, detector in detectors.items()}

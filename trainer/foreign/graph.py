@@ -8,6 +8,7 @@ Shapes: N images, H W the input's height and width, C channels.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -186,7 +187,7 @@ def _check(path: Path, model: onnx.ModelProto) -> int:
             f"{path} has quantised weights ({_counted(quantised)}): give the float net that it was made from. "
             "alpose-export --precision int8 quantises it again, together with its loss head"
         )
-    _check_weights(path, model)
+    weights_beside(path, model)
     return int(opset)
 
 
@@ -198,17 +199,24 @@ def _known(node: onnx.NodeProto, own: set[tuple[str, str]], schemas: Any) -> boo
     return node.domain not in ("", "ai.onnx") or bool(schemas.has(node.op_type))
 
 
-def _check_weights(path: Path, model: onnx.ModelProto) -> None:
-    """Refuse a graph whose weights lie in files that are missing, too short, or outside its folder."""
+def weights_beside(path: Path, model: onnx.ModelProto | None = None) -> dict[str, int]:
+    """The files beside an ONNX file that hold its weights: names relative to its folder, and the bytes that each must have.
+
+    Raises:
+        CheckpointError: one lies outside the folder, or was cut short.
+        DataNotFoundError: one is missing.
+    """
+    import onnx
+
+    model = model or load_model(path)
     needed: dict[str, int] = {}
-    for tensor in model.graph.initializer:
+    for tensor in onnx.external_data_helper._get_all_tensors(model):
         if tensor.data_location == tensor.EXTERNAL:
             stated = {entry.key: entry.value for entry in tensor.external_data}
             end = int(stated.get("offset", 0)) + int(stated.get("length", 0))
             needed[stated.get("location", "")] = max(end, needed.get(stated.get("location", ""), 0))
     for location, size in needed.items():
-        parts = PurePosixPath(location)
-        if not location or parts.is_absolute() or ".." in parts.parts:
+        if not is_inside(location):
             raise CheckpointError(f"{path} wants weights from {location!r}, outside its own folder: export it again")
         beside = path.parent / location
         if not beside.is_file():
@@ -219,6 +227,33 @@ def _check_weights(path: Path, model: onnx.ModelProto) -> None:
             raise CheckpointError(
                 f"{beside} was cut short: {beside.stat().st_size} bytes of at least {size}; copy it again"
             )
+    return dict(sorted(needed.items()))
+
+
+def is_inside(location: str) -> bool:
+    """Whether a name of a file stays in the folder that it is relative to, on every system."""
+    parts = PurePosixPath(location)
+    strange = "\\" in location or ":" in location or "\0" in location
+    return bool(location.strip()) and not strange and not parts.is_absolute() and ".." not in parts.parts
+
+
+def digest(path: Path) -> str:
+    """The sha256 of an ONNX file; where weights lie beside it, of its own hash and theirs."""
+    found = file_digest(path)
+    beside = weights_beside(path)
+    if not beside:
+        return found
+    lines = [found, *(f"{name} {file_digest(path.parent / name)}" for name in beside)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of one file, of any size."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def _counted(words: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ Shapes: N images, J joints, E embedding.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
-from alpose.runtime.io import fields_from_json, fields_to_json, read_json, write_atomically, write_json
+from alpose.runtime.io import fields_from_json, fields_to_json, read_json, replacing, write_atomically, write_json
 
+from .graph import file_digest, is_inside, weights_beside
 from .heads import Detector, DetectorConfig, build_detector
 from .net import Shape
 from .reader import NetReader
@@ -78,18 +80,20 @@ class ForeignModel:
 
 def save(model: ForeignModel, folder: Path) -> Path:
     """Write a model; the JSON goes last, so that a half-written folder is no model."""
-    content = model.net.read_bytes()
     weights = safetensors.torch.save(
         {name: value.detach().cpu().contiguous() for name, value in model.detector.state_dict().items()}
     )
     beside = weights_beside(model.net)
+    if taken := {NET, WEIGHTS, FACTS} & set(beside):
+        raise ConfigError(f"{model.net} has its weights in {', '.join(taken)}, as a file of the model's own is called: rename it, "
+                          "onnx.save(model, path, save_as_external_data=True, location='weights.bin')")  # fmt: skip
     facts = {
         "schema": SCHEMA,
         "kind": KIND,
         "sha256": {
-            NET: hashlib.sha256(content).hexdigest(),
+            NET: file_digest(model.net),
             WEIGHTS: hashlib.sha256(weights).hexdigest(),
-            **{name: _hash(model.net.parent / name) for name in beside},
+            **{name: file_digest(model.net.parent / name) for name in beside},
         },
         "spec": fields_to_json(model.spec),
         "shapes": {name: list(shape) for name, shape in model.shapes.items()},
@@ -97,9 +101,9 @@ def save(model: ForeignModel, folder: Path) -> Path:
         "facts": dict(model.facts),
     }
     (folder / FACTS).unlink(missing_ok=True)
-    for name in beside:
-        write_atomically(folder / name, (model.net.parent / name).read_bytes())
-    write_atomically(folder / NET, content)
+    for source, name in ((model.net, NET), *((model.net.parent / name, name) for name in beside)):
+        with replacing(folder / name) as temporary:
+            shutil.copyfile(source, temporary)
     write_atomically(folder / WEIGHTS, weights)
     return write_json(folder / FACTS, facts)
 
@@ -131,9 +135,9 @@ def load(folder: Path) -> ForeignModel:
         raise CheckpointError(f"{facts_path} is damaged: it has no hashes of {NET} and {WEIGHTS}")
     for name, wanted in hashes.items():
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if not is_inside(name) or not path.is_file():
             raise CheckpointError(f"{path} does not exist: a model is {FACTS} with {NET} and {WEIGHTS} beside it")
-        if _hash(path) != wanted:
+        if file_digest(path) != wanted:
             raise CheckpointError(f"{path} is not the file that {FACTS} was written for: sha256 differs")
     try:
         spec = fields_from_json(PoseSpec, facts["spec"], "spec")
@@ -145,29 +149,3 @@ def load(folder: Path) -> ForeignModel:
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, ConfigError, DataError) as error:
         raise CheckpointError(f"{folder} is not a usable model of a foreign net: {error}") from error
     return model
-
-
-def weights_beside(path: Path) -> list[str]:
-    """Names of the files beside an ONNX file that hold its weights.
-
-    Raises:
-        ConfigError: one of them lies elsewhere than in the file's own folder.
-    """
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    names = {
-        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    for name in names:
-        if Path(name).name != name:
-            raise ConfigError(f"{path}: its weights lie in {name}; save it again with the weights in its own folder")
-    return sorted(names)
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.engines.onnx import import_onnxruntime
+from alpose.runtime.engines.onnx import WEIGHTS_FOLDER, import_onnxruntime
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 
 from .graph import Graph, load_model
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     import onnx
 
 Shape = tuple[int | None, ...]
-
-MODEL_FOLDER = "session.model_external_initializers_file_folder_path"
-"""ONNX Runtime's option that names the folder of weights which lie beside the graph."""
 
 
 def prepare(frames_NHW3: npt.NDArray[np.uint8], given: NetInput) -> npt.NDArray[Any]:
@@ -187,7 +184,7 @@ def _session(path: Path, model: onnx.ModelProto, tensors: Sequence[str], threads
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry(MODEL_FOLDER, str(path.resolve().parent))
+    options.add_session_config_entry(WEIGHTS_FOLDER, str(path.resolve().parent))
     try:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:

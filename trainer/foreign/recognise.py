@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,8 +22,8 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.errors import CheckpointError, ConfigError
-from alpose.runtime.io import to_json
+from alpose.runtime.errors import CheckpointError, ConfigError, DataError
+from alpose.runtime.io import from_json, parse_json, to_json
 from alpose.runtime.known_skeletons import KNOWN, known_skeleton, numbered
 from alpose.runtime.skeleton import Skeleton
 
@@ -35,6 +36,10 @@ from .spec import Decoding, Layout, NetCrop, NetDecoder, NetInput, Number, PoseS
 from .stated import PLACES, Stated, stated_skeleton
 from .tracing import AFTER_FEATURES, Traced, guessed_normalisation
 
+log = logging.getLogger("alpose")
+
+SPEC_KEY = "alpose.spec"
+"""Under which a file that :func:`~.wrap.wrap` wrote holds its spec, as JSON, in ``metadata_props``."""
 Origin = Literal["stated", "graph", "family", "guess"]
 COMMON_COUNTS = {17: "coco", 16: "mpii", 14: "lsp", 26: "halpe-26", 133: "wholebody-133", 33: "blazepose-33", 68: "face-68",
                  468: "face-468", 21: "hand-21"}  # fmt: skip
@@ -104,16 +109,53 @@ def examine(path: str | Path, stated: Stated | None = None) -> Recognised:
     return _Examination(Path(path), stated or Stated()).result()
 
 
+def with_own_spec(path: Path, stated: Stated, metadata: Mapping[str, str]) -> tuple[Stated, frozenset[str]]:
+    """What is stated, and behind it what a file says of itself that ``wrap`` has written; and the names of the parts that only the file
+    says.
+
+    Where a family or the decoding is stated otherwise, the file's word on it is left out. A spec that cannot be read is reported.
+    """
+    text = metadata.get(SPEC_KEY)
+    if text is None or stated.like is not None:
+        return stated, frozenset()
+    try:
+        own: dict[str, Any] = to_json(from_json(PoseSpec, parse_json(text.encode()), SPEC_KEY))
+    except DataError as error:
+        log.warning("%s carries a spec that cannot be read, and is recognised without it: %s", path, error)
+        return stated, frozenset()
+    given = dict(stated.spec or {})
+    if {"decode", "outputs"} & set(stated.values()):
+        own = {
+            name: value
+            for name, value in own.items()
+            if name not in ("decoder", "hidden", "logits", "taps", "embedding")
+        }
+    both = own | given
+    both |= {name: own[name] | given[name] for name in ("input", "crop", "decoder") if name in own and name in given}
+    said = set(stated.values()) | {
+        name for name in ("skeleton", "hidden", "taps", "size") if getattr(stated, name) is not None or name in given
+    }
+    if _size_in(given):
+        said.add("size")
+    return dataclasses.replace(stated, spec=both), frozenset({*PLACES, "skeleton", "hidden", "taps", "size"} - said)
+
+
+def _size_in(parts: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The size that a spec file states."""
+    shape = parts.get("input", {})
+    return (shape["height_px"], shape["width_px"]) if {"height_px", "width_px"} <= set(shape) else None
+
+
 class _Examination:
     """One file on its way to a spec; parts are noted as they become known."""
 
     def __init__(self, path: Path, stated: Stated) -> None:
-        self.path, self.stated = path, stated
-        self.given: Mapping[str, Any] = stated.spec or {}
-        self.values, self.skeleton_stated = stated.values(), stated_skeleton(stated)
-        self.parts: list[Part] = []
-        self.size_stated = stated.size or self._size_of_file()
-        self.graph = read_graph(path, self.size_stated)
+        self.path, self.parts = path, list[Part]()
+        self.graph = read_graph(path, stated.size or _size_in(stated.spec or {}))
+        self.stated, self.own = with_own_spec(path, stated, self.graph.metadata)
+        self.given: Mapping[str, Any] = self.stated.spec or {}
+        self.values, self.skeleton_stated = self.stated.values(), stated_skeleton(self.stated)
+        self.size_stated = stated.size or _size_in(self.given)
         self.image = self._image()
         self.layout, self.size = self._layout_and_size()
         self.batch = self._batch()
@@ -147,26 +189,24 @@ class _Examination:
 
     # --- What is stated comes first, then the graph, the family, a guess
 
+    def _origin(self, name: str) -> Origin:
+        """Where a value comes from that an option, a spec file or the file's own spec gives."""
+        return "graph" if name in self.own else "stated"
+
     def _note(self, name: str, value: Any, origin: Origin, why: str = "") -> None:
         self.parts.append(Part(name, _shown(value), origin, why))
 
     def _choose(self, name: str, family: Any, guess: Any, why: str = "") -> Any:
         """Return the stated value, else the family's (unless None), or the guess."""
-        for value, origin in ((self.values.get(name), "stated"), (family, "family"), (guess, "guess")):
+        for value, origin in ((self.values.get(name), self._origin(name)), (family, "family"), (guess, "guess")):
             if value is not None:
                 value = tuple(value) if isinstance(value, list) else value
                 from_graph = origin == "guess" and why.startswith("the graph")
-                self._note(
-                    name, value, "graph" if from_graph else cast(Origin, origin), why if origin == "guess" else ""
-                )
+                self._note(name, value, "graph" if from_graph else origin, why if origin == "guess" else "")
                 return value
         return None
 
     # --- Input
-
-    def _size_of_file(self) -> tuple[int, int] | None:
-        part = self.given.get("input", {})
-        return (part["height_px"], part["width_px"]) if {"height_px", "width_px"} <= set(part) else None
 
     def _image(self) -> GraphInput:
         inputs = self.graph.inputs
@@ -175,10 +215,12 @@ class _Examination:
         if len(inputs) != 1 or len(images) != 1:
             raise ConfigError(
                 f"{self.path} takes {said}; expected one input, an image of four axes. Export the net with the other inputs "
-                "folded in as constants"
+                "folded in as constants, or fold them into the file: docs/models.md shows how"
             )
         if images[0].number not in get_args(Number):
-            raise ConfigError(f"{self.path} takes {said}; an image is {', '.join(get_args(Number))}")
+            raise ConfigError(
+                f"{self.path} takes {said}; an image is {', '.join(get_args(Number))}. Export the net with a cast in front"
+            )
         return images[0]
 
     def _layout_and_size(self) -> tuple[Layout, tuple[int, int]]:
@@ -209,8 +251,10 @@ class _Examination:
                 f"{said}: height and width are free. State --size HxW, the size that the net was trained for; 256x192 is "
                 "common for people that are cropped, 640x640 for whole frames"
             )
-        self._note("layout", layout, "stated" if "layout" in self.values else "graph" if fits else "guess")
-        self._note("size", f"{size[0]}x{size[1]}", "graph" if len(stated) == 2 else "stated")
+        self._note(
+            "layout", layout, self._origin("layout") if "layout" in self.values else "graph" if fits else "guess"
+        )
+        self._note("size", f"{size[0]}x{size[1]}", "graph" if len(stated) == 2 else self._origin("size"))
         self._note("number", self.image.number, "graph")
         return layout, (int(size[0]), int(size[1]))
 
@@ -312,7 +356,7 @@ class _Examination:
         """The reading of the outputs."""
         wanted: tuple[str, ...] = self.values.get("outputs", ())
         decode: Decoding | None = self.values.get("decode")
-        origin: Origin = "stated" if wanted or decode else "graph"
+        origin: Origin = self._origin("decode") if wanted or decode else "graph"
         if not wanted and self.family and self.family.outputs:
             names = [families.find(pattern, list(self.graph.outputs)) for pattern in self.family.outputs]
             wanted = tuple(name for name in names if name)
@@ -344,8 +388,13 @@ class _Examination:
         if len(found) != 1:
             self._refuse(found, looked, decode)
         chosen = found[0]
-        self._note("decode", chosen.kind, "stated" if decode else "guess" if chosen.doubt else origin, chosen.doubt)
-        self._note("outputs", chosen.outputs, "stated" if self.values.get("outputs") else origin)
+        self._note(
+            "decode",
+            chosen.kind,
+            self._origin("decode") if decode else "guess" if chosen.doubt else origin,
+            "" if decode else chosen.doubt,
+        )
+        self._note("outputs", chosen.outputs, self._origin("outputs") if self.values.get("outputs") else origin)
         return chosen
 
     def _loose(self, decode: str | None) -> tuple[Decoding, ...]:
@@ -398,8 +447,13 @@ class _Examination:
         said = "; ".join(f"{name} (N, {', '.join(map(str, shape))})" for name, shape in looked.items())
         if found:
             readings = "; or ".join(str(one) for one in found[:6])
+            usual = ""
+            if {one.kind for one in found} == {"heatmaps"} and len({one.joints for one in found}) == 1:
+                best = max(found, key=lambda one: math.prod(looked[one.outputs[0]]))  # of equal ones the first
+                best = next(one for one in reversed(found) if looked[one.outputs[0]] == looked[best.outputs[0]])
+                usual = f", usually the last and finest, --outputs {best.outputs[0]}"
             raise ConfigError(
-                f"{self.path}: its outputs ({said}) can be read as {readings}. State which: --outputs NAME, --decode "
+                f"{self.path}: its outputs ({said}) can be read as {readings}. State which{usual}: --outputs NAME, --decode "
                 f"{'|'.join(get_args(Decoding))}, --skeleton NAME (its number of joints) or --columns (the numbers of a point)"
             )
         stacked = [name for name, shape in looked.items() if len(shape) == 4]
@@ -434,7 +488,7 @@ class _Examination:
         if points not in (None, joints):
             raise ConfigError(f"--points {points}: {self.path} answers {joints} points")
         if stated is not None:
-            self._note("skeleton", f"{stated.name} ({len(stated)})", "stated")
+            self._note("skeleton", f"{stated.name} ({len(stated)})", self._origin("skeleton"))
             if len(stated) > joints:
                 raise ConfigError(
                     f"{self.path} answers {joints} points; the skeleton {stated.name} has {len(stated)} joints"
@@ -509,6 +563,8 @@ class _Examination:
             low, high = rows.min(axis=0), rows.max(axis=0)
             guess = guessed_columns(numbers, tuple(low), tuple(high))
             why = f"from their ranges over noise: {', '.join(f'{a:.2g} to {b:.2g}' for a, b in zip(low, high, strict=True))}"
+            if "z" in guess and not {"score", "visibility"} & set(guess):
+                why += "; if the last is the logit of a score, state --columns xys --score logit"
         else:
             guess, why = (("x", "y", "visibility") if numbers == 3 else ("x", "y")), "usual"
         columns = self._choose("columns", columns, guess, why)
@@ -525,7 +581,8 @@ class _Examination:
             places = [columns.index(axis) for axis in "xy"]
             least, most = float(rows[:, places].min()), float(rows[:, places].max())
             if max(most, -least) <= 2:
-                unit = "centred" if least < -0.05 and max(most, -least) <= 1.05 else "share"
+                both_sides = -least > 0.2 * most and max(most, -least) <= 1.05
+                unit = "centred" if both_sides else "share"
         more["unit"] = self._choose("unit", known.get("unit"), unit, "from their ranges over noise")
         scored = {"score", "visibility", "presence"} & set(columns)
         beside = None
@@ -559,7 +616,7 @@ class _Examination:
         """Tensors that speak of the answer, by what they are; and those that are logits."""
         stated = self.stated.hidden if self.stated.hidden is not None else self.given.get("hidden")
         if stated is not None:
-            self._note("hidden", dict(stated), "stated")
+            self._note("hidden", dict(stated), self._origin("hidden"))
             return dict(stated), tuple(self.given.get("logits", ()))
         names = list(self.graph.tensors)
         if self.family and self.family.hidden:
@@ -581,7 +638,7 @@ class _Examination:
     def _taps(self, found: Candidate, answers: Sequence[str], traced: Traced) -> tuple[str, ...]:
         stated = self.stated.taps if self.stated.taps is not None else self.given.get("taps")
         if stated is not None:
-            self._note("taps", tuple(stated), "stated")
+            self._note("taps", tuple(stated), self._origin("taps"))
             return tuple(stated)
         if self.family and self.family.taps:
             names = [name for name in self.graph.tensors if "BiasAdd" not in name]
@@ -610,7 +667,7 @@ class _Examination:
         for name, value in self.values.items():
             group, key = PLACES[name]
             kinds = _APPLIES.get(name, get_args(Decoding))
-            if spec.decoder.kind not in kinds and getattr(self.stated, name) is not None:
+            if spec.decoder.kind not in kinds and getattr(self.stated, name, None) is not None:
                 raise ConfigError(
                     f"--{name} {_shown(value)}: {self.path} is read as {spec.decoder.kind}; this option is for {' and '.join(kinds)}"
                 )

@@ -122,6 +122,10 @@ class Stated:
         if self.columns is not None:
             check_columns(self.columns)
 
+    def given(self) -> list[str]:
+        """Names of what was stated at all."""
+        return [one.name for one in fields(self) if getattr(self, one.name) is not None]
+
     def values(self) -> dict[str, Any]:
         """What was stated of the fields of a :class:`~.spec.PoseSpec`, by option; what an option says comes before the file."""
         parts = self.spec or {}

@@ -10,7 +10,10 @@ A module goes through its own ONNX export, once: what is trained on is what the 
 
 from __future__ import annotations
 
+import copy
 import difflib
+import inspect
+import json
 import logging
 import shutil
 import tempfile
@@ -18,20 +21,25 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from alpose.runtime.engines.onnx import import_onnxruntime
 from alpose.runtime.errors import ConfigError, MissingExtraError
+from alpose.runtime.io import to_json, write_atomically
 
 from .graph import FEATURE
 from .net import ForeignNet, open_net
-from .recognise import recognise
+from .recognise import SPEC_KEY, examine, stated_by_name
+from .spec import PoseSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+log = logging.getLogger("alpose")
 
 OPSET = 18
 """The lowest that PyTorch's exporter writes without converting back."""
@@ -50,7 +58,7 @@ def wrap(
     """Open somebody's pose net.
 
     Args:
-        net: an ONNX file, or a torch module that takes images (N, 3, H, W).
+        net: an ONNX file, or a torch module that takes images (N, 3, H, W), on any device and in either mode.
         size: (H, W) of the input in pixels; a module needs it, a file only where it leaves them free.
         taps: feature tensors by name, finest first: of the file's graph, or submodules of the module. None: traced back from
             the outputs.
@@ -62,24 +70,40 @@ def wrap(
     Raises:
         ConfigError: something has to be stated, a submodule does not exist or runs more than once, or the module cannot be
             exported.
+
+    A module in half precision is exported in float32, with the same weights; one that takes a single image only is fed one at
+    a time. The file that is written carries its spec, so that it needs no statements later.
     """
-    outputs = tuple(stated.pop("outputs", ()) or ())
+    import torch
+
     if heatmaps is not None:
-        outputs = (heatmaps,)
-        stated.setdefault("decode", "heatmaps")
+        stated |= {"outputs": heatmaps} | ({} if "decode" in stated else {"decode": "heatmaps"})
+    said = stated_by_name(
+        {"size": size, "taps": taps if taps is None or isinstance(taps, str) else tuple(taps), **stated}
+    )
     if isinstance(net, str | Path):
-        more = {"taps": None if taps is None else tuple(taps), "outputs": outputs or None}
-        spec = recognise(net, size=size, **more, **stated)
-        return open_net(net, spec, threads=threads)
-    if size is None or not isinstance(size, Sequence) or len(size) != 2:
+        if file is not None:
+            raise ConfigError(
+                f"wrap: file={file} is where the ONNX file of a module is written; {net} is a file already"
+            )
+        return open_net(net, examine(net, said).spec, threads=threads)
+    if not isinstance(net, torch.nn.Module):
+        raise ConfigError(f"wrap: expected a torch module or the path of an ONNX file, got {type(net).__name__}")
+    if said.size is None:
         raise ConfigError("wrap: state the size of the module's input, size=(height, width) in pixels")
-    path = Path(file) if file else Path(tempfile.mkdtemp(prefix="alpose-net-")) / "net.onnx"
-    written = export_module(net, path, size, (*outputs, *(taps or ())))
-    spec = recognise(path, size=size, taps=None if taps is None else tuple(taps),
-                     outputs=outputs or written or None, **stated)  # fmt: skip
-    found = open_net(path, spec, threads=threads)
-    if file is None:
-        weakref.finalize(found, shutil.rmtree, path.parent, ignore_errors=True)
+    folder = None if file else Path(tempfile.mkdtemp(prefix="alpose-net-"))
+    path = Path(file) if file else cast(Path, folder) / "net.onnx"
+    try:
+        written = export_module(net, path, said.size, (*(said.outputs or ()), *(said.taps or ())))
+        spec = examine(path, replace(said, outputs=said.outputs or written or None)).spec
+        embed_spec(path, spec)
+        found = open_net(path, spec, threads=threads)
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if folder is not None:
+        weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
     return found
 
 
@@ -90,12 +114,27 @@ def export_module(module: nn.Module, path: Path, size: tuple[int, int], named: S
         module: takes images (N, 3, H, W); it is not changed.
         path: the file.
         size: (H, W) in pixels.
-        named: submodules whose outputs become outputs of the graph, under the submodule's name.
+        named: outputs of the module, and submodules whose outputs become outputs of the graph, under the submodule's name.
 
     Returns:
         Names of the module's own outputs.
     """
     import torch
+
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), FEATURE, "export") from error
+    first = next((value for value in (*module.parameters(), *module.buffers()) if value.is_floating_point()), None)
+    if first is not None and first.device.type == "meta":
+        raise ConfigError("wrap: the module is on torch's device meta, which holds no weights: load them first")
+    if first is not None and first.dtype in (torch.float16, torch.bfloat16):
+        log.info(
+            "the module is in %s and is exported in float32, with the same weights",
+            str(first.dtype).removeprefix("torch."),
+        )
+        module = copy.deepcopy(module).float()
 
     class WithTaps(torch.nn.Module):
         def __init__(self) -> None:
@@ -108,21 +147,19 @@ def export_module(module: nn.Module, path: Path, size: tuple[int, int], named: S
             _check_calls(seen)
             return (*_tensors(answer).values(), *(seen[name][0] for name in named))
 
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), FEATURE, "export") from error
     modes = [(part, part.training) for part in module.modules()]  # frozen norms may be in another mode than the rest
-    parameter = next(module.parameters(), None)
-    images = torch.zeros(2, 3, *size, device=None if parameter is None else parameter.device)
+    images = torch.zeros(2, 3, *size, device=None if first is None else first.device)
     whole = WithTaps().eval()
     try:
         with torch.no_grad():
-            with _watched(module, named) as seen:
-                answer = module(images)
-            _check_calls(seen)
+            answer, images = _first_answer(module, images)
             own = tuple(_tensors(answer))
+            if not own:
+                raise ConfigError(f"wrap: the module returns {type(answer).__name__}, in which there is no tensor")
+            named = [name for name in dict.fromkeys(named) if name not in own]
+            with _watched(module, named) as seen:
+                module(images)
+            _check_calls(seen)
             _export(whole, images, path, [*own, *named])
             _require_equal(whole, images, path, [*own, *named])
     finally:
@@ -131,13 +168,53 @@ def export_module(module: nn.Module, path: Path, size: tuple[int, int], named: S
     return own
 
 
+def _first_answer(module: nn.Module, images_23HW: Tensor) -> tuple[Any, Tensor]:
+    """What the module answers to two images, or to one where it takes no two; and what it was given."""
+    errors = []
+    for images in (images_23HW, images_23HW[:1]):
+        try:
+            answer = module(images)
+        except Exception as error:  # anything that a user's module raises
+            errors.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": "))
+            continue
+        if errors:
+            log.warning("the module takes no two images at once (%s): it is fed one at a time", errors[0])
+        return answer, images
+    shape = ", ".join(map(str, images_23HW.shape[1:]))
+    needed = [
+        name for name, one in inspect.signature(module.forward).parameters.items()
+        if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    ]  # fmt: skip
+    more = (
+        f". Its forward pass wants {', '.join(needed)}: wrap it in a module that takes images alone and gives it the rest"
+        if len(needed) > 1
+        else ". All of its weights must be on one device"
+        if "device" in errors[-1]
+        else ""
+    )
+    raise ConfigError(f"wrap: the module does not answer images (1, {shape}) of float32: {errors[-1]}{more}")
+
+
+def embed_spec(path: Path, spec: PoseSpec) -> None:
+    """Write a spec into the metadata of an ONNX file of our own, where :func:`~.recognise.examine` finds it."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    onnx.helper.set_model_props(
+        model, {one.key: one.value for one in model.metadata_props} | {SPEC_KEY: json.dumps(to_json(spec))}
+    )
+    write_atomically(path, model.SerializeToString())
+
+
 def _export(whole: nn.Module, images: Tensor, path: Path, names: Sequence[str]) -> None:
-    """With a free batch, by the newer exporter; where that fails, by the older one."""
+    """With a free batch where there are two images, by the newer exporter; where that fails, by the older one."""
     import torch
 
+    free = len(images) > 1
     how: tuple[dict[str, Any], ...] = (
-        {"dynamo": True, "dynamic_shapes": ({0: torch.export.Dim("batch")},), "external_data": False},
-        {"dynamo": False, "dynamic_axes": {name: {0: "batch"} for name in ("images", *names)}},
+        {"dynamo": True, "external_data": False}
+        | ({"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if free else {}),
+        {"dynamo": False} | ({"dynamic_axes": {name: {0: "batch"} for name in ("images", *names)}} if free else {}),
     )
     errors = []
     for options in how:
