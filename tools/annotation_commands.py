@@ -48,13 +48,15 @@ def _require_replaceable(path: Path, is_same: Callable[[Path], bool], force: boo
         )
 
 
-def _has_title(title: str) -> Callable[[Path], bool]:
-    """Whether a file is a page with this title."""
+def _has_title(title: str, out: Path | None) -> Callable[[Path], bool]:
+    """Whether a file is a page with this title; in its own place the name of the folder, before the colon, may have changed."""
     from markupsafe import escape
+
+    wanted = f"<title>{escape(title)}</title>" if out else f"{escape(title[title.rindex(': ') :])}</title>"
 
     def has(path: Path) -> bool:
         with open(path, "rb") as file:
-            return f"<title>{escape(title)}</title>" in file.read(HEAD_BYTES).decode(errors="replace")
+            return wanted in file.read(HEAD_BYTES).decode(errors="replace")
 
     return has
 
@@ -182,7 +184,7 @@ def gallery(inbox: Path, name: str | None, limit: int, out: Path | None, sort: A
     with Inbox(inbox) as opened, Progress(str(inbox)) as progress:
         batch = opened.batch(name) if name is not None else None
         path = _in_inbox(out, opened, "gallery.html" if name is None else f"gallery-{name}.html")
-        _require_replaceable(path, _has_title(page_title(inbox, batch)), force)
+        _require_replaceable(path, _has_title(page_title(inbox, batch), out), force)
         found = gather(opened, batch=batch, limit=limit, sort=sort,
                        report=lambda done, of: progress.step("frames", done, of))  # fmt: skip
     page = render(found, inbox=inbox, page=path).encode()
@@ -222,7 +224,7 @@ def mcap(inbox: Path, name: str | None, out: Path | None, force: bool, as_json: 
 
     with Inbox(inbox) as opened:
         path = _in_inbox(out, opened, "flagged.mcap" if name is None else f"{name}.mcap")
-        _require_replaceable(path, lambda there: holds(there, inbox, name), force)
+        _require_replaceable(path, lambda there: holds(there, inbox if out else None, name), force)
         if name is None:
             columns = opened.columns()
             order_N = columns.captured_ns_N.argsort(kind="stable")
@@ -397,7 +399,7 @@ def import_(
         value = {**asdict(done), "unknown_path": str(done.unknown_path) if done.unknown_path else None}
         click.echo(json.dumps(value, indent=2))
     else:
-        say(_imported_text(done, into))
+        say(_imported_text(done, into, unchanged))
     if done.merged is None and done.unknown:
         raise DataError(f"none of these frames is in {inbox}: is that the inbox that the batch was chosen from?")
     if done.merged is None:
@@ -412,7 +414,7 @@ def import_(
         context.exit(NOT_WHOLE)
 
 
-def _imported_text(done: Imported, dataset: Path) -> str:
+def _imported_text(done: Imported, dataset: Path, unchanged: str) -> str:
     from .screen import listed, plural, table
 
     lines = []
@@ -425,9 +427,17 @@ def _imported_text(done: Imported, dataset: Path) -> str:
         lines += listed([f"not in the inbox, or without a picture there: {one}" for one in done.unknown])
         lines.append(f"their answers are kept in {done.unknown_path}")
     if done.unopened:
-        lines.append(f"{plural(len(done.unopened), 'pose')} came back as they went out, after the last corrected one: taken "
-                     "for not looked at; --unchanged accept takes them too")  # fmt: skip
+        why = (
+            "left out, as --unchanged skip says" if unchanged == "skip"
+            else "and none was corrected: nobody may have looked at them" if not done.corrected
+            else "after the last corrected one: taken for not looked at"
+        )  # fmt: skip
+        lines.append(
+            f"{plural(len(done.unopened), 'pose')} came back as they went out, {why}; --unchanged accept takes them too"
+        )
     lines.append(f"{plural(done.corrected, 'pose')} corrected, {done.accepted:,} accepted as they were")
+    if done.nobody:
+        lines.append(f"of these, {done.nobody:,} say that nobody is there: neither trained on nor measured by")
     if done.merged is None:
         return "\n".join(lines)
     merged = done.merged
@@ -486,7 +496,7 @@ def report(
 
     called = "-".join(["report", *(re.sub(r"[^0-9A-Za-z._-]", "-", name) for name in names)])
     path = out or dataset / "field" / f"{called}.html"
-    _require_replaceable(path, _has_title(page_title(dataset.resolve().name)), force)
+    _require_replaceable(path, _has_title(page_title(dataset.resolve().name), out), force)
     bundles = bundles_called(dataset, names) if names else None
     found = field_report(read_labelled(dataset, bundles), read_tallies(dataset, bundles), level=level)
     names_known = bundle_names(dataset)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from alpose.runtime.errors import DataError
+from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import to_json
 from alpose.runtime.skeleton import Skeleton
 
@@ -24,9 +24,10 @@ from .field.labelled import Definition
 from .formats import FORMATS, LabelFile, Unrecognised, format_of, is_aside, label_suffixes
 from .formats.coco import RESOLUTION_PX, flat
 from .formats.files import no_labels, open_files, shortened
-from .inbox import Inbox
+from .inbox import DATABASE, Inbox
 from .inbox_database import Entry
 from .labels import (
+    HIDDEN,
     Answer,
     Answers,
     Correction,
@@ -55,6 +56,8 @@ class Imported:
     corrected: int
     unopened: tuple[str, ...]
     """Ids that came back as they went out and are taken for not looked at."""
+    nobody: int
+    """Of the accepted and corrected: without a single joint, so that nobody is there."""
     unknown: tuple[str, ...]
     """Ids that the inbox does not know, or whose picture it does not have: their answers stand in ``unknown_path``."""
     unknown_path: Path | None
@@ -84,6 +87,8 @@ def import_labels(
             has looked: see :func:`~alpose.tools.labels.looked_at`.
         on_conflict: see :func:`merge`.
     """
+    if (dataset / DATABASE).exists():
+        raise ConfigError(f"{dataset} is an inbox: give the folder of a dataset, or a new one")
     reading = _Import(inbox)
     for path in files:
         try:
@@ -115,6 +120,7 @@ def import_labels(
         forms=reading.forms, merged=merged,
         accepted=sum(one.status == "accepted" for one in seen.values()),
         corrected=sum(one.status == "corrected" for one in seen.values()),
+        nobody=sum(not (one.pose.visibility_J != HIDDEN).any() for one in seen.values()),
         unopened=tuple(id_ for id_ in reading.unopened if id_ not in seen),
         unknown=tuple(dict.fromkeys(one["id"] for one in reading.lost)),
         unknown_path=write_once(dataset / FIELD / "unknown", reading.lost) if reading.lost else None,

@@ -16,6 +16,7 @@ Beside a sealed picture, which ends in ``.sealed``, its image lies once it was o
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alpose.runtime.errors import DataError, DataNotFoundError
+from alpose.runtime.errors import AlposeError, ConfigError, DataError, DataNotFoundError
 from alpose.runtime.io import bring_file, read_json, write_atomically, write_json
 from alpose.runtime.queue.ledger import BundleInfo, Tally
 from alpose.runtime.queue.record import Picture, PictureInfo, Record, decode, is_hex
@@ -32,6 +33,8 @@ from alpose.runtime.skeleton import Skeleton
 from . import inbox_database
 from .batch import Batch, check_name
 from .inbox_database import Added, Columns, Entry, Raw
+
+log = logging.getLogger("alpose")
 
 DATABASE, FRAMES, BATCHES = "inbox.db", "frames", "batches"
 SEALED = ".sealed"
@@ -65,8 +68,12 @@ class Inbox:
     def __enter__(self) -> Inbox:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise DataError(
+                f"{self.folder / DATABASE} is damaged, or cannot be read: {error}. Restore it, or pull into another folder"
+            ) from error
 
     def close(self) -> None:
         """Close the database."""
@@ -330,8 +337,17 @@ class Inbox:
         return self._batch_path(name).exists()
 
     def batches(self) -> list[Batch]:
-        """All batches, oldest first."""
-        found = [self.batch(path.stem) for path in (self.folder / BATCHES).glob("*.json")]
+        """All batches, oldest first; a file that is none is logged and passed over."""
+        found = []
+        for path in sorted((self.folder / BATCHES).glob("*.json")):
+            if path.name.startswith(
+                "."
+            ):  # macOS keeps a file ._NAME beside each NAME where the file system has no place for it
+                continue
+            try:
+                found.append(self.batch(path.stem))
+            except AlposeError as error:
+                log.warning("%s is passed over: %s", path, error)
         return sorted(found, key=lambda batch: (batch.created, batch.name))
 
     def batch(self, name: str) -> Batch:
@@ -386,7 +402,10 @@ class Inbox:
         return decode(manifest.encode(), arrays, sha256)
 
     def _batch_path(self, name: str) -> Path:
-        return self.folder / BATCHES / f"{check_name(name)}.json"
+        try:
+            return self.folder / BATCHES / f"{check_name(name)}.json"
+        except DataError as error:
+            raise ConfigError(str(error)) from None
 
     def _stored_path(self, id_: str, fact: PictureInfo | Picture) -> Path:
         return self._path(id_, fact.position, SUFFIXES[fact.media_type] + (SEALED if fact.sealed else ""))

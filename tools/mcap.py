@@ -133,8 +133,8 @@ def write_mcap(inbox: Inbox, ids: Iterable[str], path: Path, *, batch: str | Non
     return WrittenMcap(records, pictures, dict(missing))
 
 
-def holds(path: Path, inbox: Path, batch: str | None) -> bool:
-    """Whether a file holds an inbox, or one of its batches, as :func:`write_mcap` writes it."""
+def holds(path: Path, inbox: Path | None, batch: str | None) -> bool:
+    """Whether a file holds an inbox, or one of its batches, as :func:`write_mcap` writes it; of whatever inbox where that is None."""
     try:
         from mcap.exceptions import McapError
         from mcap.reader import make_reader
@@ -145,8 +145,9 @@ def holds(path: Path, inbox: Path, batch: str | None) -> bool:
             found = [one.metadata for one in make_reader(file).iter_metadata() if one.name == METADATA]
     except (McapError, ValueError, struct.error):
         return False
-    identity = _identity(inbox, batch)
-    return any({**one, **identity} == one and ("batch" in one) == ("batch" in identity) for one in found)
+    return any(
+        one.get("batch") == batch and (inbox is None or one.get("inbox") == inbox.resolve().name) for one in found
+    )
 
 
 def _identity(inbox: Path, batch: str | None) -> dict[str, str]:

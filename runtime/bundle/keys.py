@@ -164,7 +164,9 @@ def _read_text(path: Path) -> str:
             return file.read(MAX_BYTES).strip()
     except FileNotFoundError:
         raise DataNotFoundError(f"{path} does not exist: it should hold a key") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} cannot be read as a key: it is no text") from None
+    except OSError as error:
         raise ConfigError(f"{path} cannot be read as a key: {error}") from error
 
 

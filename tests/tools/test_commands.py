@@ -318,7 +318,6 @@ def test_the_format_is_told_by_the_content(inbox: Path, batch: Batch) -> None:
         ('{"images": []}', "a COCO file needs the lists"),
         ('[{"image": "x.jpg", "id": 3}]', "JSON-MIN"),
         ('{"images": [], "annotations": [], "categories": [{"name": "car"}]}', "one category with keypoints"),
-        ("0 0.5", "not readable as JSON"),
     ],
 )
 def test_a_file_of_something_else_is_one_line(content: str, message: str, inbox: Path) -> None:
@@ -448,6 +447,53 @@ def test_an_inbox_is_read_by_those_who_may_not_write_it(log: bool, readonly: Pat
     assert "cannot be written by this user" in said[6]
     if not log:
         assert state(inbox) == before
+
+
+# --- odd files beside ours
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("._week-1", "\0\5"), ("my notes", "{}"), ("half", '{"kind": "alp'), ("list", "[]"), ("empty", "")],
+)
+def test_a_file_that_is_no_batch_stops_nothing(name: str, content: str, inbox: Path, batch: Batch) -> None:
+    (inbox / "batches" / f"{name}.json").write_text(content)
+    assert [one["name"] for one in value_of(call("status", inbox, "--json"))["batches"]] == ["week-1"]
+    assert "batch week-1" in call("export", inbox, "--to", "coco").output
+    call("export", inbox, "--to", "coco", "--batch", name, fails=True)
+
+
+@pytest.mark.parametrize("name", ["bundles", "failures", "batches/week-1"])
+@pytest.mark.parametrize("content", ["{", "[]", "null"])
+def test_a_damaged_file_of_a_dataset_is_one_line(name: str, content: str, inbox: Path, batch: Batch) -> None:
+    call("export", inbox, "--to", "coco")
+    call("import", "week-1-coco", "--into", "dataset", "--unchanged", "accept")
+    path = Path("dataset/field") / f"{name}.json"
+    path.write_text(content)
+    result = call("report", "dataset", fails=True)
+    assert result.exit_code == 1
+    assert str(path) in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_folders_of_another_kind_are_told_apart(inbox: Path, batch: Batch) -> None:
+    call("export", inbox, "--to", "coco")
+    assert "inbox is an inbox: give the folder of a dataset" in call(
+        "import", "week-1-coco", "--into", inbox, "--unchanged", "accept", fails=True).stderr  # fmt: skip
+    assert not (inbox / "annotations").exists()
+    assert f"none of its {BUDGET} people comes from a harvest" in call("report", "week-1-coco", fails=True).stderr
+
+
+def test_a_damaged_inbox_is_one_line(inbox: Path, batch: Batch) -> None:
+    path = inbox / "inbox.db"
+    content = bytearray(path.read_bytes())
+    content[8192 : len(content) - 8192] = bytes(len(content) - 16384)
+    path.write_bytes(content)
+    for command in (["status"], ["gallery"], ["export", "--to", "coco"], ["select", "--budget", 3]):
+        result = call(command[0], inbox, *command[1:], fails=True)
+        assert result.exit_code == 1
+        assert "inbox.db" in result.stderr
+        assert "Restore it, or pull into another folder" in result.stderr
 
 
 # --- what a failure is

@@ -21,6 +21,8 @@ from alpose.trainer.data.coco import find_annotations, read_coco
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.metrics import AnyFloats, Failure, ProfileName, judge, mean_error, profile_of
 
+from ..batch import Batch
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Texts = npt.NDArray[np.str_]
@@ -142,6 +144,9 @@ def read_labelled(dataset: Path, bundles: Collection[str] | None = None) -> Labe
             rows.append(_facts(facts, response, json_path))
             people_rows.append(row_of[str(annotation["id"])])
             predicted.append(_predicted(said["predicted"], len(people.skeleton), json_path))
+    if dropped and not rows and set(dropped) == {"not harvested"}:
+        raise DataError(f"{dataset}: none of its {dropped['not harvested']} people comes from a harvest: give a dataset that "
+                        "alpose-harvest import has filled")  # fmt: skip
     labelled = people.subset(people_rows)
     definition = _one_definition(dataset, {row["bundle"] for row in rows})
     predicted_NJ3 = np.array(predicted, dtype=np.float32).reshape(len(rows), len(people.skeleton), 3)
@@ -172,7 +177,7 @@ def read_labelled(dataset: Path, bundles: Collection[str] | None = None) -> Labe
 def _one_definition(dataset: Path, bundles: Collection[str]) -> Definition:
     """What all of these bundles call a failure; those that do not say follow the others, and PCK under 0.5 is the default."""
     path = dataset / "field" / "failures.json"
-    stored = read_json(path) if path.exists() else {}
+    stored = _object(path) if path.exists() else {}
     stated = {
         bundle: from_json(Definition, stored[bundle], str(path)) for bundle in sorted(bundles) if bundle in stored
     }
@@ -225,9 +230,9 @@ def _predicted(drawn: Any, joints: int, source: Path) -> Floats:
 def _responses(dataset: Path, records: Sequence[Any]) -> dict[tuple[str, str], float]:
     """Share of each batch's stream that has been labelled: the rest is taken to be missing at random."""
     labelled = _labelled(records)
-    shares = {}
+    shares: dict[tuple[str, str], float] = {}
     for path in sorted((dataset / "field" / "batches").glob("*.json")):
-        streams = Counter(str(choice["stream"]) for choice in read_json(path)["choices"])
+        streams = Counter(choice.stream for choice in _batch(path).choices)
         for stream, chosen in streams.items():
             shares[path.stem, stream] = min(1.0, labelled[path.stem, stream] / chosen)
     return shares
@@ -254,7 +259,7 @@ def read_tallies(dataset: Path, bundles: Collection[str] | None = None) -> tuple
     labelled = _labelled(_records(read_json(find_annotations(dataset))))
     for path in sorted((dataset / "field" / "batches").glob("*.json")):
         if labelled[path.stem, "control"]:
-            for tally in _tallies(read_json(path).get("tallies", ()), path):
+            for tally in _tallies(_batch(path).tallies, path):
                 known = latest.setdefault((tally.device, tally.bundle), tally)
                 if tally.frames > known.frames:
                     latest[tally.device, tally.bundle] = tally
@@ -295,4 +300,15 @@ def bundle_names(dataset: Path) -> dict[str, str]:
     path = dataset / "field" / "bundles.json"
     if not path.exists():
         return {}
-    return {str(key): str(name) for key, name in read_json(path).items()}
+    return {key: str(name) for key, name in _object(path).items()}
+
+
+def _batch(path: Path) -> Batch:
+    return Batch.from_json(read_json(path), str(path))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is damaged: it must hold an object. Import the batch again")
+    return value

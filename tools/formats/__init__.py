@@ -16,7 +16,7 @@ from ..batch import KIND as BATCH_KIND
 from ..labels import Answers, FindId, Handout
 from .coco import Coco, is_coco
 from .cvat import Cvat
-from .files import README, SUFFIXES, LabelFile
+from .files import README, SUFFIXES, TEXT, LabelFile
 from .label_studio import LabelStudio
 from .yolo import YoloPose
 
@@ -92,7 +92,9 @@ def format_of(file: LabelFile) -> Format:
     for format_ in FORMATS.values():
         if format_.detect(file):
             return format_
-    if file.problem is not None:
+    if file.name.lower().endswith(TEXT):
+        hint = "a label file of YOLO-pose has a line of numbers for each person"
+    elif file.problem is not None:
         hint = file.problem
     elif isinstance(file.value, list):
         hint = "Label Studio's tasks are exported as JSON, not as JSON-MIN; a COCO file needs its images and categories"

@@ -238,7 +238,7 @@ def category_with_joints(categories: list[Any], where: str) -> dict[str, Any]:
         found = [one for one in found if one.get("name") == "person"] or found
     if len(found) != 1 or not isinstance(found[0]["keypoints"], list):
         names = [one.get("name") for one in found]
-        raise DataError(f"{where}: expected one category with keypoints, found {len(found)} {names or ''}. Give its joint names as "
+        raise DataError(f"{where}: expected one category with keypoints, found {len(found)}{f' {names}' if names else ''}. Give its joint names as "
                         "categories[0].keypoints, or keep one category per file; from CVAT, export as COCO Keypoints 1.0")  # fmt: skip
     category: dict[str, Any] = found[0]
     return category
