@@ -85,7 +85,7 @@ def _has_title(title: str, out: Path | None) -> Callable[[Path], bool]:
     metavar="SHARE",
     help="Distance under which two frames are near-duplicates, as a share of what two frames are usually apart.",
 )
-@click.option("--name", help="Of the batch. [default: date and time]")
+@click.option("--name", help="Name of the batch. [default: date and time]")
 @click.option(
     "--seed", type=click.IntRange(0), metavar="NUMBER", help="Makes the draw of the control stream repeatable."
 )
@@ -278,7 +278,7 @@ class ImportCommand(click.Command):
 @click.command()
 @INBOX
 @click.option("--to", required=True, cls=FormatOption, callback=_known_format, help="The annotation tool.")
-@click.option("--batch", help="Of select. [default: the newest]")
+@click.option("--batch", help="Name of a batch of select. [default: the newest]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder. [default: BATCH-FORMAT]")
 @click.option(
     "--image-url",

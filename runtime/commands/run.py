@@ -70,8 +70,8 @@ CONTROL_SHARE = 0.1
 @click.option("--allow-fallback", is_flag=True, help="Go on with the CPU where the engine asked for does not run.")
 @click.option("--public-key", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Refuse a bundle that this key did not sign.")  # fmt: skip
-@click.option("--device-id", metavar="NAME", help="Of this device, in every record.  [default: kept in the queue]")
-@click.option("--camera", default="", metavar="NAME", help="Of this camera, in every record.")
+@click.option("--device-id", metavar="NAME", help="Name of this device in every record.  [default: kept in the queue]")
+@click.option("--camera", default="", metavar="NAME", help="Name of this camera in every record.")
 @click.option("--store", default="full", show_default=True, type=click.Choice(["full", "crop", "keypoints"]),
               help="What of a kept frame is stored.")  # fmt: skip
 @click.option("--redact", type=click.Choice(REDACTIONS),

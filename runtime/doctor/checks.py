@@ -19,7 +19,7 @@ TENSORRT = (10, 12)
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 OPTIONAL = {
     "crypto": ("pynacl", "signed bundles and sealed frames", "crypto"),
-    "metrics": ("prometheus-client", "metrics for Prometheus", "metrics"),
+    "metrics": ("prometheus-client", "--metrics-port and --metrics-file", "metrics"),
     "camera": ("opencv-python-headless", "reading cameras and videos in alpose-monitor run", "camera"),
 }
 """Finding → its distribution, what it is there for, and the extra that brings it."""
