@@ -58,4 +58,4 @@ def test_a_bug_stays_a_traceback() -> None:
 def test_a_file_that_cannot_be_written_is_one_line() -> None:
     run = CliRunner().invoke(main, ["fail", "file"])
     assert run.exit_code == 1
-    assert run.stderr == "Error: ro/fleet: Permission denied\n"
+    assert run.output == "Error: ro/fleet: Permission denied\n"

@@ -115,7 +115,8 @@ def test_a_disk_that_is_not_there_costs_no_frame_and_is_said(
 ) -> None:
     result = run("--queue", tmp_path / "unmounted" / "q.db", "--trigger", "Threshold(0.99)", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["source"]["delivered"] > 0
+    printed = result.stdout
+    assert json.loads(printed[printed.index("{\n") :])["source"]["delivered"] > 0  # click 8.1 mixes stderr into it
     assert "is not a folder" in caplog.text
 
 

@@ -107,7 +107,7 @@ def test_every_field_of_a_record_is_covered_by_its_hash(kit: Kit) -> None:
     other: dict[str, Any] = {
         "id": ID.replace("a", "b"), "bundle": "0" * 64, "box": (0.0, 0.0, 1.0, 1.0), "episode": None, "store": "crop",
         "reasons": (), "flagged": False, "keypoints_J2": record.keypoints_J2 + 1, "scores_J": record.scores_J + 1,
-        "embedding_D": record.embedding_D + np.float16(1), "device": "x", "camera": "x", "place": "x", "redacted": "face", "confidence": (0.5,) * len(record.scores_J),
+        "embedding_D": record.embedding_D + np.float16(1), "device": "x", "camera": "x", "place": "x", "redacted": "face", "occupied": False, "confidence": (0.5,) * len(record.scores_J),
     }  # fmt: skip
     for field in fields(Record):
         if field.name in {*NOT_HASHED, "frame_bytes", "frame_sha256"}:
