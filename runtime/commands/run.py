@@ -19,8 +19,11 @@ from ..errors import ConfigError, DataError
 from ..redaction import REDACTIONS
 
 if TYPE_CHECKING:
+    from ..bundle import Bundle
     from ..camera.overlay import AnnotatedVideo
     from ..camera.sources import SourceCounts
+    from ..frames import FrameFormat
+    from ..pipeline import Detect
     from ..stats import Stats
     from ..triggers import Trigger
 
@@ -46,6 +49,13 @@ CONTROL_SHARE = 0.1
     help="The region of the frame in which the person is, in pixels.",
 )
 @click.option("--track", is_flag=True, help="Follow the person; search the frame while nobody is followed.")
+@click.option(
+    "--people",
+    is_flag=True,
+    help="Watch everybody on each frame: found by --detector, or by a net that finds several itself.",
+)
+@click.option("--detector", "detector_path", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE.onnx",
+              help="With --people: a YOLO net that finds them, as ultralytics exports it.")  # fmt: skip
 @click.option("--queue", type=click.Path(path_type=Path, dir_okay=False), help="Keep flagged frames in this file.")
 @click.option("--budget", type=command_line.rate, metavar="N/hour", help="Keep the frames most likely to be wrong, so many in a time: 100/hour, 2000/day; a number alone is frames an hour.  "
               "[default: 20/hour]")  # fmt: skip
@@ -112,7 +122,7 @@ CONTROL_SHARE = 0.1
 @click.option("-q", "--quiet", is_flag=True, help="No counters while it runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run(
-    bundle: Path, source: str, roi: Any, track: bool, queue: Path | None, budget: float | None, trigger: str | None,
+    bundle: Path, source: str, roi: Any, track: bool, people: bool, detector_path: Path | None, queue: Path | None, budget: float | None, trigger: str | None,
     video_path: Path | None, engine: str, camera_size: Any, rate: float | None, pixel_format: str | None, frame_format: str, verify: Any, threads: int | None, allow_fallback: bool, public_key: Path | None,
     device_id: str | None, camera: str, store: Any, redact: str | None, seal_to: Path | None, max_bytes: int | None, max_age_s: float | None,
     clip: Any, serve: str | None, metrics_port: int | None, metrics_file: Path | None, limit: int | None, realtime: bool,
@@ -127,11 +137,13 @@ def run(
     \b
     alpose-monitor run driver.alpose --source 0 --roi 200,40,520,460 --queue flagged.db --budget 20/hour
     alpose-monitor run driver.alpose --source drive.mp4 --track --show out.mp4
+    alpose-monitor run driver.alpose --source hall.mp4 --people --detector yolo11n.onnx --show out.mp4
 
     Exit status: 0 the source ended or it was stopped, and everything flagged is on the disk; 1 an error,
     there was no frame to see, or the video of --show is not whole; 2 wrong usage; 3 it ended, and some flagged frames could
     not be written.
     """
+    from ..bundle import Bundle
     from ..camera import capture
     from ..camera.loop import stop_signals, watch
     from ..camera.overlay import AnnotatedVideo
@@ -141,6 +153,10 @@ def run(
 
     if roi is not None and track:
         raise click.UsageError("--roi is a fixed region and --track follows: give one of them")
+    if people and (roi is not None or track):
+        raise click.UsageError("--people watches everybody on a frame, --roi and --track one person: give one of them")
+    if detector_path is not None and not people:
+        raise click.UsageError("--detector finds everybody on a frame: give --people too")
     policy = _policy(budget, trigger)
     if queue is None and (seal_to or redact or store != "full" or clip != (0, 0) or max_age_s is not None):
         raise ConfigError(
@@ -162,9 +178,11 @@ def run(
         if queue is not None:
             kept = stack.enter_context(Queue(queue, max_bytes=max_bytes, max_age_s=max_age_s, store=store,
                                              seal_to=seal_to, clip=clip, redact=redact, open_now=False))  # fmt: skip
+        opened_bundle = Bundle.open(bundle, public_key)
+        detect = _detect(opened_bundle, detector_path, settings.frame_format, threads) if people else None
         monitor = Monitor(
-            bundle, queue=kept, trigger=policy, engine=engine, threads=threads, device_id=device_id, roi=roi,
-            track=track, frame_format=frame_format, camera=camera, public_key=public_key, allow_fallback=allow_fallback,
+            opened_bundle, queue=kept, trigger=policy, engine=engine, threads=threads, device_id=device_id, roi=roi,
+            track=track, detect=detect, frame_format=frame_format, camera=camera, allow_fallback=allow_fallback,
             verify=verify, metrics_port=metrics_port, metrics_file=metrics_file, seed=seed,
         )  # fmt: skip
         stack.callback(monitor.close)
@@ -176,7 +194,7 @@ def run(
         if video_path is not None:
             video = AnnotatedVideo(video_path, monitor.bundle.skeleton, opened.fps, settings.frame_format)
             stack.callback(video.close)
-        watch(monitor, opened, stop, live, video=video, limit=limit)
+        watch(monitor, opened, stop, live, video=video, limit=limit, people=people)
         live.show("writing what was flagged …")
         flushed = monitor.flush(FLUSH_S)
         stats = monitor.stats()
@@ -197,6 +215,33 @@ def _finish(video: AnnotatedVideo | None) -> str:
     except DataError as error:
         return str(error)
     return ""
+
+
+def _detect(bundle: Bundle, path: Path | None, form: FrameFormat, threads: int | None) -> Detect | None:
+    """What finds everybody on a frame, as the camera gives it; None where the bundle's own net does.
+
+    Raises:
+        ConfigError: nothing finds several people, or a detector was given to a net that needs none.
+    """
+    from ..detector import YoloDetector
+    from ..frames import FrameFormat, accept
+
+    name = bundle.manifest.name
+    if not bundle.crop.around_person:
+        if path is not None:
+            raise ConfigError(
+                f"--detector: the net of {name!r} looks at the whole frame ({bundle.crop.kind}): leave it out"
+            )
+        if not bundle.manifest.people:
+            raise ConfigError(f"--people: the net of {name!r} looks at the whole frame ({bundle.crop.kind}) and gives one pose of "
+                              "it: take a bundle whose net looks at one person, and --detector")  # fmt: skip
+        return None
+    if path is None:
+        raise ConfigError(
+            f"--people: the net of {name!r} looks at one person: say with --detector FILE.onnx what finds them"
+        )
+    find = YoloDetector(path, bgr=form is FrameFormat.BGR, threads=threads or 2)
+    return find if form is FrameFormat.BGR else lambda frame: find(accept(frame, form).to_rgb())
 
 
 def _policy(budget: float | None, trigger: str | None) -> Trigger | None:

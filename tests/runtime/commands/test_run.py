@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import numpy as np
@@ -27,6 +27,7 @@ from alpose.runtime.camera.sources import Recorded, SourceCounts
 from alpose.runtime.command_line import LiveLine, bar, paint, size
 from alpose.runtime.commands import main
 from alpose.runtime.commands.run import budget_policy
+from alpose.runtime.crop import CropRule
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.engines.catalog import Attempt, Opened
 from alpose.runtime.errors import DataNotFoundError
@@ -36,7 +37,7 @@ from alpose.runtime.queue.images import decode
 from alpose.runtime.stats import Meters, QueueState, Stats
 from alpose.runtime.triggers import Policy, Setting
 
-from ...fakes import disk
+from ...fakes import disk, dots
 from ...fakes import scripted as fakes
 
 HERE = Path(__file__).resolve()
@@ -108,6 +109,85 @@ def test_flagged_frames_are_in_the_queue_with_the_clock_of_the_video(run: Run, t
         picture_HW3 = decode(queue.pictures(first.id)[0].data).astype(int)
     # OpenCV's frames are BGR, the queue's pictures RGB; JPEG moves a colour by a few levels.
     assert np.abs(picture_HW3 - (250, 50, 4)).max() <= 8
+
+
+class Finder:
+    """A detector that sees one person on every frame, another on the first five, and a bad box on each."""
+
+    made: ClassVar[list[Any]] = []
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.frames, self.options = 0, options
+        self.made.append(self)
+
+    def __call__(self, frame: Any) -> Any:
+        assert frame.shape == (24, 32, 3)
+        self.frames += 1
+        boxes = [[1, 2, 10, 20, 0.9], [15, 3, 28, 22, 0.8], [float("nan"), 0, 5, 5, 0.9]]
+        return np.array(boxes if self.frames <= 5 else boxes[::2])
+
+
+def test_everybody_on_each_frame_is_watched_kept_by_name_and_counted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alpose.runtime.detector.YoloDetector", Finder)
+    path = tmp_path / "yolo.onnx"
+    path.touch()
+    result = run("--people", "--detector", path, "--queue", tmp_path / "q.db", "--trigger", "Threshold(0.5)", "--camera",
+                 "hall", "--json", probability=lambda number: 0.9 if number in (3, 14) else 0.1)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    counts = json.loads(result.stdout)["stats"]["counts"]
+    assert (counts["persons_total{decision=flagged}"], counts["persons_total{decision=passed}"]) == (2, 23)
+    assert (counts["frames_total{decision=flagged}"], counts["frames_total{decision=passed}"]) == (2, 18)
+    assert counts["dropped_boxes_total{reason=not_finite}"] == 20
+    assert Finder.made[-1].options["bgr"] is True, "OpenCV's frames"
+    with Queue(tmp_path / "q.db", readonly=True) as queue:
+        # The fourth answer is of the second person on the second frame, the fifteenth of the only one on the tenth.
+        assert [record.camera for record in queue.peek()] == ["hall/person-2", "hall/person-1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--people", "--track"), "--people watches everybody"),
+        (("--people", "--roi", "1,1,9,9"), "--people watches everybody"),
+        (("--detector", "DETECTOR"), "give --people too"),
+        (("--people",), "say with --detector FILE.onnx what finds them"),
+        (("--people", "--detector", "DETECTOR"), "does not load in ONNX Runtime"),
+    ],
+)
+def test_what_nobody_can_be_found_with_is_said_at_the_start(
+    options: tuple[str, ...], message: str, run: Run, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "yolo.onnx").touch()
+    result = run(*(str(tmp_path / "yolo.onnx") if one == "DETECTOR" else one for one in options))
+    assert result.exit_code in (1, 2)
+    assert message in result.output + str(result.exception)
+
+
+@pytest.mark.parametrize("people", [False, True])
+def test_a_net_of_whole_frames_says_whether_it_finds_people_itself(
+    people: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = CropRule(width_px=48, height_px=64, kind="letterbox")
+    folder, net = dots.write_bundle(tmp_path / "whole.alpose", rule, people=people)
+    monkeypatch.setattr(
+        monitor_module, "open_engine", lambda *_, **__: Opened(net, (), (Attempt("dots", None),), ours=True)
+    )
+    monkeypatch.setattr(camera_capture, "open_source",
+                        lambda name, fps=None, realtime=False, settings=None: Recorded(name, Frames(4, 10.0), realtime=False))  # fmt: skip
+    (tmp_path / "yolo.onnx").touch()
+    command = ["run", str(folder), "--source", "video.mp4", "--people", "--json"]
+    alone = CliRunner().invoke(main, command)
+    helped = CliRunner().invoke(main, [*command, "--detector", str(tmp_path / "yolo.onnx")])
+    if people:
+        assert alone.exit_code == 0, alone.output
+        assert json.loads(alone.stdout)["stats"]["counts"] == {"frames_total{decision=passed}": 4,
+                                                               "unoccupied_frames_total": 4}  # fmt: skip
+    else:
+        assert "gives one pose of it" in alone.output + str(alone.exception)
+    assert "leave it out" in helped.output + str(helped.exception)
 
 
 def test_a_disk_that_is_not_there_costs_no_frame_and_is_said(
