@@ -253,7 +253,9 @@ class Overlay:
             label_x = round(box_4[0] + (0 if box_4[1] > size + 10 * unit else 7 * unit))
             if named:  # a name and a number are to be read, whatever is behind them
                 pad, right = 3 * unit, label_x + self._letters.width(words, size, bold=True)
-                drawing.fill(rgb_HW3, label_x - pad, label_y - size - pad, right + pad, label_y + pad, drawing.DARK, 0.75)
+                drawing.fill(
+                    rgb_HW3, label_x - pad, label_y - size - pad, right + pad, label_y + pad, drawing.DARK, 0.75
+                )
             else:
                 self._letters.put(image_bgr_HW3, words, label_x + 1, round(label_y) + 1, size, drawing.DARK)
             self._letters.put(image_bgr_HW3, words, label_x, round(label_y), size, colour, bold=named)
