@@ -212,6 +212,8 @@ def detect(
         click.echo("\n".join(found.lines()))
         click.echo(f"results: {folder / RESULT}\nreport:  {write_page(found, folder)}")
         return
+    only = {"--map-joints": map_joints, "--heads": heads, "--group-by": group_by}
+    _refuse(_of_pose(stated) | only, "that is for a net of --pose")
     from .detect.evaluation import evaluate
     from .detect.experiment import DetectConfig, run_detect
     from .epck import EpckTraining
@@ -299,8 +301,7 @@ def fit(
             "--compile": compile_,
             "--log": logs,
         }
-        if given := [name for name, value in unused.items() if value]:
-            raise ConfigError(f"{', '.join(given)}: a net of --pose is not trained, leave out")
+        _refuse(unused, "a net of --pose is not trained")
         from .foreign.fitting import ForeignFitConfig, fit_foreign
         from .foreign.heads import HEADS
 
@@ -313,6 +314,9 @@ def fit(
         found = fit_foreign(of_net, out, place.machine(), data_root=place.data_root, cache=place.cache)
         click.echo(json.dumps(to_json(found), indent=2) if as_json else f"{found.table()}\nmodel: {out}")
         return
+    _refuse(
+        _of_pose(stated) | {"--map-joints": map_joints, "--views": views is not None}, "that is for a net of --pose"
+    )
     from .fitting import FitConfig
     from .fitting import fit as run_fit
     from .training_log import opener
@@ -327,6 +331,17 @@ def fit(
                      logs=[opener(name) for name in logs])  # fmt: skip
     if machine.leads:
         click.echo(json.dumps(result.to_json(), indent=2) if as_json else f"{result.table()}\ncheckpoint: {out}")
+
+
+def _of_pose(stated: Any) -> dict[str, Any]:
+    """The options that describe a net of somebody else's, by whether they were given."""
+    return {f"--{name}": True for name in stated.given()}
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """Refuse options that were given and would not be heard."""
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(f"{', '.join(given)}: {why}, leave out")
 
 
 def _is_foreign(path: Path) -> bool:

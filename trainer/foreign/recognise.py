@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,8 +21,8 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.errors import CheckpointError, ConfigError, DataError
-from alpose.runtime.io import from_json, parse_json, to_json
+from alpose.runtime.errors import CheckpointError, ConfigError
+from alpose.runtime.io import to_json
 from alpose.runtime.known_skeletons import KNOWN, known_skeleton, numbered
 from alpose.runtime.skeleton import Skeleton
 
@@ -33,13 +32,9 @@ from .graph import Graph, GraphInput, read_graph
 from .net import run_once
 from .outputs import Candidate, candidates, guessed_columns, scores_beside
 from .spec import Decoding, Layout, NetCrop, NetDecoder, NetInput, Number, PoseSpec, ScoreForm, Unit
-from .stated import PLACES, Stated, stated_skeleton
+from .stated import PLACES, Stated, size_in, stated_skeleton, with_own_spec
 from .tracing import AFTER_FEATURES, Traced, guessed_normalisation
 
-log = logging.getLogger("alpose")
-
-SPEC_KEY = "alpose.spec"
-"""Under which a file that :func:`~.wrap.wrap` wrote holds its spec, as JSON, in ``metadata_props``."""
 Origin = Literal["stated", "graph", "family", "guess"]
 COMMON_COUNTS = {17: "coco", 16: "mpii", 14: "lsp", 26: "halpe-26", 133: "wholebody-133", 33: "blazepose-33", 68: "face-68",
                  468: "face-468", 21: "hand-21"}  # fmt: skip
@@ -109,53 +104,16 @@ def examine(path: str | Path, stated: Stated | None = None) -> Recognised:
     return _Examination(Path(path), stated or Stated()).result()
 
 
-def with_own_spec(path: Path, stated: Stated, metadata: Mapping[str, str]) -> tuple[Stated, frozenset[str]]:
-    """What is stated, and behind it what a file says of itself that ``wrap`` has written; and the names of the parts that only the file
-    says.
-
-    Where a family or the decoding is stated otherwise, the file's word on it is left out. A spec that cannot be read is reported.
-    """
-    text = metadata.get(SPEC_KEY)
-    if text is None or stated.like is not None:
-        return stated, frozenset()
-    try:
-        own: dict[str, Any] = to_json(from_json(PoseSpec, parse_json(text.encode()), SPEC_KEY))
-    except DataError as error:
-        log.warning("%s carries a spec that cannot be read, and is recognised without it: %s", path, error)
-        return stated, frozenset()
-    given = dict(stated.spec or {})
-    if {"decode", "outputs"} & set(stated.values()):
-        own = {
-            name: value
-            for name, value in own.items()
-            if name not in ("decoder", "hidden", "logits", "taps", "embedding")
-        }
-    both = own | given
-    both |= {name: own[name] | given[name] for name in ("input", "crop", "decoder") if name in own and name in given}
-    said = set(stated.values()) | {
-        name for name in ("skeleton", "hidden", "taps", "size") if getattr(stated, name) is not None or name in given
-    }
-    if _size_in(given):
-        said.add("size")
-    return dataclasses.replace(stated, spec=both), frozenset({*PLACES, "skeleton", "hidden", "taps", "size"} - said)
-
-
-def _size_in(parts: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The size that a spec file states."""
-    shape = parts.get("input", {})
-    return (shape["height_px"], shape["width_px"]) if {"height_px", "width_px"} <= set(shape) else None
-
-
 class _Examination:
     """One file on its way to a spec; parts are noted as they become known."""
 
     def __init__(self, path: Path, stated: Stated) -> None:
         self.path, self.parts = path, list[Part]()
-        self.graph = read_graph(path, stated.size or _size_in(stated.spec or {}))
+        self.graph = read_graph(path, stated.size or size_in(stated.spec or {}))
         self.stated, self.own = with_own_spec(path, stated, self.graph.metadata)
         self.given: Mapping[str, Any] = self.stated.spec or {}
         self.values, self.skeleton_stated = self.stated.values(), stated_skeleton(self.stated)
-        self.size_stated = stated.size or _size_in(self.given)
+        self.size_stated = stated.size or size_in(self.given)
         self.image = self._image()
         self.layout, self.size = self._layout_and_size()
         self.batch = self._batch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.io import from_json, read_json, to_json
+from alpose.runtime.io import from_json, parse_json, read_json, to_json
 from alpose.runtime.known_skeletons import known_skeleton
 from alpose.runtime.skeleton import Skeleton
 
@@ -36,6 +37,10 @@ from .spec import (
     Unit,
 )  # fmt: skip
 
+log = logging.getLogger("alpose")
+
+SPEC_KEY = "alpose.spec"
+"""Under which a file that :func:`~.wrap.wrap` wrote holds its spec, as JSON, in ``metadata_props``."""
 PLACES: dict[str, tuple[str, str]] = {
     "layout": ("input", "layout"), "colour": ("input", "colour"), "scale": ("input", "scale"), "mean": ("input", "mean"),
     "std": ("input", "std"), "crop": ("crop", "kind"), "margin": ("crop", "margin"), "fill": ("crop", "fill"),
@@ -230,6 +235,46 @@ def checked_parts(value: Any, where: str) -> dict[str, Any]:
 
 def _plain_skeleton(value: Any) -> Any:
     return to_json(known_skeleton(value)) if isinstance(value, str) and not value.endswith(".json") else value
+
+
+# --- What a file says of itself
+
+
+def with_own_spec(path: Path, stated: Stated, metadata: Mapping[str, str]) -> tuple[Stated, frozenset[str]]:
+    """What is stated, and behind it what a file says of itself that ``wrap`` has written; and the names of the parts that only the file
+    says.
+
+    Where a family or the decoding is stated otherwise, the file's word on it is left out. A spec that cannot be read is reported.
+    """
+    text = metadata.get(SPEC_KEY)
+    if text is None or stated.like is not None:
+        return stated, frozenset()
+    try:
+        own: dict[str, Any] = to_json(from_json(PoseSpec, parse_json(text.encode()), SPEC_KEY))
+    except DataError as error:
+        log.warning("%s carries a spec that cannot be read, and is recognised without it: %s", path, error)
+        return stated, frozenset()
+    given = dict(stated.spec or {})
+    if {"decode", "outputs"} & set(stated.values()):
+        own = {
+            name: value
+            for name, value in own.items()
+            if name not in ("decoder", "hidden", "logits", "taps", "embedding")
+        }
+    both = own | given
+    both |= {name: own[name] | given[name] for name in ("input", "crop", "decoder") if name in own and name in given}
+    said = set(stated.values()) | {
+        name for name in ("skeleton", "hidden", "taps", "size") if getattr(stated, name) is not None or name in given
+    }
+    if size_in(given):
+        said.add("size")
+    return dataclasses.replace(stated, spec=both), frozenset({*PLACES, "skeleton", "hidden", "taps", "size"} - said)
+
+
+def size_in(parts: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The size that a spec file states."""
+    shape = parts.get("input", {})
+    return (shape["height_px"], shape["width_px"]) if {"height_px", "width_px"} <= set(shape) else None
 
 
 # --- Values

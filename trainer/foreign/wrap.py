@@ -33,8 +33,9 @@ from alpose.runtime.io import to_json, write_atomically
 
 from .graph import FEATURE
 from .net import ForeignNet, open_net
-from .recognise import SPEC_KEY, examine, stated_by_name
+from .recognise import examine, stated_by_name
 from .spec import PoseSpec
+from .stated import SPEC_KEY
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -130,7 +130,9 @@ def test_what_is_refused_before_anything_costly(run: Any, parts: list[object], t
     hands.write_text(json.dumps({**dots.SKELETON.to_json(), "joints": ["a", "b", "c", "d"]}))
     said = run("fit", *parts[:4], "--skeleton", hands, *parts[6:], "--out", "x", code=2)
     assert "none in common" in said
-    assert "--epochs" in run("fit", *parts, "--out", "x", "--epochs", 3, code=2)
+    assert "--epochs: a net of --pose is not trained" in run("fit", *parts, "--out", "x", "--epochs", 3, code=2)
+    said = run("fit", "--data", "synthetic", "--out", "x", "--like", "hrnet", "--views", 2, code=2)
+    assert "--like, --views: that is for a net of --pose" in said
     assert not (tmp_path / "x").exists()
 
 
