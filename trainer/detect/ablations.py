@@ -23,7 +23,7 @@ from ..epck import EpckTraining, HeadDataset, collect, fit, join, soft_right
 from ..methods.catalog import SHIPPED, SLIM, TINY
 from ..metrics import profile_of
 from ..models.expected_pck import SHARPNESS, ExpectedPckHead
-from ..models.heads import LossHead, build_head
+from ..models.heads import Evidence, LossHead, build_head
 from ..models.hourglass import HourglassConfig
 from ..passes import Predicted
 from ..presets import Recipe
@@ -36,6 +36,10 @@ CEILING_VIEWS = 3
 FOLDS = 5
 """Of the test split, for its ceiling: too small for halves."""
 FOLD_EPOCHS = 40
+OTHER_EVIDENCE: dict[str, Evidence] = {
+    "epck-maps": "maps", "epck-pose": "maps+features+pose", "epck-slim-pose": "peaks+pose",
+}  # fmt: skip
+"""Forms of the shipped head that read something else."""
 TINY_CHANNELS, TINY_SEED = 16, 500
 CROSS_FITTED = 2
 """Copies of the base model that are trained on, each without one half of the people, which it then sees as held out."""
@@ -93,7 +97,7 @@ class Training:
         """Train every head that the named detectors want."""
         views = self.config.views_for(len(self.learners))
         # One pass over the damaged views serves all that learn from them.
-        heads = {name: self._head(name) for name in (SHIPPED, SLIM, "epck-maps") if name in (SHIPPED, *names)}
+        heads = {name: self._head(name) for name in (SHIPPED, SLIM, *OTHER_EVIDENCE) if name in (SHIPPED, *names)}
         plain = self._collect(heads, self.learners, views, "damaged views")
         self._fit(heads, plain)
         sources: dict[str, Callable[[], tuple[HeadDataset, Tensor | None]]] = {
@@ -132,14 +136,7 @@ class Training:
         return score_N.numpy()
 
     def _head(self, name: str) -> ExpectedPckHead:
-        if name == "epck-maps":
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                head = build_head(replace(checkpoint.head_config(self.model, SHIPPED), evidence="maps"))
-        else:
-            head = checkpoint.new_head(self.model, name, self.seed)
-        assert isinstance(head, ExpectedPckHead)
-        return head
+        return new_head(self.model, name, self.seed)
 
     def _fit(
         self, heads: Mapping[str, ExpectedPckHead], evidence: HeadDataset, target_NJ: Tensor | None = None
@@ -203,6 +200,18 @@ class Training:
         net = tiny_net(self.model, self.seed)
         train_pose(net, self.labelled, self.recipe.pose, self.machine, seed=self.seed, what=f"{TINY}, seed {self.seed}")
         return {TINY: net}
+
+
+def new_head(model: PoseModel, name: str, seed: int) -> ExpectedPckHead:
+    """A fresh expected-PCK head by the name of its detector; the weights depend on the seed and the form alone."""
+    if name in OTHER_EVIDENCE:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = build_head(replace(checkpoint.head_config(model, SHIPPED), evidence=OTHER_EVIDENCE[name]))
+    else:
+        head = checkpoint.new_head(model, name, seed)
+    assert isinstance(head, ExpectedPckHead)
+    return head
 
 
 def tiny_net(model: PoseModel, seed: int) -> PoseModel:

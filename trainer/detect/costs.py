@@ -28,7 +28,7 @@ from .. import checkpoint
 from ..checkpoint import PoseModel
 from ..device import DeviceContext, environment
 from ..methods.catalog import SHIPPED, SLIM, TINY, detectors_of
-from .ablations import tiny_net
+from .ablations import OTHER_EVIDENCE, new_head, tiny_net
 
 log = logging.getLogger("alpose")
 
@@ -72,11 +72,10 @@ def measure_costs(model: PoseModel, names: Sequence[str], machine: DeviceContext
         names: of the detectors; those without a head of their own, or a pass of their own, are left out.
         machine: named in what is returned.
     """
-    heads = {
-        name: checkpoint.new_head(model, name, 0)
-        for name in (*detectors_of("paper", "loss"), SHIPPED, SLIM)
-        if name in names
+    heads: dict[str, nn.Module] = {
+        name: checkpoint.new_head(model, name, 0) for name in detectors_of("paper", "loss") if name in names
     }
+    heads |= {name: new_head(model, name, 0) for name in (SHIPPED, SLIM, *OTHER_EVIDENCE) if name in names}
     beside: dict[str, nn.Module] = {**heads}
     if TINY in names:
         beside[TINY] = tiny_net(model, 0).pose
@@ -115,7 +114,7 @@ def measure_costs(model: PoseModel, names: Sequence[str], machine: DeviceContext
 
 def has_costs(names: Iterable[str]) -> set[str]:
     """Those detectors whose cost is counted or measured."""
-    return {*detectors_of("paper", "loss"), SHIPPED, SLIM, TINY, *PASSES} & set(names)
+    return {*detectors_of("paper", "loss"), SHIPPED, SLIM, *OTHER_EVIDENCE, TINY, *PASSES} & set(names)
 
 
 def _weights(module: nn.Module) -> int:

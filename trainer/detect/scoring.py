@@ -126,7 +126,7 @@ def _joints(training: Training, ablations: Ablations, seen: Predicted, names: Co
     joints["peak"] = seen.heatmaps_BSJHW[:, -1].float().flatten(2).amax(dim=2) / peak
     joints["stacks"] = read_at_peaks(seen, seen.features.heatmaps[0], peak)
     joints |= {name: opinions(seen, [net], machine)[0] for name, net in ablations.nets.items()}
-    if "flip" in names:
+    if {"flip", "epck+flip"} & set(names):
         with machine.autocast():
             mirrored = model.pose(seen.images_B3SS.flip(3).contiguous(memory_format=torch.channels_last)).features
         back_BJHW = mirrored.heatmaps[-1].float().flip(3)[:, list(model.skeleton.flip_order())]

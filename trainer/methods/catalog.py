@@ -315,6 +315,10 @@ DETECTORS |= {detector.name: detector for detector in (
     Detector(SHIPPED, "shipped"),
     Detector(SLIM, "slim", ablates=SHIPPED),
     Detector("epck-maps", "candidate", "without the features: heatmaps alone", ablates=SHIPPED),
+    Detector("epck-pose", "candidate", "reading besides how the joints lie to each other: lengths, angles and sides",
+             ablates=SHIPPED),
+    Detector("epck-slim-pose", "candidate", "the slim form, reading besides how the highest cells of all joints lie to each "
+             "other", ablates=SLIM),
     Detector("epck-mild", "candidate", "trained on the views of the papers' heads in place of damaged ones", ablates=SHIPPED),
     Detector("epck-image", "candidate", "every joint taught by the image's share of right joints in place of its own truth",
              ablates=SHIPPED),
@@ -329,6 +333,7 @@ DETECTORS |= {detector.name: detector for detector in (
     Detector("epck+free", "candidate", "monotone logistic fusion of the head, the peaks and the entropy", ablates=SHIPPED,
              parts=(SHIPPED, "peak", "entropy")),
     Detector("flip", "costed", "heatmaps of the mirrored image read where the first ones look: a second pass"),
+    Detector("epck+flip", "costed", "monotone logistic fusion of the head and the mirrored image", parts=(SHIPPED, "flip")),
     Detector("auditor", "costed", "heatmaps of a second net of the same size, read where the first one looks", other_nets=True),
     Detector("committee", "costed", "the same, of all other seeds' nets", other_nets=True),
     Detector("epck+auditor", "costed", "monotone logistic fusion of the head and the second net", parts=(SHIPPED, "auditor"),

@@ -26,7 +26,7 @@ HeadName = str
 """Of a loss head in the catalog of methods."""
 
 Ending = Literal["conv", "gap"]
-Evidence = Literal["peaks", "maps", "maps+features"]
+Evidence = Literal["peaks", "peaks+pose", "maps", "maps+features", "maps+features+pose"]
 
 MLP_WIDTHS = (128, 64, 32, 16, 8)
 """Hidden widths of the fully connected part, as in the code that was published with the LL++ paper."""

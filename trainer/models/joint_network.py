@@ -27,13 +27,17 @@ class JointNetwork(nn.Module):
     mean_JD: Tensor
     deviation_JD: Tensor
 
-    def build(self, joints: int, depth: int, *, per_joint: bool = True) -> None:
+    def build(
+        self, joints: int, depth: int, *, per_joint: bool = True, shared: int = SHARED, dropout: float = DROPOUT
+    ) -> None:
         """Draw the weights.
 
         Args:
             joints: J.
             depth: D.
             per_joint: whether every joint has hidden units of its own.
+            shared: hidden units of all joints together.
+            dropout: share of the hidden units that are dropped in training.
         """
         self.depth, self.per_joint = depth, per_joint
         self.register_buffer("mean_JD", torch.zeros(joints, depth))
@@ -42,9 +46,9 @@ class JointNetwork(nn.Module):
             self.own = nn.Parameter(torch.randn(joints, depth, OWN) / math.sqrt(depth))
             self.own_bias = nn.Parameter(torch.zeros(joints, 1, OWN))
             self.out_own = nn.Parameter(0.05 * torch.randn(joints, OWN, 1))
-        self.shared = nn.Linear(joints * (OWN if per_joint else depth), SHARED)
-        self.out_shared = nn.Linear(SHARED, joints)
-        self.drop = nn.Dropout(DROPOUT)
+        self.shared = nn.Linear(joints * (OWN if per_joint else depth), shared)
+        self.out_shared = nn.Linear(shared, joints)
+        self.drop = nn.Dropout(dropout)
 
     def logit(self, evidence_BJD: Tensor) -> Tensor:
         """Logit of the share of joints that are expected to be wrong, (B,)."""
@@ -58,7 +62,7 @@ class JointNetwork(nn.Module):
         """Logit of each joint's probability to be right, (B, J)."""
         scaled_BJD = (evidence_BJD - self.mean_JD) / self.deviation_JD
         if not self.per_joint:
-            return self.out_shared(functional.relu(self.shared(scaled_BJD.flatten(1))))
+            return self.out_shared(self.drop(functional.relu(self.shared(scaled_BJD.flatten(1)))))
         own_JBM = self.drop(functional.relu(scaled_BJD.transpose(0, 1) @ self.own + self.own_bias))
         shared_BM = self.drop(functional.relu(self.shared(own_JBM.transpose(0, 1).flatten(1))))
         return (own_JBM @ self.out_own)[..., 0].transpose(0, 1) + self.out_shared(shared_BM)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer.models.expected_pck import SHARPNESS, ExpectedPckHead, scales_read
+from alpose.trainer.models.expected_pck import SHARPNESS, ExpectedPckHead, lie_of, scales_read
 from alpose.trainer.models.heads import Evidence, HeadConfig, build_head
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.models.joint_network import share_to_logit
 
 JOINTS, CELLS, PEAK = 3, 8, 30.0
 SIZES, WIDTHS = (8, 4, 2), (5, 6, 7)
-EVIDENCE: tuple[Evidence, ...] = ("peaks", "maps", "maps+features")
+EVIDENCE: tuple[Evidence, ...] = get_args(Evidence)
 
 
 def config(evidence: Evidence = "maps+features", **changes: Any) -> HeadConfig:
@@ -54,18 +54,45 @@ def slow_evidence(seen: Features, image: int, joint: int, evidence: Evidence) ->
     last, first = (seen.heatmaps[stack][image, joint].double().numpy() / PEAK for stack in (-1, 0))
     if evidence == "peaks":
         return [last.max(), first.max()]
+    if evidence == "peaks+pose":
+        places = [highest(seen.heatmaps[-1][image, each]) for each in range(JOINTS)]
+        row, column = places[joint]
+        return [last.max(), first.max(), first[row, column], *slow_lie([grid(*place) for place in places], joint)]
     look = {(row, column): math.exp(SHARPNESS * last[row, column]) for row in range(CELLS) for column in range(CELLS)}
     total = sum(look.values())
     look = {place: value / total for place, value in look.items()}
     found = [last.max(), first.max(), sum(value * first[place] for place, value in look.items())]
     found += [sum(value * ((place[axis] + 0.5) / CELLS * 2 - 1) for place, value in look.items()) for axis in (1, 0)]
-    if evidence == "maps+features":
+    if evidence.startswith("maps+features"):
         for scale in (0, 2):
             step = CELLS // SIZES[scale]
             maps = seen.pyramid[scale][image].double().numpy()
             found += [sum(value * maps[channel, row // step, column // step] for (row, column), value in look.items())
                       for channel in range(WIDTHS[scale])]  # fmt: skip
+    if evidence.endswith("+pose"):
+        of_maps = [slow_evidence(seen, image, each, "maps") for each in range(JOINTS)]
+        found += slow_lie([(one[3], one[4]) for one in of_maps], joint)
     return found
+
+
+def highest(map_HW: Tensor) -> tuple[int, int]:
+    return divmod(int(map_HW.argmax()), CELLS)
+
+
+def grid(row: int, column: int) -> tuple[float, float]:
+    return ((column + 0.5) / CELLS * 2 - 1, (row + 0.5) / CELLS * 2 - 1)
+
+
+def slow_lie(places: list[tuple[float, float]], joint: int) -> list[float]:
+    """One pair of joints after the other."""
+    centre = [sum(place[axis] for place in places) / len(places) for axis in (0, 1)]
+    apart = [(x - centre[0], y - centre[1]) for x, y in places]
+    unit = math.sqrt(sum(x * x + y * y for x, y in apart) / (2 * len(apart)))
+    own = [(x / unit, y / unit) for x, y in apart]
+    x, y = own[joint]
+    dots = [x * other_x + y * other_y for other_x, other_y in own]
+    crosses = [x * other_y - y * other_x for other_x, other_y in own]
+    return [x, y, *dots, *crosses, math.log(unit)]
 
 
 def slow_logits(model: ExpectedPckHead, evidence_JD: np.ndarray) -> list[float]:
@@ -153,6 +180,22 @@ def test_the_slim_head_has_nothing_to_drop() -> None:
     model, seen = head("peaks").train(), features(4)
 
     assert torch.equal(model(seen), model(seen))
+
+
+def test_how_joints_lie_does_not_depend_on_place_size_and_turn() -> None:
+    """But it does on whether left and right are exchanged: every cross product changes its sign in a mirror."""
+    pose_BJ2 = torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(0))
+    turn_22 = torch.tensor([[math.cos(0.7), -math.sin(0.7)], [math.sin(0.7), math.cos(0.7)]])
+    products = slice(2, 14)
+    lie = lie_of(pose_BJ2)
+
+    torch.testing.assert_close(
+        lie_of(0.3 * pose_BJ2 @ turn_22 + 0.2)[..., products], lie[..., products], rtol=1e-4, atol=1e-4
+    )
+    mirrored = lie_of(pose_BJ2 * torch.tensor([-1.0, 1.0]))
+    torch.testing.assert_close(mirrored[..., 2:8], lie[..., 2:8])
+    torch.testing.assert_close(mirrored[..., 8:14], -lie[..., 8:14])
+    assert lie_of(torch.zeros(1, 6, 2)).isfinite().all()
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.5, 0.999])
