@@ -16,6 +16,7 @@ Shapes: J joints.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import bring_file, read_json, write_json
+from alpose.runtime.queue import images
 from alpose.runtime.queue.record import PictureInfo
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.triggers import Reason
@@ -38,15 +40,18 @@ from .inbox_database import Entry
 from .labels import Handout, Item, Task
 
 BATCH, IMAGES = "batch.json", "images"
+EXPORTED = ".exported.json"
+"""Format and hashes of the files that were written, beside the batch."""
 IMAGE_URL = "/data/local-files/?d=images/"
 """How Label Studio names a file below its document root."""
 
-KEYPOINTS_ONLY, DELETED, SEALED, ELSEWHERE, DAMAGED = (
+KEYPOINTS_ONLY, DELETED, SEALED, ELSEWHERE, DAMAGED, UNREADABLE = (
     "only their keypoints were stored",
     "deleted on the device before they were fetched",
     "under seal",
     "not fetched yet",
     "damaged in the inbox",
+    "as damaged as their device sent them",
 )
 """Why a frame has no picture that could be shown."""
 
@@ -78,24 +83,34 @@ class Written:
 
 
 def write_batch(
-    inbox: Inbox, batch: Batch, to: str, out: Path, *, image_url: str = IMAGE_URL, link: bool = False
+    inbox: Inbox,
+    batch: Batch,
+    to: str,
+    out: Path,
+    *,
+    image_url: str = IMAGE_URL,
+    link: bool = False,
+    force: bool = False,
 ) -> Written:
-    """Write a batch for an annotation tool. Doing it again adds what has been fetched since.
+    """Write a batch for an annotation tool. Doing it again adds what has been fetched since, unless somebody worked in its files.
 
     Args:
         inbox: where the pictures lie.
         batch: what was chosen.
         to: the name of a registered format.
-        out: a folder that does not exist, is empty, or holds this batch already; :class:`DataError` otherwise.
+        out: a folder that does not exist, is empty, or holds this batch in this format already; :class:`DataError` otherwise.
         image_url: what stands before each file name in Label Studio's tasks.
         link: hard-link the images in place of copying them, where the file system can.
+        force: write the predictions anew over files that were changed since they were written; otherwise that is a
+            :class:`DataError`, because annotators may have worked in them.
     """
     format_ = format_named(to)
     several = bool(getattr(format_, "several_people", False))
     gathered = gather(inbox, batch)
     if not gathered:
         return Written((), 0, 0, gathered.missing)
-    _claim(out, batch)
+    written_before = _claim(out, batch, to, force)
+    before = _hashes(out)
     names = {bundle: facts.name for bundle, facts in inbox.bundles().items()}
     folders, written = [], 0
     for number, (skeleton, items) in enumerate(gathered.items.items(), start=1):
@@ -111,6 +126,9 @@ def write_batch(
             Handout(tasks=tasks, skeleton=skeleton, name=batch.name, image_url=image_url, model=model), folder
         )
         folders.append(folder)
+    after = _hashes(out)
+    ours = {name: sha256 for name, sha256 in after.items() if name in written_before or before.get(name) != sha256}
+    write_json(out / EXPORTED, {"to": to, "files": ours})
     return Written(tuple(folders), written, len(gathered), gathered.missing)
 
 
@@ -136,6 +154,8 @@ def gather(inbox: Inbox, batch: Batch) -> Gathered:
     choices = sorted(batch.choices, key=lambda choice: choice.rank)
     for choice, entry in zip(choices, inbox.entries(choice.id for choice in choices), strict=True):
         item = item_of(inbox, entry, choice, batch.name)
+        if not isinstance(item, str) and not decodes(item.image.read_bytes()):
+            item = UNREADABLE
         if isinstance(item, str):
             missing.setdefault(item, []).append(choice.id)
         else:
@@ -151,6 +171,7 @@ def advice(missing: Mapping[str, Sequence[str]], inbox: str, batch: str) -> list
         SEALED: f"open them: alpose-harvest unseal {inbox}",
         DAMAGED: f"their files are not what the device sent: alpose-harvest pull SOURCE --into {inbox} fetches them again "
         "while their device has them; otherwise restore the inbox",
+        UNREADABLE: "nothing can be done",
         ELSEWHERE: f"fetch them: alpose-harvest pull SOURCE --into {inbox} --images {batch}",
     }
     return [f"{len(ids)} of the batch are left out, {why}; {do[why]}" for why, ids in missing.items()]
@@ -198,6 +219,15 @@ def item_of(inbox: Inbox, entry: Entry, choice: Choice | None, batch: str = "") 
     return Item(task=task, image=path, facts=_facts(entry, picture, choice, batch))
 
 
+def decodes(content: bytes) -> bool:
+    """Whether a picture can be looked at: its hash says only that it is what the device stored."""
+    try:
+        images.decode(content)
+    except DataError:
+        return False
+    return True
+
+
 def why_absent(entry: Entry, picture: PictureInfo) -> str:
     """Why a picture that was stored is not here."""
     return SEALED if picture.sealed and entry.fetched else DELETED if entry.deleted else ELSEWHERE
@@ -228,13 +258,38 @@ def entries_known(inbox: Inbox, ids: Iterable[str]) -> dict[str, Entry]:
     return {entry.record.id: entry for entry in inbox.entries(id_ for id_ in ids if inbox.has(id_))}
 
 
-def _claim(out: Path, batch: Batch) -> None:
-    """Say in the folder what it is, so that nothing else is written over."""
+def _claim(out: Path, batch: Batch, to: str, force: bool) -> Mapping[str, str]:
+    """Say in the folder what it is, so that nothing else is written over. Returns what was written there before, with its hashes."""
     if out.exists() and any(out.iterdir()):
         mine = (out / BATCH).exists() and Batch.from_json(read_json(out / BATCH), str(out / BATCH)) == batch
         if not mine:
             raise DataError(f"{out} holds something else than batch {batch.name!r}: give another --out, or remove it")
     write_json(out / BATCH, batch.to_json())
+    path = out / EXPORTED
+    record = read_json(path) if path.exists() else {}
+    files = record.get("files") if isinstance(record, dict) else None
+    if not isinstance(files, dict):  # an older alpose wrote the folder, or nobody
+        return {}
+    if record.get("to") != to:
+        raise DataError(f"{out} holds the batch for {record.get('to')}: give another --out for {to}")
+    there = _hashes(out)
+    changed = sorted(name for name, sha256 in files.items() if there.get(name, sha256) != sha256)
+    if changed and not force:
+        more = f", and {len(changed) - 1} more," if len(changed) > 1 else ""
+        raise DataError(
+            f"{out / changed[0]}{more} was changed since it was written: annotators may have worked in it. Import it first, "
+            "give another --out, or --force to write the predictions anew"
+        )
+    return files
+
+
+def _hashes(out: Path) -> dict[str, str]:
+    """sha256 of every file of a handout but its pictures, and what says what it is, by name."""
+    paths = [path for path in out.rglob("*") if path.is_file() and IMAGES not in path.relative_to(out).parts]
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths if path.name not in (BATCH, EXPORTED)
+    }  # fmt: skip
 
 
 def _plain(name: str) -> str:

@@ -287,9 +287,10 @@ class ImportCommand(click.Command):
     help="What stands before each file name in Label Studio's tasks: where its browser finds the images.",
 )
 @click.option("--link", is_flag=True, help="Hard-link the images in place of copying them.")
+@click.option("--force", is_flag=True, help="Write the predictions anew over files that somebody has changed.")
 @JSON
 def export(
-    inbox: Path, to: str, batch: str | None, out: Path | None, image_url: str, link: bool, as_json: bool
+    inbox: Path, to: str, batch: str | None, out: Path | None, image_url: str, link: bool, force: bool, as_json: bool
 ) -> None:  # fmt: skip
     """Write a batch of INBOX for annotators: images in order of priority, with the model's poses to start from.
 
@@ -310,7 +311,7 @@ def export(
             raise DataError(f"{inbox} has no batch: alpose-harvest select {inbox} --budget 500")
         chosen = opened.batches()[-1] if batch is None else opened.batch(batch)
         folder = out or Path(f"{chosen.name}-{to}")
-        done = write_batch(opened, chosen, to, folder, image_url=image_url, link=link)
+        done = write_batch(opened, chosen, to, folder, image_url=image_url, link=link, force=force)
     if as_json:
         click.echo(json.dumps({"batch": chosen.name, "to": to, "folders": [str(one) for one in done.folders],
                                "frames": done.people, "pictures": done.pictures, "missing": dict(done.missing)}, indent=2))  # fmt: skip

@@ -28,21 +28,18 @@ from alpose import __version__
 from alpose.runtime import drawing
 from alpose.runtime.command_line import finite
 from alpose.runtime.commands.queue import facts_of
-from alpose.runtime.errors import DataError, MissingExtraError
+from alpose.runtime.errors import MissingExtraError
 from alpose.runtime.io import replacing
-from alpose.runtime.queue import images
 from alpose.runtime.queue.record import PictureInfo
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.triggers import Reason
 
-from .annotation import DAMAGED, KEYPOINTS_ONLY, Skeletons, to_image, why_absent
+from .annotation import DAMAGED, KEYPOINTS_ONLY, UNREADABLE, Skeletons, decodes, to_image, why_absent
 from .inbox import Inbox
 from .inbox_database import Entry
 
 METADATA = "alpose"
 """Name of the record that says what the file holds."""
-UNREADABLE = "as damaged as their device sent them"
-"""Why a picture is left out that has its hash and does not decode."""
 LINE_LOOP, POINTS, LINE_LIST = 2, 1, 4
 """Kinds of ``foxglove.PointsAnnotation``."""
 TIME = {"type": "object", "title": "time", "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}}}
@@ -163,11 +160,7 @@ def _image(inbox: Inbox, entry: Entry, picture: PictureInfo) -> bytes | str:
     data = file.read_bytes() if picture.sealed else inbox.picture_bytes(entry.record.id, picture)
     if data is None:
         return DAMAGED
-    try:
-        images.decode(data)
-    except DataError:
-        return UNREADABLE
-    return data
+    return data if decodes(data) else UNREADABLE
 
 
 def image_annotations(entry: Entry, picture: PictureInfo, skeleton: Skeleton) -> dict[str, Any]:

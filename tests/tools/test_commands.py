@@ -449,6 +449,26 @@ def test_an_inbox_is_read_by_those_who_may_not_write_it(log: bool, readonly: Pat
         assert state(inbox) == before
 
 
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_an_export_that_somebody_has_worked_in_is_not_written_over(name: str, inbox: Path, batch: Batch) -> None:
+    call("export", inbox, "--to", name, "--out", "work")
+    Path("work/corrected.json").write_text("{}")
+    (inbox / "batches" / "week-1.json").touch()
+    call("export", inbox, "--to", name, "--out", "work")
+    Path("work/corrected.json").write_text("[]")  # not one of ours
+    call("export", inbox, "--to", name, "--out", "work")
+    path = next(path for path in sorted(Path("work").rglob("*"))
+                if path.suffix in (".json", ".zip", ".txt") and path.name not in ("batch.json", "corrected.json", "README.txt", ".exported.json"))  # fmt: skip
+    path.write_bytes(path.read_bytes() + b" ")
+    said = call("export", inbox, "--to", name, "--out", "work", fails=True).stderr
+    assert f"{path} was changed since it was written" in said
+    assert path.read_bytes().endswith(b" ")
+    call("export", inbox, "--to", name, "--out", "work", "--force")
+    assert not path.read_bytes().endswith(b" ")
+    other = next(one for one in FORMATS if one != name)
+    assert f"holds the batch for {name}" in call("export", inbox, "--to", other, "--out", "work", fails=True).stderr
+
+
 # --- odd files beside ours
 
 

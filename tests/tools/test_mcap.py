@@ -146,6 +146,11 @@ def test_pictures_that_are_damaged_here_or_came_so_are_counted_and_left_out(tmp_
         if channel.topic.endswith("image"):
             assert base64.b64decode(value["data"]) == good
     assert sum(channel.topic.endswith("verdict") for _, channel, _, _ in found) == 4
+    # Nor do annotators get them.
+    call("select", tmp_path / "inbox", "--budget", 4, "--min-distance", 0, "--control", 0)
+    said = call("export", tmp_path / "inbox", "--to", "coco", "--out", tmp_path / "work")
+    assert "1 of the batch are left out, as damaged as their device sent them; nothing can be done" in said.stderr
+    assert "2 frames of batch" in said.stdout
 
 
 def test_the_file_of_the_same_frames_is_renewed_and_any_other_stays(inbox: Path, batch: Batch) -> None:

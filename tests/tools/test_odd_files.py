@@ -238,6 +238,18 @@ def test_what_is_not_a_person_is_left_out_and_counted(change: Change, said: str,
     assert f"left out: came.json: {BUDGET} {said}" in call(*AGAIN).stdout
 
 
+def test_joints_without_names_are_those_that_went_out_and_that_is_said(coco: Any) -> None:
+    del coco["categories"][0]["keypoints"]
+    coco["annotations"][0]["keypoints"][0] += 5
+    for annotation in coco["annotations"]:
+        del annotation["attributes"]
+    more = [{**one, "keypoints": [*one["keypoints"], 1, 2, 2]} for one in coco["annotations"]]
+    assert "it has 15 joints, and skeleton" in refused({**coco, "annotations": more})
+    done = imported(coco)
+    assert (done["accepted"], done["corrected"], done["problems"]) == (BUDGET - 1, 1, [])
+    assert "they are taken for the 14 that went out, in their order" in done["notes"][0]
+
+
 @pytest.mark.parametrize(
     "change",
     [

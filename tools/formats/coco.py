@@ -59,9 +59,17 @@ class Coco:
 
     def read(self, file: LabelFile, find_id: FindId) -> Answers:
         """One answer an image that carries an id; every person in it with joints."""
-        found_category = category_with_joints(file.value["categories"], file.name)
-        joints = tuple(str(joint) for joint in found_category["keypoints"])
-        found = _Found(file.name, joints)
+        count = _unnamed_joints(file.value)
+        if count is None:
+            found_category = category_with_joints(file.value["categories"], file.name)
+            joints = tuple(str(joint) for joint in found_category["keypoints"])
+            found = _Found(file.name, joints, joints)
+        else:  # as FiftyOne writes it
+            found_category, joints = file.value["categories"][0], None
+            found = _Found(file.name, tuple(f"joint {number}" for number in range(1, count + 1)), ())
+            found.left_out[
+                f"category without names of its joints: they are taken for the {count} that went out, in their order"
+            ] += 1
         images = _images(file, find_id, found.problems)
         for place, annotation in enumerate(file.value["annotations"]):
             found.add(annotation, f"{file.name}: annotations[{place}]", found_category.get("id"), images)
@@ -170,6 +178,17 @@ def _annotation(task: Task, number: int, place: int) -> dict[str, Any]:
 # --- Back
 
 
+def _unnamed_joints(value: dict[str, Any]) -> int | None:
+    """How many joints everybody has in a file with one category that names none; None for any other file."""
+    categories = [one for one in value["categories"] if isinstance(one, dict)]
+    if len(categories) != 1 or categories[0].get("keypoints"):
+        return None
+    given = [one.get("keypoints") for one in value["annotations"] if isinstance(one, dict)]
+    lengths = {len(joints) for joints in given if isinstance(joints, list) and joints}
+    length = lengths.pop() if len(lengths) == 1 else 0
+    return length // 3 if length and length % 3 == 0 else None
+
+
 def _images(file: LabelFile, find_id: FindId, problems: list[str]) -> dict[str, tuple[str, tuple[float, float] | None]]:
     """Record's id and stated size of each image, by its key. That a key names two files is an error: a pose could be stored
     as that of another picture."""
@@ -199,6 +218,9 @@ class _Found:
 
     name: str
     joints: tuple[str, ...]
+    """For messages."""
+    named: tuple[str, ...]
+    """The same, or none where the file does not name them."""
     people: dict[str, list[Pose]] = field(default_factory=dict)
     """By image; an image all of whose people were refused has an empty list."""
     problems: list[str] = field(default_factory=list)
@@ -231,7 +253,7 @@ class _Found:
             return
         attributes = known.get("attributes")
         record = attributes.get("record") if isinstance(attributes, dict) else None
-        people.append(Pose(joints=self.joints, keypoints_J2=keypoints_J2, visibility_J=visibility_J,
+        people.append(Pose(joints=self.named, keypoints_J2=keypoints_J2, visibility_J=visibility_J,
                            record=record if is_hex(record, 32) else None))  # fmt: skip
 
     def notes(self) -> tuple[str, ...]:

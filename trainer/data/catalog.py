@@ -145,7 +145,8 @@ def _recognises_coco(folder: Path) -> bool:
     if folder.is_file():
         return folder.suffix == ".json"
     places = ("annotations/*.json", "_annotations.coco.json", "*/_annotations.coco.json")
-    return any(True for place in places for _ in folder.glob(place))
+    fiftyone = (folder / "labels.json").is_file() and (folder / "data").is_dir()
+    return fiftyone or any(True for place in places for _ in folder.glob(place))
 
 
 def _read_lsp(folder: Path, _part: str | None) -> PoseData:

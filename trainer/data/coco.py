@@ -41,6 +41,8 @@ log = logging.getLogger("alpose")
 FARTHEST_PX = 1e6
 """A joint beyond this is a damaged number, not a place."""
 ROBOFLOW = "_annotations.coco.json"
+FIFTYONE = "labels.json"
+"""Beside a folder ``data`` with the images."""
 SHOWN = 20
 """Damaged images and annotations that are logged one by one."""
 
@@ -123,6 +125,8 @@ def annotation_files(folder_or_json: Path, split: str | None = None) -> tuple[Pa
     everything = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
     if not everything:  # Roboflow's layout: a folder for each part, its labels beside its images
         everything = sorted([*folder_or_json.glob(ROBOFLOW), *folder_or_json.glob(f"*/{ROBOFLOW}")])
+    if not everything and (folder_or_json / FIFTYONE).is_file():
+        everything = [folder_or_json / FIFTYONE]
     if not everything:
         raise DataNotFoundError(
             f"{folder_or_json} is not a COCO keypoints folder: it needs annotations/NAME.json beside images/"
@@ -446,7 +450,7 @@ def _id(name: str, file: str, annotation: dict[str, Any], row: int) -> str:
 def _image_folder(names: list[str], root: Path, source: Path) -> Path:
     """Return whichever folder of the known layouts holds the images."""
     suffix = _suffix(source)
-    folders = [root / "images" / suffix, root / suffix, root / "images", root]
+    folders = [root / "images" / suffix, root / suffix, root / "images", root / "data", root]
     present = [sum(_on_disk(folder, name).is_file() for name in names[:50]) for folder in folders]
     if names and not max(present):
         places = ", ".join(str(folder) for folder in dict.fromkeys(folders))

@@ -294,6 +294,20 @@ def test_joints_decide_and_a_box_of_no_size_is_none(tmp_path: Path, caplog: pyte
     np.testing.assert_allclose(data.boxes_N4[2:4], [(5, 6, 7, 8)] * 2)
 
 
+def test_fiftyones_layout(tmp_path: Path) -> None:
+    root = tmp_path / "fo"
+    write_images(root / "data", "a.jpg", "more/b.jpg", height=30, width=40)
+    document = coco_document()
+    (root / "labels.json").write_text(json.dumps(document))
+    (data,) = read_parts(root)
+    assert len(data) == 3
+    assert data.image(0).shape == (30, 40, 3)
+    del document["categories"][1]["keypoints"]
+    (root / "labels.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"Give its joint names as categories\[0\].keypoints"):
+        read_parts(root)
+
+
 def test_roboflows_layout(tmp_path: Path) -> None:
     root = tmp_path / "rf"
     for part, count in (("train", 3), ("valid", 1)):
