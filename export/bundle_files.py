@@ -31,7 +31,7 @@ from alpose.runtime.bundle.manifest import (
     check_golden,
 )
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.io import json_bytes, write_folder_atomically
+from alpose.runtime.io import file_sha256, json_bytes, write_folder_atomically
 from alpose.runtime.types import CONFIDENCE
 
 
@@ -76,13 +76,7 @@ def manifest_bytes(facts: Mapping[str, Any], files: Mapping[str, bytes | Path]) 
 
 
 def _sha256(content: bytes | Path) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    found = hashlib.sha256()
-    with content.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
+    return file_sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
 
 
 def write_bundle(

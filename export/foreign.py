@@ -24,7 +24,7 @@ from torch import Tensor
 
 from alpose.runtime.bundle.manifest import WEIGHTS
 from alpose.runtime.errors import ConfigError
-from alpose.runtime.io import to_json, write_atomically
+from alpose.runtime.io import file_sha256, to_json, write_atomically
 from alpose.runtime.types import CANDIDATES, Outputs
 from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.data.crops import CropConfig, Crops, crop_config, prepare, unseen_crops
@@ -33,7 +33,7 @@ from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import device_context
 from alpose.trainer.foreign import model as models
 from alpose.trainer.foreign.fitting import turns_of
-from alpose.trainer.foreign.graph import file_digest, weights_beside
+from alpose.trainer.foreign.graph import weights_beside
 from alpose.trainer.foreign.heads import Detector
 from alpose.trainer.foreign.joints import in_skeleton, match_joints
 from alpose.trainer.foreign.net import ForeignNet, open_net
@@ -410,8 +410,8 @@ def provenance(graph: ForeignGraph, facts: dict[str, Any]) -> dict[str, Any]:
     beside = weights_beside(net.path)
     known = {
         "file": net.path.name,
-        "sha256": file_digest(net.path),
-        **({"weights beside it": {name: file_digest(net.path.parent / name) for name in beside}} if beside else {}),
+        "sha256": file_sha256(net.path),
+        **({"weights beside it": {name: file_sha256(net.path.parent / name) for name in beside}} if beside else {}),
         "family": net.spec.name,
         "opset": theirs.opset,
         "nodes left out, which nothing reads": theirs.dropped,

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import errno
 import glob
+import hashlib
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, BinaryIO, Literal, TypeVar, Union
 
 import numpy as np
 
@@ -194,6 +195,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_sha256(source: Path | BinaryIO) -> str:
+    """The sha256 of a file of any size, or of the rest of an open one, in hex."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return file_sha256(file)
+    digest = hashlib.sha256()
+    while piece := source.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 # --- JSON files ----------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from ..crop import CropRule
 from ..errors import BundleError, DataError, DataNotFoundError, SignatureError
+from ..io import file_sha256
 from ..skeleton import Skeleton
 from .golden import Golden
 from .keys import MAX_BYTES as MAX_SIGNATURE_BYTES
@@ -151,10 +151,8 @@ class Bundle:
             content = file.read(MAX_HASHED_BYTES[MODEL])
         if hashlib.sha256(content).hexdigest() != self.manifest.files[MODEL]:
             raise BundleError(f"{self.model_path} changed after the bundle was opened: open it again")
-        if self.weights_path is not None:
-            with open(self.weights_path, "rb") as file:
-                if _sha256_of(file) != self.manifest.files[WEIGHTS]:
-                    raise BundleError(f"{self.weights_path} changed after the bundle was opened: open it again")
+        if self.weights_path is not None and file_sha256(self.weights_path) != self.manifest.files[WEIGHTS]:
+            raise BundleError(f"{self.weights_path} changed after the bundle was opened: open it again")
         return content
 
 
@@ -288,7 +286,7 @@ def _check_hashes(folder: Path, manifest: Manifest, problems: dict[str, str | No
                     problems[name] = f"has {size} bytes, more than {MAX_HASHED_BYTES[name]}: {NOT_ITSELF}. {_AGAIN}"
                     continue
                 content = file.read() if name == GOLDEN else b""
-                sha256 = hashlib.sha256(content).hexdigest() if name == GOLDEN else _sha256_of(file)
+                sha256 = hashlib.sha256(content).hexdigest() if name == GOLDEN else file_sha256(file)
         except OSError as error:
             problems[name] = f"cannot be read: {error}"
             continue
@@ -301,10 +299,3 @@ def _check_hashes(folder: Path, manifest: Manifest, problems: dict[str, str | No
             except DataError as error:
                 problems[name] = str(error)
     return golden
-
-
-def _sha256_of(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()

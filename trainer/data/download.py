@@ -31,6 +31,7 @@ from typing import IO, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from alpose.runtime.errors import AlposeError, ConfigError, DataError
+from alpose.runtime.io import file_sha256
 
 from ..progress import bar
 from .records import inside
@@ -393,15 +394,6 @@ def _write(file: IO[bytes], target: Path) -> None:
 
 
 # --- hashes
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def images_sha256(folder: Path) -> str:

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import AlposeError
+from alpose.runtime.io import file_sha256
 from alpose.runtime.skeleton import with_flip_pairs
 
 from ..progress import progress
 from .catalog import READERS, DatasetName, Reader, find, reader_of
 from .coco import annotation_files, read_coco
-from .download import SOURCES, file_sha256, images_sha256
+from .download import SOURCES, images_sha256
 from .lsp import AxisOrder, not_positions, read_joints
 from .mpii import MAT_PLACES, NEWELL_PLACES, newell_valid_people, read_mpii
 from .records import ImageError, ImageFiles, PoseData, content_of, orientation

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundError, MissingExtraError
+from alpose.runtime.io import file_sha256
 
 if TYPE_CHECKING:
     import onnx
@@ -239,21 +240,12 @@ def is_inside(location: str) -> bool:
 
 def digest(path: Path) -> str:
     """The sha256 of an ONNX file; where weights lie beside it, of its own hash and theirs."""
-    found = file_digest(path)
+    found = file_sha256(path)
     beside = weights_beside(path)
     if not beside:
         return found
-    lines = [found, *(f"{name} {file_digest(path.parent / name)}" for name in beside)]
+    lines = [found, *(f"{name} {file_sha256(path.parent / name)}" for name in beside)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """The sha256 of one file, of any size."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
 
 
 def _counted(words: Iterable[str]) -> str:

@@ -20,9 +20,17 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
-from alpose.runtime.io import fields_from_json, fields_to_json, read_json, replacing, write_atomically, write_json
+from alpose.runtime.io import (
+    fields_from_json,
+    fields_to_json,
+    file_sha256,
+    read_json,
+    replacing,
+    write_atomically,
+    write_json,
+)
 
-from .graph import file_digest, is_inside, weights_beside
+from .graph import is_inside, weights_beside
 from .heads import Detector, DetectorConfig, build_detector
 from .net import Shape
 from .reader import NetReader
@@ -91,9 +99,9 @@ def save(model: ForeignModel, folder: Path) -> Path:
         "schema": SCHEMA,
         "kind": KIND,
         "sha256": {
-            NET: file_digest(model.net),
+            NET: file_sha256(model.net),
             WEIGHTS: hashlib.sha256(weights).hexdigest(),
-            **{name: file_digest(model.net.parent / name) for name in beside},
+            **{name: file_sha256(model.net.parent / name) for name in beside},
         },
         "spec": fields_to_json(model.spec),
         "shapes": {name: list(shape) for name, shape in model.shapes.items()},
@@ -137,7 +145,7 @@ def load(folder: Path) -> ForeignModel:
         path = folder / name
         if not is_inside(name) or not path.is_file():
             raise CheckpointError(f"{path} does not exist: a model is {FACTS} with {NET} and {WEIGHTS} beside it")
-        if file_digest(path) != wanted:
+        if file_sha256(path) != wanted:
             raise CheckpointError(f"{path} is not the file that {FACTS} was written for: sha256 differs")
     try:
         spec = fields_from_json(PoseSpec, facts["spec"], "spec")

@@ -15,6 +15,7 @@ from typing import cast
 import pytest
 
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
+from alpose.runtime.io import file_sha256
 from alpose.trainer.data.catalog import find
 from alpose.trainer.data.download import (
     SOURCES,
@@ -22,7 +23,6 @@ from alpose.trainer.data.download import (
     Source,
     download,
     fetch,
-    file_sha256,
     images_sha256,
     unpack,
 )
