@@ -225,12 +225,11 @@ def mcap(inbox: Path, name: str | None, out: Path | None, force: bool, as_json: 
     with Inbox(inbox) as opened:
         path = _in_inbox(out, opened, "flagged.mcap" if name is None else f"{name}.mcap")
         _require_replaceable(path, lambda there: holds(there, inbox if out else None, name), force)
-        if name is None:
-            columns = opened.columns()
-            order_N = columns.captured_ns_N.argsort(kind="stable")
-            ids = [id_.decode() for id_ in columns.id_N[order_N]]
-        else:
-            ids = [choice.id for choice in opened.batch(name).choices]
+        columns = opened.columns()
+        ids = [id_.decode() for id_ in columns.id_N[columns.captured_ns_N.argsort(kind="stable")]]
+        if name is not None:
+            chosen = {choice.id for choice in opened.batch(name).choices}
+            ids = [id_ for id_ in ids if id_ in chosen]
         if not ids:
             raise DataError(f"{inbox} has no record: alpose-harvest pull SOURCE --into {inbox}")
         done = write_mcap(opened, ids, path, batch=name)

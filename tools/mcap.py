@@ -17,8 +17,9 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def write_mcap(inbox: Inbox, ids: Iterable[str], path: Path, *, batch: str | Non
 
     Args:
         inbox: where they are.
-        ids: of the records.
+        ids: of the records, by the time at which they were captured: people on one frame share its picture.
         path: of the file.
         batch: the name of the batch that they are, for the file's metadata.
 
@@ -100,29 +101,29 @@ def write_mcap(inbox: Inbox, ids: Iterable[str], path: Path, *, batch: str | Non
                 channels[name], max(0, time_ns), json.dumps(value, allow_nan=False).encode(), max(0, time_ns)
             )
 
-        for id_ in ids:
-            (entry,) = inbox.entries([id_])
-            records += 1
-            add(entry, "verdict", entry.record.captured_ns, finite(facts_of(entry.record)))
-            if not entry.pictures:
-                missing[KEYPOINTS_ONLY] += 1
-            for picture in sorted(entry.pictures, key=lambda one: one.position):
-                image = _image(inbox, entry, picture)
-                if isinstance(image, str):
-                    missing[image] += 1
-                    continue
-                pictures += 1
-                add(entry, "image", picture.captured_ns, {
-                    "timestamp": _time(picture.captured_ns), "frame_id": entry.record.camera or entry.record.device,
-                    "format": picture.media_type.removeprefix("image/"), "data": base64.b64encode(image).decode(),
-                })  # fmt: skip
-                if picture.position == 0:  # the pose is that of the kept frame, not of those around it
-                    add(
-                        entry,
-                        "pose",
-                        picture.captured_ns,
-                        image_annotations(entry, picture, skeletons[entry.record.bundle]),
-                    )
+        entries = (inbox.entries([id_])[0] for id_ in ids)
+        for _, moment in groupby(entries, key=lambda entry: entry.record.captured_ns):
+            for people in _by_frame(moment):
+                records += len(people)
+                for entry in people:
+                    add(entry, "verdict", entry.record.captured_ns, finite(facts_of(entry.record)))
+                first = people[0]
+                if not first.pictures:
+                    missing[KEYPOINTS_ONLY] += 1
+                for picture in sorted(first.pictures, key=lambda one: one.position):
+                    image = _image(inbox, people, picture)
+                    if isinstance(image, str):
+                        missing[image] += 1
+                        continue
+                    pictures += 1
+                    add(first, "image", picture.captured_ns, {
+                        "timestamp": _time(picture.captured_ns), "frame_id": first.record.camera or first.record.device,
+                        "format": picture.media_type.removeprefix("image/"), "data": base64.b64encode(image).decode(),
+                    })  # fmt: skip
+                    if picture.position == 0:  # the pose is that of the kept frame, not of those around it
+                        drawn = [image_annotations(entry, picture, skeletons[entry.record.bundle], place)
+                                 for place, entry in enumerate(people)]  # fmt: skip
+                        add(first, "pose", picture.captured_ns, _together(drawn))
         writer.add_metadata(
             METADATA, {"version": __version__, "records": str(records), **_identity(inbox.folder, batch)}
         )
@@ -151,8 +152,28 @@ def _identity(inbox: Path, batch: str | None) -> dict[str, str]:
     return {"inbox": inbox.resolve().name, **({} if batch is None else {"batch": batch})}
 
 
-def _image(inbox: Inbox, entry: Entry, picture: PictureInfo) -> bytes | str:
-    """A picture that can be looked at, or why there is none."""
+def _by_frame(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """The people of each frame: of one camera at one time, with the very same picture."""
+    found: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in entries:
+        record = entry.record
+        picture = next((one.sha256 for one in entry.pictures if one.position == 0), record.id)
+        found.setdefault((record.device, record.camera, picture), []).append(entry)
+    return list(found.values())
+
+
+def _together(annotations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Everybody's annotations in one message: of two at one time a viewer shows the second alone."""
+    return {kind: [one for each in annotations for one in each[kind]] for kind in ("circles", "points", "texts")}
+
+
+def _image(inbox: Inbox, people: Sequence[Entry], picture: PictureInfo) -> bytes | str:
+    """A picture that can be looked at, of whoever on the frame has it here, or why there is none."""
+    found = [_image_of(inbox, entry, picture) for entry in people]
+    return next((one for one in found if isinstance(one, bytes)), found[0])
+
+
+def _image_of(inbox: Inbox, entry: Entry, picture: PictureInfo) -> bytes | str:
     file = inbox.image(entry.record.id, picture.position)
     if file is None:
         return why_absent(entry, picture)
@@ -163,8 +184,15 @@ def _image(inbox: Inbox, entry: Entry, picture: PictureInfo) -> bytes | str:
     return data if decodes(data) else UNREADABLE
 
 
-def image_annotations(entry: Entry, picture: PictureInfo, skeleton: Skeleton) -> dict[str, Any]:
-    """Pose, box and failure probability in pixels of a picture, as ``foxglove.ImageAnnotations``."""
+def image_annotations(entry: Entry, picture: PictureInfo, skeleton: Skeleton, place: int = 0) -> dict[str, Any]:
+    """Pose, box and failure probability in pixels of a picture, as ``foxglove.ImageAnnotations``.
+
+    Args:
+        entry: the record.
+        picture: that of its frame.
+        skeleton: of its bundle.
+        place: among the people of the frame, whose lines of text stand below each other.
+    """
     record, time = entry.record, _time(picture.captured_ns)
     points_J2 = to_image(record.keypoints_J2.astype(np.float64), picture)
     placed_J = np.all(np.isfinite(points_J2), axis=1)
@@ -186,7 +214,7 @@ def image_annotations(entry: Entry, picture: PictureInfo, skeleton: Skeleton) ->
               if np.isfinite([x0, y0, x1, y1]).all() else []),
         ],
         "texts": [{
-            "timestamp": time, "position": _point((4.0, 18.0)), "font_size": 16, "text_color": _colour(drawing.MIDDLE, 1),
+            "timestamp": time, "position": _point((4.0, 18.0 + 20.0 * place)), "font_size": 16, "text_color": _colour(drawing.MIDDLE, 1),
             "background_color": _colour(drawing.DARK, 0.7), "text": f"P(fail) {record.probability_text}  {reasons}",
         }],
     }  # fmt: skip

@@ -165,3 +165,31 @@ def test_the_file_of_the_same_frames_is_renewed_and_any_other_stays(inbox: Path,
     call("mcap", inbox, "--out", other, fails=True)
     call("mcap", inbox, "--batch", batch.name, "--out", other, "--force")
     call("mcap", inbox, "--batch", batch.name, "--out", other)
+
+
+def test_people_on_one_frame_share_its_picture_and_one_message_of_poses(tmp_path: Path) -> None:
+    """Two cameras of one device see two people each at the same time."""
+    rng = np.random.default_rng(0)
+    data = {camera: encode(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).data for camera in ("front", "rear")}
+    with Queue(tmp_path / "q.db") as queue:
+        queue.add_bundle("a" * 64, "driver", {"skeleton": LSP.to_json()})
+        for camera in ("front", "rear", "front", "rear"):
+            record = make_record(queue, rng, bundle="a" * 64, camera=camera, captured_ns=10**18)
+            queue.put(record, [Picture.of(data[camera], width=80, height=60, captured_ns=10**18)])
+    bring(tmp_path / "inbox", tmp_path / "q.db")
+    done = value_of(call("mcap", tmp_path / "inbox", "--json"))
+    assert (done["records"], done["pictures"], done["missing"]) == (4, 2, {})
+    found = messages(tmp_path / "inbox" / "flagged.mcap")
+    for camera in data:
+        mine = [
+            (channel.topic.rpartition("/")[2], value)
+            for _, channel, _, value in found
+            if f"/{camera}/" in channel.topic
+        ]
+        assert sorted(topic for topic, _ in mine) == ["image", "pose", "verdict", "verdict"]
+        (image,) = (value for topic, value in mine if topic == "image")
+        assert base64.b64decode(image["data"]) == data[camera]
+        (pose,) = (value for topic, value in mine if topic == "pose")
+        assert len(pose["texts"]) == 2
+        assert len({text["position"]["y"] for text in pose["texts"]}) == 2
+        assert len(pose["points"]) == 2 * 3

@@ -228,7 +228,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not readable as YAML: {str(error)[:200]}") from error
+        raise DataError(f"{path} is not readable as YAML: {' '.join(str(error).split())[:200]}") from error
     shape = value.get("kpt_shape") if isinstance(value, dict) else None
     if (
         not isinstance(shape, list)
