@@ -251,6 +251,9 @@ def test_the_table_names_what_a_person_looks_for() -> None:
         assert wanted in table
     assert max(map(len, table.splitlines())) <= 160
     assert "not tested" in str(snapshot(Meters(), drift=DriftReport(testing=False)))
+    assert "no score tested yet" in str(snapshot(Meters(), drift=DriftReport(testing=True, observed=0)))
+    one = str(snapshot(Meters(), drift=DriftReport(testing=True, observed=1, log10_evidence=-0.01)))
+    assert "none found, evidence 10^0.0 of 10^2.0 after 1 score\n" in one
     assert "LAST ERROR: no space" in str(
         snapshot(Meters(), queue=QueueState(path="q", records=0, bytes=0, max_bytes=1, oldest_s=None,
                                             last_error="no space"))
