@@ -169,6 +169,11 @@ class FramePipeline:
         seen = self._people.see(boxes_N4, scores_N)
         for name in seen.gone:
             self._streams.forget(name)
+            if self._policy is not None:
+                try:
+                    self._policy.forget(name)
+                except Exception as error:
+                    self._faults.report("trigger", error)
         if len(seen.rows) < len(boxes_N4):
             self._counters.add("dropped_boxes_total", len(boxes_N4) - len(seen.rows), reason="score")
         if not seen.rows:

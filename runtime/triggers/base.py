@@ -201,6 +201,9 @@ class ActiveTrigger(ABC):
             kept_elsewhere: another branch keeps the frame too, so this branch alone cannot let it go later.
         """
 
+    def forget(self, stream: str) -> None:  # noqa: B027
+        """Forget what belongs to a stream: its name may mean somebody else from now on."""
+
     def state(self) -> State:
         """What this trigger has learned and a restart should not lose; arrays that nobody writes to any more."""
         return {}
@@ -362,6 +365,11 @@ class _ActiveJoin(ActiveTrigger):
     def episode(self) -> int | None:
         """The first that a part has."""
         return next((part.episode for part in self._parts if part.episode is not None), None)
+
+    def forget(self, stream: str) -> None:
+        """Let every part forget."""
+        for part in self._parts:
+            part.forget(stream)
 
     def state(self) -> State:
         """Those of the parts, each name behind the part's number."""

@@ -142,6 +142,10 @@ class _ActiveEpisodes(ActiveTrigger):
             self._now.kept.remove(self._rival)
         self._now.kept.append(_Kept(self._sequence, self._time_s, self._score, kept_elsewhere))
 
+    def forget(self, stream: str) -> None:
+        self._open.pop(stream, None)
+        self._inner.forget(stream)
+
     def state(self) -> State:
         return self._inner.state()
 

@@ -109,6 +109,11 @@ class Policy:
             distance=distance,
         )
 
+    def forget(self, stream: str) -> None:
+        """Forget what belongs to a stream whose name may now mean somebody else: an episode of theirs is over."""
+        if self._main is not None:
+            self._main.forget(stream)
+
     def state(self) -> State:
         """What has been learned and a restart should not lose; see :func:`pack_state`."""
         return nest_states((self._main, self._control))

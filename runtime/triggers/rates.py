@@ -84,21 +84,27 @@ class Pace:
     def __init__(self, frames_per_second: float | None) -> None:
         self.interval_s = 1.0 / (frames_per_second or ASSUMED_FPS)
         """The mean over about the last 256 observations."""
-        self._weight = 1.0 if frames_per_second is None else 1 / 16
+        self._weight = self._gap_weight = 1.0 if frames_per_second is None else 1 / 16
+        self._gap_s = self.interval_s
+        """The mean between two times: several people on one frame are seen at one."""
         self._last_s: float | None = None
 
     def restore(self, interval_s: float) -> None:
         """Go on from an earlier :attr:`interval_s`."""
         if interval_s > 0.0:
-            self.interval_s, self._weight = interval_s, 1 / 16
+            self.interval_s = self._gap_s = interval_s
+            self._weight = self._gap_weight = 1 / 16
 
     def step(self, time_s: float) -> float:
         """Seconds since the last observation, at most a pause long and never negative."""
         last_s, self._last_s = self._last_s, time_s
         if last_s is None:
             return 0.0
-        limit_s = max(PAUSE_S, 4.0 * self.interval_s)
+        limit_s = max(PAUSE_S, 4.0 * self._gap_s)
         passed_s = min(max(time_s - last_s, 0.0), limit_s)
+        if passed_s:
+            self._gap_weight = max(self._gap_weight / (1.0 + self._gap_weight), _SLOWEST_WEIGHT)
+            self._gap_s += (passed_s - self._gap_s) * self._gap_weight
         self._weight = max(self._weight / (1.0 + self._weight), _SLOWEST_WEIGHT)
         self.interval_s += (passed_s - self.interval_s) * self._weight
         return passed_s

@@ -238,6 +238,9 @@ class _ActiveCooldown(ActiveTrigger):
             self._kept_s = {s: at for s, at in self._kept_s.items() if 0 <= self._now_s - at < self._limit_s}
         self._kept_s[self._stream] = self._now_s
 
+    def forget(self, stream: str) -> None:
+        self._kept_s.pop(stream, None)
+
 
 class _ActiveNovel(ActiveTrigger):
     """The distance to what was kept. The policy measures it once for all its parts, and fills the memory."""

@@ -16,7 +16,7 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.people import MOST_KNOWN, MOST_PEOPLE, People, PeopleConfig, believed, match, overlaps, read_boxes
 from alpose.runtime.queue import Queue
 from alpose.runtime.stats import Count
-from alpose.runtime.triggers import Threshold
+from alpose.runtime.triggers import Budget, Cooldown, Episodes, Threshold, Trigger
 
 from ..fakes import dots
 
@@ -402,6 +402,92 @@ def test_candidates_of_a_net_that_are_not_finite_cost_no_other(tmp_path: Path) -
     with Monitor(folder, engine=Damaged(net.crops)) as monitor:
         assert len(monitor.people(frame_of(*people))) == 2
         assert monitor.stats().counts[dropped("not_finite")] == 2
+
+
+@pytest.mark.parametrize("trigger", [Episodes(Threshold(0.5), best=1), Threshold(0.5) & Cooldown(30.0)])
+def test_somebody_with_a_name_that_is_free_again_neither_replaces_nor_holds_back(
+    trigger: Trigger, tmp_path: Path
+) -> None:
+    """Half a second after one has left, the next person has their name, and fails worse."""
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", RULE)
+    times = iter(range(10**18, 2 * 10**18, 33 * 10**6))
+    with Monitor(folder, queue=tmp_path / "q.db", engine=net, trigger=trigger) as monitor:
+        for person, probability in ((STANDING[0], 0.6), (STANDING[1], 0.9)):
+            net.probability = probability
+            (verdict,) = monitor.people(dots.frame_with([person]), [around(person)], time_ns=next(times))
+            assert (verdict.stream, verdict.kept) == ("person-1", True)
+            for _ in range(16):
+                monitor.people(dots.frame_with([]), [], time_ns=next(times))
+        assert monitor.flush()
+    with Queue(tmp_path / "q.db", readonly=True) as queue:
+        assert sorted(round(record.failure_probability, 1) for record in queue.peek()) == [0.6, 0.9]
+
+
+def walk(rng: np.random.Generator, people: int, frames: int) -> tuple[int, int]:
+    """People who walk to and fro across a frame, meet, are missed now and then, and whose boxes come in any order: how often one
+    of them changed their name, and how often one was seen."""
+    size_P2 = rng.uniform([40, 100], [60, 140], (people, 2))
+    place_P2, step_P2 = rng.uniform([60, 100], [580, 380], (people, 2)), rng.uniform(2, 10, (people, 1)) * [1.0, 0.2]
+    step_P2 *= rng.choice([-1.0, 1.0], (people, 2))
+    known, changes, sightings = People(), 0, 0
+    names: dict[int, str] = {}
+    for _ in range(frames):
+        place_P2 += step_P2
+        step_P2[(place_P2 < 30) | (place_P2 > [610, 450])] *= -1
+        there = rng.permutation(np.flatnonzero(rng.random(people) > 0.05))
+        middle_N2, half_N2 = place_P2[there], size_P2[there] / 2
+        seen = known.see(np.hstack([middle_N2 - half_N2, middle_N2 + half_N2]) + rng.normal(0, 2, (len(there), 4)))
+        assert seen.rows == tuple(range(len(there)))
+        for row, name in zip(seen.rows, seen.names, strict=True):
+            changes += names.setdefault(there[row], name) != name
+            names[there[row]] = name
+            sightings += 1
+    return changes, sightings
+
+
+def test_people_who_meet_keep_their_names_but_for_one_sighting_in_five_hundred() -> None:
+    found = np.array([walk(np.random.default_rng(seed), 2 + seed % 4, 100) for seed in range(24)])
+    changes, sightings = found.sum(axis=0)
+    assert changes < sightings / 500
+
+
+def test_one_leaves_and_another_enters_whatever_the_order_of_boxes() -> None:
+    rng, people = np.random.default_rng(0), People()
+    seen_as: dict[str, set[str]] = {"stays": set(), "leaves": set(), "enters": set()}
+    for number in range(60):
+        there = {"stays": box(300 + number), **({"leaves": box(100 - 3.0 * number)} if number < 20 else {}),
+                 **({"enters": box(600 - 3.0 * number)} if number >= 30 else {})}  # fmt: skip
+        order = rng.permutation(list(there))
+        seen = people.see(np.array([there[who] for who in order]))
+        for row, name in zip(seen.rows, seen.names, strict=True):
+            seen_as[order[row]].add(name)
+    assert [len(names) for names in seen_as.values()] == [1, 1, 1]
+    assert len(set.union(*seen_as.values())) == 3
+
+
+def test_a_budget_is_one_for_everybody_and_drift_is_told_by_name(tmp_path: Path) -> None:
+    """Four people on each frame do not spend four budgets; one who is seen worse than the calibration set is named."""
+    folder, net = dots.write_bundle(tmp_path / "driver.alpose", RULE)
+    boxes = [[20.0 + 70 * place, 40, 70.0 + 70 * place, 200] for place in range(4)]
+    rng = np.random.default_rng(0)
+    real = type(net).__call__
+
+    class Doubtful(type(net)):  # type: ignore[misc]
+        def __call__(self, frames_NHW3: Any) -> Any:
+            outputs = real(net, frames_NHW3)
+            if len(frames_NHW3) == 4:
+                outputs.failure_probability_N[:] = rng.uniform(0, 1, 4)
+                outputs.failure_probability_N[2] = 0.99
+            return outputs
+
+    with Monitor(folder, engine=Doubtful(net.crops), trigger=Budget(per_hour=60), seed=0) as monitor:
+        frame = dots.frame_with([])
+        for number in range(240):
+            monitor.people(frame, boxes, time_ns=10**18 + 30 * 10**9 * number)
+        stats = monitor.stats()
+    assert 60 <= stats.persons["flagged"] <= 180, "two hours"
+    assert (stats.drift.alarm, stats.drift.stream) == (True, "person-3")
+    assert [name for name, one in stats.drift.streams.items() if one.alarm] == ["person-3"]
 
 
 def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
