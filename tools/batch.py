@@ -49,7 +49,8 @@ class Batch:
     name: str
     created: str
     """UTC, ISO 8601."""
-    strategy: Strategy
+    strategy: str
+    """A strategy of ``alpose-harvest select``, or of ``alpose-train select`` a way of ``--by``."""
     budget: int
     choices: tuple[Choice, ...]
     counted: Mapping[str, int]

@@ -32,7 +32,7 @@ from .cli_options import (
 from .data.commands import data
 from .foreign.commands import pose
 from .foreign.options import net_options
-from .methods.catalog import DETECTORS, METHODS
+from .methods.catalog import DETECTORS, METHODS, resolve
 
 log = logging.getLogger("alpose")
 
@@ -382,3 +382,7 @@ def theory(run: Path | None, seed: int | None, near: float, as_json: bool) -> No
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(study_lines(found)))
     if not as_json:
         click.echo(f"page: {page}")
+
+
+# What it writes is an inbox and a batch, which are the harvest's: the code stands there, and its name here, as in a catalog.
+main.add_command(resolve("alpose.tools.pool_commands:select"))

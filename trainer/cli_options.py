@@ -69,18 +69,24 @@ class Place:
         return device_context(self.device, self.precision)
 
 
-def place_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that make up a :class:`Place`, which the command is given as ``place``."""
+def place_options(command: Callable[..., None], datasets: bool = True) -> Callable[..., None]:
+    """Add the options that make up a :class:`Place`, which the command is given as ``place``.
+
+    A command without ``datasets`` reads none by a name.
+    """
 
     @wraps(command)
-    def call(data_root: Path | None, cache: Path | None, device: str | None, precision: Any, **others: Any) -> None:
+    def call(
+        cache: Path | None, device: str | None, precision: Any, data_root: Path | None = None, **others: Any
+    ) -> None:
         command(place=Place(data_root, cache or default_cache(), device, precision), **others)
 
+    root = click.option("--data-root", type=EXISTING_FOLDER, envvar="ALPOSE_DATA",
+                        help="Where the datasets are that go by a name. [env: ALPOSE_DATA]")  # fmt: skip
     return _decorated(call, (
-        click.option("--data-root", type=EXISTING_FOLDER, envvar="ALPOSE_DATA",
-                     help="Where the datasets are that go by a name. [env: ALPOSE_DATA]"),
+        *([root] if datasets else []),
         click.option("--cache", type=FOLDER, envvar="ALPOSE_CACHE",
-                     help="Where crops are cached. [env: ALPOSE_CACHE; default: ~/.cache/alpose]"),
+                     help="Where crops and scores are cached. [env: ALPOSE_CACHE; default: ~/.cache/alpose]"),
         click.option("--device", help="Such as cpu or cuda:1. [default: the GPU if there is one]"),
         click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]),
                      help="auto: bfloat16 where the machine has it natively."),

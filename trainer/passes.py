@@ -98,13 +98,14 @@ def predict(
                 shown = view(whole, unit_B)
             else:
                 shown = View(to_input(feed.bare(whole.pixels_BTT3)), whole.joints_BJ2, whole.labelled_BJ, unit_B)
-            predicted = _predict_batch(model, rows_B, shown, machine, skip)
+            predicted = predict_batch(model, rows_B, shown, machine, skip)
         yield predicted
 
 
-def _predict_batch(
+def predict_batch(
     model: PoseModel, rows_B: npt.NDArray[np.int64], shown: View, machine: DeviceContext, skip: list[int]
 ) -> Predicted:
+    """What a pose net in eval mode makes of one batch; ``skip`` are joints that PCK does not judge."""
     images = shown.images_B3SS.contiguous(memory_format=torch.channels_last)
     with machine.autocast():
         output = model.pose(images)

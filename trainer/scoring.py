@@ -108,7 +108,7 @@ def score(
     options = options or ScoreOptions()
     with evaluating(*model.heads.values(), *model.auxiliary.values()):
         kept = [
-            {name: value.cpu() for name, value in _reduce(model, seen, options, forms).items()}
+            {name: value.cpu() for name, value in reduce_batch(model, seen, options, forms).items()}
             for seen in predict(model, crops, machine, batch=batch, what=what)
         ]
     arrays = {name: torch.cat([part[name] for part in kept]).numpy() for name in kept[0]}
@@ -120,7 +120,7 @@ def score(
     return scored
 
 
-def _reduce(model: PoseModel, seen: Predicted, options: ScoreOptions, forms: Collection[str]) -> dict[str, Tensor]:
+def reduce_batch(model: PoseModel, seen: Predicted, options: ScoreOptions, forms: Collection[str]) -> dict[str, Tensor]:
     """What remains of a batch: some numbers per person, by the names of the arrays of :class:`Scored`."""
     maps, features = reference_maps(model, seen), seen.features
     return {

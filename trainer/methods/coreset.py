@@ -53,13 +53,16 @@ def choose(pool: Pool, k: int) -> Selection:
     return Selection(*k_centre(pool.scored.embedding_ND, pool.labelled.embedding_ND, k))
 
 
-def k_centre(embeddings_ND: Floats | Tensor, labelled_LD: Floats | Tensor, k: int) -> tuple[Rows, Floats]:
+def k_centre(
+    embeddings_ND: npt.NDArray[np.floating] | Tensor, labelled_LD: npt.NDArray[np.floating] | Tensor, k: int
+) -> tuple[Rows, Floats]:
     """Greedy k-centre (Sener and Savarese 2018): again and again the point farthest from all centres.
 
     The labelled set is the first set of centres. Euclidean, and a 2-approximation of the best cover.
 
     Args:
-        embeddings_ND: the pool. Tensors are worked on where they are, arrays on the CPU; float32 is what is compared.
+        embeddings_ND: the pool. Tensors are worked on where they are, arrays on the CPU; float32 is what is compared. Float16
+            stays as it is and is read in blocks, so that a memory-mapped array may be larger than the memory.
         labelled_LD: of those labelled already; at least one.
         k: how many.
 
@@ -68,8 +71,9 @@ def k_centre(embeddings_ND: Floats | Tensor, labelled_LD: Floats | Tensor, k: in
         round it: to a thousandth of the pool's spread.
     """
     check_budget(k, len(embeddings_ND))
-    # Without a copy where it is float32 already.
-    points_ND, start_LD = (torch.as_tensor(part).detach().to(torch.float32) for part in (embeddings_ND, labelled_LD))
+    points_ND, start_LD = torch.as_tensor(embeddings_ND).detach(), torch.as_tensor(labelled_LD).detach().float()
+    if points_ND.dtype != torch.float16:
+        points_ND = points_ND.to(torch.float32)  # without a copy where it is that already
     if not len(start_LD):
         raise DataError("coreset needs at least one labelled embedding to start from")
     if points_ND.ndim != 2 or start_LD.shape != (len(start_LD), points_ND.shape[1]):
@@ -86,6 +90,7 @@ def _refuse_not_finite(points_ND: Tensor, what: str) -> None:
     """Refuse NaN, which is farther or nearer than everything by the order of comparison, and squares that overflow."""
     bad: list[int] = []
     for number, block_MD in enumerate(points_ND.split(CHECKED)):
+        block_MD = block_MD.float()
         if not block_MD.abs().amax() < LARGEST:  # NaN is not less than anything
             rows_M = (~(block_MD.abs() < LARGEST).all(dim=1)).nonzero()[:, 0]
             bad += (number * CHECKED + rows_M).tolist()
@@ -100,7 +105,7 @@ def _refuse_not_finite(points_ND: Tensor, what: str) -> None:
 def greedy_k_centre(points_ND: Tensor, start_LD: Tensor, k: int) -> tuple[Rows, npt.NDArray[np.float32]]:
     """The point farthest from all centres, again and again; see :func:`k_centre`.
 
-    Both sets are float32, finite and on one device; the points are not copied as a whole.
+    Both sets are finite and on one device, the start is float32, the points that or float16; they are not copied as a whole.
 
     Returns:
         Rows in the order picked, and every row's distance (not squared) to the start (N,).
@@ -147,7 +152,7 @@ class _Greedy:
         """Compare everybody with the start; distances in float32's precision."""
         near_N = np.empty(len(self.upper_N), dtype=np.float32)
         for rows in _chunks(np.arange(len(near_N)), CHUNK // max(self.count, self.points_ND.shape[1])):
-            block_MD = self.points_ND[rows[0] : rows[-1] + 1] - self.origin_D
+            block_MD = self.points_ND[rows[0] : rows[-1] + 1].float() - self.origin_D
             self.square_N[rows] = _square(block_MD)
             near_N[rows], _, self.upper_N[rows] = self._nearest(block_MD, self.square_N[rows], 0)
         self.seen_N[:] = self.count
@@ -244,8 +249,8 @@ class _Greedy:
 
     def _add(self, row: int) -> None:
         """Make a point a centre."""
-        self.centres_CD[self.count] = self.points_ND[row] - self.origin_D
-        self.exact_CD[self.count] = self.points_ND[row].numpy(force=True)
+        self.centres_CD[self.count] = self.points_ND[row].float() - self.origin_D
+        self.exact_CD[self.count] = self.points_ND[row].float().numpy(force=True)
         self.square_C[self.count] = self.square_N[row]
         self.count += 1
 
@@ -306,13 +311,13 @@ class _Greedy:
         return np.asarray((gap_PD * gap_PD).sum(axis=1))
 
     def _gather(self, row_M: Rows) -> Tensor:
-        return self.points_ND[_index(row_M, self.points_ND)] - self.origin_D
+        return self.points_ND[_index(row_M, self.points_ND)].float() - self.origin_D
 
 
 def _mean(points_ND: Tensor) -> Tensor:
     total_D = torch.zeros(points_ND.shape[1], dtype=torch.float64, device=points_ND.device)
     for block_MD in points_ND.split(max(1, CHUNK // max(1, points_ND.shape[1]))):
-        total_D += block_MD.sum(dim=0)
+        total_D += block_MD.float().sum(dim=0)
     return (total_D / len(points_ND)).float()
 
 
