@@ -15,6 +15,8 @@ KIND, SCHEMA = "alpose batch", 1
 
 Strategy = Literal["value", "top", "coreset", "random"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+POOL = "pool "
+"""Before the method by which pictures of a pool were chosen."""
 Stream = Literal["value", "control"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -50,7 +52,7 @@ class Batch:
     created: str
     """UTC, ISO 8601."""
     strategy: str
-    """A strategy of ``alpose-harvest select``, or of ``alpose-train select`` a way of ``--by``."""
+    """One of ``alpose-harvest select``; of ``alpose-train select`` the word ``pool`` and what ``--by`` said."""
     budget: int
     choices: tuple[Choice, ...]
     counted: Mapping[str, int]
@@ -61,6 +63,8 @@ class Batch:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.strategy not in STRATEGIES and not self.strategy.startswith(POOL):
+            raise DataError(f"strategy {self.strategy!r} is not one of {', '.join(STRATEGIES)}")
         twice = len(self.choices) - len({choice.id for choice in self.choices})
         if twice:
             raise DataError(f"{twice} ids are named twice")

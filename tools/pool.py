@@ -34,7 +34,7 @@ from alpose.trainer.data.records import ImageError, orientation
 from alpose.trainer.pool.pictures import decode, digest
 
 from .annotation import Written, write_batch
-from .batch import Batch, Choice
+from .batch import POOL, Batch, Choice
 from .formats import format_named
 from .inbox import Inbox
 from .inbox_database import Columns, Raw
@@ -237,7 +237,8 @@ def _by_failure(scores: PoolScores, by: str, k: int, taken_N: npt.NDArray[np.boo
     order = np.argsort(scores.id_N, kind="stable")
     rows = order[np.searchsorted(scores.id_N, ids, sorter=order)]
     for row, choice in zip(rows.tolist(), chosen.choices, strict=True):
-        yield Pick(row, choice.reason)
+        # A pool is one device, of which there is nothing to say.
+        yield Pick(row, choice.reason.rpartition(", ")[0] if by == "value" else choice.reason)
 
 
 def _pool(scores: PoolScores, by: str, seed: int, taken_N: npt.NDArray[np.bool_]) -> Any:
@@ -338,7 +339,7 @@ def _write(
                 f"none of the {len(why)} chosen pictures can be read any more: {next(iter(left_out.items()))}"
             )
         batch = _batch(inbox, Batch(
-            name=name or now.strftime("%Y%m%d-%H%M%S"), created=now.isoformat(timespec="seconds"), strategy=by,
+            name=name or now.strftime("%Y%m%d-%H%M%S"), created=now.isoformat(timespec="seconds"), strategy=POOL + by,
             budget=budget, choices=tuple(choices), counted=_counted(scores, left_out, len(chosen)),
         ))  # fmt: skip
         written = write_batch(inbox, batch, to, out / to, link=True)

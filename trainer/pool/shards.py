@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -114,21 +115,23 @@ class ShardScores:
 class ShardFile:
     """A stored shard, of which each array is read when it is asked for."""
 
-    def __init__(self, path: Any) -> None:
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115  # until __exit__
         try:
-            self._arrays = np.load(path, allow_pickle=False)
+            self._arrays = np.load(self._file, allow_pickle=False)
             header = json.loads(self._arrays["header"].tobytes())
             if header["kind"] != "alpose pool scores" or header["schema"] != SCHEMA:
                 raise ValueError("another kind of file, or of another version")
             self.pictures = tuple(Seen(*row) for row in header["pictures"])
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            self._file.close()
             raise DataError(f"{path} is no shard of scores, or a damaged one: {error}") from error
 
     def __enter__(self) -> ShardFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._arrays.close()
+        self._file.close()
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """An array by its name; the scores of a method as ``by.NAME``."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -318,3 +319,16 @@ def test_minus_infinity_is_never_chosen() -> None:
 def test_a_score_that_is_not_a_number_selects_nothing() -> None:
     with pytest.raises(DataError, match=r"1 of 3 scores are NaN.*row 1"):
         top(np.array([1, np.nan, 2], dtype=np.float32), 1)
+
+
+def test_a_memory_mapped_pool_of_float16_is_picked_from_as_its_float32_copy_is(tmp_path: Path) -> None:
+    points_ND = points(3000, 16, 0).astype(np.float16)
+    mapped_ND = np.lib.format.open_memmap(tmp_path / "pool.npy", mode="w+", dtype=np.float16, shape=points_ND.shape)
+    mapped_ND[:] = points_ND
+    start_LD = points(2, 16, 1)
+    from_file, wide = (k_centre(each, start_LD, 200) for each in (mapped_ND, points_ND.astype(np.float32)))
+    np.testing.assert_array_equal(from_file[0], wide[0])
+    np.testing.assert_array_equal(from_file[1], wide[1])
+    mapped_ND[7] = np.nan
+    with pytest.raises(DataError, match=r"1 of 3000 embeddings of the pool are not finite"):
+        k_centre(mapped_ND, start_LD, 200)
