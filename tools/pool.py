@@ -155,7 +155,8 @@ def select_pool(
     format_named(to)
     if (out / SELECTION).exists():
         raise ConfigError(f"{out} holds a selection already: choose another --out")
-    if out.exists() and any(entry.name not in (INBOX, to) for entry in out.iterdir()):
+    mine = (INBOX, to, f".{SELECTION}.")
+    if out.exists() and not all(entry.name in mine or entry.name.startswith(mine[2]) for entry in out.iterdir()):
         raise DataError(f"{out} holds something else than an unfinished selection: give another --out")
     earlier = _earlier(after)
     scores = score_pool(model, pool, Path(cache) if cache else default_cache(), boxes=boxes, least_score=least_score, by=by,
@@ -205,7 +206,9 @@ def _choose_people(
         return
     from alpose.trainer.methods.selection import select
 
-    selection = select(by, _pool(scores, by, seed, taken_N), min(k + int(taken_N.sum()), len(scores)))
+    # Whoever was taken has the lowest score there is; a method that gives none does not know of them.
+    more = int(taken_N.sum()) if scores.score_N is None else 0
+    selection = select(by, _pool(scores, by, seed, taken_N), k + more)
     left = k
     open_count = int((~taken_N).sum())
     for rank, row in enumerate(selection.rows_M.tolist(), start=1):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,9 @@ def test_another_choice_scores_nothing_again_and_an_earlier_one_is_left_out(
 ) -> None:
     first = chosen("first", to="coco", by="coreset")
     second = chosen("second", to="coco", by="coreset", after=[tmp_path / "first"])
+    ranked = chosen("ranked", to="coco", by="epck", budget=100, after=[tmp_path / "first"])
+    assert {choice.id for choice in ranked.batch.choices}.isdisjoint(choice.id for choice in first.batch.choices)
+    assert len(ranked.pictures) == 8
     third = chosen("third", to="coco", budget=100, after=[tmp_path / "first", tmp_path / "second"], by="top")
     assert second.scored_now == third.scored_now == 0
     sets = [{choice.id for choice in one.batch.choices} for one in (first, second, third)]
@@ -390,10 +394,10 @@ def test_a_name_that_means_two_pictures_is_refused(model: Path, tmp_path: Path) 
         scored(model, tmp_path / "pool", tmp_path, boxes=entries)
 
 
-def test_boxes_outside_of_a_picture_are_noted(model: Path, pool: Path, tmp_path: Path) -> None:
-    scores = scored(model, pool, tmp_path, boxes=lambda image: [[0, 0, 40, 40], [500, 500, 600, 600]])
+def test_boxes_outside_of_a_picture_and_twins_are_noted(model: Path, pool: Path, tmp_path: Path) -> None:
+    scores = scored(model, pool, tmp_path, boxes=lambda image: [[0, 0, 40, 40], [500, 500, 600, 600], [0, 0, 40, 40]])
     assert len(scores) == 12
-    assert set(scores.notes.values()) == {"1 of its 2 boxes lie outside of it, or have no side"}
+    assert set(scores.notes.values()) == {"2 of its 3 boxes lie outside of it, have no side, or are there twice"}
 
 
 # --- Models, places, interruptions
@@ -476,6 +480,35 @@ def test_a_pool_behind_an_address_is_chosen_from_as_a_folder_is(
     assert here.pictures == there.pictures
     with pytest.raises(DataError, match="is not an address that fsspec knows"):
         chosen("no", pool="nothing-such://bucket/pool", to="coco")
+
+
+def test_a_pool_in_a_bucket(model: Path, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server_module = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    from alpose.trainer.pool.pictures import _file_system
+
+    from .test_remote import closing_s3
+
+    server = server_module.ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "y"), ("AWS_DEFAULT_REGION", "us-east-1"),
+                        ("AWS_ENDPOINT_URL", f"http://{host}:{port}")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with ExitStack() as opened:
+        opened.callback(server.stop)
+        files = opened.enter_context(closing_s3(s3fs.S3FileSystem(skip_instance_cache=True)))
+        files.mkdir("pictures")
+        for path in list(pool.iterdir())[:4]:
+            files.put_file(str(path), f"pictures/week 1/{path.name}")
+        opened.callback(_file_system.cache_clear)
+        opened.enter_context(closing_s3(_file_system("s3://pictures/week 1")[0]))
+        there = scored(model, "s3://pictures/week 1", tmp_path, shard=3)
+        assert scored(model, "s3://pictures/week 1", tmp_path, shard=3).scored_now == 0
+    here = scored(model, pool, tmp_path)
+    assert (len(there), there.scored_now, there.left_out) == (4, 4, {})
+    assert set(there.id_N) <= set(here.id_N)
+    assert set(there.failure_N) <= set(here.failure_N)
 
 
 SCRIPT = """

@@ -243,13 +243,18 @@ def _usable(boxes_N4: Boxes, rule: CropRule, size: tuple[int, int]) -> tuple[Box
     if not rule.around_person:
         return whole(*size), None
     width, height = size
+    found = len(boxes_N4)
+    _, first = np.unique(boxes_N4, axis=0, return_index=True)
+    boxes_N4 = boxes_N4[np.sort(first)]  # somebody who is found twice in one place is one person
     good_N = (
         (boxes_N4[:, 2] > boxes_N4[:, 0]) & (boxes_N4[:, 3] > boxes_N4[:, 1])
         & (boxes_N4[:, 2] > 0) & (boxes_N4[:, 3] > 0) & (boxes_N4[:, 0] < width - 1) & (boxes_N4[:, 1] < height - 1)
     )  # fmt: skip
-    if good_N.all():
-        return boxes_N4, None if len(boxes_N4) else NOBODY
-    return boxes_N4[good_N], f"{int((~good_N).sum())} of its {len(good_N)} boxes lie outside of it, or have no side"
+    if good_N.sum() == found:
+        return boxes_N4, None if found else NOBODY
+    return boxes_N4[
+        good_N
+    ], f"{found - int(good_N.sum())} of its {found} boxes lie outside of it, have no side, or are there twice"
 
 
 Found = str | tuple[str, npt.NDArray[np.uint8], Any]
