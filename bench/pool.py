@@ -64,7 +64,7 @@ def made_scores(path: Path) -> PoolScores:
     names = tuple(f"camera-{row % 50}/{row:09d}.jpg" for row in range(count))
     listing = Listing(Files("/pool"), names, names, 0)
     about = About(name="made", sha256="0" * 64, skeleton=LSP, rule=CropRule(width_px=64, height_px=64), methods=("epck",),
-                  calibrated=False, facts={})  # fmt: skip
+                  calibrated=False, computed="", facts={})  # fmt: skip
     id_N = np.array([f"{row:032x}" for row in range(count)], "S32")
     failure_N = np.random.default_rng(0).beta(2, 3, count).astype(np.float32)
     place_N2 = np.zeros((count, 2), np.int32)

@@ -155,10 +155,10 @@ def test_the_command_says_why_and_where_and_what_next(model: Path, pool: Path, c
     as_json = train(*arguments, "--out", tmp_path / "b", "--json", "--by", "random")
     assert json.loads(as_json.stdout)["by"] == "random"
     again = train(*arguments, "--out", tmp_path / "a")
-    assert again.exit_code == 1
+    assert again.exit_code == 2
     assert "holds a selection already" in again.output
     wrong = train(*arguments, "--out", tmp_path / "c", "--by", "oracle-loss")
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert "true labels" in wrong.output
     assert "value, top, random, coreset" in wrong.output
 
@@ -274,6 +274,13 @@ def test_other_kinds_of_picture_are_handed_out_as_jpeg(
     done = chosen(pool=tmp_path / "pool", to="coco", cache=tmp_path / "cache")
     assert done.turned == 1
     assert [path.suffix for path in (done.written.folders[0] / "images").iterdir()] == [".jpg"]
+
+
+def test_scores_of_another_precision_are_others(model: Path, pool: Path, tmp_path: Path) -> None:
+    exact = scored(model, pool, tmp_path)
+    rough = score_pool(model, pool, tmp_path, machine=device_context("cpu", "bf16"))
+    assert (exact.scored_now, rough.scored_now) == (12, 12)
+    assert not np.array_equal(exact.failure_N, rough.failure_N)
 
 
 def test_only_what_changed_is_scored_again(model: Path, tmp_path: Path) -> None:
@@ -409,7 +416,8 @@ def foreign_model(net: Path, folder: Path) -> Path:
     from alpose.trainer.foreign.model import ForeignModel, save
     from alpose.trainer.foreign.net import open_net
     from alpose.trainer.foreign.reader import NetReader
-    from alpose.trainer.foreign.recognise import Stated, examine
+    from alpose.trainer.foreign.recognise import examine
+    from alpose.trainer.foreign.stated import Stated
 
     opened = open_net(net, examine(net, Stated()).spec)
     joints = len(opened.spec.skeleton)

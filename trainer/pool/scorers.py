@@ -76,6 +76,8 @@ class About:
     methods: tuple[str, ...]
     """Of the catalog, that rank by a number which this model gives."""
     calibrated: bool
+    computed: str
+    """Where and how precisely: scores of another engine or precision are other scores."""
     facts: Mapping[str, Any]
     """What an inbox keeps of a bundle."""
 
@@ -163,7 +165,7 @@ class _OwnScorer:
         rule = replace(self.model.crop, context=0.0).rule
         self.about = About(
             name=folder.resolve().name, sha256=_sha256(folder / checkpoint.FACTS), skeleton=self.model.skeleton, rule=rule,
-            methods=(*heads, *self.model.auxiliary, *MAP_SCORES, *forms), calibrated=False,
+            methods=(*heads, *self.model.auxiliary, *MAP_SCORES, *forms), calibrated=False, computed=f"torch {machine.device.type} {machine.precision}",
             facts=_facts(self.model.skeleton, rule, self.head),
         )  # fmt: skip
 
@@ -203,7 +205,7 @@ class _ForeignScorer:
         rule = crop_config(model.spec).rule
         self.about = About(
             name=folder.resolve().name, sha256=_sha256(folder / foreign.FACTS), skeleton=model.spec.skeleton, rule=rule,
-            methods=(self.method,) if self.method else (), calibrated=False, facts=_facts(model.spec.skeleton, rule, kind),
+            methods=(self.method,) if self.method else (), calibrated=False, computed="onnxruntime cpu", facts=_facts(model.spec.skeleton, rule, kind),
         )  # fmt: skip
 
     def __call__(self, crops_NHW3: npt.NDArray[np.uint8]) -> Answers:
@@ -226,7 +228,7 @@ class _BundleScorer:
         self.method = manifest.head if manifest.head in METHODS else None
         self.about = About(
             name=manifest.name, sha256=bundle.sha256, skeleton=bundle.skeleton, rule=bundle.crop,
-            methods=(self.method,) if self.method else (), calibrated=manifest.calibration is not None,
+            methods=(self.method,) if self.method else (), calibrated=manifest.calibration is not None, computed=self.engine.name,
             facts=bundle_facts(bundle),
         )  # fmt: skip
 

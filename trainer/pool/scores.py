@@ -213,7 +213,7 @@ def _key(about: About, where: Detections | Detect | None, listing: Listing, by: 
     """Hash of all that makes the numbers, apart from the pictures."""
     boxes = "whole" if where is None else where.key if isinstance(where, Detections) else key_of(where)
     extra = by if by in METHODS and METHODS[by].of_maps else ""
-    made_of = [SCHEMA, about.sha256, boxes, listing.files.url, extra]
+    made_of = [SCHEMA, about.sha256, about.computed, boxes, listing.files.url, extra]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
 
 
