@@ -86,10 +86,10 @@ def test_points_in_another_unit_and_scores_that_are_none(tmp_path: Path) -> None
     assert "of its points lie far outside the input of 96 x 96 px" in _said(pixels, unit="share")
     spec = recognise(nets.regression(tmp_path / "net.onnx", numbers=3))
     points_NJ2 = np.random.default_rng(0).uniform(0, 96, (4, 17, 2)).astype(np.float32)
-    assert not odd(points_NJ2, points_NJ2, np.linspace(0, 1, 68, dtype=np.float32).reshape(4, 17), spec)
-    (said,) = odd(points_NJ2, points_NJ2, np.linspace(-3, 4, 68, dtype=np.float32).reshape(4, 17), spec)
+    assert not odd(points_NJ2, np.linspace(0, 1, 68, dtype=np.float32).reshape(4, 17), spec)
+    (said,) = odd(points_NJ2, np.linspace(-3, 4, 68, dtype=np.float32).reshape(4, 17), spec)
     assert "-3 to 4, which are no probabilities: state --score logit" in said
-    (said,) = odd(points_NJ2, points_NJ2, np.full((4, 17), 0.5, np.float32), spec)
+    (said,) = odd(points_NJ2, np.full((4, 17), 0.5, np.float32), spec)
     assert "0.5 for every joint of every picture" in said
 
 
