@@ -347,6 +347,25 @@ def test_a_whole_frame_is_placed_by_its_size_also_from_the_cache(kind: Any, tmp_
         np.testing.assert_allclose(crops.distance(steps)[0], [expected.across.scale, expected.down.scale], rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["letterbox", "whole"])
+def test_of_several_people_on_a_picture_a_net_of_whole_frames_is_shown_each_by_themselves(
+    kind: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a monitor shows them: the answer to the whole picture could be anybody's."""
+    data = replace(people(Counted(4)), image_N=np.array([0, 2, 0, 1]))
+    config = CropConfig(size_px=32, height_px=48, context=0, kind=kind, fill=114)
+    alone = prepare(people(Counted(4)), config, tmp_path)
+    with caplog.at_level(logging.INFO, "alpose"):
+        crops = [prepare(data, config, tmp_path) for _ in range(2)][1]  # from the cache
+    assert "2 of 4 people share a picture" in caplog.text
+    for row in range(4):
+        whole = config.rule.crop_of((0, 0, 1, 1), (40, 50))
+        expected = config.rule.person_crop(data.boxes_N4[row]) if row in (0, 2) else whole
+        np.testing.assert_array_equal(crops.read_bare(np.array([row]))[0], cut(data.image(row), expected))
+        np.testing.assert_array_equal(crops.joints_NJ2[row], expected.to_crop(data.joints_NJ2[row]))
+    assert (alone.read_bare(np.array([0])) != crops.read_bare(np.array([0]))).any(), "another cache"
+
+
 def body(count: int) -> PoseData:
     """People who lie on their backs: hips to the left, shoulders to the right."""
     skeleton = Skeleton("body", ("l_hip", "r_hip", "l_shoulder", "r_shoulder"), (), ((0, 1), (2, 3)))

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from alpose.runtime.crop import Crop, CropKind, CropRule, body_turn, cut
+from alpose.runtime.crop import PERSON_MARGIN, Crop, CropKind, CropRule, body_turn, cut
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import read_json, remove_abandoned, replacing, write_json
 from alpose.runtime.skeleton import Skeleton, body_axis
@@ -80,9 +80,16 @@ class CropConfig:
         return round(self.context * max(self.shape_px))
 
     def crop_of(
-        self, box_4: npt.ArrayLike, frame_size: tuple[int, int] | None = None, turn: float | None = None
-    ) -> Crop:
-        """The crop of one person, with context; the arguments are those of :meth:`CropRule.crop_of`."""
+        self, box_4: npt.ArrayLike, frame_size: tuple[int, int] | None = None, turn: float | None = None,
+        shared: bool = False,
+    ) -> Crop:  # fmt: skip
+        """The crop of one person, with context; the arguments are those of :meth:`CropRule.crop_of`.
+
+        ``shared``: others are labelled on the same picture. A net of whole frames then sees the person by themselves, as a monitor
+        shows it each of several people: of the whole picture its answer could be anybody's.
+        """
+        if shared and not self.rule.around_person:
+            return self.rule.person_crop(box_4)
         return replace(self.rule.crop_of(box_4, frame_size, turn), context_px=self.context_px)
 
 
@@ -190,10 +197,14 @@ def prepare(
     if turn_N is not None and not np.isfinite(turn_N).all():
         log.warning("%s: %d of %d people are cut upright: the direction of their bodies is not known", data.name,
                     int((~np.isfinite(turn_N)).sum()), len(data))  # fmt: skip
-    key = _key(data, config, turn_N)
+    shared_N = _shared(data, config)
+    if shared_N.any():
+        log.info("%s: %d of %d people share a picture, and a net of whole frames is shown each by themselves", data.name,
+                 int(shared_N.sum()), len(data))  # fmt: skip
+    key = _key(data, config, turn_N, shared_N)
     path, notes = cache / f"crops-{key}.npy", cache / f"crops-{key}.json"
     if not (path.exists() and notes.exists()):
-        _make(data, config, path, notes, workers or os.cpu_count() or 1, turn_N)
+        _make(data, config, path, notes, workers or os.cpu_count() or 1, turn_N, shared_N)
     shape = (len(data), *_shape(config), 3)
     try:
         noted = read_json(notes)
@@ -216,7 +227,7 @@ def prepare(
         raise DataError(f"{data.name}: none of its {len(data)} people could be cut, first: {left_out[0]}")
     kept = data.subset(rows_N)
     crop_N = tuple(
-        config.crop_of(box_4, sizes.get(int(row)), _turn(turn_N, int(row)))
+        config.crop_of(box_4, sizes.get(int(row)), _turn(turn_N, int(row)), bool(shared_N[row]))
         for row, box_4 in zip(rows_N, kept.boxes_N4, strict=True)
     )
     joints_NJ2 = np.stack([crop.to_crop(joints) for crop, joints in zip(crop_N, kept.joints_NJ2, strict=True)])
@@ -263,7 +274,15 @@ def _turn(turn_N: Floats | None, row: int) -> float | None:
     return float(turn_N[row]) if turn_N is not None and np.isfinite(turn_N[row]) else None
 
 
-def _key(data: PoseData, config: CropConfig, turn_N: Floats | None) -> str:
+def _shared(data: PoseData, config: CropConfig) -> Bools:
+    """Who is on a picture with others, where the crop is the whole picture."""
+    if config.rule.around_person:
+        return np.zeros(len(data), dtype=bool)
+    _, place_N, count_M = np.unique(data.image_N, return_inverse=True, return_counts=True)
+    return np.asarray(count_M[place_N.reshape(-1)] > 1)
+
+
+def _key(data: PoseData, config: CropConfig, turn_N: Floats | None, shared_N: Bools) -> str:
     """Hash of all that makes the pixels: a renamed folder or a corrected label needs no new crops."""
     # What a config had before crops could have any shape always counts, the rest where it is stated: caches stay good.
     stated = {name: value for name, value in asdict(config).items()
@@ -271,10 +290,14 @@ def _key(data: PoseData, config: CropConfig, turn_N: Floats | None) -> str:
     made_of: list[object] = [VERSION, data.pictures(), data.boxes_N4.tolist(), stated]
     if turn_N is not None:
         made_of.append([None if np.isnan(turn) else turn for turn in turn_N.tolist()])
+    if shared_N.any():
+        made_of.append({"shared": np.flatnonzero(shared_N).tolist(), "margin": PERSON_MARGIN})
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
 
 
-def _make(data: PoseData, config: CropConfig, path: Path, notes: Path, workers: int, turn_N: Floats | None) -> None:
+def _make(
+    data: PoseData, config: CropConfig, path: Path, notes: Path, workers: int, turn_N: Floats | None, shared_N: Bools
+) -> None:  # fmt: skip
     """Cut every person into a file beside its place, then rename: an interrupted cache does not exist."""
     remove_abandoned(path.parent, path.name)
     shape = (len(data), *_shape(config), 3)
@@ -286,7 +309,8 @@ def _make(data: PoseData, config: CropConfig, path: Path, notes: Path, workers: 
             try:
                 frame_HW3 = data.image(row)
                 size = (frame_HW3.shape[1], frame_HW3.shape[0])
-                pixels_NTS3[row] = cut(frame_HW3, config.crop_of(data.boxes_N4[row], size, _turn(turn_N, row)))
+                crop = config.crop_of(data.boxes_N4[row], size, _turn(turn_N, row), bool(shared_N[row]))
+                pixels_NTS3[row] = cut(frame_HW3, crop)
                 sizes[row] = size
             except ImageError as error:
                 return str(error)
