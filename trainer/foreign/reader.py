@@ -293,7 +293,9 @@ class NetReader(nn.Module):
         box = rows[..., :4]
         if not is_corners:
             box = torch.cat([box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2], dim=-1)
-        if self.spec.decoder.unit == "share":
+        if self.spec.decoder.unit == "centred":
+            box = (box + 1) / 2
+        if self.spec.decoder.unit in ("share", "centred"):
             box = box * box.new_tensor((*self.size, *self.size))
         return box if self.spec.decoder.unit == "pixels" else box - 0.5
 
