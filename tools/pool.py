@@ -217,8 +217,8 @@ def _choose_people(
         left -= 1
         if by == "random":
             reason = "by chance"
-        elif scores.score_N is None:
-            reason = f"{by}: number {k - left}, far from everybody chosen before"
+        elif by == "coreset":
+            reason = f"coreset: number {k - left}, far from everybody chosen before"
         else:
             reason = f"{by} {selection.score_N[row]:.3g}, number {rank:,} of {open_count:,} people"
         yield Pick(row, reason)

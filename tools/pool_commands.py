@@ -78,6 +78,8 @@ def select(
 
 
 def _text(done: Selected, to: str, budget: int) -> str:
+    from alpose.trainer.pool.shards import NOBODY
+
     from .formats import format_named
     from .screen import listed, plural, table
 
@@ -87,7 +89,10 @@ def _text(done: Selected, to: str, budget: int) -> str:
         lines.append(
             "the model is not calibrated: its failure is one minus the mean confidence of the joints, which only ranks"
         )
-    lines += listed([f"passed over: {picture}: {why}" for picture, why in done.left_out.items()])
+    nobody = sum(why == NOBODY for why in done.left_out.values())
+    if nobody:
+        lines.append(f"{plural(nobody, 'picture')} passed over: {NOBODY}")
+    lines += listed([f"passed over: {picture}: {why}" for picture, why in done.left_out.items() if why != NOBODY])
     lines += listed([f"in part: {picture}: {why}" for picture, why in done.notes.items()])
     lines.append("\n" + table(("most wanted", "why"), done.pictures[:CHOICES_SHOWN], right=False))
     if len(done.pictures) > CHOICES_SHOWN:

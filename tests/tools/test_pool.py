@@ -29,6 +29,7 @@ from alpose.tools.pool import Selected, choose, select_pool
 from alpose.trainer.cli import main
 from alpose.trainer.data.coco import read_coco
 from alpose.trainer.device import device_context
+from alpose.trainer.methods.catalog import METHODS, Method
 from alpose.trainer.pool.scorers import open_scorer, ways
 from alpose.trainer.pool.scores import PoolScores, score_pool
 
@@ -106,6 +107,21 @@ def test_every_way_chooses_the_same_people_whatever_the_shards(
         assert all(pick.reason for pick in picks)
         found.append([(scores.id_N[pick.row], scores.failure_N[pick.row], pick.reason) for pick in picks])
     assert found[0] == found[1] == found[2]
+
+
+def test_a_method_that_somebody_registers_chooses_from_a_pool_too(
+    model: Path, pool: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_number(pool: Any) -> Any:
+        return np.asarray(pool.scored.embedding_ND[:, 0], np.float32)
+
+    monkeypatch.setitem(METHODS, "first-number", Method("first-number", METHODS["random"].look, score=first_number))
+    scores = scored(model, pool, cache, by="first-number")
+    picks = choose(scores, "first-number", 3, seed=0)
+    order = np.argsort(-scores.embedding_ND[:, 0].astype(np.float32), kind="stable")
+    assert [pick.row for pick in picks] == order[:3].tolist()
+    assert picks[0].reason.startswith("first-number 0.")
+    assert picks[0].reason.endswith("number 1 of 12 people")
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
