@@ -102,8 +102,9 @@ def test_an_inbox_is_pulled_into_selected_from_and_shown(old: Path, run: Run) ->
     chosen = json.loads((old / "inbox" / "batches" / "week-1.json").read_text())
     assert "12" in run("tools", "status", "inbox")
     run("tools", "pull", "flagged.db", "--into", "inbox")
-    run("tools", "select", "inbox", "--budget", "8", "--name", "again", "--seed", "1")
+    run("tools", "select", "inbox", "--budget", "8", "--name", "again", "--seed", "1", "--strategy", "top")
     again = json.loads((old / "inbox" / "batches" / "again.json").read_text())
+    assert again["choices"]
     assert not {one["id"] for one in chosen["choices"]} & {one["id"] for one in again["choices"]}, "chosen twice"
     run("tools", "gallery", "inbox", "--out", "gallery.html")
     (labels,) = (old / "batch" / "annotations").glob("*.json")

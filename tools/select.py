@@ -263,7 +263,11 @@ def _nothing_left(inbox: Inbox, counted: Mapping[str, int]) -> str:
         )
     why = ", ".join(f"{count:,} {reason}" for reason, count in counted.items())
     do = [
-        *(["lower --min-distance"] if counted.get("near-duplicates") else []),
+        *(
+            ["lower --min-distance, or give --strategy top or random, which take near-duplicates too"]
+            if counted.get("near-duplicates")
+            else []
+        ),
         *(["give --control a share of the budget"] if counted.get(WAITING) else []),
         f"pull newer frames: alpose-harvest pull SOURCE --into {inbox.folder}",
     ]
