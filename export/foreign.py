@@ -34,7 +34,7 @@ from alpose.trainer.device import device_context
 from alpose.trainer.foreign import model as models
 from alpose.trainer.foreign.fitting import turns_of
 from alpose.trainer.foreign.graph import weights_beside
-from alpose.trainer.foreign.heads import Detector
+from alpose.trainer.foreign.heads import Detector, is_entropy
 from alpose.trainer.foreign.joints import in_skeleton, match_joints
 from alpose.trainer.foreign.net import ForeignNet, open_net
 from alpose.trainer.foreign.reader import NetReader
@@ -71,10 +71,15 @@ class ReaderGraph(CalibratedGraph):
     def __init__(self, reader: NetReader, detector: Detector | None, spec: GraphSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.reader = copy.deepcopy(reader).float().eval()
-        self.head = None if detector is None else copy.deepcopy(detector).float().cpu().eval()
+        if detector is None:
+            entropies = [name for name in reader.facts[: reader.count] if is_entropy(name)]
+            reader = reader.narrowed(["score", *entropies])
+        else:
+            reader, detector = copy.deepcopy(detector).float().cpu().eval().for_graph(reader)
+        self.reader, self.head = reader.float().eval(), detector
         self.entropies = [place for place, name in enumerate(reader.facts[: reader.count]) if is_entropy(name)]
-        self.judged = list(range(len(spec.skeleton)) if detector is None else detector.config.joints)
+        judged = range(len(spec.skeleton)) if detector is None else detector.config.joints
+        self.register_buffer("judged_L", torch.tensor(list(judged)), persistent=False)
         self.set_calibration(None, None)
 
     @property
@@ -91,22 +96,17 @@ class ReaderGraph(CalibratedGraph):
     def read(self, *inputs: Tensor) -> Raw:
         """From the tensors. Joints without labels enter no evidence of the image."""
         reading = self.reader(*inputs)
-        doubt_N = 1.0 - reading.scores_NJ[:, self.judged].mean(dim=1)
+        doubt_N = 1.0 - reading.scores_NJ.index_select(1, self.judged_L).mean(dim=1)
         entropy_N = torch.zeros_like(doubt_N)
         if self.entropies:
-            entropy_N = reading.evidence_NJD[:, self.judged][:, :, self.entropies].mean(dim=(1, 2))
+            entropy_N = reading.evidence_NJD.index_select(1, self.judged_L)[:, :, self.entropies].mean(dim=(1, 2))
         if self.head is None:
             loss_N, logit_NJ = doubt_N, score_logit(reading.scores_NJ)
         else:
-            loss_N, confidence_NJ = self.head(reading, self.reader.pooled(inputs))
+            loss_N, confidence_NJ = self.head(reading, self.head.summary(self.reader, inputs))
             logit_NJ = score_logit(confidence_NJ)
         evidence_N3 = torch.stack([loss_N, entropy_N, doubt_N], dim=1)
         return Raw(reading.keypoints_NJ2, reading.scores_NJ, evidence_N3, logit_NJ, unit(reading.embedding_NE))
-
-
-def is_entropy(fact: str) -> bool:
-    """Whether a fact is the entropy of a map or a distribution, of the joint itself."""
-    return "entropy" in fact and not fact.startswith("mirror")
 
 
 def unit(embedding_NE: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundErro
 from alpose.runtime.types import Outputs
 from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.data.crops import crop_config, label_turns
-from alpose.trainer.foreign.heads import DetectorConfig, build_detector
+from alpose.trainer.foreign.heads import HeadKind, build_detector
+from alpose.trainer.foreign.learning import config_of
 from alpose.trainer.foreign.net import open_net, prepare
 from alpose.trainer.foreign.reader import NetReader
 from alpose.trainer.foreign.recognise import recognise
@@ -58,18 +59,21 @@ def frames_for(spec: PoseSpec, count: int = 3) -> npt.NDArray[np.uint8]:
     return fine.permute(0, 2, 3, 1).round().to(torch.uint8).numpy()
 
 
-def graph_of(path: Path, stated: dict[str, Any]) -> tuple[ForeignGraph, npt.NDArray[np.uint8]]:
+def graph_of(
+    path: Path, stated: dict[str, Any], kind: HeadKind = "facts"
+) -> tuple[ForeignGraph, npt.NDArray[np.uint8]]:
     """With a detector whose weights are drawn."""
     spec = recognise(path, **stated)
     net = open_net(path, spec)
     reader = NetReader(spec, net.shapes)
     joints = tuple(range(1, len(spec.skeleton)))
     torch.manual_seed(0)
-    detector = build_detector(
-        DetectorConfig(kind="facts", joints=joints, facts=reader.count), len(spec.skeleton)
-    ).eval()
+    detector = build_detector(config_of(kind, reader, joints), len(spec.skeleton)).eval()
+    for name, value in detector.named_buffers():
+        if name.endswith("directions_CK"):
+            value.copy_(torch.randn_like(value) / 30)
     frames = frames_for(spec)
-    graph = ForeignGraph(net, reader, detector, head_name="facts", frames_NHW3=frames)
+    graph = ForeignGraph(net, reader, detector, head_name=kind, frames_NHW3=frames)
     joint = JointCalibration(np.full(len(spec.skeleton), 1.2), np.full(len(spec.skeleton), -0.3),
                              np.ones(len(spec.skeleton), dtype=np.bool_))  # fmt: skip
     return graph.with_calibration(CALIBRATION, joint), frames
@@ -80,12 +84,13 @@ def one_by_one(engine: OnnxEngine, frames_NHW3: npt.NDArray[np.uint8]) -> Output
     return Outputs(*(np.concatenate([each[name] for each in said]) for name in said[0]))
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(("name", "kind"), [*((name, "facts") for name in NETS), ("heatmaps", "epck"), ("tokens", "epck"),
+                                            ("heatmaps", "ll++conv"), ("simcc", "ll++")])  # fmt: skip
 def test_the_merged_graph_answers_as_its_slow_twin_with_the_keypoints_of_the_file_alone(
-    name: str, tmp_path: Path
+    name: str, kind: HeadKind, tmp_path: Path
 ) -> None:
     make, stated = NETS[name]
-    graph, frames = graph_of(make(tmp_path / "net.onnx"), stated)
+    graph, frames = graph_of(make(tmp_path / "net.onnx"), stated, kind)
     facts = graph.write(tmp_path / "model.onnx")
     assert facts.opset >= 18
     engine = OnnxEngine(tmp_path / "model.onnx", threads=1)

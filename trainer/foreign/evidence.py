@@ -3,7 +3,8 @@
 Heads of such a net learn from this file in seconds. It is written block by block beside the crops, and an interrupted pass
 goes on at its last block.
 
-Shapes: N views, P people, B views of a block, J joints that are labelled at all, D evidence of a joint, C pooled features.
+Shapes: N views, P people, B views of a block, J joints that are labelled at all, D evidence of a joint, C pooled features, M numbers of the
+coarse maps.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .graph import digest
 from .net import ForeignNet
 from .reader import NetReader
 
-VERSION = 2
+VERSION = 3
 """Raise this when the same net and people give other numbers."""
 BLOCK = 32
 """Views between two marks of progress."""
@@ -60,6 +61,8 @@ class Evidence:
     """float16."""
     pooled_NC: Array
     """Averages of the taps, float16."""
+    maps_NM: Array
+    """The taps as :meth:`~.reader.NetReader.coarse` maps, float16."""
     scores_NJ: Array
     own_N: Array
     """The net's own score, averaged over all its joints, as whoever uses the net has it."""
@@ -156,7 +159,7 @@ def _look(
     given = net(np.ascontiguousarray(frames_BHW3))
     tensors = [torch.from_numpy(given[name]) for name in net.spec.tensors]
     with torch.inference_mode():
-        reading, pooled_BC = reader(*tensors), reader.pooled(tensors)
+        reading, pooled_BC, maps_BM = reader(*tensors), reader.pooled(tensors), reader.coarse(tensors)
     keypoints_BJ2 = reading.keypoints_NJ2[:, joints]
     pixels_BJ = (keypoints_BJ2 - shown.joints_BJ2[:, joints].cpu()).norm(dim=2)
     distance_BJ = (pixels_BJ / shown.unit_B.cpu()[:, None]).clamp_max(FAR)
@@ -170,6 +173,7 @@ def _look(
         "strength_N": strength_B.numpy(),
         "evidence_NJD": reading.evidence_NJD[:, joints].clamp(-6e4, 6e4).numpy(),
         "pooled_NC": pooled_BC.nan_to_num().clamp(-6e4, 6e4).numpy(),
+        "maps_NM": maps_BM.nan_to_num().clamp(-6e4, 6e4).numpy(),
         "scores_NJ": reading.scores_NJ[:, joints].numpy(),
         "own_N": reading.scores_NJ.mean(dim=1).numpy(),
         "keypoints_NJ2": keypoints_BJ2.numpy(),
@@ -187,6 +191,7 @@ def _open(folder: Path, reader: NetReader, views: int, joints: int) -> dict[str,
         "strength_N": ((), np.float32),
         "evidence_NJD": ((joints, len(reader.facts)), np.float16),
         "pooled_NC": ((channels,), np.float16),
+        "maps_NM": ((sum(channels * side**2 for channels, side in reader.pyramid),), np.float16),
         "scores_NJ": ((joints,), np.float32),
         "own_N": ((), np.float32),
         "keypoints_NJ2": ((joints, 2), np.float32),

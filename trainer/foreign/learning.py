@@ -1,6 +1,6 @@
 """Training of the detectors of somebody else's net on stored evidence, and what they say of it.
 
-Shapes: N views, L labelled joints, D evidence of a joint, P pooled features.
+Shapes: N views, L labelled joints, D evidence of a joint, P numbers of the taps' summary.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..training import HeadBatch, HeadTraining, run_epochs
 from .evidence import Evidence
 from .heads import (
     COMPONENTS,
+    TAP_HEADS,
     AveragedHead,
     Detector,
     DetectorConfig,
@@ -40,6 +41,8 @@ PIECE = 1024
 """Views whose evidence is in memory as float32 at a time."""
 DIRECTIONS_FROM = 750
 """Views, spread over all, that the directions of the features are taken from; with all their joints that is enough."""
+MOST_STANDARDISED = 4000
+"""Views, spread over all, that mean and deviation of a summary's channels are taken from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +59,12 @@ def config_of(
 ) -> DetectorConfig:
     """The config of a head that fits a net."""
     channels = len(reader.facts) - reader.count
-    with_features = kind in ("epck", "facts+features")
+    with_features, maps = kind in ("epck", "facts+features"), kind == "ll++conv"
+    taps = reader.pyramid if maps else [(tap.channels, 1) for tap in reader.taps.values()] if kind in TAP_HEADS else []
     return DetectorConfig(
         kind=kind, joints=joints, facts=reader.count, channels=channels if with_features else 0,
         components=min(components, channels) if with_features else 0,
-        pooled=tuple(tap.channels for tap in reader.taps.values()) if kind in ("ll", "ll++") else (),
+        pooled=tuple(channels for channels, _ in taps), sides=tuple(side for _, side in taps) if maps else (),
         fact=reader.facts.index("score"),
     )  # fmt: skip
 
@@ -101,8 +105,8 @@ def predict(detector: Detector, evidence: Evidence) -> tuple[npt.NDArray[np.floa
         for start in range(0, len(evidence), PIECE):
             rows = slice(start, start + PIECE)
             evidence_NLD = torch.from_numpy(np.asarray(evidence.evidence_NJD[rows], np.float32))
-            pooled_NP = torch.from_numpy(np.asarray(evidence.pooled_NC[rows], np.float32))
-            losses.append(detector.loss(evidence_NLD, pooled_NP).numpy())
+            summary_NP = torch.from_numpy(np.asarray(getattr(evidence, detector.stored)[rows], np.float32))
+            losses.append(detector.loss(evidence_NLD, summary_NP).numpy())
             confidences.append(detector.confidence(evidence_NLD).numpy())
     return np.concatenate(losses), np.concatenate(confidences)
 
@@ -130,8 +134,9 @@ def _learn_pooled(head: PooledHead, evidence: Evidence, how: HeadTraining, seed:
     if len(rows_M) < 2:
         raise DataError("loss heads learn from pairs of people with labelled joints who can be measured: there are "
                         f"{len(rows_M)}")  # fmt: skip
-    pooled_NP = torch.from_numpy(np.asarray(evidence.pooled_NC, np.float32))
-    head.standardise(pooled_NP[rows_M])
+    # As they are stored: coarse maps of many views would fill the memory as float32.
+    summary_NP = torch.from_numpy(np.array(getattr(evidence, head.stored)))
+    head.standardise(summary_NP[rows_M[:: max(1, len(rows_M) // MOST_STANDARDISED)]].float())
     head.train()
     objective = resolve(head_named(head.config.kind).loss)
     optimiser = torch.optim.AdamW(head.parameters(), how.lr, weight_decay=1e-2)
@@ -152,7 +157,7 @@ def _learn_pooled(head: PooledHead, evidence: Evidence, how: HeadTraining, seed:
 
     def step(index_B: Tensor) -> dict[str, Tensor]:
         none = torch.zeros(0)
-        batch = HeadBatch(head.features(pooled_NP[index_B]), none, none, none, true_N[index_B],
+        batch = HeadBatch(head.features(summary_NP[index_B].float()), none, none, none, true_N[index_B],
                           torch.arange(len(index_B)), (), how, seed)  # fmt: skip
         loss: Tensor = objective(prepared, batch)
         optimiser.zero_grad(set_to_none=True)

@@ -36,7 +36,7 @@ from .net import Shape
 from .reader import NetReader
 from .spec import PoseSpec
 
-KIND, SCHEMA = "alpose foreign pose model", 1
+KIND, SCHEMA = "alpose foreign pose model", 2
 NET, WEIGHTS, FACTS = "net.onnx", "model.safetensors", "model.json"
 
 
@@ -64,7 +64,7 @@ class Readout(nn.Module):
     def forward(self, *tensors: Tensor) -> Answer:
         """Answer a batch."""
         reading = self.reader(*tensors)
-        loss_N, confidence_NJ = self.detector(reading, self.reader.pooled(tensors))
+        loss_N, confidence_NJ = self.detector(reading, self.detector.summary(self.reader, tensors))
         return Answer(reading.keypoints_NJ2, reading.scores_NJ, loss_N, confidence_NJ, reading.embedding_NE)
 
 

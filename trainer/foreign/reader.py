@@ -3,17 +3,22 @@
 The same module reads stored tensors for training and stands in the exported graph, so that both see the same numbers. It
 has no control flow that depends on values, takes any batch, and survives a net that answers with NaN.
 
-Shapes: N images, J joints, P points of an output (P >= J), K columns of a point, A candidates, H W cells of a map, Q cells
-of a flattened map, L points to look at, C channels, F facts of a joint, D evidence of a joint, E embedding, B bins of a
-distribution.
+At batch 1 a node of a graph costs more than its arithmetic, and what reads a net must cost little beside it: numbers of a
+joint are computed together where they are of one kind, and places are read with the operator GridSample.
+
+Shapes: N images, J joints, P points of an output (P >= J), K columns of a point or components of features, A candidates, H W
+cells of a map, Q cells of a flattened map, L looks at a map, C channels, F facts of a joint, D evidence of a joint, E embedding,
+B bins of a distribution, M numbers of the coarse maps.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,6 +29,8 @@ from .spec import NetDecoder, PoseSpec
 
 Shape = Sequence[int | None]
 Shapes = Mapping[str, Shape]
+Facts = dict[tuple[str, ...], Tensor]
+"""Numbers of every joint, (N, J, k), by their k names."""
 
 SHARPNESS = 30.0
 """A map's range is stretched to this before its softmax, so that logits, probabilities and bells have comparable entropies."""
@@ -31,8 +38,12 @@ DARK_SIGMA, DARK_RADIUS = 0.8, 3
 """Of the blur before DARK's step, in cells: as Hugging Face's and mmpose's UDP decoders have it."""
 FAR = 0.01
 """Distances are told in logarithms of this share of the input's longer side: log(1 + d / FAR)."""
-CERTAIN = 1e-6
-"""Probabilities nearer to 0 or 1 are told apart no more, where their logit is taken."""
+FARTHEST_PX = 1e6
+"""Points beyond this are here: a map's cells are counted in whole numbers."""
+MANY = 4
+"""Features with more than so many channels for each component are reduced before they are read, not behind it."""
+COARSE, NARROW = 8, 32
+"""Cells along a side, and channels, of the coarse maps that ``ll++conv`` reads, at most."""
 
 
 class Reading(NamedTuple):
@@ -87,12 +98,38 @@ class NetReader(nn.Module):
         self.size = (spec.input.width_px, spec.input.height_px)
         self.shapes = {name: tuple(shapes[name]) for name in spec.tensors}
         self.taps = {name: tap_layout(name, self.shapes[name], spec) for name in spec.taps}
+        # Finer taps tell a head on the joints nothing that coarser ones do not, and reading them costs as much.
+        self.features = {name: self.taps[name] for name in spec.taps[len(spec.taps) // 2 :]}
+        self.wanted: frozenset[str] | None = None
         self.register_buffer("flip_J", torch.tensor(spec.skeleton.flip_order()), persistent=False)
+        self.register_buffer("directions_CK", None, persistent=False)
+        for place, tap in enumerate(self.taps.values()):
+            self.register_buffer(f"mixed_{place}", mixing(tap.channels), persistent=False)
+        self._name_facts()
+
+    def _name_facts(self) -> None:
         names = self._fact_names()
-        mirrored = [f"mirror {name}" for name in names] if spec.skeleton.flip_pairs else []
-        features = [f"{name}[{channel}]" for name, tap in self.taps.items() for channel in range(tap.channels)]
-        self.count = len(names) + len(mirrored)
-        self.facts = (*names, *mirrored, *features)
+        self.count = len(names)
+        features = [f"{name}[{channel}]" for name, tap in self.features.items() for channel in range(tap.channels)]
+        if self.directions_CK is not None:
+            features = [f"component {place}" for place in range(self.directions_CK.shape[1])]
+        self.facts = (*names, *features)
+
+    def narrowed(self, wanted: Collection[str] | None = None, directions_CK: Tensor | None = None) -> NetReader:
+        """A reader of less, for a graph: what is not told is not computed.
+
+        Args:
+            wanted: facts that are told, with those that are computed together with them; all of them without it.
+            directions_CK: of all features; told instead of them are these components, or nothing of them without it.
+        """
+        other = copy.deepcopy(self)
+        is_embedding = not self.taps and not self.spec.embedding  # then all facts describe the image
+        other.wanted = None if wanted is None or is_embedding else frozenset(wanted)
+        other.directions_CK = directions_CK
+        if directions_CK is None:
+            other.features = {}
+        other._name_facts()
+        return other
 
     def forward(self, *tensors: Tensor) -> Reading:
         """Read a batch; the tensors are those of ``spec.tensors``, in that order."""
@@ -100,15 +137,12 @@ class NetReader(nn.Module):
             raise ConfigError(f"{self.spec.name}: {len(tensors)} tensors given, the spec reads {self.spec.tensors}")
         given = {name: value.float() for name, value in zip(self.spec.tensors, tensors, strict=True)}
         keypoints_NJ2, scores_NJ, facts = self._decode(given)
-        points_NJ2 = finite(keypoints_NJ2)
-        facts = {**self._position(points_NJ2), "score": scores_NJ, **facts, **self._hidden(given, points_NJ2)}
-        facts_NJF = torch.stack(list(facts.values()), dim=2)
-        parts = [facts_NJF]
-        if self.spec.skeleton.flip_pairs:
-            parts.append(facts_NJF.index_select(1, self.flip_J))
-        parts += [self._features(given[name], tap, points_NJ2) for name, tap in self.taps.items()]
-        evidence_NJD = finite(torch.cat(parts, dim=2), 1e4)
-        return Reading(keypoints_NJ2, scores_NJ, evidence_NJD, self._embedding(given, facts_NJF))
+        points_NJ2 = finite(keypoints_NJ2, FARTHEST_PX)
+        told = list(self._facts(given, points_NJ2, scores_NJ, facts).values())
+        if self.features:
+            told.append(self._features(given, points_NJ2))
+        evidence_NJD = finite(torch.cat(told, dim=2), 1e4)
+        return Reading(keypoints_NJ2, scores_NJ, evidence_NJD, self._embedding(given, evidence_NJD))
 
     def maps(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The taps as maps (N, C, h, w), finest first, whatever their layout; vectors are maps of one cell."""
@@ -120,7 +154,34 @@ class NetReader(nn.Module):
         given = dict(zip(self.spec.tensors, tensors, strict=True))
         if not self.taps:
             return tensors[0].new_zeros(tensors[0].shape[0], 0)
-        return torch.cat([_average(given[name].float(), tap) for name, tap in self.taps.items()], dim=1)
+        return torch.cat([average(given[name].float(), tap) for name, tap in self.taps.items()], dim=1)
+
+    def coarse(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The taps as square maps of few cells and few channels, flattened one after the other, (N, M).
+
+        Cells are averaged together, and of many channels fixed random sums are taken, which keep distances between vectors
+        about as they are (Johnson and Lindenstrauss, 1984): so the maps of thousands of views fit on a disk.
+        """
+        parts = []
+        for place, (tap_map, (channels, side)) in enumerate(zip(self.maps(tensors), self.pyramid, strict=True)):
+            height, width = tap_map.shape[2:]
+            small_NCss = functional.avg_pool2d(tap_map, (height // side, width // side))
+            if channels < tap_map.shape[1]:
+                mixed_C11 = self.get_buffer(f"mixed_{place}")[:, :, None, None]
+                small_NCss = functional.conv2d(small_NCss, mixed_C11)
+            parts.append(small_NCss.flatten(1))
+        return torch.cat(parts, dim=1) if parts else tensors[0].new_zeros(tensors[0].shape[0], 0)
+
+    @property
+    def pyramid(self) -> list[tuple[int, int]]:
+        """Channels and cells along a side of each of the coarse maps, finest first."""
+        found: list[tuple[int, int]] = []
+        for tap in self.taps.values():
+            most = found[-1][1] if found else COARSE
+            both = math.gcd(tap.height, tap.width)
+            side = next(side for side in range(most, 0, -1) if both % side == 0)
+            found.append((min(tap.channels, NARROW), side))
+        return found
 
     @property
     def finds_people(self) -> bool:
@@ -153,24 +214,34 @@ class NetReader(nn.Module):
             for name, shape in self.shapes.items()
         }
         with torch.no_grad():
-            keypoints_NJ2, _, facts = self._decode(given)
-            return [*self._position(keypoints_NJ2), "score", *facts, *self._hidden(given, keypoints_NJ2)]
+            keypoints_NJ2, scores_NJ, facts = self._decode(given)
+            return [name for names in self._facts(given, keypoints_NJ2, scores_NJ, facts) for name in names]
 
-    def _position(self, points_NJ2: Tensor) -> dict[str, Tensor]:
-        """Where the joint is in the input, [-1, 1], and how far from its mirror partner."""
+    def _facts(
+        self, given: Mapping[str, Tensor], points_NJ2: Tensor, scores_NJ: Tensor, decoded: Mapping[str, Tensor]
+    ) -> Facts:
+        """All that is told of the joints, except features."""
         width, height = self.size
-        found = {
-            "x": (points_NJ2[..., 0] * (2 / width) - 1).clamp(-2, 2),
-            "y": (points_NJ2[..., 1] * (2 / height) - 1).clamp(-2, 2),
-        }
+        # Where the joint is in the input, [-1, 1].
+        place_NJ2 = (points_NJ2 * points_NJ2.new_tensor((2 / width, 2 / height)) - 1).clamp(-2, 2)
+        hidden, far = self._hidden(given, points_NJ2)
         if self.spec.skeleton.flip_pairs:
-            found["distance to mirror"] = self._far(points_NJ2, points_NJ2.index_select(1, self.flip_J))
-        return found
+            far = {"distance to mirror": points_NJ2.index_select(1, self.flip_J), **far}
+        facts: Facts = {("x", "y"): place_NJ2, ("score",): scores_NJ[..., None]}
+        facts |= {(name,): value_NJ[..., None] for name, value_NJ in decoded.items()} | hidden
+        if self.wanted is not None:
+            facts = {names: value for names, value in facts.items() if self.wanted & set(names)}
+            far = {name: point_NJ2 for name, point_NJ2 in far.items() if name in self.wanted}
+        if far:
+            facts[tuple(far)] = self._far(points_NJ2, list(far.values()))
+        return facts
 
-    def _far(self, a_NJ2: Tensor, b_NJ2: Tensor) -> Tensor:
+    def _far(self, points_NJ2: Tensor, others: Sequence[Tensor]) -> Tensor:
+        """How far each of the other points (N, J, 2) is from a joint, in logarithms, (N, J, k)."""
+        apart_NJk2 = torch.cat(list(others), dim=2).unflatten(2, (len(others), 2)) - points_NJ2[:, :, None]
         # A square root of 0 has no gradient, and torch.norm is exported as a reduction that some engines lack.
-        squared_NJ = (a_NJ2 - b_NJ2).square().sum(dim=2).clamp(1e-12, 1e12)
-        return torch.log1p(squared_NJ.sqrt() / (FAR * max(self.size)))
+        squared_NJk = apart_NJk2.square().sum(dim=3).clamp(1e-12, 1e12)
+        return torch.log1p(squared_NJk.sqrt() / (FAR * max(self.size)))
 
     # --- The answer
 
@@ -302,7 +373,8 @@ class NetReader(nn.Module):
     def _columns(self, points_NJK: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Keypoints, scores and facts from points with named columns."""
         decoder, column = self.spec.decoder, self.spec.decoder.columns.index
-        keypoints_NJ2 = torch.stack([points_NJK[..., column("x")], points_NJK[..., column("y")]], dim=2)
+        both = torch.tensor([column("x"), column("y")], device=points_NJK.device)
+        keypoints_NJ2 = points_NJK.index_select(2, both)
         if decoder.unit == "centred":
             keypoints_NJ2 = (keypoints_NJ2 + 1) * 0.5
         if decoder.unit in ("share", "centred"):
@@ -324,41 +396,35 @@ class NetReader(nn.Module):
 
     # --- What the net hides
 
-    def _hidden(self, given: Mapping[str, Tensor], points_NJ2: Tensor) -> dict[str, Tensor]:
-        """Facts from tensors inside the graph; the second of a kind has its number behind its name."""
-        found: dict[str, Tensor] = {}
+    def _hidden(self, given: Mapping[str, Tensor], points_NJ2: Tensor) -> tuple[Facts, dict[str, Tensor]]:
+        """Facts from tensors inside the graph, the second of a kind with its number behind its name; and other points (N, J, 2)
+        whose distance from the joints is told."""
+        found: Facts = {}
+        far: dict[str, Tensor] = {}
         if self.spec.decoder.kind == "heatmaps" and self.spec.skeleton.flip_pairs:
             maps_NJHW = self._heatmaps(self.spec.decoder.outputs[0], given)
-            found["mirror's map at the point"] = self._at_point(maps_NJHW.index_select(1, self.flip_J), points_NJ2)
+            found["mirror's map at the point",] = self._looks(maps_NJHW, points_NJ2)[1]
         for key, name in self.spec.hidden.items():
             kind, _, number = key.partition(".")
             end = f" {number}" if number else ""
             if kind == "heatmaps":
                 maps_NJHW = self._heatmaps(name, given)
-                # To whole cells: a finer place is not worth its time where the net has its own.
-                cells_NJ2, peak_NJ = peaks(maps_NJHW, "none")
-                place_NJ2 = self._to_pixels(cells_NJ2, maps_NJHW.shape[2:])
-                found |= {
-                    f"map's peak{end}": self._squashed(name, peak_NJ),
-                    f"map at the point{end}": self._squashed(name, self._at_point(maps_NJHW, points_NJ2)),
-                    f"distance to the map's peak{end}": self._far(place_NJ2, points_NJ2),
-                    f"map's entropy{end}": entropy(maps_NJHW.flatten(2)),
-                }
-                if self.spec.skeleton.flip_pairs:
-                    read_NJ = self._at_point(maps_NJHW.index_select(1, self.flip_J), points_NJ2)
-                    found[f"mirror's map at the point{end}"] = self._squashed(name, read_NJ)
+                cells_NJ2, peak_NJ1 = crude_peaks(maps_NJHW)
+                far[f"distance to the map's peak{end}"] = self._to_pixels(cells_NJ2, maps_NJHW.shape[2:])
+                read_NJ1, *mirrored = self._looks(maps_NJHW, points_NJ2)
+                names = ("map's peak", "map at the point", "mirror's map at the point")[: 2 + len(mirrored)]
+                told_NJk = torch.cat([peak_NJ1, read_NJ1, *mirrored], dim=2)
+                found[tuple(f"{each}{end}" for each in names)] = self._squashed(name, told_NJk)
             elif kind == "flag":
-                found[f"flag{end}"] = self._flag(name, given)
+                found[f"flag{end}",] = self._flag(name, given)[..., None]
             elif kind == "centre":
-                value = self._squashed(name, given[name])
-                found[f"centre{end}"] = (
-                    value.reshape(value.shape[0], -1).amax(dim=1, keepdim=True).expand(-1, self.joints)
-                )
+                highest_N11 = given[name].flatten(1).amax(dim=1)[:, None, None]
+                found[f"centre{end}",] = self._squashed(name, highest_N11).expand(-1, self.joints, -1)
         if {"regression.x", "regression.y"} <= set(self.spec.hidden):
             x_NJ, y_NJ = (self._regressed(self.spec.hidden[f"regression.{axis}"], given) for axis in "xy")
             second_NJ2 = self._to_pixels(torch.stack([x_NJ, y_NJ], dim=2), self._cells())
-            found["distance to the regression"] = self._far(finite(second_NJ2), points_NJ2)
-        return found
+            far["distance to the regression"] = finite(second_NJ2)
+        return found, far
 
     def _flag(self, name: str, given: Mapping[str, Tensor]) -> Tensor:
         value = self._squashed(name, given[name])
@@ -388,40 +454,58 @@ class NetReader(nn.Module):
         stride, offset = self._stride_offset(cells)
         return cells_NJ2 * cells_NJ2.new_tensor(stride) + cells_NJ2.new_tensor(offset)
 
-    def _to_cells(self, points_NJ2: Tensor, cells: Sequence[int]) -> Tensor:
-        stride, offset = self._stride_offset(cells)
-        return (points_NJ2 - points_NJ2.new_tensor(offset)) / points_NJ2.new_tensor(stride)
-
-    def _at_point(self, maps_NJHW: Tensor, points_NJ2: Tensor) -> Tensor:
-        """Each joint's map at its point, (N, J)."""
+    def _looks(self, maps_NJHW: Tensor, points_NJ2: Tensor) -> list[Tensor]:
+        """Each joint's map at its point, and where joints have mirror partners the partner's map there, (N, J, 1) each."""
         height, width = maps_NJHW.shape[2:]
-        place_NJ4, weight_NJ4 = corners(self._to_cells(points_NJ2, (height, width)), height, width)
-        return (maps_NJHW.flatten(2).gather(2, place_NJ4) * weight_NJ4).sum(dim=2)
+        (x_stride, y_stride), (x_offset, y_offset) = self._stride_offset((height, width))
+        seen, mirrors = [points_NJ2], bool(self.spec.skeleton.flip_pairs)
+        if mirrors:
+            seen.append(points_NJ2.index_select(1, self.flip_J))
+        # A cell's centre c is (2 c + 1) / size - 1 on GridSample's axis from edge to edge.
+        step_4 = points_NJ2.new_tensor((2 / (width * x_stride), 2 / (height * y_stride)) * len(seen))
+        start_4 = points_NJ2.new_tensor(((1 - 2 * x_offset / x_stride) / width - 1,
+                                         (1 - 2 * y_offset / y_stride) / height - 1) * len(seen))  # fmt: skip
+        grid_NJ4 = torch.cat(seen, dim=2) * step_4 + start_4
+        read = sampled(maps_NJHW.reshape(-1, 1, height, width), grid_NJ4.reshape(-1, 1, len(seen), 2))
+        read_NJL = read.reshape(-1, self.joints, len(seen))
+        if not mirrors:
+            return [read_NJL]
+        # The partner's map at the joint's point is what the partner's own look at its mirror's point found.
+        return [read_NJL[..., :1], read_NJL[..., 1:].index_select(1, self.flip_J)]
 
-    def _features(self, value: Tensor, tap: TapLayout, points_NJ2: Tensor) -> Tensor:
-        """A tap's features at every joint, (N, J, C)."""
-        if tap.kind == "vector":
-            return value.reshape(value.shape[0], 1, tap.channels).expand(-1, self.joints, -1)
+    def _features(self, given: Mapping[str, Tensor], points_NJ2: Tensor) -> Tensor:
+        """Features at every joint, (N, J, C); or their components, (N, J, K)."""
         # Taps tile the input, whatever the maps of the answer do.
         width, height = self.size
-        scale = points_NJ2.new_tensor((tap.width / width, tap.height / height))
-        place_NJ4, weight_NJ4 = corners((points_NJ2 + 0.5) * scale - 0.5, tap.height, tap.width)
-        place_NL = place_NJ4.flatten(1)
-        if tap.kind == "nchw":
-            read_NCL = value.flatten(2).gather(2, place_NL[:, None].expand(-1, tap.channels, -1))
-            read_NLC = read_NCL.transpose(1, 2)
-        else:
-            rows_NQC = value.flatten(1, -2) if tap.kind == "nhwc" else value[:, tap.skipped :]
-            read_NLC = rows_NQC.gather(1, place_NL[..., None].expand(-1, -1, tap.channels))
-        read_NJ4C = read_NLC.reshape(read_NLC.shape[0], self.joints, 4, tap.channels)
-        return (read_NJ4C * weight_NJ4[..., None]).sum(dim=2)
+        scale_2 = points_NJ2.new_tensor((2 / width, 2 / height))
+        grid_N1J2 = (points_NJ2 * scale_2 + (scale_2 / 2 - 1))[:, None]
+        parts: list[Tensor] = []
+        ready: list[Tensor] = []
+        directions: list[Tensor] = []
+        split = [tap.channels for tap in self.features.values()]
+        for place, (name, tap) in enumerate(self.features.items()):
+            value = given[name]
+            if self.directions_CK is not None:
+                directions_CK = self.directions_CK.split(split)[place]
+                if tap.channels > MANY * directions_CK.shape[1]:
+                    # Reading is linear: few components of every cell cost less than many features of every joint.
+                    ready.append(sampled(reduced(value, tap, directions_CK), grid_N1J2))
+                    continue
+                directions.append(directions_CK)
+            parts.append(sampled(as_map(value, tap), grid_N1J2))
+        found = [torch.cat(parts, dim=1)[:, :, 0].transpose(1, 2)] if parts else []
+        if self.directions_CK is None:
+            return found[0]
+        found = [read_NJC @ torch.cat(directions) for read_NJC in found]
+        components = [*found, *(read_NK1J[:, :, 0].transpose(1, 2) for read_NK1J in ready)]
+        return sum(components[1:], components[0])
 
-    def _embedding(self, given: Mapping[str, Tensor], facts_NJF: Tensor) -> Tensor:
+    def _embedding(self, given: Mapping[str, Tensor], evidence_NJD: Tensor) -> Tensor:
         """Average of the embedding's tensor, or of the deepest tap; without any the facts of all joints."""
         name = self.spec.embedding or (self.spec.taps[-1] if self.spec.taps else None)
         if name is None:
-            return finite(facts_NJF.flatten(1))
-        return finite(_average(given[name], self.taps.get(name) or tap_layout(name, self.shapes[name], self.spec)))
+            return finite(evidence_NJD.flatten(1))
+        return finite(average(given[name], self.taps.get(name) or tap_layout(name, self.shapes[name], self.spec)))
 
 
 # --- Functions of tensors
@@ -502,20 +586,36 @@ def entropy(values_NJQ: Tensor) -> Tensor:
     return (total_NJ.log() - mean_NJ) / math.log(max(2, values_NJQ.shape[2]))
 
 
-def corners(cells_NJ2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The four cells around each point, as places in a flattened map, and their bilinear weights, (N, J, 4) each.
+def crude_peaks(maps_NJHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Places (N, J, 2) as (x, y) in whole cells and heights (N, J, 1) of the highest cells.
 
-    Points outside the map are read at its edge.
+    The highest row and the highest column are found by themselves: two maxima that a processor takes in strides are cheaper than
+    one search through all cells. Where several cells are the highest it is the first such column and the first such row.
     """
-    # All four at once: at batch 1 a node of a graph costs more than its arithmetic.
-    edge_2 = cells_NJ2.new_tensor((max(width - 1, 0), max(height - 1, 0)))
-    step_42 = cells_NJ2.new_tensor(((0, 0), (1, 0), (0, 1), (1, 1)))
-    inside_NJ2 = torch.minimum(cells_NJ2.clamp_min(0.0), edge_2)
-    first_NJ2 = inside_NJ2.floor()
-    share_NJ12 = (inside_NJ2 - first_NJ2)[:, :, None]
-    corner_NJ42 = torch.minimum(first_NJ2[:, :, None] + step_42, edge_2)
-    place_NJ4 = (corner_NJ42 * cells_NJ2.new_tensor((1, width))).sum(dim=3).long()
-    return place_NJ4, ((1 - step_42) - share_NJ12).abs().prod(dim=3)
+    down_NJH, across_NJW = maps_NJHW.amax(dim=3), maps_NJHW.amax(dim=2)
+    places = [across_NJW.argmax(dim=2, keepdim=True), down_NJH.argmax(dim=2, keepdim=True)]
+    return torch.cat(places, dim=2).float(), down_NJH.amax(dim=2, keepdim=True)
+
+
+def sampled(maps_NCHW: Tensor, grid_NAB2: Tensor) -> Tensor:
+    """Maps at places between -1 and 1 from edge to edge, bilinearly, (N, C, A, B); points outside are read at the edge."""
+    return functional.grid_sample(maps_NCHW, grid_NAB2, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def reduced(value: Tensor, tap: TapLayout, directions_CK: Tensor) -> Tensor:
+    """The components of a tap in every cell, (N, K, h, w)."""
+    if tap.kind == "nchw":
+        return functional.conv2d(value, directions_CK.T[:, :, None, None])
+    return as_map(value @ directions_CK, tap._replace(channels=directions_CK.shape[1]))
+
+
+def mixing(channels: int) -> Tensor | None:
+    """Fixed random sums (NARROW, C) of many channels, of unit length on average; None for few."""
+    if channels <= NARROW:
+        return None
+    # RandomState gives the same numbers in every version of numpy.
+    drawn = np.random.RandomState(channels).randn(NARROW, channels) / math.sqrt(channels)
+    return torch.from_numpy(drawn.astype(np.float32))
 
 
 def finite(value: Tensor, most: float = 1e30) -> Tensor:
@@ -583,10 +683,11 @@ def _token_grid(tokens: int, aspect: float) -> tuple[int, int, int] | None:
     return None
 
 
-def _average(value: Tensor, tap: TapLayout) -> Tensor:
+def average(value: Tensor, tap: TapLayout) -> Tensor:
     """Average of a tap over the image, (N, C)."""
     if tap.kind == "nchw":
-        return value.flatten(2).mean(dim=2)
+        # As a pooling ONNX Runtime takes it in the layout of its convolutions; a mean is put in order first.
+        return functional.avg_pool2d(value, (tap.height, tap.width)).flatten(1)
     if tap.kind == "vector":
         return value.reshape(value.shape[0], tap.channels)
     return (value.flatten(1, -2) if tap.kind == "nhwc" else value[:, tap.skipped :]).mean(dim=1)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from alpose.runtime.errors import CheckpointError
 from alpose.runtime.skeleton import COCO
 from alpose.trainer.foreign.heads import Detector, DetectorConfig, build_detector
-from alpose.trainer.foreign.model import FACTS, NET, WEIGHTS, ForeignModel, is_foreign, load, save
+from alpose.trainer.foreign.model import FACTS, NET, WEIGHTS, ForeignModel, Readout, is_foreign, load, save
 from alpose.trainer.foreign.spec import NetCrop, NetDecoder, NetInput, PoseSpec
 
 JOINTS = tuple(range(5, 17))
@@ -29,12 +29,13 @@ def spec() -> PoseSpec:
 def configs() -> list[DetectorConfig]:
     """One of every kind."""
     return [
-        DetectorConfig(kind="free", joints=JOINTS, fact=3, sign=-1),
-        DetectorConfig(kind="facts", joints=JOINTS, facts=18),
-        DetectorConfig(kind="epck", joints=JOINTS, facts=18, channels=6, components=4),
-        DetectorConfig(kind="facts+features", joints=JOINTS, facts=18, channels=6, components=4),
-        DetectorConfig(kind="ll", joints=JOINTS, pooled=(6,), fact=3),
-        DetectorConfig(kind="ll++", joints=JOINTS, pooled=(6,), fact=3),
+        DetectorConfig(kind="free", joints=JOINTS, fact=2, sign=-1),
+        DetectorConfig(kind="facts", joints=JOINTS, facts=8),
+        DetectorConfig(kind="epck", joints=JOINTS, facts=8, channels=6, components=4),
+        DetectorConfig(kind="facts+features", joints=JOINTS, facts=8, channels=6, components=4),
+        DetectorConfig(kind="ll", joints=JOINTS, pooled=(6,), fact=2),
+        DetectorConfig(kind="ll++", joints=JOINTS, pooled=(6,), fact=2),
+        DetectorConfig(kind="ll++conv", joints=JOINTS, pooled=(6,), sides=(6,), fact=2),
     ]
 
 
@@ -79,6 +80,22 @@ def test_a_model_comes_back_as_it_was(config: DetectorConfig, net: Path, tmp_pat
     tensors[0][:, :5] = 7.0  # the nose, eyes and ears, which have no labels, go elsewhere
     tensors[1][:, :5] = 0.0
     assert torch.equal(model.readout()(*tensors).predicted_loss_N, first.predicted_loss_N)
+
+
+@pytest.mark.parametrize("config", configs(), ids=lambda config: config.kind)
+def test_a_graph_reads_less_and_answers_the_same(config: DetectorConfig, net: Path) -> None:
+    """Components of whole maps, scaling in the weights, two heads in one, nothing that nobody looks at."""
+    readout = ForeignModel(spec(), net, SHAPES, detector_of(config), {}).readout()
+    reader, detector = readout.detector.for_graph(readout.reader)
+    assert len(reader.facts) < len(readout.reader.facts)
+    torch.manual_seed(2)
+    tensors = [torch.rand(3, *(size or 1 for size in shape[1:])) * 40 for shape in SHAPES.values()]
+    for value in tensors[1:]:
+        value /= 40
+    with torch.no_grad():
+        whole, less = readout(*tensors), Readout(reader, detector)(*tensors)
+    for name, one, other in zip(whole._fields, whole, less, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5), name
 
 
 @pytest.mark.parametrize("name", [NET, WEIGHTS])
