@@ -96,7 +96,9 @@ class ReaderGraph(CalibratedGraph):
     def read(self, *inputs: Tensor) -> Raw:
         """From the tensors. Joints without labels enter no evidence of the image."""
         reading = self.reader(*inputs)
-        doubt_N = 1.0 - reading.scores_NJ.index_select(1, self.judged_L).mean(dim=1)
+        everyone = len(self.judged_L) == reading.scores_NJ.shape[1]
+        judged_NL = reading.scores_NJ if everyone else reading.scores_NJ.index_select(1, self.judged_L)
+        doubt_N = 1.0 - judged_NL.mean(dim=1)
         entropy_N = torch.zeros_like(doubt_N)
         if self.entropies:
             entropy_N = reading.evidence_NJD.index_select(1, self.judged_L)[:, :, self.entropies].mean(dim=(1, 2))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from alpose.runtime.engines.onnx import WEIGHTS_FOLDER, import_onnxruntime
 from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundError
-from alpose.trainer.foreign.graph import weights_beside
+from alpose.trainer.foreign.graph import raised, weights_beside
 from alpose.trainer.foreign.spec import NetInput, PoseSpec
 
 from .onnx_graph import BATCH, CONTROL_FLOW, INPUT, OPSET, TRUNK, import_onnx
@@ -400,30 +400,6 @@ def feeding(given: NetInput, name: str) -> tuple[list[onnx.NodeProto], list[onnx
         step("Transpose", perm=[0, 3, 1, 2])
     nodes[-1].output[0] = name
     return nodes, constants
-
-
-def raised(model: onnx.ModelProto, version: int, opset: int, what: str) -> onnx.ModelProto:
-    """The model in a newer opset: as it is where its operators are the same there, otherwise by ONNX's own converter."""
-    if version == opset:
-        return model
-    onnx = import_onnx()
-    changed = sorted({node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")
-                      and _since(node.op_type, version) != _since(node.op_type, opset)})  # fmt: skip
-    if not changed:
-        return model
-    try:
-        return onnx.version_converter.convert_version(model, opset)
-    except Exception as error:  # its errors have no common parent
-        raise ConfigError(f"{what} is written in opset {version}, and its {', '.join(changed)} cannot be brought to {opset}: "
-                          f"{str(error)[:200]}. Export the net with opset {opset}") from error  # fmt: skip
-
-
-def _since(operator: str, version: int) -> int:
-    onnx = import_onnx()
-    try:
-        return int(onnx.defs.get_schema(operator, version, "").since_version)
-    except onnx.defs.SchemaError:
-        return 0
 
 
 def _kinds(model: onnx.ModelProto) -> Mapping[str, int]:

@@ -168,11 +168,13 @@ def report(run: Path, level: float) -> None:
 @click.option("--detectors", help="Comma-separated. [default: all]")
 @click.option("--pose", type=click.Path(path_type=Path), metavar="ONNX",
               help="A pose net of somebody else's: what is a head worth on it?")  # fmt: skip
-@click.option("--heads", help="With --pose: epck,facts,facts+features,ll,ll++. [default: all]")
+@click.option("--heads", help="With --pose: epck,facts,facts+features,ll,ll++,ll++conv. [default: all]")
 @click.option("--map-joints", metavar="NET:LABEL,…", help="With --pose: joints that belong together although their names "
               "differ; NET:- keeps one out.")  # fmt: skip
 @click.option("--views", default=8, show_default=True, type=click.IntRange(0, 64), metavar="VIEWS",
               help="With --pose: damaged views of every person.")  # fmt: skip
+@click.option("--max-extra-time", "max_extra", default=0.05, show_default=True, type=click.FloatRange(0), metavar="SHARE",
+              help="With --pose: share of the net's own time that a head may take; slower ones do not ship.")  # fmt: skip
 @click.option("--people", default=1000, show_default=True, type=click.IntRange(1), metavar="PEOPLE",
               help="With --pose: so many train, and so many of each set are tested, at most.")  # fmt: skip
 @click.option("--group-by", metavar="FIELD", help="With --pose: keep each group on one side of every split.")
@@ -180,7 +182,7 @@ def report(run: Path, level: float) -> None:
 @net_options
 @place_options
 def detect(
-    pose: Path | None, heads: str | None, map_joints: str | None, views: int, people: int, group_by: str | None, stated: Any,
+    pose: Path | None, heads: str | None, map_joints: str | None, views: int, max_extra: float, people: int, group_by: str | None, stated: Any,
     dataset: str, folder: Path | None, preset_name: Any, seeds: int | None, bases: Path | None, detectors: str | None,
     failure: Any, failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
@@ -205,7 +207,7 @@ def detect(
         wanted: Any = names_in(heads) if heads else HEADS
         of_net = ForeignDetectConfig(
             pose=pose, data=dataset, stated=stated, map_joints=map_joints, views=views, heads=wanted, seeds=seeds or 3,
-            people=people, failure=Failure(failure, failure_limit), group_by=group_by,
+            people=people, failure=Failure(failure, failure_limit), group_by=group_by, max_extra=max_extra,
         )  # fmt: skip
         folder = folder or default_out(dataset, f"detect-{pose.stem}-")
         found = detect_foreign(of_net, folder, place.machine(), data_root=place.data_root, cache=place.cache)
@@ -242,11 +244,13 @@ def detect(
 @click.option("--preset", "preset_name", type=PRESET, help="Recipe. [default: the checkpoint's, or laptop]")
 @click.option("--net", type=NET, help="Another pose net than the preset's hourglass, for a new model; tiny: for tests.")
 @click.option("--heads", help="Loss heads, comma-separated. [default: the checkpoint's, or epck; with --pose all of "
-              "epck,facts,facts+features,ll,ll++]")  # fmt: skip
+              "epck,facts,facts+features,ll,ll++,ll++conv]")  # fmt: skip
 @click.option("--map-joints", metavar="NET:LABEL,…", help="With --pose: joints that belong together although their names "
               "differ; NET:- keeps one out.")  # fmt: skip
 @click.option("--views", type=click.IntRange(0, 64), metavar="VIEWS",
               help="With --pose: damaged views of every person. [default: as the model of --from was made, or 8]")  # fmt: skip
+@click.option("--max-extra-time", "max_extra", default=0.05, show_default=True, type=click.FloatRange(0), metavar="SHARE",
+              help="With --pose: share of the net's own time that a head may take; slower ones do not ship.")  # fmt: skip
 @click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="TOML",
               help="What differs from the preset: rates, batches, augmentation, epochs; see docs/loop.md.")  # fmt: skip
 @click.option(
@@ -274,7 +278,7 @@ def detect(
 @net_options
 @place_options
 def fit(
-    pose: Path | None, map_joints: str | None, views: int, stated: Any, data_: tuple[str, ...], start: Path | None, out: Path, preset_name: Any, net: Any, heads: str | None,
+    pose: Path | None, map_joints: str | None, views: int, max_extra: float, stated: Any, data_: tuple[str, ...], start: Path | None, out: Path, preset_name: Any, net: Any, heads: str | None,
     recipe: Path | None, epochs: int | None, compile_: bool, hold_out: float, group_by: str | None, flip_pairs: str | None,
     without_old_data: bool, seed: int, logs: tuple[str, ...], as_json: bool, failure: Any, failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
@@ -309,7 +313,7 @@ def fit(
         of_net = ForeignFitConfig(
             data=data_, pose=pose, stated=stated, start=start, map_joints=map_joints, views=views,
             failure=fitted_failure(start, failure, failure_limit), hold_out=hold_out, group_by=group_by, flip_pairs=flip_pairs,
-            old_data=not without_old_data, seed=seed, heads=wanted,
+            old_data=not without_old_data, seed=seed, heads=wanted, max_extra=max_extra,
         )  # fmt: skip
         found = fit_foreign(of_net, out, place.machine(), data_root=place.data_root, cache=place.cache)
         click.echo(json.dumps(to_json(found), indent=2) if as_json else f"{found.table()}\nmodel: {out}")

@@ -10,19 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import statistics
-import tempfile
-import time
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from alpose.runtime.engines.onnx import import_onnxruntime
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import fields_to_json, from_json, read_json, write_json
 
@@ -33,6 +27,7 @@ from ..keypoint_measures import EYES, average_precision, interocular_nme, oks, p
 from ..metrics import Failure, risk_coverage
 from ..training import validation_mask
 from .fitting import (
+    MAX_EXTRA,
     OWN,
     People,
     Said,
@@ -48,18 +43,16 @@ from .heads import HEADS, JOINT_HEADS, Detector, HeadKind
 from .joints import in_skeleton, match_joints
 from .learning import predict
 from .measuring import Difference, Truth, difference, measure
-from .model import Readout
 from .net import ForeignNet, open_net
 from .reader import NetReader
 from .recognise import examine
 from .stated import Stated
+from .timing import Clock, Cost
 
 log = logging.getLogger("alpose")
 
 RESULT = "detect-pose.json"
 SHIPPED = "what ships"
-ROUNDS = 40
-"""Of the clock; the two ways take turns."""
 POINTS = 21
 """Of a risk-coverage curve."""
 
@@ -81,6 +74,8 @@ class ForeignDetectConfig:
     """At most so many train, and so many of each set are tested."""
     failure: Failure = field(default_factory=Failure)
     hold_out: float = 0.25
+    max_extra: float = MAX_EXTRA
+    """Share of the net's time that a head may take, in one graph on one thread."""
     group_by: str | None = None
 
     def __post_init__(self) -> None:
@@ -132,20 +127,6 @@ class SetResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """Time of one image on one thread in ONNX Runtime, median over rounds in turns."""
-
-    pose_ms: float
-    extra_ms: float
-    """What reads the net's tensors, as a second graph; in a bundle it is one graph."""
-
-    @property
-    def share(self) -> float:
-        """Extra time over the net's."""
-        return self.extra_ms / self.pose_ms
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignDetect:
     """What was found; ``detect-pose.json``."""
 
@@ -166,7 +147,10 @@ class ForeignDetect:
     """On the held-out people, of every seed."""
     sets: tuple[SetResult, ...]
     cost: Cost | None
+    """Of what ships by the first seed."""
     environment: dict[str, Any]
+    max_extra: float | None = None
+    """Share of the net's time that a head may take; None in files that were written before it."""
 
     def lines(self) -> list[str]:
         """For people: what ships beside the net's own score, and every head."""
@@ -182,8 +166,8 @@ class ForeignDetect:
                 lines.append(f"  {row.name:<38} {_shown(row.auroc):>6}  {over:<26} {_shown(row.auprc):>6} {_shown(row.aurc):>6} "
                              f"{_shown(row.joint_auroc):>7}")  # fmt: skip
         if self.cost:
-            lines += ["", f"time: {self.cost.pose_ms:.2f} ms an image, and {self.cost.extra_ms:.2f} ms ({self.cost.share:+.1%}) to "
-                      "read its tensors as a second graph"]  # fmt: skip
+            lines += ["", f"time: {self.cost.pose_ms:.2f} ms an image, and {self.cost.extra_ms:.2f} ms ({self.cost.share:+.1%}) for "
+                      f"what ships, {self.chosen[0]}, in one graph"]  # fmt: skip
         return [*lines, "", *self.findings()]
 
     def findings(self) -> list[str]:
@@ -222,12 +206,12 @@ def detect_foreign(
     tested = {name: see(net, reader, people, joints, machine, cache, views=0, seed=0, what=name)
               for name, people in tests.items()}  # fmt: skip
     said: dict[str, dict[str, list[Said]]] = {name: {} for name in tested}
-    chosen, best_free = [], []
+    chosen, best_free, clock = [], [], Clock(net, reader)
     shipped: Detector | None = None
     for seed in range(config.seeds):
         judges_P = validation_mask(learners.crops.data.split_names(), config.hold_out, seed)
         detectors = all_detectors(config.heads, reader, joints, learners.of(~judges_P).evidence, machine, seed=seed)
-        _, free, kept, _ = choose(detectors, learners.of(judges_P), config.failure)
+        _, free, kept, _ = choose(detectors, learners.of(judges_P), config.failure, clock, config.max_extra)
         chosen.append(kept)
         best_free.append(free)
         shipped = shipped or detectors[kept]
@@ -244,7 +228,7 @@ def detect_foreign(
         trained_on=len(learners.crops), views=config.views, seeds=config.seeds, failure=config.failure.label,
         chosen=tuple(chosen), best_free=tuple(best_free),
         sets=tuple(_set(name, people, said[name], config.failure) for name, people in tested.items()),
-        cost=None if shipped is None else cost_of(net, Readout(reader, shipped), next(iter(tested.values()))),
+        cost=clock({chosen[0]: shipped}).get(chosen[0]) if shipped else None, max_extra=config.max_extra,
         environment=environment(machine),
     )  # fmt: skip
     write_json(out / RESULT, fields_to_json(result))
@@ -342,46 +326,6 @@ def _risk(losses: Sequence[Any], truth: Truth) -> tuple[float, ...]:
     places = np.maximum(1, np.linspace(0, count, POINTS)[1:].round().astype(int)) - 1
     curves = [risk_coverage(loss_N[truth.rows_N], truth.failed_N)[places] for loss_N in losses]
     return tuple(float(value) for value in np.mean(curves, axis=0))
-
-
-def cost_of(net: ForeignNet, readout: Readout, people: People) -> Cost | None:
-    """Time the net alone, and the net with a second graph that reads its tensors, in turns on one thread; None without onnx."""
-    runtime = import_onnxruntime("timing a pose net")
-    frame_1HW3 = np.ascontiguousarray(people.crops.read_bare(np.arange(1)))
-    alone = open_net(net.path, replace(net.spec, hidden={}, taps=(), embedding=None, logits=()))
-    given = net(frame_1HW3)
-    tensors = tuple(torch.from_numpy(np.array(given[name])) for name in net.spec.tensors)
-    names = [f"tensor_{place}" for place in range(len(tensors))]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "readout.onnx"
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's own, of its exporter
-                torch.onnx.export(readout.eval(), tensors, path, dynamo=True, input_names=names, verbose=False)
-        except ImportError as error:
-            log.warning("no time is measured: %s", error)
-            return None
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    wanted = {value.name for value in session.get_inputs()}
-
-    def both() -> None:
-        values = net(frame_1HW3)
-        session.run(
-            None, {name: values[tensor] for name, tensor in zip(names, net.spec.tensors, strict=True) if name in wanted}
-        )
-
-    turns: list[Callable[[], Any]] = [lambda: alone(frame_1HW3), both]
-    times: list[list[float]] = [[], []]
-    for round_ in range(ROUNDS + 3):
-        for place, call in enumerate(turns):
-            started = time.perf_counter()
-            call()
-            if round_ >= 3:
-                times[place].append(1000 * (time.perf_counter() - started))
-    extra = [b - a for a, b in zip(*times, strict=True)]
-    return Cost(pose_ms=statistics.median(times[0]), extra_ms=statistics.median(extra))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

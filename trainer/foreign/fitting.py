@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from .net import ForeignNet, open_net
 from .reader import NetReader
 from .recognise import examine
 from .stated import Stated
+from .timing import Clock, Cost
 from .trial import try_net
 
 log = logging.getLogger("alpose")
@@ -59,6 +60,8 @@ VIEWS = 8
 """Damaged views of every person, unless stated otherwise."""
 NEARLY = 0.02
 """Of the views that are tried: with a smaller share of failures, or of successes, there is nothing to learn from."""
+MAX_EXTRA = 0.05
+"""Share of a net's time that a head may take unless told otherwise."""
 MOST_VIEWS = 60_000
 """Of all people together."""
 
@@ -85,6 +88,8 @@ class ForeignFitConfig:
     failure: Failure | None = None
     """When a pose counts as failed; None: as the model of ``start`` has it, or else :class:`~..metrics.Failure`'s own."""
     hold_out: float = 0.25
+    max_extra: float = MAX_EXTRA
+    """Share of the net's time that a head may take, in one graph on one thread."""
     old_data: bool = True
     seed: int = 0
 
@@ -123,6 +128,8 @@ class Row:
     """On people as they are."""
     against_own: Difference
     """All, less the net's own mean score."""
+    extra: float | None = None
+    """Share of the net's time that it takes; None of those that cannot ship, which are not timed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +158,8 @@ class ForeignFit:
     """The chosen head less the best free score; None where that one was chosen."""
     failure: str
     seconds: Mapping[str, float]
+    max_extra: float = MAX_EXTRA
+    """Share of the net's time that a head may take."""
 
     def table(self) -> str:
         """For people."""
@@ -159,26 +168,31 @@ class ForeignFit:
             f"{self.net}: {self.held_out} held-out people, PCK {_shown(self.pck)}, {self.failures} fail ({share}); of their "
             f"{self.views} views {self.view_failures} fail",
             "",
-            f"{'detector':<38} {'AUROC':>6} {'95 % interval':>15} {'as they are':>12}  over the own score",
+            f"{'detector':<38} {'AUROC':>6} {'95 % interval':>15} {'as they are':>12} {'time':>7}  over the own score",
         ]
         for row in self.rows:
             ends = "" if row.all.low is None else f"{_shown(row.all.low)}-{_shown(row.all.high)}"
             mark = "*" if row.name == self.chosen else " "
             over = "" if row.name == OWN else _signed(row.against_own)
+            extra = "" if row.extra is None else f"{row.extra:+.1%}"
             lines.append(
-                f"{mark + row.name:<38} {_shown(row.all.auroc):>6} {ends:>15} {_shown(row.clean.auroc):>12}  {over}"
+                f"{mark + row.name:<38} {_shown(row.all.auroc):>6} {ends:>15} {_shown(row.clean.auroc):>12} {extra:>7}  {over}"
             )
         lines += ["", self.verdict()]
         return "\n".join(lines)
 
     def verdict(self) -> str:
         """Which detector is kept, and by how much it is better, in a sentence or two."""
-        if self.over_free is None:
-            return (f"Kept: the free score {self.best_free!r}. No head is better than it on the held-out pictures by an interval "
-                    "that excludes 0; its calibration makes a probability of it.")  # fmt: skip
-        return (
-            f"Kept: the head {self.chosen!r}, {_signed(self.over_free)} over the best free score, {self.best_free!r}."
+        slow = [f"{row.name} ({row.extra:+.1%})" for row in self.rows
+                if row.learned and row.extra is not None and row.extra > self.max_extra]  # fmt: skip
+        left_out = (
+            f" Better, but slower than --max-extra-time {self.max_extra:g} allows: {', '.join(slow)}." if slow else ""
         )
+        if self.over_free is None:
+            none = "No other head" if slow else "No head"
+            return (f"Kept: the free score {self.best_free!r}. {none} is better than it on the held-out pictures by an interval "
+                    f"that excludes 0; its calibration makes a probability of it.{left_out}")  # fmt: skip
+        return f"Kept: the head {self.chosen!r}, {_signed(self.over_free)} over the best free score, {self.best_free!r}.{left_out}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,14 +248,14 @@ def fit_foreign(
     looked = time.perf_counter()
     detectors = all_detectors(config.heads, reader, joints, trained.evidence, machine, seed=config.seed)
     learned = time.perf_counter()
-    rows, best_free, chosen, over = choose(detectors, judged, failure)
+    rows, best_free, chosen, over = choose(detectors, judged, failure, Clock(net, reader), config.max_extra)
     truth = judged.truth(failure)
     clean = truth.part(truth.clean_N)
     result = ForeignFit(
         net=net.spec.name, trained_on={source.name: len(source.train) for source in data.sources},
         held_out=len(clean.rows_N), failures=clean.failures, pck=share_right(judged.evidence, clean), views=len(truth.rows_N),
         view_failures=truth.failures, joints=tuple(net.spec.skeleton.joints[j] for j in joints), rows=rows,
-        best_free=best_free, chosen=chosen, over_free=over, failure=failure.label,
+        best_free=best_free, chosen=chosen, over_free=over, failure=failure.label, max_extra=config.max_extra,
         seconds={"evidence": looked - started, "heads": learned - looked, "measures": time.perf_counter() - learned},
     )  # fmt: skip
     facts = {
@@ -441,9 +455,14 @@ def all_detectors(
 
 
 def choose(
-    detectors: Mapping[str, Detector], judged: People, failure: Failure
-) -> tuple[tuple[Row, ...], str, str, Difference | None]:
-    """Rows of every detector, the best free score, what is kept, and by how much a head is better."""
+    detectors: Mapping[str, Detector], judged: People, failure: Failure,
+    clock: Callable[[Mapping[str, Detector]], Mapping[str, Cost]], max_extra: float,
+) -> tuple[tuple[Row, ...], str, str, Difference | None]:  # fmt: skip
+    """Rows of every detector, the best free score, what is kept, and by how much a head is better.
+
+    Timed by ``clock`` are the best free score and the heads that are better than it; those that take more than ``max_extra`` of
+    the net's time are not kept. Without a time nobody is left out.
+    """
     truth = judged.truth(failure)
     if not 0 < truth.failures < len(truth.rows_N):
         raise DataError(
@@ -463,23 +482,22 @@ def choose(
 
     rows = sorted((row(name) for name in said), key=lambda row: -(row.all.auroc or 0.0))
     best_free = next(row.name for row in rows if not row.learned and row.name != OWN)
-    best_head = _preferred(rows, said, truth)
-    over = difference([said[best_head][0]], [said[best_free][0]], truth) if best_head else None
-    if best_head and over and over.is_better:
-        return tuple(rows), best_free, best_head, over
-    return tuple(rows), best_free, best_free, None
+    over = {row.name: difference([said[row.name][0]], [said[best_free][0]], truth) for row in rows if row.learned}
+    better = [name for name, more in over.items() if more.is_better]
+    found = clock({name: detectors[name] for name in (best_free, *better)})
+    extra = {name: cost.share for name, cost in found.items()}
+    timed = tuple(replace(row, extra=extra.get(row.name)) for row in rows)
+    chosen = _preferred([name for name in better if extra.get(name, 0.0) <= max_extra], said, truth)
+    return timed, best_free, chosen or best_free, over[chosen] if chosen else None
 
 
-def _preferred(rows: Sequence[Row], said: Mapping[str, Said], truth: Truth) -> str | None:
-    """The first head, in the order of :data:`~.heads.HEADS`, that is not worse than the best one beyond chance."""
-    learned = [row.name for row in rows if row.learned]
-    if not learned:
-        return None
-    best = learned[0]
-    return next(
+def _preferred(heads: Sequence[str], said: Mapping[str, Said], truth: Truth) -> str | None:
+    """The first of some heads, best first, in the order of :data:`~.heads.HEADS` that is not worse than the best of them beyond
+    chance; None of none."""
+    return next((
         name for name in HEADS
-        if name in learned and (name == best or not difference([said[best][0]], [said[name][0]], truth).is_better)
-    )  # fmt: skip
+        if name in heads and (name == heads[0] or not difference([said[heads[0]][0]], [said[name][0]], truth).is_better)
+    ), None)  # fmt: skip
 
 
 def own_score(evidence: Evidence) -> Said:

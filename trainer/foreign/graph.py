@@ -248,6 +248,32 @@ def digest(path: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def raised(model: onnx.ModelProto, version: int, opset: int, what: str) -> onnx.ModelProto:
+    """The model in a newer opset: as it is where its operators are the same there, otherwise by ONNX's own converter."""
+    if version == opset:
+        return model
+    import onnx
+
+    changed = sorted({node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")
+                      and _since(node.op_type, version) != _since(node.op_type, opset)})  # fmt: skip
+    if not changed:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, opset)
+    except Exception as error:  # its errors have no common parent
+        raise ConfigError(f"{what} is written in opset {version}, and its {', '.join(changed)} cannot be brought to {opset}: "
+                          f"{str(error)[:200]}. Export the net with opset {opset}") from error  # fmt: skip
+
+
+def _since(operator: str, version: int) -> int:
+    import onnx
+
+    try:
+        return int(onnx.defs.get_schema(operator, version, "").since_version)
+    except onnx.defs.SchemaError:
+        return 0
+
+
 def _counted(words: Iterable[str]) -> str:
     """``If × 2, Loop``: at most four kinds."""
     counts = Counter(words)

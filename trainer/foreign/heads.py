@@ -230,13 +230,12 @@ class FoldedHead(Detector):
         config = max((head.config for head in heads), key=lambda config: config.depth)
         super().__init__(replace(config, channels=0), joints)
         count, labelled = len(heads), len(config.joints)
-        own, bias, shared, shared_bias = [], [], [], []
+        own, bias, shared = [], [], []
         for head in heads:
             scaled_LDM = head.own / head.deviation_JD[:, :, None]
             bias.append(head.own_bias - (head.mean_JD / head.deviation_JD)[:, None] @ head.own)
             own.append(functional.pad(scaled_LDM, (0, 0, 0, config.depth - head.config.depth)))
             shared.append(head.shared.weight.T.unflatten(0, (labelled, -1)))
-            shared_bias.append(head.shared.bias)
         # Each head's shared units see its own units alone.
         blocks_LMS = [torch.block_diag(*(part_LMS[joint] for part_LMS in shared)) for joint in range(labelled)]
         parts = {
@@ -244,7 +243,7 @@ class FoldedHead(Detector):
             "own_bias_L1M": torch.cat(bias, dim=2),
             "out_LM1": torch.cat([head.out_own for head in heads], dim=1) / count,
             "shared_QS": torch.cat(blocks_LMS),
-            "shared_bias_S": torch.cat(shared_bias),
+            "shared_bias_S": torch.stack([head.shared.bias for head in heads]).flatten(),
             "out_SL": torch.cat([head.out_shared.weight.T for head in heads]) / count,
             "out_bias_L": torch.stack([head.out_shared.bias for head in heads]).mean(dim=0),
         }

@@ -51,6 +51,8 @@ class Learning:
 
     joints: EpckTraining = field(default_factory=EpckTraining)
     pooled: HeadTraining = field(default_factory=lambda: HeadTraining(epochs=20, batch=64, lr=1e-3, pairing="all"))
+    maps: HeadTraining = field(default_factory=lambda: HeadTraining(epochs=20, batch=64, lr=1e-4, pairing="all"))
+    """Of ``ll++conv``, which learns its views by heart at ten times the rate."""
     components: int = COMPONENTS
 
 
@@ -94,7 +96,7 @@ def learn(
         elif isinstance(detector, JointHead):
             _learn_joints(detector, evidence, how, machine, seed)
         elif isinstance(detector, PooledHead):
-            _learn_pooled(detector, evidence, how.pooled, seed)
+            _learn_pooled(detector, evidence, how.maps if detector.config.sides else how.pooled, seed)
     return detector.eval()
 
 

@@ -14,6 +14,7 @@ B bins of a distribution, M numbers of the coarse maps.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -88,6 +89,7 @@ class NetReader(nn.Module):
     count: int
     """Leading facts of the evidence that speak of the answer; the rest are features."""
     flip_J: Tensor
+    directions_CK: Tensor | None
 
     def __init__(self, spec: PoseSpec, shapes: Shapes) -> None:
         super().__init__()
@@ -498,7 +500,7 @@ class NetReader(nn.Module):
             return found[0]
         found = [read_NJC @ torch.cat(directions) for read_NJC in found]
         components = [*found, *(read_NK1J[:, :, 0].transpose(1, 2) for read_NK1J in ready)]
-        return sum(components[1:], components[0])
+        return functools.reduce(torch.add, components)
 
     def _embedding(self, given: Mapping[str, Tensor], evidence_NJD: Tensor) -> Tensor:
         """Average of the embedding's tensor, or of the deepest tap; without any the facts of all joints."""

@@ -62,7 +62,7 @@ def _cost(found: ForeignDetect) -> tuple[tuple[str, str], ...]:
         ("time of the net", f"{fmt.number(found.cost.pose_ms, 2)} ms"),
         (
             "time to read it",
-            f"{fmt.number(found.cost.extra_ms, 2)} ms ({fmt.percent(found.cost.share, 1)}) as a second graph",
+            f"{fmt.number(found.cost.extra_ms, 2)} ms ({fmt.percent(found.cost.share, 1)}) in one graph",
         ),
     )
 

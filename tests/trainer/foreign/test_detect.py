@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from alpose.trainer.cli import main
 from alpose.trainer.foreign.detect import (
     SHIPPED,
-    Cost,
     DetectorRow,
     ForeignDetect,
     SetResult,
@@ -22,6 +21,7 @@ from alpose.trainer.foreign.detect import (
 )
 from alpose.trainer.foreign.fitting import OWN
 from alpose.trainer.foreign.measuring import Difference, Truth, difference
+from alpose.trainer.foreign.timing import Cost
 from alpose.trainer.metrics import auroc
 from alpose.trainer.pages.detect_pose import render
 
