@@ -68,6 +68,8 @@ class ReaderGraph(CalibratedGraph):
         spec: of the whole graph.
     """
 
+    judged_L: Tensor
+
     def __init__(self, reader: NetReader, detector: Detector | None, spec: GraphSpec) -> None:
         super().__init__()
         self.spec = spec
@@ -96,7 +98,7 @@ class ReaderGraph(CalibratedGraph):
     def read(self, *inputs: Tensor) -> Raw:
         """From the tensors. Joints without labels enter no evidence of the image."""
         reading = self.reader(*inputs)
-        everyone = len(self.judged_L) == reading.scores_NJ.shape[1]
+        everyone = self.judged_L.shape[0] == reading.scores_NJ.shape[1]
         judged_NL = reading.scores_NJ if everyone else reading.scores_NJ.index_select(1, self.judged_L)
         doubt_N = 1.0 - judged_NL.mean(dim=1)
         entropy_N = torch.zeros_like(doubt_N)

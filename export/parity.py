@@ -34,6 +34,10 @@ class ParityError(AlposeError, RuntimeError):
     """A precision whose answers lie too far from the reference."""
 
 
+FLAT = 1e-6
+"""Losses that lie nearer together, as a share of their size or of 1, are one number: float32 rounds them apart."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityFigures:
     """Deviations of one engine from the reference, over the same crops."""
@@ -213,9 +217,11 @@ def weighted_quantile(values_M: Doubles, weight_M: Doubles, share: float) -> flo
 
 
 def rank_correlation(a_N: Floats, b_N: Floats) -> float:
-    """Spearman's; where one of them is constant, 1 if both are and 0 otherwise."""
-    if np.ptp(a_N) == 0 or np.ptp(b_N) == 0:
-        return float(np.ptp(a_N) == np.ptp(b_N))
+    """Spearman's; where one of them is constant but for rounding, 1 if both are and 0 otherwise."""
+    # Losses that are all one number but for float32's rounding have no ranks, and other sums round otherwise.
+    flat = [bool(np.ptp(each_N) <= FLAT * max(1.0, np.abs(each_N).max())) for each_N in (a_N, b_N)]
+    if any(flat):
+        return float(all(flat))
     return float(stats.spearmanr(a_N, b_N).statistic)
 
 

@@ -130,6 +130,7 @@ def test_rank_correlation_is_spearmans_and_defined_for_constants() -> None:
     assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
     flat = np.ones(50, dtype=np.float32)
     assert (rank_correlation(flat, flat), rank_correlation(a, flat)) == (1.0, 0.0)
+    assert rank_correlation(flat + 1e-7 * (a > 0), flat) == 1.0, "rounding has no ranks"
 
 
 @pytest.mark.parametrize(
