@@ -30,9 +30,16 @@ if TYPE_CHECKING:
 @click.option("--boxes", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="JSON",
               help="Where people are: COCO detections (image_id, bbox, score). [default: each picture is one person]")  # fmt: skip
 @click.option(
-    "--min-score", default=0.3, show_default=True, type=click.FloatRange(0, 1), help="Of a detection in --boxes."
+    "--min-score",
+    default=0.3,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    metavar="SCORE",
+    help="Of a detection in --boxes.",
 )
-@click.option("--budget", required=True, type=click.IntRange(1), help="Pictures that annotators can do.")
+@click.option(
+    "--budget", required=True, type=click.IntRange(1), metavar="PICTURES", help="Pictures that annotators can do."
+)
 @click.option("--by", default="value", show_default=True, metavar="value|top|METHOD",
               help="value: likely to fail and unlike each other; top: likeliest to fail; or a method: random, coreset, and what "
               "the model ranks by, such as epck or entropy. A wrong name lists those of the model.")  # fmt: skip
@@ -41,11 +48,14 @@ if TYPE_CHECKING:
 @click.option("--after", multiple=True, type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="OUT",
               help="An earlier --out: its people are not chosen again, and what is chosen is unlike them. Repeatable.")  # fmt: skip
 @click.option("--name", help="Of the batch. [default: date and time]")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of random.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), metavar="NUMBER", help="Of random.")
 @click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]),
               help="ray: shards of the pool are tasks of the cluster that RAY_ADDRESS names, or of this machine.")  # fmt: skip
 @click.option(
-    "--shard", type=click.IntRange(1), help="Pictures that are kept together: what a kill costs. [default: 256]"
+    "--shard",
+    type=click.IntRange(1),
+    metavar="PICTURES",
+    help="Pictures that are kept together: what a kill costs. [default: 256]",
 )
 @JSON
 @partial(place_options, datasets=False)
