@@ -68,6 +68,11 @@ class Frames:
 Run = Callable[..., Result]
 
 
+def summary_of(result: Result) -> Any:
+    """The JSON that a command printed; click 8.1 mixes stderr into it."""
+    return json.loads(result.stdout[result.stdout.index("{\n") :])
+
+
 def patch(set_: Callable[[Any, str, Any], None], probability: Callable[[int], float], capture: Any) -> None:
     """Put the script in the place of engine and camera."""
     engine = fakes.Scripted(lambda number: {"failure_probability": probability(number)})
@@ -136,7 +141,7 @@ def test_everybody_on_each_frame_is_watched_kept_by_name_and_counted(
     result = run("--people", "--detector", path, "--queue", tmp_path / "q.db", "--trigger", "Threshold(0.5)", "--camera",
                  "hall", "--json", probability=lambda number: 0.9 if number in (3, 14) else 0.1)  # fmt: skip
     assert result.exit_code == 0, result.output
-    counts = json.loads(result.stdout)["stats"]["counts"]
+    counts = summary_of(result)["stats"]["counts"]
     assert (counts["persons_total{decision=flagged}"], counts["persons_total{decision=passed}"]) == (2, 23)
     assert (counts["frames_total{decision=flagged}"], counts["frames_total{decision=passed}"]) == (2, 18)
     assert counts["dropped_boxes_total{reason=not_finite}"] == 20
@@ -183,7 +188,7 @@ def test_a_net_of_whole_frames_says_whether_it_finds_people_itself(
     helped = CliRunner().invoke(main, [*command, "--detector", str(tmp_path / "yolo.onnx")])
     if people:
         assert alone.exit_code == 0, alone.output
-        assert json.loads(alone.stdout)["stats"]["counts"] == {"frames_total{decision=passed}": 4,
+        assert summary_of(alone)["stats"]["counts"] == {"frames_total{decision=passed}": 4,
                                                                "unoccupied_frames_total": 4}  # fmt: skip
     else:
         assert "gives one pose of it" in alone.output + str(alone.exception)
@@ -195,8 +200,7 @@ def test_a_disk_that_is_not_there_costs_no_frame_and_is_said(
 ) -> None:
     result = run("--queue", tmp_path / "unmounted" / "q.db", "--trigger", "Threshold(0.99)", "--json")
     assert result.exit_code == 0, result.output
-    printed = result.stdout
-    assert json.loads(printed[printed.index("{\n") :])["source"]["delivered"] > 0  # click 8.1 mixes stderr into it
+    assert summary_of(result)["source"]["delivered"] > 0
     assert "is not a folder" in caplog.text
 
 
@@ -205,7 +209,7 @@ def test_a_budget_means_hours_of_the_video_however_fast_it_is_read(run: Run, tmp
     result = run("--queue", tmp_path / "q.db", "--trigger", "Budget(per_hour=60)", "--json", "--store", "keypoints",
                  count=3600, fps=0.5, probability=lambda number: float(rng.uniform()))  # fmt: skip
     assert result.exit_code == 0, result.output
-    summary = json.loads(result.stdout)
+    summary = summary_of(result)
     assert summary["source"]["delivered"] == 3600
     kept = summary["stats"]["counts"]["frames_total{decision=flagged}"]
     assert abs(kept - 2 * 60) <= 35, "the account holds half an hour's worth more or less, and starts half full"
@@ -395,7 +399,7 @@ def test_replay_tells_what_another_policy_would_have_kept(run: Run, tmp_path: Pa
     result = CliRunner().invoke(main, ["replay", str(queue), "--trigger", "Threshold(0.5)", "--trigger", "Threshold(0.8)",
                                        "--json"])  # fmt: skip
     assert result.exit_code == 0, result.output
-    lower, same = json.loads(result.stdout)["policies"]
+    lower, same = summary_of(result)["policies"]
     assert (lower["frames"], lower["kept"], lower["kept_then"], lower["kept_both"]) == (20, 10, 4, 4)
     assert (same["kept"], same["kept_both"]) == (4, 4)
     assert lower["recall"] == pytest.approx(sum(range(10, 20)) / sum(range(20)), rel=1e-5)
