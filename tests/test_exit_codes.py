@@ -36,6 +36,7 @@ READS = {
     "alpose-train detect": "--dataset {} --preset smoke --out run",
     "alpose-train fit": "--data {} --preset smoke --out run",
     "alpose-train theory": "{}",
+    "alpose-train select": "--model {} --pool pictures --budget 5 --to coco --out out",
     "alpose-export bundle": "{} -o out.alpose",
     "alpose-export verify": "{}",
     "alpose-export engine": "{}",
@@ -61,7 +62,7 @@ EMPTY_FILE = {"alpose-harvest pull": 3} | dict.fromkeys((
 ), 1)  # fmt: skip
 """Commands that read a file; the others want a folder: 2."""
 EMPTY_FOLDER = {"alpose-harvest pull": 3} | dict.fromkeys((
-    "alpose-monitor doctor", "alpose-export bundle", "alpose-harvest import",
+    "alpose-monitor doctor", "alpose-train select", "alpose-export bundle", "alpose-harvest import",
 ), 1)  # fmt: skip
 """A model without its files is damaged, and a folder without answers brings none; where it is no bundle, run, dataset or
 inbox at all: 2, and so where a file is wanted."""

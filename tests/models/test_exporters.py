@@ -38,13 +38,14 @@ STEPS = os.environ.get("ALPOSE_MODEL_STEPS", "200")
 FAILURE = ("--failure", "mean-error", "--failure-limit", "0.18")
 """Of the crop's side: a net that learned for a minute fails on some people, and not on all."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_data]
+ENVIRONMENTS = Path(os.environ.get("ALPOSE_MODEL_ENVIRONMENTS", HERE.parents[1] / ".venv-models"))
+pytestmark = [pytest.mark.slow, pytest.mark.real_data,
+              pytest.mark.skipif(not ENVIRONMENTS.exists(), reason="minutes: make test-models")]  # fmt: skip
 
 
 def _run(library: str, script: Path, crops: Path, out: Path) -> None:
     """A script by the Python of a library's environment."""
-    root = Path(os.environ.get("ALPOSE_MODEL_ENVIRONMENTS", HERE.parents[1] / ".venv-models"))
-    python = root / library / "bin" / "python"
+    python = ENVIRONMENTS / library / "bin" / "python"
     if not python.exists():
         pytest.skip(f"{python} does not exist: make test-models installs it")
     # Some libraries write into the folder where they are called.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alpose.runtime.queue import Picture, Queue
+from alpose.runtime.queue import Picture, Queue, images
 from alpose.runtime.queue.record import PictureInfo, Record
 from alpose.runtime.skeleton import LSP, MPII, Skeleton
 from alpose.tools import sample
@@ -663,7 +663,8 @@ def two_skeletons(folder: Path) -> None:
 def _of(queue: Queue, rng: np.random.Generator, bundle: str, skeleton: Skeleton) -> tuple[Record, list[Picture]]:
     record = make_record(queue, rng, bundle=bundle, keypoints_J2=rng.uniform(0, 400, (len(skeleton), 2)).astype(np.float32),
                          scores_J=np.full(len(skeleton), np.nan, dtype=np.float32), failure_probability=float("nan"))  # fmt: skip
-    return record, [Picture.of(rng.bytes(50), width=640, height=480, captured_ns=1)]
+    made = images.encode(rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
+    return record, [Picture.of(made.data, width=640, height=480, captured_ns=1)]
 
 
 def test_each_skeleton_has_its_folder_and_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
