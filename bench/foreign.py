@@ -1,7 +1,7 @@
 """What watching adds to somebody's pose net: their file alone beside the bundle that it became, call by call in one run.
 
-``python -m bench.foreign NAME.alpose NET.onnx [NAME.alpose NET.onnx …]``. Both get the same crop in the same round, every second
-round in the opposite order. Their file is fed what it takes, prepared before and not timed; the bundle is fed bytes, and
+``python -m bench.foreign NAME.alpose NET.onnx [NAME.alpose NET.onnx …]``. Both get the same crop in the same round, ten times in a
+row, as frames come from a camera, every second round in the opposite order. Their file is fed what it takes, prepared before and not timed; the bundle is fed bytes, and
 prepares them, decodes, reads the evidence, judges and calibrates. Seconds are CPU time of this process with one thread:
 other processes of a busy machine are not in them.
 """
@@ -28,6 +28,8 @@ from alpose.trainer.foreign.spec import PoseSpec
 
 from ._measure import RESULTS, Bench, Task, interleave, load_average, machine_facts, paired, spread, table
 
+CALLS = 10
+"""In a row, of which the mean counts: right after another net, its weights are in the caches."""
 ALONE, WATCHED = "their file alone", "the bundle"
 
 
@@ -51,7 +53,7 @@ def pair_of(bundle: Bundle, path: Path) -> tuple[dict[str, Task], float]:
 def measure(bundle: Bundle, path: Path, rounds: int, warmup: int) -> dict[str, Any]:
     """One net."""
     tasks, moved = pair_of(bundle, path)
-    seconds = interleave(tasks, rounds=rounds, warmup=warmup, clock=time.process_time)
+    seconds = interleave(tasks, rounds=rounds, warmup=warmup, calls=CALLS, clock=time.process_time)
     ratio = spread(paired(seconds[WATCHED], seconds[ALONE]))
     return {
         "bundle": bundle.manifest.name, "net": path.name, "head": bundle.manifest.head,
@@ -70,8 +72,8 @@ def show(results: Sequence[dict[str, Any]]) -> str:
 
 @click.command(name="bench.foreign", cls=Bench)
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--rounds", default=500, show_default=True, type=click.IntRange(4))
-@click.option("--warmup", default=20, show_default=True, type=click.IntRange(0), help="Rounds that do not count.")
+@click.option("--rounds", default=50, show_default=True, type=click.IntRange(4))
+@click.option("--warmup", default=2, show_default=True, type=click.IntRange(0), help="Rounds that do not count.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=RESULTS / "foreign.json")
 def main(paths: tuple[Path, ...], rounds: int, warmup: int, out: Path) -> None:
     """CPU milliseconds of one image by somebody's net alone, and by the bundle made of it: NAME.alpose NET.onnx …."""
@@ -83,7 +85,7 @@ def main(paths: tuple[Path, ...], rounds: int, warmup: int, out: Path) -> None:
     print(show(results))
     facts = {"bench": "foreign", "machine": machine_facts(device_context("cpu", "fp32")),
              "load_average": {"before": before, "after": load_average()},
-             "settings": {"rounds": rounds, "warmup": warmup, "threads": 1, "clock": "CPU time of the process"},
+             "settings": {"rounds": rounds, "calls": CALLS, "warmup": warmup, "threads": 1, "clock": "CPU time of the process"},
              "results": results}  # fmt: skip
     print(f"\nwritten: {write_json(out, facts)}")
 
