@@ -17,8 +17,8 @@ import torch
 
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.heatmaps import MULTIPEAK_FORMS, draw, multipeak_entropy
+from alpose.trainer.measures.metrics import judge, normaliser, profile_for
 from alpose.trainer.methods.coreset import k_centre
-from alpose.trainer.metrics import judge, normaliser, profile_for
 
 from ._measure import Task
 from ._methods_egl import affinities, gradients

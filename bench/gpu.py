@@ -24,16 +24,16 @@ from torch import nn
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import write_json
-from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import exists
 from alpose.trainer.cli import DEFAULT_METHODS
 from alpose.trainer.cli_options import default_cache
+from alpose.trainer.cycles.benchmark import run_benchmark
+from alpose.trainer.cycles.results import Results
+from alpose.trainer.cycles.run import RunConfig
 from alpose.trainer.data.catalog import find
 from alpose.trainer.device import DeviceContext, device_context
-from alpose.trainer.metrics import ProfileName
+from alpose.trainer.measures.metrics import ProfileName
 from alpose.trainer.presets import Preset, Recipe, preset
-from alpose.trainer.results import Results
-from alpose.trainer.run import RunConfig
 
 from ._bundle import measure_bundle
 from ._bundle import show as show_bundle

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import Skeleton
-from alpose.trainer.joint_calibration import ENOUGH, JointReport
+from alpose.trainer.measures.joint_calibration import ENOUGH, JointReport
 from alpose.trainer.methods.catalog import METHODS, Look
 from alpose.trainer.pages import figures, pose
 from alpose.trainer.pages import formatting as fmt

@@ -104,7 +104,7 @@ def bundle(
     from that net's own file.
     """
     from alpose.trainer.foreign.model import is_foreign
-    from alpose.trainer.metrics import fitted_failure
+    from alpose.trainer.measures.metrics import fitted_failure
 
     from .foreign import export_foreign, export_uncalibrated
     from .write import ExportConfig, export_checkpoint

@@ -33,14 +33,14 @@ from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import device_context
 from alpose.trainer.foreign import model as models
 from alpose.trainer.foreign.fitting import turns_of
-from alpose.trainer.foreign.graph import weights_beside
 from alpose.trainer.foreign.heads import Detector, is_entropy
 from alpose.trainer.foreign.joints import in_skeleton, match_joints
 from alpose.trainer.foreign.net import ForeignNet, open_net
 from alpose.trainer.foreign.reader import NetReader
-from alpose.trainer.foreign.recognise import recognise
+from alpose.trainer.foreign.recognition.graph import weights_beside
+from alpose.trainer.foreign.recognition.recognise import recognise
 from alpose.trainer.foreign.spec import PoseSpec
-from alpose.trainer.joint_calibration import JointCalibration
+from alpose.trainer.measures.joint_calibration import JointCalibration
 
 from .calibration import Calibration
 from .graph import CalibratedGraph

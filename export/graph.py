@@ -23,7 +23,7 @@ from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.types import Outputs
 from alpose.trainer.checkpoint import PoseModel
-from alpose.trainer.joint_calibration import JointCalibration, identity
+from alpose.trainer.measures.joint_calibration import JointCalibration, identity
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.models.hourglass import STRIDE
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.heatmaps import entropy, to_pixels
-from alpose.trainer.joint_calibration import JointCalibration
+from alpose.trainer.measures.joint_calibration import JointCalibration
 from alpose.trainer.models import PoseNet
 from alpose.trainer.models.expected_pck import ExpectedPckHead
 from alpose.trainer.models.hourglass import Features

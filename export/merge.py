@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from alpose.runtime.engines.onnx import WEIGHTS_FOLDER, import_onnxruntime
 from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundError
-from alpose.trainer.foreign.graph import raised, weights_beside
+from alpose.trainer.foreign.recognition.graph import raised, weights_beside
 from alpose.trainer.foreign.spec import NetInput, PoseSpec
 
 from .onnx_graph import BATCH, CONTROL_FLOW, INPUT, OPSET, TRUNK, import_onnx

@@ -21,7 +21,7 @@ from alpose.runtime.errors import AlposeError, ConfigError, DataError
 from alpose.runtime.types import Engine, Outputs, form_problems
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.data.records import Bools, Floats
-from alpose.trainer.metrics import Failure, Judged, Profile, auroc, judge, mean_error
+from alpose.trainer.measures.metrics import Failure, Judged, Profile, auroc, judge, mean_error
 
 JUDGED_SCORE = 0.3
 """A joint with a lower reference score has no weight: its place is the net's guess among flat cells."""
@@ -232,7 +232,7 @@ def _quality(
     if crops is None:
         return None, None, None, None
     if profile is None:
-        raise ConfigError("crops without a profile: PCK needs one, see alpose.trainer.metrics.profile_for")
+        raise ConfigError("crops without a profile: PCK needs one, see alpose.trainer.measures.metrics.profile_for")
     if len(crops) != len(outputs):
         raise DataError(f"{len(outputs)} answers do not fit the labels of {len(crops)} crops")
     judged, failed_N, defined_N = judge_outputs(outputs, crops, profile, failure)

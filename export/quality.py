@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
 from alpose.trainer.data.records import Bools
-from alpose.trainer.joint_calibration import JointReport
-from alpose.trainer.metrics import Failure, aurc, auroc, risk_coverage
-from alpose.trainer.statistics import bin_of_equal_width, clopper_pearson, ece_equal_width
+from alpose.trainer.measures.joint_calibration import JointReport
+from alpose.trainer.measures.metrics import Failure, aurc, auroc, risk_coverage
+from alpose.trainer.measures.statistics import bin_of_equal_width, clopper_pearson, ece_equal_width
 
 from .calibration import EVIDENCE, Array, Calibration, check_classes, fit, fitting_half
 from .thresholds import CATCHES, CONFIDENCE, CatchThreshold, catch_threshold, check_probabilities

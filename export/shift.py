@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.trainer.data.records import Bools
-from alpose.trainer.joint_calibration import JointReport
-from alpose.trainer.metrics import auroc
-from alpose.trainer.statistics import clopper_pearson, ece_equal_width
+from alpose.trainer.measures.joint_calibration import JointReport
+from alpose.trainer.measures.metrics import auroc
+from alpose.trainer.measures.statistics import clopper_pearson, ece_equal_width
 
 from .quality import BINS, CalibrationReport, ReliabilityBin, ece_by_chance, reliability
 from .thresholds import check_probabilities

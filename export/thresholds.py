@@ -24,7 +24,7 @@ from scipy.special import betainc
 
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.trainer.data.records import Bools
-from alpose.trainer.statistics import clopper_pearson
+from alpose.trainer.measures.statistics import clopper_pearson
 
 from .calibration import check_classes
 

@@ -36,9 +36,9 @@ from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.catalog import Sizes, open_dataset
 from alpose.trainer.data.crops import CropConfig, Crops, prepare, unseen_crops
 from alpose.trainer.data.records import Bools, PoseData, who_trained
-from alpose.trainer.joint_calibration import JointCalibration, calibrate_joints
-from alpose.trainer.joint_calibration import measure as measure_joints
-from alpose.trainer.metrics import Failure, ProfileName, profile_of
+from alpose.trainer.measures.joint_calibration import JointCalibration, calibrate_joints
+from alpose.trainer.measures.joint_calibration import measure as measure_joints
+from alpose.trainer.measures.metrics import Failure, ProfileName, profile_of
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.presets import preset
 

@@ -23,7 +23,7 @@ import pytest
 from alpose.runtime.engines.catalog import engine_kinds
 from alpose.runtime.triggers import TRIGGERS
 from alpose.tools.formats import FORMATS
-from alpose.trainer.foreign.families import FAMILIES
+from alpose.trainer.foreign.recognition.families import FAMILIES
 from alpose.trainer.methods.catalog import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]

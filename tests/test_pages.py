@@ -21,20 +21,20 @@ from alpose.tools.demo import page as demo_page
 from alpose.tools.field.page import render as render_field
 from alpose.tools.field.report import field_report
 from alpose.tools.inbox import Inbox
+from alpose.trainer.cycles.results import Gallery, Results, stage_folder
 from alpose.trainer.detect.evaluation import evaluate
 from alpose.trainer.detect.stored import DetectorInfo
 from alpose.trainer.pages import cycles, detect, theory
-from alpose.trainer.results import Gallery, Results, stage_folder
-from alpose.trainer.theory_run import study
+from alpose.trainer.theory.theory_run import study
 
 from .export import test_card as cards
 from .tools import test_field_report as fields
 from .tools import test_gallery as galleries
-from .trainer import test_theory as theories
 from .trainer.detect import runs as detect_runs
 from .trainer.foreign import test_describe as describes
 from .trainer.foreign import test_detect as detect_poses
 from .trainer.pages import runs
+from .trainer.theory import test_theory as theories
 
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>\"'&"
 VOID = ("meta", "br", "img", "input", "link")

@@ -17,11 +17,11 @@ from alpose.export.thresholds import CatchThreshold
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import Skeleton
+from alpose.trainer.cycles.results import Row
 from alpose.trainer.detect.results import Comparison, DetectRow, Rating, Reliability, SetResult
 from alpose.trainer.detect.stored import Catalogue, DetectorInfo, SetInfo
-from alpose.trainer.joint_calibration import JointReport
-from alpose.trainer.metrics import Failure
-from alpose.trainer.results import Row
+from alpose.trainer.measures.joint_calibration import JointReport
+from alpose.trainer.measures.metrics import Failure
 
 OWN: dict[tuple[str, str], Any] = {
     ("Skeleton", "links"): [[0, 0]],

@@ -17,10 +17,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .benchmark import run_benchmark
     from .checkpoint import PoseModel
     from .checkpoint import load as load_checkpoint
     from .checkpoint import save as save_checkpoint
+    from .cycles.benchmark import run_benchmark
+    from .cycles.run import RunConfig
     from .data.catalog import Dataset, open_dataset, read_parts
     from .data.crops import CropConfig, prepare
     from .data.records import PoseData
@@ -29,14 +30,13 @@ if TYPE_CHECKING:
     from .device import DeviceContext, device_context
     from .fitting import FitConfig, fit
     from .foreign.wrap import wrap
-    from .metrics import Failure, judge, profile_of
+    from .measures.metrics import Failure, judge, profile_of
     from .passes import predict
     from .presets import Recipe, preset
-    from .run import RunConfig
     from .scoring import Scored, score
 
 _PLACES = {
-    ".benchmark": ("run_benchmark",),
+    ".cycles.benchmark": ("run_benchmark",),
     ".checkpoint": ("PoseModel", "load_checkpoint", "save_checkpoint"),
     ".data.catalog": ("Dataset", "open_dataset", "read_parts"),
     ".data.crops": ("CropConfig", "prepare"),
@@ -46,10 +46,10 @@ _PLACES = {
     ".device": ("DeviceContext", "device_context"),
     ".fitting": ("FitConfig", "fit"),
     ".foreign.wrap": ("wrap",),
-    ".metrics": ("Failure", "judge", "profile_of"),
+    ".measures.metrics": ("Failure", "judge", "profile_of"),
     ".passes": ("predict",),
     ".presets": ("Recipe", "preset"),
-    ".run": ("RunConfig",),
+    ".cycles.run": ("RunConfig",),
     ".scoring": ("Scored", "score"),
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}

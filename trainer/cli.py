@@ -111,12 +111,12 @@ def cycles(
     alpose-train cycles --dataset lsp --data-root DATA --preset laptop --select-only --out runs/lsp
     torchrun --nproc-per-node 8 -m alpose.trainer cycles --dataset lsp --preset paper --out runs/paper
     """
-    from .benchmark import run_benchmark
+    from .cycles.benchmark import run_benchmark
+    from .cycles.run import RunConfig
+    from .measures.metrics import Failure
     from .methods.options import EglConfig, ScoreOptions
-    from .metrics import Failure
     from .pages.cycles import write_report
     from .presets import preset, with_net
-    from .run import RunConfig
 
     if initial and dataset == "lsp":
         raise ConfigError(
@@ -143,7 +143,7 @@ def cycles(
 def _write_theory(run: Path) -> None:
     """Write the page of the losses' theory, which the report links, or say why there is none."""
     from .pages.theory import write_theory
-    from .theory_run import study
+    from .theory.theory_run import study
 
     try:
         click.echo(f"theory:  {write_theory(run, study(run))}")
@@ -197,7 +197,7 @@ def detect(
     alpose-train detect --dataset lsp --data-root DATA --preset laptop --seeds 3
     alpose-train detect --pose movenet-thunder.onnx --data my-coco/
     """
-    from .metrics import Failure
+    from .measures.metrics import Failure
 
     if pose is not None:
         from .foreign.detect import RESULT, ForeignDetectConfig, detect_foreign
@@ -216,11 +216,11 @@ def detect(
         return
     only = {"--map-joints": map_joints, "--heads": heads, "--group-by": group_by}
     _refuse(_of_pose(stated) | only, "that is for a net of --pose")
+    from .cycles.run import RunConfig
     from .detect.evaluation import evaluate
     from .detect.experiment import DetectConfig, run_detect
     from .epck import EpckTraining
     from .pages.detect import finding, write_report
-    from .run import RunConfig
 
     base = RunConfig.from_preset(preset_name, dataset, methods=("random",), seeds=seeds, budget=1, select_only=True,
                                  failure=Failure(failure, failure_limit))  # fmt: skip
@@ -294,7 +294,7 @@ def fit(
     alpose-train fit --pose movenet-thunder.onnx --data my-coco/ --out models/thunder
     alpose-export models/second --calibration dataset/ --previous first.alpose -o second.alpose
     """
-    from .metrics import fitted_failure
+    from .measures.metrics import fitted_failure
 
     if pose is not None or (start is not None and _is_foreign(start)):
         unused = {
@@ -373,7 +373,7 @@ def theory(run: Path | None, seed: int | None, near: float, as_json: bool) -> No
     alpose-train theory runs/lsp
     alpose-train theory runs/lsp --near 0.2 --json
     """
-    from .theory_run import paper_lines, paper_tables, study, study_lines
+    from .theory.theory_run import paper_lines, paper_tables, study, study_lines
 
     if run is None:
         tables = paper_tables()

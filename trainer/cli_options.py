@@ -13,7 +13,7 @@ import click
 
 from alpose.runtime import command_line
 
-from .failures import DEFAULT_LIMITS, FAILURES
+from .measures.failures import DEFAULT_LIMITS, FAILURES
 
 if TYPE_CHECKING:
     from .device import DeviceContext

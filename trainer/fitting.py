@@ -26,9 +26,9 @@ from .data.crops import Crops, prepare
 from .data.records import Bools
 from .device import DeviceContext, environment
 from .fit_data import FitData, Source, open_fit_data
+from .measures.metrics import Failure, auroc, mean_error, profile_of
 from .methods.catalog import heads_of
 from .methods.selection import judge_scored
-from .metrics import Failure, auroc, mean_error, profile_of
 from .models.heads import HeadName, LossHead
 from .presets import NetName, Preset, PresetName, Recipe, preset, read_recipe, with_net, with_net_of
 from .scoring import score

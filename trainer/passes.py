@@ -25,7 +25,7 @@ from .data.crops import Crops
 from .device import DeviceContext, evaluating
 from .feed import Batch, Feed
 from .heatmaps import decode, to_pixels
-from .metrics import normaliser, profile_of
+from .measures.metrics import normaliser, profile_of
 from .models.hourglass import STRIDE, Features
 from .progress import progress
 

@@ -19,9 +19,9 @@ from alpose.export import quality, shift
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import LSP
-from alpose.trainer import metrics
-from alpose.trainer.metrics import Failure
-from alpose.trainer.statistics import ece_equal_width
+from alpose.trainer.measures import metrics
+from alpose.trainer.measures.metrics import Failure
+from alpose.trainer.measures.statistics import ece_equal_width
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

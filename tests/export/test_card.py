@@ -21,7 +21,7 @@ from alpose.runtime.crop import CropRule
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
-from alpose.trainer.metrics import Failure, profile_for
+from alpose.trainer.measures.metrics import Failure, profile_for
 from alpose.trainer.pages.formatting import MINUS, TIMES
 from alpose.trainer.pages.pose import diagram
 

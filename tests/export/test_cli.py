@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from alpose.export import write
 from alpose.export.cli import main
-from alpose.trainer.failures import FAILURES
-from alpose.trainer.metrics import Failure
+from alpose.trainer.measures.failures import FAILURES
+from alpose.trainer.measures.metrics import Failure
 
 HELP = """
 import sys

@@ -31,9 +31,9 @@ from alpose.trainer.foreign.heads import HeadKind, build_detector
 from alpose.trainer.foreign.learning import config_of
 from alpose.trainer.foreign.net import open_net, prepare
 from alpose.trainer.foreign.reader import NetReader
-from alpose.trainer.foreign.recognise import recognise
+from alpose.trainer.foreign.recognition.recognise import recognise
 from alpose.trainer.foreign.spec import NetInput, PoseSpec
-from alpose.trainer.joint_calibration import JointCalibration
+from alpose.trainer.measures.joint_calibration import JointCalibration
 
 from ..trainer.foreign import nets
 from .conftest import CALIBRATION

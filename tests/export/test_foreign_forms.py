@@ -22,7 +22,7 @@ from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.data.crops import CropConfig, prepare
 from alpose.trainer.data.synthetic import read_people
-from alpose.trainer.metrics import Failure
+from alpose.trainer.measures.metrics import Failure
 
 from ..trainer.own_data import write_coco_folder
 

@@ -13,7 +13,7 @@ from alpose.export.graph import MonitorGraph, TorchEngine
 from alpose.export.graph_parts import Head, JointConfidence, score_logit
 from alpose.runtime.errors import DataError
 from alpose.trainer.checkpoint import PoseModel, new_head
-from alpose.trainer.joint_calibration import JointCalibration
+from alpose.trainer.measures.joint_calibration import JointCalibration
 
 GAIN, OFFSET = np.array([1.5, 0.7, 1.0]), np.array([0.4, -0.8, 0.0])
 

@@ -24,7 +24,7 @@ from alpose.runtime.skeleton import LSP
 from alpose.runtime.types import Outputs
 from alpose.trainer.data.crops import CropConfig, Crops
 from alpose.trainer.data.records import PoseData
-from alpose.trainer.metrics import Failure, profile_for
+from alpose.trainer.measures.metrics import Failure, profile_for
 
 COUNT, JOINTS = 60, len(LSP)
 PROFILE = profile_for("standard", LSP)

@@ -18,7 +18,7 @@ from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.people import overlaps
 from alpose.runtime.types import CANDIDATES
 from alpose.trainer.foreign.net import open_net
-from alpose.trainer.foreign.recognise import recognise
+from alpose.trainer.foreign.recognition.recognise import recognise
 
 from ..trainer.foreign import nets
 

@@ -19,7 +19,7 @@ from alpose.export.graph_parts import Calibrate
 from alpose.export.thresholds import CatchThreshold, catch_threshold, failures_needed, rank
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import from_json, to_json
-from alpose.trainer.statistics import clopper_pearson
+from alpose.trainer.measures.statistics import clopper_pearson
 
 
 def at_least(r: int, n: int, p: float) -> float:

@@ -19,12 +19,12 @@ from alpose.runtime.bundle import Bundle, check_files
 from alpose.runtime.bundle.keys import generate_key
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import BundleError, CheckpointError, ConfigError, DataNotFoundError
-from alpose.trainer.foreign.graph import digest, is_inside
 from alpose.trainer.foreign.heads import DetectorConfig, build_detector
 from alpose.trainer.foreign.model import ForeignModel, load, save
 from alpose.trainer.foreign.net import open_net
 from alpose.trainer.foreign.reader import NetReader
-from alpose.trainer.foreign.recognise import recognise
+from alpose.trainer.foreign.recognition.graph import digest, is_inside
+from alpose.trainer.foreign.recognition.recognise import recognise
 
 from ..trainer.foreign import nets
 

@@ -28,16 +28,16 @@ from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 from alpose.runtime.io import from_json
 from alpose.runtime.skeleton import LSP, MPII
 from alpose.trainer import checkpoint
-from alpose.trainer.benchmark import run_benchmark
+from alpose.trainer.cycles.benchmark import run_benchmark
+from alpose.trainer.cycles.run import RunConfig
 from alpose.trainer.data.crops import unseen_crops
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import device_context
-from alpose.trainer.metrics import Failure, profile_of
+from alpose.trainer.measures.metrics import Failure, profile_of
+from alpose.trainer.measures.statistics import ece_equal_width
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.presets import preset
-from alpose.trainer.run import RunConfig
 from alpose.trainer.scoring import score
-from alpose.trainer.statistics import ece_equal_width
 
 # The smoke preset's net knows next to nothing: half of its poses are off by more than this share of the crop.
 TOY = ExportConfig(failure=Failure("mean-error", 0.6))

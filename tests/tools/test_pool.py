@@ -432,8 +432,8 @@ def foreign_model(net: Path, folder: Path) -> Path:
     from alpose.trainer.foreign.model import ForeignModel, save
     from alpose.trainer.foreign.net import open_net
     from alpose.trainer.foreign.reader import NetReader
-    from alpose.trainer.foreign.recognise import examine
-    from alpose.trainer.foreign.stated import Stated
+    from alpose.trainer.foreign.recognition.recognise import examine
+    from alpose.trainer.foreign.recognition.stated import Stated
 
     opened = open_net(net, examine(net, Stated()).spec)
     joints = len(opened.spec.skeleton)

@@ -17,7 +17,7 @@ from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.epck import EpckTraining, train_epck
 from alpose.trainer.heatmaps import decode, to_pixels
-from alpose.trainer.metrics import judge, profile_of
+from alpose.trainer.measures.metrics import judge, profile_of
 from alpose.trainer.models.expected_pck import ExpectedPckHead
 from alpose.trainer.passes import Predicted, threshold_px
 from alpose.trainer.scoring import score

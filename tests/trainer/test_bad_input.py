@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer.base_model import BaseModel
 from alpose.trainer.cli import DEFAULT_METHODS, MORE_METHODS, main
+from alpose.trainer.cycles.base_model import BaseModel
 from alpose.trainer.methods.catalog import METHODS, check_known
 from alpose.trainer.scoring import Scored
 
@@ -70,7 +70,7 @@ def command(out: Path, cache: Path, *arguments: str) -> Any:
 def test_what_cannot_be_is_refused_on_one_line_and_leaves_no_run_behind(
     arguments: list[str], said: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
+    monkeypatch.setattr("alpose.trainer.cycles.base_model.train_pose", None)  # would fail if called
     result = command(tmp_path / "run", cache, *arguments)
 
     assert result.exit_code == 2

@@ -16,7 +16,7 @@ from alpose.trainer.checkpoint import PoseModel, new_head
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.epck import EpckTraining, HeadDataset, fit, join, soft_right, train_epck
-from alpose.trainer.metrics import auroc
+from alpose.trainer.measures.metrics import auroc
 from alpose.trainer.models.expected_pck import ExpectedPckHead
 
 MakeCrops = Callable[..., Crops]

@@ -24,7 +24,7 @@ from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.fit_data import FitData, History, open_fit_data
 from alpose.trainer.fitting import Fit, FitConfig, fit
-from alpose.trainer.metrics import Failure
+from alpose.trainer.measures.metrics import Failure
 from alpose.trainer.presets import preset, read_recipe
 
 from .own_data import write_coco_folder

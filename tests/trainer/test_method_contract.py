@@ -15,12 +15,12 @@ import pytest
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import PoseModel
+from alpose.trainer.cycles.results import stage_folder
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.methods.catalog import METHODS, Look, Method, heads_of, maps_for, register, resolve
 from alpose.trainer.methods.options import EglConfig, ScoreOptions
 from alpose.trainer.methods.selection import Pool, PoolImages, Selection, select
-from alpose.trainer.results import stage_folder
 from alpose.trainer.scoring import Scored
 
 PEOPLE, LABELLED, BUDGET = 12, 8, 5

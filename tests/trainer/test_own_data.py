@@ -11,12 +11,12 @@ import pytest
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.skeleton import LSP, MPII
-from alpose.trainer.base_model import BaseModel
-from alpose.trainer.benchmark import run_benchmark
+from alpose.trainer.cycles.base_model import BaseModel
+from alpose.trainer.cycles.benchmark import run_benchmark
+from alpose.trainer.cycles.run import RunConfig, open_run
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import DeviceContext
-from alpose.trainer.run import RunConfig, open_run
 
 from .own_data import write_coco_folder, write_images
 
@@ -115,6 +115,6 @@ def test_base_models_of_version_0_1_0_are_taken_over(
     value = json.loads(path.read_text())
     value["facts"]["key"] = base._key(by_file_name=True)
     path.write_text(json.dumps(value))
-    monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
+    monkeypatch.setattr("alpose.trainer.cycles.base_model.train_pose", None)  # would fail if called
 
     assert BaseModel(run, 0, ()).model().facts["key"] == base._key(by_file_name=True) != base._key()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from alpose.runtime.errors import CheckpointError, ConfigError
 from alpose.trainer import training, training_state
 from alpose.trainer.checkpoint import PoseModel, load, new_head
+from alpose.trainer.cycles.results import Results
 from alpose.trainer.data.augment import AugmentConfig, augment
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import DeviceContext
@@ -29,7 +30,6 @@ from alpose.trainer.heatmaps import draw, to_cells
 from alpose.trainer.methods.catalog import KL_LOSS, MARGIN_LOSS, trained_with
 from alpose.trainer.models.heads import LossHead
 from alpose.trainer.objectives import Pairing, heatmap_mse, margin_ranking, pair_kl, true_loss
-from alpose.trainer.results import Results
 from alpose.trainer.training import HeadTraining, PoseTraining, train_heads, train_pose, validation_mask
 from alpose.trainer.training_state import Epoch, Schedule, discard
 

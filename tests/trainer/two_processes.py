@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import new_head
+from alpose.trainer.cycles.benchmark import run_benchmark
+from alpose.trainer.cycles.run import RunConfig
 from alpose.trainer.data.catalog import Sizes
 from alpose.trainer.device import device_context
 from alpose.trainer.models.heads import LossHead
-from alpose.trainer.run import RunConfig
 from alpose.trainer.training import HeadTraining, PoseTraining, train_heads, train_pose
 
 

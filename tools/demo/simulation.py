@@ -20,7 +20,7 @@ from alpose import runtime
 from alpose.runtime.io import read_json
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.data.synthetic import read_people
-from alpose.trainer.metrics import Failure, judge, profile_for
+from alpose.trainer.measures.metrics import Failure, judge, profile_for
 from alpose.trainer.progress import progress
 
 from ..annotation import to_image

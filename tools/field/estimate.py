@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy.stats import norm, t
 
 from alpose.runtime.errors import DataError
-from alpose.trainer.statistics import clopper_pearson
+from alpose.trainer.measures.statistics import clopper_pearson
 
 Array = npt.NDArray[np.float64]
 LEVEL = 0.95

@@ -19,7 +19,7 @@ from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import from_json, read_json
 from alpose.trainer.data.coco import find_annotations, read_coco
 from alpose.trainer.data.records import PoseData
-from alpose.trainer.metrics import AnyFloats, Failure, ProfileName, judge, mean_error, profile_of
+from alpose.trainer.measures.metrics import AnyFloats, Failure, ProfileName, judge, mean_error, profile_of
 
 from ..batch import Batch
 

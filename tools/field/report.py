@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alpose.trainer.metrics import Failure
+from alpose.trainer.measures.metrics import Failure
 
 from . import estimate
 from .estimate import Interval

@@ -20,8 +20,8 @@ from ..checkpoint import PoseModel
 from ..data.crops import Crops
 from ..device import DeviceContext, evaluating
 from ..epck import EpckTraining, HeadDataset, collect, fit, join, soft_right
+from ..measures.metrics import profile_of
 from ..methods.catalog import SHIPPED, SLIM, TINY
-from ..metrics import profile_of
 from ..models.expected_pck import SHARPNESS, ExpectedPckHead
 from ..models.heads import Evidence, LossHead, build_head
 from ..models.hourglass import HourglassConfig

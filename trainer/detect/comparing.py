@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
 
-from ..statistics import Alternative, Doubles, draws, holm, paired_t_test, percentiles
+from ..measures.statistics import Alternative, Doubles, draws, holm, paired_t_test, percentiles
 from .stored import Bools, Floats
 
 LEVEL = 0.95
@@ -174,7 +174,7 @@ class Ranked:
     def auroc(self, count_NR: npt.NDArray[np.float32]) -> Doubles:
         """AUROC (R,) of everybody taken so many times; NaN where no failure or no success is taken.
 
-        What :func:`~alpose.trainer.metrics.auroc` says of the people written out as often as they are counted. Counts
+        What :func:`~alpose.trainer.measures.metrics.auroc` says of the people written out as often as they are counted. Counts
         are whole and their sums stay below 2²⁴, so float32 holds them exactly.
         """
         weight_FR = count_NR[self.failure_F]

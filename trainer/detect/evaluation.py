@@ -16,9 +16,9 @@ import numpy as np
 
 from alpose.runtime.errors import ConfigError, DataError
 
-from ..joint_measures import measure_joints
-from ..metrics import auroc
-from ..statistics import bins_of_equal_mass
+from ..measures.joint_measures import measure_joints
+from ..measures.metrics import auroc
+from ..measures.statistics import bins_of_equal_mass
 from .comparing import RESAMPLES, Bootstrap, adjusted, bootstrap
 from .measures import Measures, Truth, measure, truth_of, way_to_oracle
 from .results import HEADLINE, Comparison, DetectResults, DetectRow, JointRow, Question, Rating, Reliability, SetResult

@@ -28,17 +28,17 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import read_json, write_json
 from alpose.runtime.skeleton import LSP
 
-from ..base_model import BaseModel
 from ..checkpoint import PoseModel
+from ..cycles.base_model import BaseModel
+from ..cycles.run import Run, RunConfig, claim, open_run
 from ..data.crops import Crops, prepare
 from ..data.synthetic import read_people
 from ..device import DeviceContext, environment
 from ..epck import EpckTraining
-from ..joint_calibration import fit as fit_joints
+from ..measures.joint_calibration import fit as fit_joints
+from ..measures.metrics import Failure
+from ..measures.statistics import fit_logistic
 from ..methods.catalog import DETECTORS, detectors_of
-from ..metrics import Failure
-from ..run import Run, RunConfig, claim, open_run
-from ..statistics import fit_logistic
 from .ablations import IN_DOMAIN, Training
 from .costs import has_costs, measure_costs
 from .scoring import ScoredViews, score_views

@@ -16,8 +16,8 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from alpose.runtime.errors import DataError
 
-from ..metrics import Failure, Judged, augrc, aurc, auroc, correlation, gap_closed
-from ..statistics import ece_equal_mass
+from ..measures.metrics import Failure, Judged, augrc, aurc, auroc, correlation, gap_closed
+from ..measures.statistics import ece_equal_mass
 from .stored import Bools, Floats, SetScores
 
 CATCH = 0.95
@@ -77,7 +77,7 @@ class Truth:
 
 
 def truth_of(stored: SetScores, macro: bool, failure: Failure | None = None) -> Truth:
-    """The truth about a stored set; ``macro`` as in :class:`~alpose.trainer.metrics.Judged`."""
+    """The truth about a stored set; ``macro`` as in :class:`~alpose.trainer.measures.metrics.Judged`."""
     counted_N = stored.counted_N
     judged = Judged(stored.right_NJ[counted_N], stored.labelled_NJ[counted_N], macro)
     pck_N, loss_N = judged.image_pck(), stored.true_loss_N[counted_N].astype(np.float64)

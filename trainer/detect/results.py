@@ -12,7 +12,7 @@ from typing import Literal
 from alpose.runtime.errors import DataNotFoundError
 from alpose.runtime.io import from_json, read_json, write_json
 
-from ..joint_measures import PersonMeasures
+from ..measures.joint_measures import PersonMeasures
 from .comparing import LEVEL, RESAMPLES, Difference, Estimate
 from .measures import Measures
 from .stored import Catalogue

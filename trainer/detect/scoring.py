@@ -19,8 +19,8 @@ from ..data.crops import Crops
 from ..device import evaluating
 from ..epck import HeadDataset, join
 from ..heatmaps import entropy, multipeak_form
+from ..measures.metrics import Judged
 from ..methods.catalog import SHIPPED
-from ..metrics import Judged
 from ..passes import Predicted
 from ..scoring import auxiliary_score, reference_maps, true_loss_of
 from .ablations import Ablations, Training, opinions, read_at_peaks

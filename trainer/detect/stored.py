@@ -24,9 +24,9 @@ import numpy.typing as npt
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import from_json, read_json, write_json
 
+from ..cycles.results import load_npz, save_npz
+from ..measures.metrics import Failure
 from ..methods.catalog import DETECTORS, METHODS, DetectorKind
-from ..metrics import Failure
-from ..results import load_npz, save_npz
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]

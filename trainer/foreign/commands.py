@@ -11,7 +11,7 @@ from alpose.runtime.errors import ConfigError
 
 from ..cli_options import OneLineErrors, Place, place_options
 from .options import net_options
-from .stated import Stated
+from .recognition.stated import Stated
 
 
 @click.group(cls=OneLineErrors)
@@ -51,7 +51,7 @@ def describe(
     alpose-train pose describe mine.onnx --like rtmpose --colour bgr --data my-keypoints/
     alpose-train pose describe mine.onnx --size 256x192 --images pictures/
     """
-    from .recognise import examine
+    from .recognition.recognise import examine
 
     if dataset and images:
         raise ConfigError("--dataset and --images: give one of them")

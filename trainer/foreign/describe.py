@@ -23,14 +23,14 @@ from alpose.runtime.io import to_json
 from ..data.catalog import open_dataset
 from ..data.crops import Crops, crop_config, prepare
 from ..data.records import ImageError, ImageFiles, PoseData
-from ..metrics import judge, profile_of
+from ..measures.metrics import judge, profile_of
+from ..measures.statistics import mean_interval
 from ..progress import progress
-from ..statistics import mean_interval
-from .families import IMAGENET_MEAN, IMAGENET_STD
 from .joints import in_skeleton, match_joints
 from .net import ForeignNet, open_net
 from .reader import NetReader
-from .recognise import Part, Recognised
+from .recognition.families import IMAGENET_MEAN, IMAGENET_STD
+from .recognition.recognise import Part, Recognised
 from .spec import NetInput, PoseSpec
 from .trial import Trial, try_net
 

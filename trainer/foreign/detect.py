@@ -23,8 +23,8 @@ from alpose.runtime.io import fields_to_json, from_json, read_json, write_json
 from ..data.catalog import open_dataset
 from ..data.records import PoseData
 from ..device import DeviceContext, environment
-from ..keypoint_measures import EYES, average_precision, interocular_nme, oks, pckh, sigmas_of
-from ..metrics import Failure, risk_coverage
+from ..measures.keypoint_measures import EYES, average_precision, interocular_nme, oks, pckh, sigmas_of
+from ..measures.metrics import Failure, risk_coverage
 from ..training import validation_mask
 from .fitting import (
     MAX_EXTRA,
@@ -45,8 +45,8 @@ from .learning import predict
 from .measuring import Difference, Truth, difference, measure
 from .net import ForeignNet, open_net
 from .reader import NetReader
-from .recognise import examine
-from .stated import Stated
+from .recognition.recognise import examine
+from .recognition.stated import Stated
 from .timing import Clock, Cost
 
 log = logging.getLogger("alpose")

@@ -33,9 +33,9 @@ from ..epck import HeadDataset
 from ..feed import Feed
 from ..passes import View, threshold_px
 from ..progress import progress
-from .graph import digest
 from .net import ForeignNet
 from .reader import NetReader
+from .recognition.graph import digest
 
 VERSION = 3
 """Raise this when the same net and people give other numbers."""

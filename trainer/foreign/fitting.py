@@ -30,7 +30,7 @@ from ..data.crops import Crops, crop_config, prepare
 from ..data.records import Bools, Floats, PoseData, join
 from ..device import DeviceContext, device_context, environment
 from ..fit_data import FitData, Source, open_fit_data
-from ..metrics import Failure, fitted_failure
+from ..measures.metrics import Failure, fitted_failure
 from .evidence import Evidence, collect
 from .heads import HEADS, JOINT_HEADS, Detector, HeadKind, free_scores
 from .joints import in_skeleton, match_joints
@@ -40,8 +40,8 @@ from .model import FACTS as MODEL
 from .model import ForeignModel, is_foreign, load, save
 from .net import ForeignNet, open_net
 from .reader import NetReader
-from .recognise import examine
-from .stated import Stated
+from .recognition.recognise import examine
+from .recognition.stated import Stated
 from .timing import Clock, Cost
 from .trial import try_net
 
@@ -86,7 +86,7 @@ class ForeignFitConfig:
     group_by: str | None = None
     flip_pairs: str | None = None
     failure: Failure | None = None
-    """When a pose counts as failed; None: as the model of ``start`` has it, or else :class:`~..metrics.Failure`'s own."""
+    """When a pose counts as failed; None: as the model of ``start`` has it, or else :class:`~..measures.metrics.Failure`'s own."""
     hold_out: float = 0.25
     max_extra: float = MAX_EXTRA
     """Share of the net's time that a head may take, in one graph on one thread."""

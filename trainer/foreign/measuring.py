@@ -18,8 +18,8 @@ from sklearn.metrics import average_precision_score
 from alpose.runtime.errors import DataError
 
 from ..detect.comparing import Ranked, resample_counts
-from ..metrics import Failure, augrc, aurc, auroc
-from ..statistics import ece_equal_mass, percentiles
+from ..measures.metrics import Failure, augrc, aurc, auroc
+from ..measures.statistics import ece_equal_mass, percentiles
 from .evidence import Evidence
 
 RESAMPLES = 1_000

@@ -30,10 +30,10 @@ from alpose.runtime.io import (
     write_json,
 )
 
-from .graph import is_inside, weights_beside
 from .heads import Detector, DetectorConfig, build_detector
 from .net import Shape
 from .reader import NetReader
+from .recognition.graph import is_inside, weights_beside
 from .spec import PoseSpec
 
 KIND, SCHEMA = "alpose foreign pose model", 2

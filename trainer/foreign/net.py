@@ -20,7 +20,7 @@ import numpy.typing as npt
 from alpose.runtime.engines.onnx import WEIGHTS_FOLDER, import_onnxruntime
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError
 
-from .graph import Graph, load_model
+from .recognition.graph import Graph, load_model
 from .spec import NetInput, PoseSpec
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ import click
 from alpose.runtime.errors import ConfigError
 
 from ..cli_options import names_in
-from .families import FAMILIES
+from .recognition.families import FAMILIES
+from .recognition.stated import Stated, parse_columns, read_spec_file
 from .spec import Colour, CropKind, Decoding, Layout, Refinement, ScoreForm, Unit
-from .stated import Stated, parse_columns, read_spec_file
 
 
 def net_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a :class:`~.recognise.Stated`, which the command is given as ``stated``."""
+    """Add the options of a :class:`~.recognition.stated.Stated`, which the command is given as ``stated``."""
 
     @wraps(command)
     def call(**given: Any) -> Any:

@@ -21,11 +21,11 @@ import torch
 
 from alpose.runtime.engines.onnx import WEIGHTS_FOLDER, import_onnxruntime
 
-from .graph import load_model, raised
 from .heads import Detector
 from .model import Answer, Readout
 from .net import ForeignNet, prepare, with_outputs
 from .reader import NetReader
+from .recognition.graph import load_model, raised
 
 if TYPE_CHECKING:
     import onnx

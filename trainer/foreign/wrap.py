@@ -31,11 +31,11 @@ from alpose.runtime.engines.onnx import import_onnxruntime
 from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.runtime.io import to_json, write_atomically
 
-from .graph import FEATURE
 from .net import ForeignNet, open_net
-from .recognise import examine, stated_by_name
+from .recognition.graph import FEATURE
+from .recognition.recognise import examine, stated_by_name
+from .recognition.stated import SPEC_KEY
 from .spec import PoseSpec
-from .stated import SPEC_KEY
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,7 +66,7 @@ def wrap(
         heatmaps: the submodule, or the tensor of the file, that gives the heatmaps (N, J, h, w). None: by the outputs' shapes.
         file: where the ONNX file of a module is written; by default to a temporary folder that lives as long as the result.
         threads: of ONNX Runtime.
-        stated: anything else that is known, as :class:`~.recognise.Stated` has it: ``like``, ``skeleton``, ``mean``, ``colour``, …
+        stated: anything else that is known, as :class:`~.recognition.stated.Stated` has it: ``like``, ``skeleton``, ``mean``, ``colour``, …
 
     Raises:
         ConfigError: something has to be stated, a submodule does not exist or runs more than once, or the module cannot be
@@ -197,7 +197,7 @@ def _first_answer(module: nn.Module, images_23HW: Tensor) -> tuple[Any, Tensor]:
 
 
 def embed_spec(path: Path, spec: PoseSpec) -> None:
-    """Write a spec into the metadata of an ONNX file of our own, where :func:`~.recognise.examine` finds it."""
+    """Write a spec into the metadata of an ONNX file of our own, where :func:`~.recognition.recognise.examine` finds it."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import checkpoint
-from ..base_model import new_model, train
+from ..cycles.base_model import new_model, train
+from ..cycles.results import stage_folder
 from ..data.records import Floats
 from ..heatmaps import decode
 from ..models.auxiliary import AuxiliaryConfig, AuxiliaryHead
 from ..models.hourglass import STRIDE, Features
 from ..objectives import heatmap_mse
-from ..results import stage_folder
 from ..scoring import score as score_people
 from ..training_state import discard
 from .options import ScoreOptions

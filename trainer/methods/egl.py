@@ -43,7 +43,7 @@ from .options import EglConfig
 from .selection import Pool
 
 if TYPE_CHECKING:
-    from ..run import Run
+    from ..cycles.run import Run
 
 log = logging.getLogger("alpose")
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..cycles.results import Lookalikes
 from ..data.crops import Crops
 from ..data.records import Floats
-from ..results import Lookalikes
 from ..scoring import Scored
 from .catalog import RANDOM
 from .egl import can_be_neighbour, embedding_of

@@ -16,7 +16,7 @@ from alpose.runtime.errors import ConfigError, DataError
 from ..checkpoint import PoseModel
 from ..data.crops import Crops
 from ..data.records import Floats, PoseData
-from ..metrics import (
+from ..measures.metrics import (
     Failure,
     Judged,
     Profile,
@@ -32,7 +32,7 @@ from ..scoring import Scored
 from .catalog import METHODS, Method, resolve
 
 if TYPE_CHECKING:
-    from ..run import Run
+    from ..cycles.run import Run
 
 Rows = npt.NDArray[np.int64]
 

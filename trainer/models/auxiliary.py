@@ -22,7 +22,7 @@ from ..methods.options import MEMBERS
 from .hourglass import Features
 
 if TYPE_CHECKING:
-    from ..run import Run
+    from ..cycles.run import Run
 
 Links = tuple[tuple[int, int], ...]
 

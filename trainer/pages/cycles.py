@@ -11,9 +11,9 @@ from markupsafe import Markup
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import write_atomically
 
+from ..cycles.results import Results
+from ..measures.statistics import LEVEL, is_defined, mean_sd
 from ..methods.catalog import RANDOM, in_order, is_scorer, looks
-from ..results import Results
-from ..statistics import LEVEL, is_defined, mean_sd
 from . import cycles_figures as figures
 from . import cycles_tables as tables
 from . import formatting as fmt

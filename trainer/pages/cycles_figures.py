@@ -12,9 +12,9 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.colors import ListedColormap, LogNorm, to_rgba
 
-from ..metrics import Failure, risk_coverage
-from ..results import Scores
-from ..statistics import COVERED, bootstrap, is_defined, mean_interval, most_covered
+from ..cycles.results import Scores
+from ..measures.metrics import Failure, risk_coverage
+from ..measures.statistics import COVERED, bootstrap, is_defined, mean_interval, most_covered
 from . import formatting as fmt
 from .figures import Curve, Floats, dots, lines, plot
 from .kit import Palette

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from itertools import permutations, product
 from typing import Literal
 
-from .. import results
-from ..methods.catalog import RANDOM, is_oracle, is_scorer
-from ..statistics import (
+from ..cycles import results
+from ..measures.statistics import (
     LEVEL,
     MOST_SEEDS,
     Alternative,
@@ -24,6 +23,7 @@ from ..statistics import (
     paired_t_test,
     seeds_to_settle,
 )
+from ..methods.catalog import RANDOM, is_oracle, is_scorer
 from . import formatting as fmt
 from .kit import Cell, Column, Row, Table, cells
 from .run_folder import UNKNOWN, RunInfo, lookup

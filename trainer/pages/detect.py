@@ -16,7 +16,7 @@ from alpose.runtime.io import write_atomically
 from ..detect.comparing import Estimate
 from ..detect.results import Comparison, DetectResults, Question
 from ..detect.stored import DetectorInfo
-from ..statistics import mean_sd
+from ..measures.statistics import mean_sd
 from . import detect_tables as tables
 from . import formatting as fmt
 from .detect_figures import PALETTE, calibration, curves, forest, joint_reliability

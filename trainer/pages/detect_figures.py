@@ -18,9 +18,9 @@ from ..detect.comparing import Estimate
 from ..detect.measures import truth_of
 from ..detect.results import DetectResults, Reliability
 from ..detect.stored import KINDS, Bools, DetectorInfo, Floats, Kind, SetScores
-from ..joint_measures import JointMeasures
+from ..measures.joint_measures import JointMeasures
+from ..measures.metrics import risk_coverage
 from ..methods.catalog import Look
-from ..metrics import risk_coverage
 from . import formatting as fmt
 from .cycles_figures import COVERAGES
 from .detect_tables import between, joint_rows, kinds_of, mean_auroc

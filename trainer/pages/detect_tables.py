@@ -9,8 +9,8 @@ from ..detect.comparing import Estimate
 from ..detect.measures import BUDGETS, CATCH, CHOSEN
 from ..detect.results import Comparison, DetectResults, JointRow, SetResult
 from ..detect.stored import KINDS, REFERENCES, ROLES, DetectorInfo, Kind
-from ..joint_measures import PersonMeasures
-from ..statistics import BINS, Summary, is_defined, mean_sd
+from ..measures.joint_measures import PersonMeasures
+from ..measures.statistics import BINS, Summary, is_defined, mean_sd
 from . import formatting as fmt
 from .cycles_tables import ARROWS, Better, Form, best_of, shown_alone
 from .kit import Cell, Column, Row, Table, cells

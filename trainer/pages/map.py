@@ -20,8 +20,8 @@ from markupsafe import Markup
 
 from alpose.runtime.errors import DataError, DataNotFoundError
 
-from ..results import load_npz, save_npz
-from ..theory_run import rest_of
+from ..cycles.results import load_npz, save_npz
+from ..theory.theory_run import rest_of
 from .figures import Floats
 from .run_folder import RunInfo, StageFiles, lookup
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from alpose.runtime.skeleton import Skeleton
 
-from ..results import Gallery, Lookalikes
+from ..cycles.results import Gallery, Lookalikes
 from . import formatting as fmt
 from .pose import Bools, Pose, pose
 

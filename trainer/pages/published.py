@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..measures.statistics import Summary, mean_sd
 from ..methods.catalog import RANDOM
-from ..statistics import Summary, mean_sd
 from . import formatting as fmt
 from .cycles_tables import joined, method_rows
 from .kit import Cell, Column, Row, Table, cells, read

@@ -19,9 +19,9 @@ from markupsafe import Markup
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import from_json, write_atomically
 
+from ..cycles.results import Gallery, Lookalikes, Results, Row, Scores, stage_folder
+from ..measures.metrics import Failure
 from ..methods.catalog import in_order
-from ..metrics import Failure
-from ..results import Gallery, Lookalikes, Results, Row, Scores, stage_folder
 from .formatting import plural
 
 K = TypeVar("K")

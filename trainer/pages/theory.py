@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from alpose.runtime.io import write_atomically
 
 from ..methods.catalog import heads_of, looks
-from ..theory import PAPER_SHAPE, Floats, Gamma, alignment, expected_share, near_probability
-from ..theory_run import GAPS, NEARS, Findings, Study, near_share
+from ..theory.mathematics import PAPER_SHAPE, Floats, Gamma, alignment, expected_share, near_probability
+from ..theory.theory_run import GAPS, NEARS, Findings, Study, near_share
 from . import formatting as fmt
 from .figures import INK, MUTED, RULE, Plot, plot
 from .kit import Cell, Column, Page, Palette, Row, Table, cells

@@ -26,11 +26,11 @@ import numpy.typing as npt
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import write_atomically
 
+from ..cycles.ray_executor import Call, run_calls
 from ..data.records import Bools, Floats
 from ..device import DeviceContext, Precision, device_context
 from ..methods.catalog import METHODS
 from ..progress import progress
-from ..ray_executor import Call, run_calls
 from .boxes import Detect, Detections, key_of, read_detections
 from .pictures import Listing, list_pictures
 from .scorers import VALUE, About, Scorer, open_scorer

@@ -14,8 +14,8 @@ import pytest
 from alpose.runtime.errors import DataError
 from alpose.trainer.detect import comparing
 from alpose.trainer.detect.comparing import Ranked, adjusted, bootstrap, interval, resample_counts
-from alpose.trainer.metrics import auroc
-from alpose.trainer.statistics import holm, paired_t_test
+from alpose.trainer.measures.metrics import auroc
+from alpose.trainer.measures.statistics import holm, paired_t_test
 
 
 def fabricated(D: int = 3, S: int = 3, N: int = 60) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.trainer.cli import main
+from alpose.trainer.cycles.run import RunConfig
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.detect import ablations, costs, experiment
 from alpose.trainer.detect.costs import has_costs
@@ -27,9 +28,8 @@ from alpose.trainer.detect.scoring import ScoredViews
 from alpose.trainer.detect.stored import Catalogue, SetScores, infos
 from alpose.trainer.device import DeviceContext, device_context
 from alpose.trainer.epck import EpckTraining
+from alpose.trainer.measures.metrics import Failure
 from alpose.trainer.methods.catalog import DETECTORS
-from alpose.trainer.metrics import Failure
-from alpose.trainer.run import RunConfig
 
 NAMES = tuple(DETECTORS)
 OF_OTHER_NETS = tuple(name for name, detector in DETECTORS.items() if detector.other_nets)

@@ -27,8 +27,8 @@ from alpose.trainer.detect.measures import (
     way_to_oracle,
 )
 from alpose.trainer.detect.stored import SetScores
-from alpose.trainer.metrics import Judged
-from alpose.trainer.statistics import BINS, bins_of_equal_mass, ece_equal_mass
+from alpose.trainer.measures.metrics import Judged
+from alpose.trainer.measures.statistics import BINS, bins_of_equal_mass, ece_equal_mass
 
 Floats = npt.NDArray[np.float64]
 people = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40)

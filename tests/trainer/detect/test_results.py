@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from alpose.runtime.errors import AlposeError, ConfigError, DataError, DataNotFoundError
+from alpose.trainer.cycles.results import load_npz, save_npz
 from alpose.trainer.detect.evaluation import evaluate
 from alpose.trainer.detect.measures import measure, truth_of
 from alpose.trainer.detect.results import HEADLINE, Comparison, DetectResults
 from alpose.trainer.detect.stored import Catalogue, DetectorInfo, SetInfo, SetScores, set_file
-from alpose.trainer.metrics import auroc
-from alpose.trainer.results import load_npz, save_npz
-from alpose.trainer.statistics import holm
+from alpose.trainer.measures.metrics import auroc
+from alpose.trainer.measures.statistics import holm
 
 from .runs import SETS, write_run
 

@@ -17,8 +17,8 @@ from alpose.runtime.skeleton import LSP
 from alpose.trainer.cli import main
 from alpose.trainer.data.records import ImageFiles, PoseData
 from alpose.trainer.foreign.describe import describe
-from alpose.trainer.foreign.recognise import examine
-from alpose.trainer.foreign.stated import Stated
+from alpose.trainer.foreign.recognition.recognise import examine
+from alpose.trainer.foreign.recognition.stated import Stated
 from alpose.trainer.pages.describe import render
 
 from . import nets

@@ -23,8 +23,8 @@ from alpose.trainer.foreign.measuring import Difference
 from alpose.trainer.foreign.model import load
 from alpose.trainer.foreign.net import ForeignNet, open_net
 from alpose.trainer.foreign.reader import NetReader
-from alpose.trainer.foreign.recognise import examine
-from alpose.trainer.foreign.stated import Stated
+from alpose.trainer.foreign.recognition.recognise import examine
+from alpose.trainer.foreign.recognition.stated import Stated
 
 from . import dots
 
@@ -180,7 +180,7 @@ def test_what_is_refused_before_anything_costly(run: Any, parts: list[object], t
 def test_a_net_that_never_fails_is_refused(tmp_path: Path, parts: list[object]) -> None:
     """Where a failure is defined so that there is none."""
     from alpose.trainer.device import device_context
-    from alpose.trainer.metrics import Failure
+    from alpose.trainer.measures.metrics import Failure
 
     config = ForeignFitConfig(
         pose=Path(str(parts[1])), data=(str(dots.folder(tmp_path / "easy", 30, hard=0.0)),), failure=Failure("mean-error", 1.0),

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from alpose.runtime.errors import CheckpointError, ConfigError, DataError, DataNotFoundError
 from alpose.runtime.known_skeletons import numbered
 from alpose.trainer.foreign.net import open_net, prepare
-from alpose.trainer.foreign.recognise import recognise
+from alpose.trainer.foreign.recognition.recognise import recognise
 from alpose.trainer.foreign.spec import NetCrop, NetDecoder, NetInput, PoseSpec
 
 HEIGHT, WIDTH = 16, 24

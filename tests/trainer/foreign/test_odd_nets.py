@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.foreign.net import open_net
 from alpose.trainer.foreign.reader import NetReader
-from alpose.trainer.foreign.recognise import examine, recognise
+from alpose.trainer.foreign.recognition.recognise import examine, recognise
 from alpose.trainer.foreign.spec import PoseSpec
 from alpose.trainer.foreign.trial import try_net
 

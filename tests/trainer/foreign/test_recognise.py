@@ -21,9 +21,9 @@ from alpose.runtime.known_skeletons import BLAZEPOSE_33, FACE_468, HAND_21
 from alpose.runtime.skeleton import COCO, MPII
 from alpose.trainer.foreign.net import open_net
 from alpose.trainer.foreign.reader import NetReader
-from alpose.trainer.foreign.recognise import examine, recognise
+from alpose.trainer.foreign.recognition.recognise import examine, recognise
+from alpose.trainer.foreign.recognition.stated import Stated, read_spec_file
 from alpose.trainer.foreign.spec import NetCrop, NetDecoder, NetInput, PoseSpec
-from alpose.trainer.foreign.stated import Stated, read_spec_file
 
 from . import nets
 
@@ -492,7 +492,7 @@ def test_facemesh(models: Path) -> None:
 def test_a_real_net_whose_family_is_not_known(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is traced back from MoveNet's only output is what its authors named: the maps, and one tap of each resolution."""
     known = recognise(models / "movenet-lightning.onnx")
-    monkeypatch.setattr("alpose.trainer.foreign.recognise.FAMILIES", {})
+    monkeypatch.setattr("alpose.trainer.foreign.recognition.recognise.FAMILIES", {})
     guessed = recognise(models / "movenet-lightning.onnx", columns=("y", "x", "score"))
     assert guessed.taps == known.taps
     assert guessed.hidden == {"heatmaps": known.hidden["heatmaps"]}

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from alpose.trainer.cli import main
 from alpose.trainer.foreign.net import open_net
 from alpose.trainer.foreign.reader import NetReader
-from alpose.trainer.foreign.recognise import recognise
+from alpose.trainer.foreign.recognition.recognise import recognise
 from alpose.trainer.foreign.trial import Trial, odd, shares_found, try_net
 
 from . import nets

@@ -16,8 +16,8 @@ from alpose import trainer
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import to_json
 from alpose.runtime.skeleton import COCO, Skeleton
-from alpose.trainer.foreign.recognise import examine
-from alpose.trainer.foreign.stated import Stated
+from alpose.trainer.foreign.recognition.recognise import examine
+from alpose.trainer.foreign.recognition.stated import Stated
 
 from . import nets
 

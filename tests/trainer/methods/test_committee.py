@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alpose.trainer import base_model, checkpoint
-from alpose.trainer.benchmark import run_benchmark
+from alpose.trainer import checkpoint
+from alpose.trainer.cycles import base_model
+from alpose.trainer.cycles.benchmark import run_benchmark
+from alpose.trainer.cycles.results import Results, Scores
+from alpose.trainer.cycles.run import RunConfig, open_run
 from alpose.trainer.data.catalog import Sizes
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.methods import committee
 from alpose.trainer.methods.committee import member_seed
 from alpose.trainer.methods.options import ScoreOptions
-from alpose.trainer.results import Results, Scores
-from alpose.trainer.run import RunConfig, open_run
 from alpose.trainer.scoring import score
 
 STAGES = "seed-0/ensemble-nets"

@@ -15,9 +15,11 @@ from torch.func import vmap
 
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.trainer import checkpoint
-from alpose.trainer import run as run_module
-from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import PoseModel
+from alpose.trainer.cycles import run as run_module
+from alpose.trainer.cycles.benchmark import run_benchmark
+from alpose.trainer.cycles.results import Scores, load_npz, save_npz
+from alpose.trainer.cycles.run import RunConfig, claim
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.data.crops import Crops, prepare
@@ -29,8 +31,6 @@ from alpose.trainer.methods.neighbour_weights import by_reconstruction, conditio
 from alpose.trainer.methods.options import EglConfig, EmbeddingName, LabelSource
 from alpose.trainer.objectives import heatmap_mse
 from alpose.trainer.presets import preset
-from alpose.trainer.results import Scores, load_npz, save_npz
-from alpose.trainer.run import RunConfig, claim
 from alpose.trainer.scoring import Scored, score
 
 FEW = EglConfig(neighbours=4, perplexity=3.0, rank=None)

@@ -19,9 +19,10 @@ from torch import Tensor
 from alpose.runtime.errors import CheckpointError, ConfigError
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
 from alpose.trainer import checkpoint
-from alpose.trainer import run as run_module
-from alpose.trainer.benchmark import run_benchmark
 from alpose.trainer.checkpoint import PoseModel, new_auxiliary
+from alpose.trainer.cycles import run as run_module
+from alpose.trainer.cycles.benchmark import run_benchmark
+from alpose.trainer.cycles.run import RunConfig
 from alpose.trainer.data.catalog import Sizes, open_dataset
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import DeviceContext
@@ -32,7 +33,6 @@ from alpose.trainer.methods.gaussian_heads import aleatoric_loss, find_peaks, li
 from alpose.trainer.models.auxiliary import AuxiliaryConfig, tree_of
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.presets import preset
-from alpose.trainer.run import RunConfig
 from alpose.trainer.training import HeadsHow, HeadTraining, train_heads
 
 AUXILIARY = heads_of("auxiliary")

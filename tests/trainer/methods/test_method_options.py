@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer.base_model import BaseModel
 from alpose.trainer.checkpoint import PoseModel, TargetConfig, new_auxiliary
+from alpose.trainer.cycles.base_model import BaseModel
+from alpose.trainer.cycles.results import load_npz
+from alpose.trainer.cycles.run import RunConfig, claim, open_run
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.heatmaps import entropy, multipeak_entropy
 from alpose.trainer.methods.options import ScoreOptions
-from alpose.trainer.results import load_npz
-from alpose.trainer.run import RunConfig, claim, open_run
 from alpose.trainer.scoring import Scored, auxiliary_score, score
 
 PEAK = 0.05
@@ -132,7 +132,7 @@ def test_a_base_that_is_taken_over_gets_the_committee_and_the_scores_that_are_as
         return made.model(), scored, path.stat().st_mtime_ns
 
     first, plain, written = base("first")
-    monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
+    monkeypatch.setattr("alpose.trainer.cycles.base_model.train_pose", None)  # would fail if called
     assert first.auxiliary["ensemble"].config.members == ScoreOptions().members
     assert base("first")[2] == written
 

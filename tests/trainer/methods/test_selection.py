@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from alpose.runtime.errors import ConfigError
+from alpose.trainer.measures.metrics import Judged, auroc
 from alpose.trainer.methods.selection import Pool, Selection, measure, select
-from alpose.trainer.metrics import Judged, auroc
 from alpose.trainer.scoring import Scored
 
 

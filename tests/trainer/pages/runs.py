@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from alpose.runtime.skeleton import LSP
-from alpose.trainer import metrics
+from alpose.trainer.cycles.results import Gallery, Results, Row, Scores, stage_folder
+from alpose.trainer.measures import metrics
 from alpose.trainer.pages.run_folder import RunInfo, run_info
-from alpose.trainer.results import Gallery, Results, Row, Scores, stage_folder
 
 NOISE = {"random": None, "coreset": 3.0, "entropy": 0.9, "multipeak": 1.1, "ll": 1.2, "ll-gap": 1.5, "ll++": 0.8,
          "ll++conv": 0.7, "oracle-loss": 0.0, "oracle-pck": 0.0}  # fmt: skip

@@ -18,12 +18,12 @@ import pytest
 
 from alpose.runtime.errors import DataNotFoundError
 from alpose.runtime.skeleton import LSP
+from alpose.trainer.cycles.results import Results, Row, Scores, load_npz, save_npz, stage_folder
+from alpose.trainer.measures.statistics import holm, paired_t_test
 from alpose.trainer.methods.catalog import METHODS
 from alpose.trainer.pages.cycles import write_report
 from alpose.trainer.pages.cycles_figures import risk_curve
 from alpose.trainer.pages.cycles_tables import MEASURES
-from alpose.trainer.results import Results, Row, Scores, load_npz, save_npz, stage_folder
-from alpose.trainer.statistics import holm, paired_t_test
 
 from .runs import NOISE, cells, write_run
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from alpose.trainer import metrics
 from alpose.trainer.cli import main
+from alpose.trainer.cycles.results import Results
+from alpose.trainer.measures import metrics
+from alpose.trainer.measures.statistics import RESAMPLES, holm, mean_interval, paired_t_test
 from alpose.trainer.pages import cycles_figures as curves
 from alpose.trainer.pages import cycles_tables as pairs
 from alpose.trainer.pages.cycles import write_report
 from alpose.trainer.pages.published import DATASETS, papers, published_tables
 from alpose.trainer.pages.run_folder import REPORT, THEORY, RunInfo, fill_gap, link_or_gap
-from alpose.trainer.results import Results
-from alpose.trainer.statistics import RESAMPLES, holm, mean_interval, paired_t_test
 
 from .runs import facts, row, scores
 

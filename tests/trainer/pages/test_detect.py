@@ -13,12 +13,12 @@ from alpose.trainer.detect.comparing import Estimate, Interval
 from alpose.trainer.detect.evaluation import evaluate
 from alpose.trainer.detect.results import Comparison, DetectResults
 from alpose.trainer.detect.stored import DetectorInfo, set_file
+from alpose.trainer.measures.statistics import mean_sd
 from alpose.trainer.pages import formatting as fmt
 from alpose.trainer.pages.cycles_tables import best_of
 from alpose.trainer.pages.detect import finding, outcome, render, write_report
 from alpose.trainer.pages.detect_figures import Forest, forest, ticks
 from alpose.trainer.pages.detect_tables import MEASURES, detector_table, joint_by_joint, joint_table
-from alpose.trainer.statistics import mean_sd
 
 from ..detect.runs import SETS, write_run
 from .runs import cells

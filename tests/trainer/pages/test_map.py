@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alpose.trainer.cycles.results import Scores, save_npz
 from alpose.trainer.pages import map as tsne
 from alpose.trainer.pages.run_folder import RunInfo, StageFiles
-from alpose.trainer.results import Scores, save_npz
 
 from .runs import facts, row, scores
 

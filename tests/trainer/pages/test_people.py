@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alpose.trainer.cycles.results import Lookalikes
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.methods.nearest_neighbours import SIDE_PX, _small, nearest_neighbours
 from alpose.trainer.methods.options import EglConfig
 from alpose.trainer.methods.selection import Selection
 from alpose.trainer.pages.people import neighbours
-from alpose.trainer.results import Lookalikes
 from alpose.trainer.scoring import Scored
 
 

@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from alpose.runtime.errors import ConfigError, MissingExtraError
-from alpose.trainer.benchmark import run_benchmark
+from alpose.trainer.cycles.benchmark import run_benchmark
+from alpose.trainer.cycles.ray_executor import run_on_ray
+from alpose.trainer.cycles.results import Results
+from alpose.trainer.cycles.run import RunConfig
 from alpose.trainer.data.catalog import Sizes
 from alpose.trainer.device import DeviceContext
-from alpose.trainer.ray_executor import run_on_ray
-from alpose.trainer.results import Results
-from alpose.trainer.run import RunConfig
 
 CPU = DeviceContext(torch.device("cpu"), torch.float32)
 TIMES = ("train_seconds", "score_seconds")

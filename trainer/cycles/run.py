@@ -16,13 +16,13 @@ import numpy.typing as npt
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import read_json, write_json
 
-from .data.catalog import Dataset, Sizes, open_dataset
-from .data.crops import Crops, prepare
-from .device import DeviceContext, environment
-from .methods.catalog import METHODS, check_known, check_labelled, resolve
-from .methods.options import EglConfig, ScoreOptions
-from .metrics import Failure, Profile, ProfileName, judge, profile_of
-from .presets import PresetName, Recipe, Start, preset
+from ..data.catalog import Dataset, Sizes, open_dataset
+from ..data.crops import Crops, prepare
+from ..device import DeviceContext, environment
+from ..measures.metrics import Failure, Profile, ProfileName, judge, profile_of
+from ..methods.catalog import METHODS, check_known, check_labelled, resolve
+from ..methods.options import EglConfig, ScoreOptions
+from ..presets import PresetName, Recipe, Start, preset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

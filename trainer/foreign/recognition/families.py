@@ -15,9 +15,9 @@ from typing import Any, Literal
 from alpose.runtime.known_skeletons import BLAZEPOSE_33, FACE_468
 from alpose.runtime.skeleton import COCO, Skeleton
 
+from ..spec import Colour, Column, Decoding, NetCrop, Refinement, ScoreForm
 from .graph import Graph
 from .outputs import STRIDES, anchors
-from .spec import Colour, Column, Decoding, NetCrop, Refinement, ScoreForm
 
 Cells = Literal["tile", "corner", "aligned"]
 """How maps lie on the input. ``tile``: cells tile it. ``corner``: cell c is the pixel c x stride. ``aligned``: first and last

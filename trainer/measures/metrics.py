@@ -17,7 +17,7 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import from_json, read_json
 from alpose.runtime.skeleton import Skeleton
 
-from .data.records import Bools, Floats, PoseData
+from ..data.records import Bools, Floats, PoseData
 from .failures import DEFAULT_LIMITS, FAILURES, FailureName
 
 AnyFloats = npt.NDArray[np.floating[Any]]

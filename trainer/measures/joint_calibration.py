@@ -20,7 +20,7 @@ from scipy.special import expit, logit
 
 from alpose.runtime.errors import DataError
 
-from .data.records import Bools
+from ..data.records import Bools
 from .joint_measures import measure_joints
 
 Array = npt.NDArray[np.float64]

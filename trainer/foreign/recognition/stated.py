@@ -17,9 +17,7 @@ from alpose.runtime.io import from_json, parse_json, read_json, to_json
 from alpose.runtime.known_skeletons import known_skeleton
 from alpose.runtime.skeleton import Skeleton
 
-from .families import FAMILIES
-from .outputs import MOST_JOINTS
-from .spec import (
+from ..spec import (
     COLUMNS,
     LONGEST_PX,
     SHORTEST_PX,
@@ -36,6 +34,8 @@ from .spec import (
     ScoreForm,
     Unit,
 )  # fmt: skip
+from .families import FAMILIES
+from .outputs import MOST_JOINTS
 
 log = logging.getLogger("alpose")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from alpose.runtime.errors import AlposeError, ConfigError, MissingExtraError
 
-from .device import DeviceContext, Precision, device_context
+from ..device import DeviceContext, Precision, device_context
 from .results import Row
 from .run import Run, RunConfig, open_run
 

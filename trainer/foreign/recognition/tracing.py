@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..spec import Decoding, Layout
 from .families import IMAGENET_MEAN, IMAGENET_STD
 from .graph import Graph
 from .outputs import same_aspect
-from .spec import Decoding, Layout
 
 MOST_TAPS = 4
 LEAST_CHANNELS = 8

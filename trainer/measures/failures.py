@@ -1,6 +1,6 @@
 """The definitions of a failed pose by name: importing nothing heavy, so that ``--help`` of every command can list them.
 
-:class:`alpose.trainer.metrics.Failure` says what each of them means.
+:class:`alpose.trainer.measures.metrics.Failure` says what each of them means.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import COCO, LSP
-from alpose.trainer.keypoint_measures import average_precision, interocular_nme, oks, pckh, sigmas_of
+from alpose.trainer.measures.keypoint_measures import average_precision, interocular_nme, oks, pckh, sigmas_of
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -11,7 +11,7 @@ from scipy import special
 from sklearn.linear_model import LogisticRegression
 
 from alpose.runtime.errors import DataError
-from alpose.trainer.statistics import LOGISTIC_RIDGE, Logistic, fit_logistic
+from alpose.trainer.measures.statistics import LOGISTIC_RIDGE, Logistic, fit_logistic
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -26,12 +26,12 @@ from alpose.runtime.io import to_json
 from alpose.runtime.known_skeletons import KNOWN, known_skeleton, numbered
 from alpose.runtime.skeleton import Skeleton
 
+from ..net import run_once
+from ..spec import Decoding, Layout, NetCrop, NetDecoder, NetInput, Number, PoseSpec, ScoreForm, Unit
 from . import families
 from .families import FAMILIES, Family
 from .graph import Graph, GraphInput, read_graph
-from .net import run_once
 from .outputs import Candidate, candidates, guessed_columns, scores_beside
-from .spec import Decoding, Layout, NetCrop, NetDecoder, NetInput, Number, PoseSpec, ScoreForm, Unit
 from .stated import PLACES, Stated, size_in, stated_skeleton, with_own_spec
 from .tracing import AFTER_FEATURES, Traced, guessed_normalisation
 

@@ -10,8 +10,8 @@ from scipy.special import expit
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import from_json, to_json
-from alpose.trainer import joint_calibration
-from alpose.trainer.joint_calibration import ENOUGH, JointReport, calibrate_joints
+from alpose.trainer.measures import joint_calibration
+from alpose.trainer.measures.joint_calibration import ENOUGH, JointReport, calibrate_joints
 
 GAIN, OFFSET = np.array([1.5, 0.7, 1.0]), np.array([0.4, -0.8, 0.0])
 

@@ -19,9 +19,9 @@ from scipy import integrate, special, stats
 
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
 from alpose.trainer.cli import main
+from alpose.trainer.cycles.results import Results, Row, Scores, save_npz, stage_folder
 from alpose.trainer.objectives import margin_ranking, pair_kl
-from alpose.trainer.results import Results, Row, Scores, save_npz, stage_folder
-from alpose.trainer.theory import (
+from alpose.trainer.theory.mathematics import (
     PAPER_SCALE,
     TABLE_1,
     TABLE_2,
@@ -39,7 +39,7 @@ from alpose.trainer.theory import (
     near_probability,
     near_probability_closed,
 )
-from alpose.trainer.theory_run import near_share, ordered_pairs, rest_of, study
+from alpose.trainer.theory.theory_run import near_share, ordered_pairs, rest_of, study
 
 MARGIN = 1.0
 

@@ -17,14 +17,14 @@ import pytest
 
 from alpose.runtime.errors import ConfigError
 from alpose.trainer import checkpoint
-from alpose.trainer import run as run_module
-from alpose.trainer.benchmark import run_benchmark
+from alpose.trainer.cycles import run as run_module
+from alpose.trainer.cycles.benchmark import run_benchmark
+from alpose.trainer.cycles.results import Results, Row, Scores, stage_folder
+from alpose.trainer.cycles.run import RunConfig
 from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.device import DeviceContext, device_context
 from alpose.trainer.methods.catalog import METHODS
 from alpose.trainer.presets import preset
-from alpose.trainer.results import Results, Row, Scores, stage_folder
-from alpose.trainer.run import RunConfig
 
 TIMES = ("train_seconds", "score_seconds")
 
@@ -122,8 +122,8 @@ def test_select_only_first_and_the_rest_later_gives_the_same_rows(
 def test_bases_of_another_run_are_taken_over_and_not_trained_again(
     whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alpose.trainer.base_model.train_pose", None)  # would fail if called
-    monkeypatch.setattr("alpose.trainer.base_model.train_heads", None)
+    monkeypatch.setattr("alpose.trainer.cycles.base_model.train_pose", None)  # would fail if called
+    monkeypatch.setattr("alpose.trainer.cycles.base_model.train_heads", None)
     results = run_benchmark(
         config(stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache, bases=whole[0]
     )

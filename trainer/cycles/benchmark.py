@@ -25,19 +25,19 @@ import numpy.typing as npt
 
 from alpose.runtime.io import from_json, read_json, write_json
 
-from . import checkpoint
+from .. import checkpoint
+from ..checkpoint import PoseModel
+from ..data.crops import Crops
+from ..device import DeviceContext
+from ..measures.metrics import neighbour_thresholds
+from ..methods.catalog import METHODS, heads_for, maps_for, resolve
+from ..methods.nearest_neighbours import nearest_neighbours
+from ..methods.selection import Pool, PoolImages, Selection, judge_scored, measure, neighbour_pck, select
+from ..scoring import Scored, score
+from ..training_state import discard
 from .base_model import BaseModel, add_heads, missing_heads, new_model, tested, train
-from .checkpoint import PoseModel
-from .data.crops import Crops
-from .device import DeviceContext
-from .methods.catalog import METHODS, heads_for, maps_for, resolve
-from .methods.nearest_neighbours import nearest_neighbours
-from .methods.selection import Pool, PoolImages, Selection, judge_scored, measure, neighbour_pck, select
-from .metrics import neighbour_thresholds
 from .results import Gallery, Results, Row, Scores, stage_folder
 from .run import Run, RunConfig, claim, open_run
-from .scoring import Scored, score
-from .training_state import discard
 
 log = logging.getLogger("alpose")
 

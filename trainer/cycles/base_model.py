@@ -16,18 +16,18 @@ import numpy as np
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import read_json, write_atomically
 
-from . import checkpoint
-from .checkpoint import PoseModel
-from .data.crops import Crops
-from .methods.catalog import head_named, heads_of, maps_for
-from .methods.selection import judge_scored, neighbour_pck
-from .models.auxiliary import AuxiliaryHead
-from .models.heads import LossHead
+from .. import checkpoint
+from ..checkpoint import PoseModel
+from ..data.crops import Crops
+from ..methods.catalog import head_named, heads_of, maps_for
+from ..methods.selection import judge_scored, neighbour_pck
+from ..models.auxiliary import AuxiliaryHead
+from ..models.heads import LossHead
+from ..scoring import COLUMNS, PREFIXES, Scored, score
+from ..training import PoseTraining, train_heads, train_pose, validation_mask
+from ..training_state import discard
 from .results import load_npz, save_npz
 from .run import Run
-from .scoring import COLUMNS, PREFIXES, Scored, score
-from .training import PoseTraining, train_heads, train_pose, validation_mask
-from .training_state import discard
 
 SCORED = "scored.npz"
 

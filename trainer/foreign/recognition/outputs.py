@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from alpose.runtime.known_skeletons import KNOWN
 
-from .spec import Column, Decoding
+from ..spec import Column, Decoding
 
 Shape = tuple[int, ...]
 

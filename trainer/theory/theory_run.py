@@ -20,12 +20,12 @@ import numpy.typing as npt
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import to_json
 
-from .base_model import SCORED
-from .methods.catalog import KL_LOSS, MARGIN_LOSS, trained_with
-from .models.heads import HeadName
-from .pages.run_folder import RunInfo, lookup, run_info
-from .results import Results, Scores, load_npz, stage_folder
-from .theory import (
+from ..cycles.base_model import SCORED
+from ..cycles.results import Results, Scores, load_npz, stage_folder
+from ..methods.catalog import KL_LOSS, MARGIN_LOSS, trained_with
+from ..models.heads import HeadName
+from ..pages.run_folder import RunInfo, lookup, run_info
+from .mathematics import (
     PAPER_SCALE,
     PAPER_SHAPE,
     TABLE_1,

@@ -17,8 +17,8 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
 from alpose.trainer.data.records import Floats, PoseData
-from alpose.trainer.failures import FAILURES, FailureName
-from alpose.trainer.metrics import (
+from alpose.trainer.measures.failures import FAILURES, FailureName
+from alpose.trainer.measures.metrics import (
     Failure,
     Judged,
     Profile,

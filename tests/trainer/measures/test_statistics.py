@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.trainer.statistics import (
+from alpose.trainer.measures.statistics import (
     Alternative,
     holm,
     mean_interval,

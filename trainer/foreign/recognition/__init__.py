@@ -1,0 +1,1 @@
+"""From an ONNX file alone to what has to be known of its pose net."""

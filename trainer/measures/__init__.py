@@ -1,0 +1,1 @@
+"""Measures of poses, scores and probabilities, and the statistics that compare them."""

@@ -1,0 +1,1 @@
+"""The mathematics of Learning Loss, and the same of one run."""
