@@ -21,6 +21,7 @@ from .cli_options import (
     FOLDER,
     NET,
     PRESET,
+    RECIPE,
     OneLineErrors,
     Place,
     default_out,
@@ -93,13 +94,14 @@ main.add_command(pose)
               help="Stop after the selection of stage 1: failure detection without retraining.")  # fmt: skip
 @click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]),
               help="ray: each method of each seed is a task of the cluster that RAY_ADDRESS names, or of this machine.")  # fmt: skip
-@click.option("--compile/--no-compile", "compile_", default=False, help="torch.compile the pose net for training.")
+@click.option("--compile/--no-compile", "compile_", default=None,
+              help="torch.compile the pose net for training. [default: the recipe's, which is not to]")  # fmt: skip
 @failure_options
 @place_options
 def cycles(
-    dataset: str, folder: Path | None, preset_name: Any, seeds: int | None, bases: Path | None, net: Any, methods: str,
+    dataset: str, folder: Path | None, preset_name: Any, recipe: Path | None, seeds: int | None, bases: Path | None, net: Any, methods: str,
     stages: int | None, budget: int | None, initial: int | None, profile: Any, start: Any, how: Any, pairing: Any,
-    egl: str, scores: str, select_only: bool, executor: Any, compile_: bool, failure: Any, failure_limit: float | None,
+    egl: str, scores: str, select_only: bool, executor: Any, compile_: bool | None, failure: Any, failure_limit: float | None,
     place: Place,
 ) -> None:  # fmt: skip
     """Run the papers' active-learning benchmark: every method from the same base models, stage by stage.
@@ -116,18 +118,18 @@ def cycles(
     from .measures.metrics import Failure
     from .methods.options import EglConfig, ScoreOptions
     from .pages.cycles import write_report
-    from .presets import preset, with_net
+    from .presets import preset, with_net, with_recipe
 
     if initial and dataset == "lsp":
         raise ConfigError(
             f"--initial {initial}: lsp begins with the first 1,000 of LSP, as in the papers: leave it out"
         )
-    recipe = with_net(preset(preset_name), net).recipe
-    heads = replace(recipe.heads, **{k: v for k, v in (("how", how), ("pairing", pairing)) if v})
-    recipe = replace(recipe, heads=heads, pose=replace(recipe.pose, compile=compile_),
-                     retrain=replace(recipe.retrain, compile=compile_))  # fmt: skip
+    own = with_recipe(with_net(preset(preset_name), net), recipe).recipe
+    own = replace(own, heads=replace(own.heads, **{k: v for k, v in (("how", how), ("pairing", pairing)) if v}))
+    if compile_ is not None:
+        own = replace(own, pose=replace(own.pose, compile=compile_), retrain=replace(own.retrain, compile=compile_))
     config = RunConfig.from_preset(
-        preset_name, dataset, recipe=recipe, profile=profile, start=start, select_only=select_only,
+        preset_name, dataset, recipe=own, profile=profile, start=start, select_only=select_only,
         methods=names_in(methods), egl=EglConfig.parse(egl), scores=ScoreOptions.parse(scores),
         failure=Failure(failure, failure_limit), seeds=seeds, stages=stages, budget=budget, initial=initial,
     )  # fmt: skip
@@ -183,7 +185,7 @@ def report(run: Path, level: float) -> None:
 @place_options
 def detect(
     pose: Path | None, heads: str | None, map_joints: str | None, views: int, max_extra: float, people: int, group_by: str | None, stated: Any,
-    dataset: str, folder: Path | None, preset_name: Any, seeds: int | None, bases: Path | None, detectors: str | None,
+    dataset: str, folder: Path | None, preset_name: Any, recipe: Path | None, seeds: int | None, bases: Path | None, detectors: str | None,
     failure: Any, failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
     """Compare detectors of failure on fixed base models: free scores, loss heads, candidates, ceilings.
@@ -200,6 +202,7 @@ def detect(
     from .measures.metrics import Failure
 
     if pose is not None:
+        _refuse({"--recipe": recipe}, "a net of --pose is not trained")
         from .foreign.detect import RESULT, ForeignDetectConfig, detect_foreign
         from .foreign.heads import HEADS
         from .pages.detect_pose import write_page
@@ -221,8 +224,9 @@ def detect(
     from .detect.experiment import DetectConfig, run_detect
     from .epck import EpckTraining
     from .pages.detect import finding, write_report
+    from .presets import preset, with_recipe
 
-    base = RunConfig.from_preset(preset_name, dataset, methods=("random",), seeds=seeds, budget=1, select_only=True,
+    base = RunConfig.from_preset(preset_name, dataset, recipe=with_recipe(preset(preset_name), recipe).recipe, methods=("random",), seeds=seeds, budget=1, select_only=True,
                                  failure=Failure(failure, failure_limit))  # fmt: skip
     folder = folder or default_out(dataset, "detect-")
     names = names_in(detectors) if detectors else tuple(DETECTORS)
@@ -251,8 +255,7 @@ def detect(
               help="With --pose: damaged views of every person. [default: as the model of --from was made, or 8]")  # fmt: skip
 @click.option("--max-extra-time", "max_extra", default=0.05, show_default=True, type=click.FloatRange(0), metavar="SHARE",
               help="With --pose: share of the net's own time that a head may take; slower ones do not ship.")  # fmt: skip
-@click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="TOML",
-              help="What differs from the preset: rates, batches, augmentation, epochs; see docs/loop.md.")  # fmt: skip
+@RECIPE
 @click.option(
     "--epochs",
     type=click.IntRange(1),

@@ -36,6 +36,10 @@ PRESET = click.Choice(["smoke", "demo", "laptop", "paper"])
 NET = click.Choice(["hrnet-w32", "hrnet-tiny"])
 
 
+RECIPE = click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="TOML",
+                      help="What differs from the preset: rates, batches, augmentation, epochs; see docs/loop.md.")  # fmt: skip
+
+
 def run_options(default_out: str) -> Callable[[Any], Any]:
     """The options of a command that runs the benchmark's base models; ``default_out`` is named in the help."""
     options = (
@@ -45,6 +49,7 @@ def run_options(default_out: str) -> Callable[[Any], Any]:
                      f"[default: {default_out}]"),
         click.option("--preset", "preset_name", type=PRESET, default="laptop", show_default=True,
                      help="Size of net, training and experiment."),
+        RECIPE,
         click.option("--seeds", type=click.IntRange(1), metavar="MODELS",
                      help="How many base models, each of a seed of its own, from 0. [default: the preset's]"),
         click.option("--bases", type=EXISTING_FOLDER,

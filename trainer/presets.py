@@ -179,6 +179,11 @@ def read_recipe(path: Path, base: Recipe) -> Recipe:
         raise ConfigError(f"--recipe {path}: {error}") from error
 
 
+def with_recipe(chosen: Preset, path: Path | None) -> Preset:
+    """The preset with what differs in a file of :func:`read_recipe`; None leaves its own recipe."""
+    return chosen if path is None else replace(chosen, recipe=read_recipe(path, chosen.recipe))
+
+
 def _merged(base: Any, own: Any) -> Any:
     """The values of ``base`` with those of ``own`` in their place, table by table."""
     if not (isinstance(base, dict) and isinstance(own, dict)):

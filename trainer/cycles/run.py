@@ -116,13 +116,20 @@ def claim(config: RunConfig, folder: Path, machine: DeviceContext) -> None:
     ours = json.loads(json.dumps(config.fixed()))
     if path.exists():
         theirs = read_json(path)
-        differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-        if differing:
-            was = "; ".join(f"{key} was {theirs.get(key)!r}, now {ours.get(key)!r}" for key in differing)
+        was = "; ".join(_differing(theirs, ours))
+        if was:
             raise ConfigError(f"{folder} holds another run ({was}): choose another --out")
     elif machine.leads:
         write_json(path, ours)
     machine.wait()
+
+
+def _differing(theirs: Any, ours: Any, place: str = "") -> list[str]:
+    """Every value that is not the same in both, by the names that lead to it."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return [said for key in {**ours, **theirs}
+                for said in _differing(theirs.get(key), ours.get(key), f"{place}.{key}".lstrip("."))]  # fmt: skip
+    return [] if theirs == ours else [f"{place} was {theirs!r}, now {ours!r}"]
 
 
 def open_run(config: RunConfig, folder: Path, data_root: Path | None, cache: Path, machine: DeviceContext) -> Run:

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from alpose.runtime.errors import ConfigError
 from alpose.trainer import checkpoint
+from alpose.trainer.cli import main
 from alpose.trainer.cycles import run as run_module
 from alpose.trainer.cycles.benchmark import run_benchmark
 from alpose.trainer.cycles.results import Results, Row, Scores, stage_folder
@@ -145,6 +147,43 @@ def test_a_folder_with_another_run_is_refused_and_named(
 ) -> None:
     with pytest.raises(ConfigError, match="budget was 16, now 8"):
         run_benchmark(config(budget=8), whole[0], cpu, data_root=None, cache=cache)
+
+
+def test_commands_take_a_recipe_of_ones_own_and_go_on_with_that_one_alone(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[pose]\nepochs = 1\n[net]\nchannels = 16\n[heads]\nepochs = 1\n")
+
+    def call(command: str, *words: str) -> Any:
+        return CliRunner().invoke(main, [
+            command, "--dataset", "synthetic", "--preset", "smoke", "--device", "cpu", "--cache", str(cache), *words,
+        ])  # fmt: skip
+
+    for page in ("alpose.trainer.cli._write_theory", "alpose.trainer.pages.cycles.write_report"):
+        monkeypatch.setattr(page, lambda *_: None)
+    run = tmp_path / "run"
+    cycles = ("--methods", "random", "--select-only", "--out", str(run))
+    first, again = (call("cycles", *cycles, "--recipe", str(recipe)) for _ in range(2))
+    assert first.exit_code == again.exit_code == 0, first.output
+    own = json.loads((run / "config.json").read_text())["recipe"]
+    assert (own["pose"]["epochs"], own["retrain"]["epochs"], own["net"]["channels"]) == (1, 1, 16)
+    assert own["crop"] == asdict(preset("smoke").recipe.crop)
+    assert asdict(checkpoint.load(run / "seed-0" / "base").pose.config)["channels"] == 16
+
+    without = call("cycles", *cycles)
+    assert without.exit_code == 2
+    assert "recipe.pose.epochs was 1, now 2" in without.output
+    assert "recipe.crop" not in without.output  # that is the same
+
+    detect = ("--detectors", "peak", "--seeds", "1", "--bases", str(run))
+    refused = call("detect", *detect, "--out", str(tmp_path / "refused"))
+    assert "another recipe" in refused.output
+
+    asked: list[Any] = []
+    monkeypatch.setattr("alpose.trainer.detect.experiment.run_detect", lambda config, *_, **__: asked.append(config))
+    call("detect", *detect, "--recipe", str(recipe), "--out", str(tmp_path / "detect"))
+    assert asked[0].base.to_json()["recipe"] == own
 
 
 def test_a_pool_smaller_than_the_stages_want_is_refused_before_training(
