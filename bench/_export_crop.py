@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.export.onnx_graph import import_onnx
-from alpose.runtime.crop import AFTER, BETWEEN, Axis, cut, square_crop, taps
+from alpose.runtime.crop import cut, square_crop
 from alpose.runtime.errors import ConfigError
+from alpose.runtime.resampling import AFTER, BETWEEN, Axis, taps
 
 from ._export_contestants import noise, session
 from ._measure import Task

@@ -94,7 +94,7 @@ def random_bundle(folder: Path, *, size_px: int = 128, channels: int = 64) -> Bu
     """A bundle around untrained weights of the laptop preset's size: as fast as a trained one, and as wrong as can be."""
     model = new_model(HourglassConfig(joints=len(LSP), stacks=2, channels=channels), LSP, CropConfig(size_px=size_px),
                       TargetConfig(), 0)  # fmt: skip
-    graph = MonitorGraph.from_model(model.with_heads({"ll++conv": new_head(model, "ll++conv", 0)}), "ll++conv")
+    graph = MonitorGraph.from_model(model.with_heads({"epck": new_head(model, "epck", 0)}), "epck")
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / MODEL
         to_onnx(graph, path)
@@ -109,7 +109,7 @@ def random_bundle(folder: Path, *, size_px: int = 128, channels: int = 64) -> Bu
     inputs, outputs = tensors(rule, len(LSP), expected.embedding_ND.shape[1])
     facts: dict[str, Any] = {
         "name": "random", "created": "2026-01-01T00:00:00+00:00", "alpose": "0", "skeleton": LSP.to_json(),
-        "crop": crop_to_json(rule), "precision": "fp32", "head": "ll++conv", "inputs": inputs,
+        "crop": crop_to_json(rule), "precision": "fp32", "head": "epck", "inputs": inputs,
         "outputs": outputs, "calibration": None, "parity": {}, "provenance": {"model": "untrained"}, "opset": 18,
     }  # fmt: skip
     files = {MODEL: content, GOLDEN: golden_bytes(Golden(frames_GHW3, expected, tolerances)), CARD: b"<!doctype html>"}

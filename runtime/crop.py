@@ -9,7 +9,7 @@ frame has one grey level, ``fill``, which is black unless a net was trained with
 
 The resampling is exact integer arithmetic. A net reads the same bits whoever cut them: this file, a graph on a GPU, a
 CUDA kernel; so golden frames, score histograms and thresholds carry over, and a difference is an error and never a
-rounding. The recipe, which is the whole specification together with :func:`taps`:
+rounding. The recipe, which is the whole specification together with :func:`alpose.runtime.resampling.taps`:
 
 1. along y, for every source column: A = sum of weight * (pixel - fill), at most 255 * 2^13; B = floor(A / 2^10 + 1/2),
    eighths of a grey level;
@@ -18,14 +18,13 @@ rounding. The recipe, which is the whole specification together with :func:`taps
 Where a whole filter lies within the frame its weights sum to 2^13, so that ``fill`` changes no bit there.
 
 Every number on the way is a whole one below 2^24, or such a number over a power of two. float32 holds all of them, so a
-product of float32 matrices is exact too, in any order of summation and with or without fused multiply-add. (TF32 and
+product of float32 matrices (:mod:`alpose.runtime.resampling`) is exact too, in any order of summation and with or without fused multiply-add. (TF32 and
 bfloat16 are not enough: a weight has 14 bits.)
 
 A crop that is turned is cut upright first, with as much context as it reaches into, and then turned by bilinear
 interpolation in whole numbers (:func:`turned`): what shrinks is filtered before, so nothing is skipped.
 
-Shapes: J joints, H W frame, C channels, T S samples down and across the crop (its pixels and twice its context), K taps
-of the resampling filter; L = K + 1; B blocks of R neighbouring samples, M source pixels that a block reads.
+Shapes: J joints, H W frame, T S samples down and across the crop (its pixels and twice its context), R rows of it.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DataError
+from .resampling import Axis, resample
 
 MIN_REGION_PX = 8.0
 """A box smaller than this (a single labelled joint) is widened to it: nothing can be seen in less."""
@@ -50,20 +50,6 @@ a crop grow with its side."""
 PERSON_MARGIN = 1.25
 """Around one of several people, for a net that looks at whole frames: room as in a picture of one person."""
 
-UNIT = 2**13
-"""The weights of one sample along one axis sum to this."""
-BETWEEN = 2**10
-"""What the sums over rows are divided by before they are rounded."""
-AFTER = UNIT * UNIT // BETWEEN
-"""What the sums over columns are divided by before they are rounded."""
-
-BLOCK = 4
-"""Samples that are made by one matrix product. More would multiply by more zeros, fewer would be more calls."""
-
-PRODUCT = 2**18
-"""The most multiplications of one matrix product. OpenBLAS hands larger ones to its threads, which then compete with
-the engine's; and what is converted to float32 at a time stays small."""
-
 PARTS = 2**10
 """A turned crop reads its upright one at whole parts of a pixel, so many to each."""
 TURN_UNIT = 2**20
@@ -74,32 +60,6 @@ TURNED = 2**13
 CropKind = Literal["box", "turned", "letterbox", "whole"]
 """``box``: around a person, at the net's aspect ratio. ``turned``: the same, turned with the body. ``letterbox``: the whole
 frame, its aspect kept. ``whole``: the whole frame, stretched."""
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One axis of a crop: a stretch of the frame and the samples across it."""
-
-    start: float
-    """Its first edge, in pixels."""
-    length: float
-    size_px: int
-    context_px: int = 0
-
-    @property
-    def scale(self) -> float:
-        """Pixels of the frame per sample."""
-        return self.length / self.size_px
-
-    @property
-    def samples(self) -> int:
-        """How many there are with context."""
-        return self.size_px + 2 * self.context_px
-
-    def on_grid(self, pixels: int) -> Axis:
-        """The same on a coarser grid, each of whose pixels lies in the middle of this many pixels of the frame."""
-        start = self.start / pixels - (pixels - 1) / (2 * pixels)
-        return Axis(start, self.length / pixels, self.size_px, self.context_px)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,35 +272,7 @@ def cut(frame_HW3: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
         raise DataError(f"a frame is a non-empty uint8 (H, W, 3) array, got {frame_HW3.dtype} {frame_HW3.shape}")
     if crop.turn:
         return turned(cut(frame_HW3, crop.upright()), crop)
-    return resample(frame_HW3, crop, outside=crop.fill).astype(np.uint8)
-
-
-def resample(
-    plane_HWC: npt.NDArray[np.uint8], crop: Crop, black: int = 0, wide: int = 1, high: int = 1, outside: int = 0
-) -> npt.NDArray[np.float32]:
-    """:func:`cut` for any number of channels, upright and unchecked: (T, S, C), whole numbers held as float32.
-
-    Samples that lie side by side read almost the same pixels, so BLOCK of them are one small matrix times the band
-    of the frame that they read.
-
-    Args:
-        plane_HWC: H, W and C at least 1.
-        crop: in pixels of the frame.
-        black: the level that means 0; the result is above it.
-        wide, high: how many pixels of the frame one pixel of this plane covers.
-        outside: the result where there is no frame; ``black + outside`` is 0 to 255.
-    """
-    height, width, channels = plane_HWC.shape
-    down, across = crop.down.on_grid(high), crop.across.on_grid(wide)
-    row_KT, row_weight_KT = taps(down, height)
-    column_KS, column_weight_KS = taps(across, width)
-    top, left = row_KT[0, 0], column_KS[0, 0]
-    region_HWC = plane_HWC[top : row_KT[-1, -1] + 1, left : column_KS[-1, -1] + 1]
-    rows_TV = _rows(region_HWC, *_blocks(row_KT - top, row_weight_KT), black + outside)[: down.samples]
-    columns_TV = _columns(rows_TV, *_blocks(column_KS - left, column_weight_KS), channels)
-    if outside:
-        columns_TV += np.float32(outside)
-    return columns_TV[:, : across.samples * channels].reshape(down.samples, across.samples, channels)
+    return resample(frame_HW3, crop.down, crop.across, outside=crop.fill, dtype=np.uint8)
 
 
 def turned(upright_hw3: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
@@ -399,108 +331,3 @@ def body_turn(hips_J2: npt.NDArray[np.floating], shoulders_J2: npt.NDArray[np.fl
     if not math.isfinite(dx + dy) or not (dx or dy):
         return None
     return math.atan2(dx, -dy)
-
-
-def taps(axis: Axis, length: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """The resampling filter along one axis: which source pixels each sample reads, and with what weights.
-
-    Sample s is the sum over k of ``weight_KS[k, s] * frame[index_KS[k, s]]``.
-
-    Args:
-        axis: of the crop, on the grid of the source.
-        length: of the source on this axis, in pixels.
-
-    Returns:
-        index_KS: source pixels, all within the frame, never decreasing along either axis;
-            K = min(ceil(2 max(scale, 1)), length). Where a filter has fewer taps the last pixel is repeated with
-            weight 0.
-        weight_KS: whole numbers from 0 to 2^13, held as float32 so that they can go into any matrix product. Those of
-            a sample sum to 2^13 where its whole filter lies in the frame; the taps outside are missing.
-    """
-    support = max(axis.scale, 1.0)
-    step_S = np.arange(-axis.context_px, axis.size_px + axis.context_px) + 0.5
-    centre_S = axis.start + step_S * axis.scale
-    whole_S = np.floor(centre_S)
-    part_S = centre_S - whole_S
-    # A triangle over whole numbers is two arithmetic series. Up to the centre: `left` taps that weigh least, least + 1,
-    # least + 2, ...; after it: `right` taps that weigh most - 1, most - 2, ... (in units of 1 / support). A running sum
-    # in closed form costs nothing for the taps outside the frame, however many there are.
-    left_S = np.ceil(support - part_S)
-    least_S = support - part_S - (left_S - 1)
-    most_S = support + part_S
-    right_S = np.ceil(most_S) - 1
-    left_sum_S, right_sum_S = (left_S * (least_S + (left_S - 1) / 2), right_S * (most_S - (right_S + 1) / 2))
-
-    count = min(math.ceil(2 * support), length)
-    first_S = np.maximum(whole_S - left_S + 1, 0)
-    place_LS = np.minimum(first_S + np.arange(-1, count)[:, None], length - 1)
-    after_LS = place_LS - whole_S
-    before_LS = np.minimum(np.maximum(after_LS + left_S, 0), left_S)
-    after_LS = np.minimum(np.maximum(after_LS, 0), right_S)
-    sum_LS = before_LS * (least_S + (before_LS - 1) / 2) + after_LS * (most_S - (after_LS + 1) / 2)
-    # The running sum is rounded, not the single weight: so they are whole, none is negative, and their sum is exact.
-    share_LS = np.floor(sum_LS * (UNIT / (left_sum_S + right_sum_S)) + 0.5)
-    return place_LS[1:].astype(np.intp), (share_LS[1:] - share_LS[:-1]).astype(np.float32)
-
-
-def _blocks(
-    index_KS: npt.NDArray[np.intp], weight_KS: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """The taps as small dense matrices: first source pixel (B,) and weights (B, R, M) of every block of samples."""
-    samples = index_KS.shape[1]
-    first_B = index_KS[0, ::BLOCK]
-    place_KS = index_KS - first_B.repeat(BLOCK)[:samples]
-    reach = int(place_KS[-1].max()) + 1
-    place_KS += np.arange(samples) * reach
-    shape_BRM = (len(first_B), BLOCK, reach)
-    # bincount adds where a pixel is named twice; the last block may have samples that do not exist, all of weight 0.
-    dense = np.bincount(place_KS.ravel(), weight_KS.ravel(), math.prod(shape_BRM))
-    return first_B, dense.astype(np.float32).reshape(shape_BRM)
-
-
-def _rows(
-    region_HWC: npt.NDArray[np.uint8], first_B: npt.NDArray[np.intp], block_BRM: npt.NDArray[np.float32], black: int
-) -> npt.NDArray[np.float32]:
-    """Step 1 of the recipe, in stripes of columns: (B R, W C)."""
-    height, width, channels = region_HWC.shape
-    blocks, rows, reach = block_BRM.shape
-    block_BRM = block_BRM / np.float32(BETWEEN)
-    out_SV = np.empty((blocks * rows, width * channels), dtype=np.float32)
-    stripe = max(PRODUCT // (rows * reach * channels), 16)
-    for start in range(0, width, stripe):
-        source_HV = region_HWC[:, start : start + stripe].astype(np.float32, order="C").reshape(height, -1)
-        if black:
-            source_HV -= np.float32(black)
-        stripe_SV = out_SV[:, start * channels : (start + stripe) * channels]
-        for block, first in enumerate(first_B.tolist()):
-            band_MV = source_HV[first : first + reach]  # shorter at the frame's edge, where the weights are 0
-            out_RV = stripe_SV[block * rows : (block + 1) * rows]
-            np.matmul(block_BRM[block, :, : len(band_MV)], band_MV, out=out_RV)
-    out_SV += np.float32(0.5)
-    return np.floor(out_SV, out=out_SV)
-
-
-def _columns(
-    rows_SV: npt.NDArray[np.float32], first_B: npt.NDArray[np.intp], block_BRM: npt.NDArray[np.float32], channels: int
-) -> npt.NDArray[np.float32]:
-    """Step 2 of the recipe, in stripes of rows: (S, B R C).
-
-    The channels of a pixel lie side by side. Instead of moving them apart, which takes longer than all products, each
-    weight is repeated on a diagonal of channels by channels.
-    """
-    blocks, rows, reach = block_BRM.shape
-    wide = np.zeros((blocks, reach, channels, rows, channels), dtype=np.float32)
-    for channel in range(channels):
-        wide[:, :, channel, :, channel] = block_BRM.transpose(0, 2, 1) / np.float32(AFTER)
-    wide_BMR = wide.reshape(blocks, reach * channels, rows * channels)
-    samples, across = len(rows_SV), rows * channels
-    out_SV = np.empty((samples, blocks * across), dtype=np.float32)
-    stripe = max(PRODUCT // (across * reach * channels), 16)
-    for start in range(0, samples, stripe):
-        stripe_SV = rows_SV[start : start + stripe]
-        for block, first in enumerate(first_B.tolist()):
-            band_SM = stripe_SV[:, first * channels : (first + reach) * channels]
-            out_SR = out_SV[start : start + stripe, block * across : (block + 1) * across]
-            np.matmul(band_SM, wide_BMR[block, : band_SM.shape[1]], out=out_SR)
-    out_SV += np.float32(0.5)
-    return np.floor(out_SV, out=out_SV)

@@ -22,10 +22,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .crop import Crop, resample, turned
+from .crop import Crop, turned
 from .crop import cut as cut_rgb
 from .dlpack import LEGACY_STREAM, MemoryKind, import_array, packed
 from .errors import ConfigError, DataError
+from .resampling import resample
 
 Bytes = npt.NDArray[np.uint8]
 Region = tuple[int, int, int, int]
@@ -243,7 +244,7 @@ class HostFrame:
             return _reversed(cut_rgb(self.pixels, crop))
         layout = LAYOUTS[self.format]
         levels_CTS = self._channels([
-            resample(plane_HWC[..., used], crop, own.black, own.wide, own.high, outside)
+            resample(plane_HWC[..., used], crop.down.on_grid(own.high), crop.across.on_grid(own.wide), own.black, outside)
             for plane_HWC, used, own, outside in zip(self._planes(), layout.used, layout.planes,
                                                      layout.outside(crop.fill), strict=True)
         ])  # fmt: skip

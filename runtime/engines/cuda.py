@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..crop import AFTER, BETWEEN, Crop, CropRule
+from ..crop import Crop, CropRule
 from ..dlpack import MemoryKind, packed
 from ..errors import AlposeError, MissingExtraError
 from ..frames import LAYOUTS, YUV_UNIT, DeviceFrame, FrameFormat
+from ..resampling import AFTER, BETWEEN
 from .device import DeviceCropper, plane_cuts
 
 SPELLINGS = {

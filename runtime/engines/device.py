@@ -18,9 +18,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ..crop import Crop, CropRule, taps
+from ..crop import Crop, CropRule
 from ..errors import ConfigError, DataError, WrongAnswerError
 from ..frames import LAYOUTS, DeviceFrame, FrameFormat, Plane, Region, accept
+from ..resampling import taps
 from ..types import Engine, Outputs
 
 Bytes = npt.NDArray[np.uint8]

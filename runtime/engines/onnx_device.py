@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..crop import AFTER, BETWEEN, Crop, CropRule
+from ..crop import Crop, CropRule
 from ..dlpack import MemoryKind, packed
 from ..errors import ConfigError
 from ..frames import LAYOUTS, YUV_UNIT, DeviceFrame, FrameFormat, Region
+from ..resampling import AFTER, BETWEEN
 from ..types import Outputs, joined
 from .device import DeviceCropper, PlaneCut, batches, check_frames, check_memory, plane_cuts, to_rgb
 

@@ -38,10 +38,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle.keys import sealer
-from ..crop import Axis, Crop, taps
+from ..crop import Crop
 from ..errors import ConfigError, DataError, MissingExtraError
 from ..frames import Region
 from ..redaction import redact
+from ..resampling import Axis, taps
 from .record import MEDIA_TYPES, STORES, FrameCopy, Picture
 
 JPEG, PNG = MEDIA_TYPES

@@ -10,7 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from alpose.runtime.crop import AFTER, BETWEEN, cut, square_crop
+from alpose.runtime.crop import cut, square_crop
+from alpose.runtime.resampling import AFTER, BETWEEN
 from alpose.runtime.skeleton import LSP
 from alpose.trainer import heatmaps
 from alpose.trainer.checkpoint import TargetConfig, new_head, new_model, save

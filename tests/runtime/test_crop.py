@@ -4,6 +4,7 @@ import hashlib
 import math
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpose.runtime.crop import MIN_REGION_PX, Axis, Crop, CropRule, body_turn, box_crop, cut, square_crop, taps
+from alpose.runtime.crop import MIN_REGION_PX, Crop, CropRule, body_turn, box_crop, cut, square_crop
 from alpose.runtime.errors import DataError
+from alpose.runtime.resampling import Axis, taps
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -170,6 +172,39 @@ def test_stripes_of_a_large_frame_are_joined_without_a_seam() -> None:
     expected = cut_slow(frame[:, :, :1], crop)
 
     np.testing.assert_array_equal(cut(frame, crop)[..., :1], expected)
+
+
+SEVERAL = [
+    (noise(20, 23, 1), Crop.square(-3.0, -2.0, 25.0, 7, 5)),
+    (noise(20, 23, 2), Crop.square(4.0, 4.0, 1e-3, 5)),
+    (noise(31, 17, 3), Crop(-90.0, -100.0, 220.0, 230.0, 6, 9, fill=114)),
+    (noise(31, 17, 4), Crop(1.0, 2.0, 9.0, 12.0, 9, 12, turn=0.7)),
+    (noise(9, 40, 5), Crop(-500.0, 3.0, 20.0, 10.0, 8, 4)),
+    (noise(9, 40, 6), Crop(-2.0, -2.0, 44.0, 14.0, 30, 20, fill=255)),
+]
+
+
+def test_what_was_cut_before_changes_no_bit_and_is_not_overwritten() -> None:
+    """Weights and memory are kept from one cut to the next."""
+    expected = [cut_slow(frame, crop) for frame, crop in SEVERAL]
+    order = np.random.default_rng(0).integers(0, len(SEVERAL), 120).repeat(2).tolist()
+
+    found = [(place, cut(*SEVERAL[place])) for place in order]
+
+    for place, out in found:
+        np.testing.assert_array_equal(out, expected[place])
+
+
+def test_threads_that_cut_at_once_do_not_disturb_each_other() -> None:
+    expected = [cut_slow(frame, crop) for frame, crop in SEVERAL]
+
+    def work(place: int) -> list[Bytes]:
+        return [cut(*SEVERAL[place % len(SEVERAL)]) for _ in range(200)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for place, found in enumerate(pool.map(work, range(8))):
+            for out in found:
+                np.testing.assert_array_equal(out, expected[place % len(SEVERAL)])
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpose.runtime.crop import Axis, Crop, cut, square_crop, taps
+from alpose.runtime.crop import Crop, cut, square_crop
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.frames import LAYOUTS, FrameFormat, accept, check_frame
+from alpose.runtime.resampling import Axis, taps
 
 from ..fakes.frames import noise as noisy
 
