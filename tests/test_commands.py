@@ -19,7 +19,7 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "command-line.md").read_t
 COMMANDS = {"alpose-monitor": monitor, "alpose-train": train, "alpose-export": export, "alpose-harvest": harvest}
 WRITES = {
     "alpose-monitor queue keygen", "alpose-export keygen",
-    "alpose-train data fetch", "alpose-train cycles", "alpose-train report", "alpose-train detect",
+    "alpose-train data fetch", "alpose-train cycles", "alpose-train report", "alpose-train detect", "alpose-train harvest-gain",
     "alpose-export bundle", "alpose-export engine", "alpose-harvest gallery",
 }  # fmt: skip
 """Commands without ``--json``: they write a file, and print where it is."""

@@ -33,6 +33,7 @@ from .tools import test_gallery as galleries
 from .trainer.detect import runs as detect_runs
 from .trainer.foreign import test_describe as describes
 from .trainer.foreign import test_detect as detect_poses
+from .trainer.gain import pages as gains
 from .trainer.pages import runs
 from .trainer.theory import test_theory as theories
 
@@ -147,11 +148,15 @@ def watched_net(folder: Path, name: str) -> str:
     return detect_poses.page_of(name)
 
 
+def gain_page(_: Path, name: str) -> str:
+    return gains.page_of(name)
+
+
 PAGES: dict[str, Callable[[Path, str], str]] = {
     page.__name__: page
     for page in (cycles_page, bare_cycles_page, published_page, theory_page, detect_page, bare_detect_page, card,
                  bare_card, card_of_few, gallery_page, bare_gallery_page, field_page, bare_field_page, demo, described_net, bare_described_net,
-                 watched_net)
+                 watched_net, gain_page)
 }  # fmt: skip
 """Each page with all of its parts, and with as little as it can have."""
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from alpose.trainer.methods.strategies import DEFAULT, STRATEGIES
+
 from .pull_commands import INBOX, JSON, NOT_WHOLE
 
 if TYPE_CHECKING:
@@ -66,10 +68,10 @@ def _has_title(title: str, out: Path | None) -> Callable[[Path], bool]:
 @click.option("--budget", required=True, type=int, metavar="FRAMES", help="Frames that annotators can do.")
 @click.option(
     "--strategy",
-    default="value",
+    default=DEFAULT,
     show_default=True,
-    type=click.Choice(["value", "top", "coreset", "random"]),
-    help="value: hard, unlike each other, fair to the devices; top: hardest; coreset: most unlike; random: by chance.",
+    type=click.Choice([*STRATEGIES]),
+    help="; ".join(f"{name}: {strategy.what}" for name, strategy in STRATEGIES.items()) + ".",
 )
 @click.option(
     "--control",

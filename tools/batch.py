@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import fields_from_json, fields_to_json
 from alpose.runtime.queue.record import is_hex
+from alpose.trainer.methods.strategies import STRATEGIES
 
 KIND, SCHEMA = "alpose batch", 1
 
-Strategy = Literal["value", "top", "coreset", "random"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 POOL = "pool "
 """Before the method by which pictures of a pool were chosen."""
 Stream = Literal["value", "control"]

@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import ConfigError, DataError
+from alpose.trainer.methods.diversity import Ints, Nearest
+from alpose.trainer.methods.strategies import DEFAULT, RANDOM, STRATEGIES, Frames
 
-from .batch import STRATEGIES, Batch, Choice, Strategy, Stream
-from .diversity import Ints, Nearest, greedy
+from .batch import Batch, Choice, Stream
 from .inbox import Inbox
 from .inbox_database import Columns
 
@@ -32,8 +33,6 @@ CONTROL_SHARE = 0.2
 """Of the budget that goes to the control stream, unless it is said."""
 MIN_DISTANCE = 0.05
 """Distance under which two frames are near-duplicates; 1 is what two random frames of a bundle are apart."""
-LEAST_HARDNESS = 1e-3
-"""So that frames which the model is sure of can still be chosen for being new."""
 WAITING = "of the control stream, which wait for their draw"
 """Why a frame was not chosen."""
 
@@ -54,7 +53,7 @@ def select(
     budget: int,
     rng: np.random.Generator,
     *,
-    strategy: Strategy = "value",
+    strategy: str = DEFAULT,
     control: int | None = None,
     min_distance: float = MIN_DISTANCE,
 ) -> Selection:
@@ -123,7 +122,7 @@ def _draw(row_M: Ints, wanted: int, rng: np.random.Generator) -> tuple[Ints, flo
 
 
 def _by_value(
-    candidates: Columns, value_N: Bools, control_M: Ints, k: int, rng: np.random.Generator, strategy: Strategy,
+    candidates: Columns, value_N: Bools, control_M: Ints, k: int, rng: np.random.Generator, strategy: str,
     min_distance: float, counted: Counter[str],
 ) -> list[_Chosen]:  # fmt: skip
     row_M = np.flatnonzero(value_N)
@@ -131,33 +130,27 @@ def _by_value(
         return []
     # A model that answers NaN is as wrong as can be: the queue ranks it so, too.
     failure_M = np.nan_to_num(candidates.failure_probability_N[row_M], nan=1.0)
-    if strategy == "random":
+    if strategy == RANDOM:
         picked_M, probability = _draw(row_M, k, rng)
         # A frame that was passed over by an earlier, not random choice has no probability any more.
         known = None if (_taken(candidates) & ~candidates.control_N).any() else probability
         return [_Chosen(int(row), "by chance", "value", known) for row in rng.permutation(picked_M)]
-    if strategy == "top":
-        order = np.argsort(-failure_M, kind="stable")[:k]
-        return [_Chosen(int(row_M[i]), f"failure {failure_M[i]:.2f}", "value", None) for i in order]
-    weight_M = np.ones(len(row_M), dtype=np.float32)
-    if strategy == "value":
-        weight_M = np.maximum(failure_M, LEAST_HARDNESS).astype(np.float32)
     whole = len(row_M) == len(candidates)
-    embedding_MD = candidates.embedding_ND if whole else candidates.embedding_ND[row_M]
-    near = Nearest(embedding_MD, candidates.bundle_N[row_M])
+    device_M, bundle_M = candidates.device_N[row_M], candidates.bundle_N[row_M]
     before = np.concatenate([np.flatnonzero(_taken(candidates)), control_M])
+    embedding_MD = candidates.embedding_ND if whole else candidates.embedding_ND[row_M]
+    near = Nearest(embedding_MD, bundle_M)
     for row in before:
         near.add(candidates.embedding_ND[row], int(candidates.bundle_N[row]))
-    device_M = candidates.device_N[row_M]
+    frames = Frames(failure_M.astype(np.float32), embedding_MD, bundle_M, device_M, near)
     given: Counter[int] = Counter()
     chosen: list[_Chosen] = []
-    for pick in greedy(weight_M, near, embedding_MD, candidates.bundle_N[row_M], device_M, k,
-                       min_distance=min_distance, fair=strategy == "value"):  # fmt: skip
+    for pick in STRATEGIES[strategy].choose(frames, k, rng, min_distance):
         device = int(device_M[pick.row])
         given[device] += 1
-        hard = f"failure {failure_M[pick.row]:.2f}, " if strategy == "value" else ""
-        far = f"{pick.distance:.2f} from all chosen before" if chosen or len(before) else "the first"
-        why = f"{hard}{far}, {_nth(given[device])} of {candidates.devices[device]}"
+        why = STRATEGIES[strategy].why(pick, float(failure_M[pick.row]), first=not (chosen or len(before)))
+        if STRATEGIES[strategy].fair:
+            why += f", {_nth(given[device])} of {candidates.devices[device]}"
         chosen.append(_Chosen(int(row_M[pick.row]), why, "value", None))
     counted["near-duplicates"] = near.count_below(min_distance, {one.row for one in chosen}, row_M)
     return chosen
@@ -220,7 +213,7 @@ def choose(
     inbox: Inbox,
     budget: int,
     *,
-    strategy: Strategy = "value",
+    strategy: str = DEFAULT,
     control: int | None = None,
     min_distance: float = MIN_DISTANCE,
     name: str | None = None,

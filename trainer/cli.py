@@ -33,6 +33,7 @@ from .cli_options import (
 from .data.commands import data
 from .foreign.commands import pose
 from .foreign.options import net_options
+from .gain.commands import harvest_gain
 from .methods.catalog import DETECTORS, METHODS, resolve
 
 log = logging.getLogger("alpose")
@@ -57,6 +58,7 @@ def main(verbose: bool) -> None:
 
 main.add_command(data)
 main.add_command(pose)
+main.add_command(harvest_gain)
 
 
 @main.command()

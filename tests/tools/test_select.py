@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.tools.batch import Batch, Choice
-from alpose.tools.diversity import FARTHEST, UNRELATED, Floats, Ints, Nearest, greedy, typical_distances
 from alpose.tools.inbox_database import Columns
 from alpose.tools.select import WAITING, Selection, select
+from alpose.trainer.methods.diversity import FARTHEST, UNRELATED, Floats, Ints, Nearest, greedy, typical_distances
 
 
 def unit(vectors: npt.NDArray[np.floating]) -> Floats:
@@ -123,7 +123,7 @@ def test_coreset_reaches_further_than_chance() -> None:
     embedding_ND = candidates.embedding_ND.astype(np.float32)
 
     def radius(strategy: str) -> float:
-        picked = rows(select(candidates, 60, np.random.default_rng(1), control=0, strategy=strategy))  # type: ignore[arg-type]
+        picked = rows(select(candidates, 60, np.random.default_rng(1), control=0, strategy=strategy))
         return float((1 - (embedding_ND @ embedding_ND[picked].T).max(axis=1)).max())
 
     assert radius("coreset") < radius("random")

@@ -110,6 +110,24 @@ class Run:
         return self.benchmark.initial(self.people.row_N, self.config.initial, seed)
 
 
+def half_of_pool(run: Run, half: int) -> npt.NDArray[np.int64]:
+    """Rows of the people of every even (0) or odd (1) picture of the pool.
+
+    Pictures that hold somebody who is labelled under any seed are in neither half: all base models are judged by the
+    same people, and none has seen them. Two people of one picture are never in different halves.
+    """
+    image_N = run.people.data.image_N
+    labelled_N = np.any([run.initial(seed) for seed in range(run.config.seeds)], axis=0)
+    rows_M = np.flatnonzero(~np.isin(image_N, image_N[labelled_N]))
+    _, place_M = np.unique(image_N[rows_M], return_inverse=True)
+    rows_K = rows_M[place_M % 2 == half]
+    if not len(rows_K):
+        raise ConfigError(f"{run.benchmark.name}: {len(np.unique(image_N))} pictures are too few: every second one "
+                          f"without anybody who is labelled, under any of {run.config.seeds} seeds, is left for each "
+                          "half of the pool")  # fmt: skip
+    return rows_K
+
+
 def claim(config: RunConfig, folder: Path, machine: DeviceContext) -> None:
     """Refuse a folder that holds another run, whose rows would be mixed with ours."""
     path = folder / "config.json"

@@ -39,6 +39,12 @@ from ..measures.joint_calibration import fit as fit_joints
 from ..measures.metrics import Failure
 from ..measures.statistics import fit_logistic
 from ..methods.catalog import DETECTORS, detectors_of
+<<<<<<< HEAD
+=======
+from ..metrics import Failure
+from ..run import Run, RunConfig, claim, half_of_pool, open_run
+from ..statistics import fit_logistic
+>>>>>>> 92b507d (alpose-train harvest-gain: what a batch of labels is worth, by the strategy that chose it; one list of strategies)
 from .ablations import IN_DOMAIN, Training
 from .costs import has_costs, measure_costs
 from .scoring import ScoredViews, score_views
@@ -195,21 +201,8 @@ def _pool_name(run: Run) -> str:
 
 
 def _pool(run: Run, half: int) -> Crops:
-    """The people of every even (0) or odd (1) picture of the pool.
-
-    Pictures that hold somebody who is labelled under any seed are in neither half: all base models are judged by the
-    same people, and none has seen them. Two people of one picture are never in different halves.
-    """
-    image_N = run.people.data.image_N
-    labelled_N = np.any([run.initial(seed) for seed in range(run.config.seeds)], axis=0)
-    rows_M = np.flatnonzero(~np.isin(image_N, image_N[labelled_N]))
-    _, place_M = np.unique(image_N[rows_M], return_inverse=True)
-    rows_K = rows_M[place_M % 2 == half]
-    if not len(rows_K):
-        raise ConfigError(f"{run.benchmark.name}: {len(np.unique(image_N))} pictures are too few: every second one "
-                          f"without anybody who is labelled, under any of {run.config.seeds} seeds, is left for each "
-                          "half of the pool")  # fmt: skip
-    return run.people.subset(rows_K)
+    """The people of every even (0) or odd (1) picture of the pool."""
+    return run.people.subset(half_of_pool(run, half))
 
 
 def _one_seed(

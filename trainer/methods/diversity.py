@@ -134,6 +134,7 @@ def greedy(
     *,
     min_distance: float = 0.0,
     fair: bool = True,
+    spread: float = 1.0,
 ) -> Iterator[Pick]:
     """Choose up to ``k`` candidates, the most valuable first.
 
@@ -146,15 +147,16 @@ def greedy(
         k: how many.
         min_distance: a candidate nearer than this to the choice is a duplicate.
         fair: whether a device is worth less with every frame that it has been given: by 1 / (1 + given / (k / V)).
+        spread: power of the distance in the value; with 0 it matters for near-duplicates alone.
     """
     devices = int(device_N.max()) + 1 if len(device_N) else 1
     due = k / devices
     factor_V = np.ones(devices, dtype=np.float32)
     given_V = np.zeros(devices, dtype=np.int64)
     open_N = weight_N > 0
-    base_N = np.where(open_N, weight_N * near.distance_N, -1.0).astype(np.float32)
+    base_N = np.where(open_N, weight_N * near.distance_N**spread, -1.0).astype(np.float32)
     for _ in range(min(k, int(open_N.sum()))):
-        row = _best(base_N, factor_V, weight_N, near, device_N, min_distance)
+        row = _best(base_N, factor_V, weight_N, near, device_N, min_distance, spread)
         if row is None:
             return
         yield Pick(row, float(near.distance_N[row]))
@@ -166,7 +168,13 @@ def greedy(
 
 
 def _best(
-    base_N: Floats, factor_V: Floats, weight_N: Floats, near: Nearest, device_N: Ints, min_distance: float
+    base_N: Floats,
+    factor_V: Floats,
+    weight_N: Floats,
+    near: Nearest,
+    device_N: Ints,
+    min_distance: float,
+    spread: float,
 ) -> int | None:
     """The candidate of highest value now; looks again at those whose bound is above the best value known."""
     bound_N = base_N * factor_V[device_N]
@@ -178,7 +186,7 @@ def _best(
         row_M = row_M[bound_N[row_M] > 0]
         stale_M = row_M[~near.is_fresh(row_M)]
         near.refresh(stale_M)
-        base_N[stale_M] = weight_N[stale_M] * near.distance_N[stale_M]
+        base_N[stale_M] = weight_N[stale_M] * near.distance_N[stale_M] ** spread
         # A duplicate of what is chosen stays one: distances only shrink.
         base_N[stale_M[near.distance_N[stale_M] < min_distance]] = -1.0
         bound_N[stale_M] = base_N[stale_M] * factor_V[device_N[stale_M]]

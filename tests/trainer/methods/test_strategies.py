@@ -1,0 +1,64 @@
+"""Strategies that choose a batch: what every one of them keeps to, and what the draw promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from alpose.runtime.errors import ConfigError
+from alpose.trainer.methods.diversity import Nearest
+from alpose.trainer.methods.strategies import DEFAULT, RANDOM, STRATEGIES, Frames, register
+
+
+def choose(name: str, frames: Frames, k: int, seed: int = 0, min_distance: float = 0.05) -> list[int]:
+    return [pick.row for pick in STRATEGIES[name].choose(frames, k, np.random.default_rng(seed), min_distance)]
+
+
+def frames(count: int = 200, seed: int = 0, failure_N: npt.NDArray[np.float32] | None = None) -> Frames:
+    rng = np.random.default_rng(seed)
+    drawn_N = rng.beta(1, 3, count).astype(np.float32)
+    return Frames.of_one(drawn_N if failure_N is None else failure_N, rng.normal(size=(count, 8)).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_chooses_so_many_different_frames_and_the_same_again(name: str) -> None:
+    chosen = choose(name, frames(), 30)
+    assert len(set(chosen)) == len(chosen) == 30
+    assert set(chosen) <= set(range(200))
+    assert choose(name, frames(), 30) == chosen
+    assert sorted(choose(name, frames(20), 50, min_distance=0.0)) == list(range(20))
+
+
+def test_the_default_is_one_of_them_and_names_are_taken_once() -> None:
+    assert {DEFAULT, RANDOM} <= STRATEGIES.keys()
+    with pytest.raises(ConfigError, match="registered already"):
+        register(STRATEGIES[DEFAULT])
+
+
+def test_the_first_of_a_draw_is_drawn_in_proportion_to_its_probability_of_failure() -> None:
+    failure_N = np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32)
+    first = [choose("draw", frames(4, failure_N=failure_N), 1, seed)[0] for seed in range(4000)]
+    assert np.bincount(first, minlength=4) / 4000 == pytest.approx(failure_N, abs=0.03)
+
+
+def test_a_draw_takes_rare_failures_and_is_chance_where_all_are_alike() -> None:
+    rare_N = np.where(np.arange(1000) < 50, 0.9, 0.02).astype(np.float32)
+    shares = [np.mean(np.array(choose("draw", frames(1000, failure_N=rare_N), 50, seed)) < 50) for seed in range(20)]
+    assert np.mean(shares) > 0.5  # chance: 0.05
+    alike_N = np.full(1000, 0.8, dtype=np.float32)
+    shares = [np.mean(np.array(choose("draw", frames(1000, failure_N=alike_N), 50, seed)) < 50) for seed in range(60)]
+    assert np.mean(shares) == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_draw_leaves_near_duplicates_out_and_is_fair_to_devices() -> None:
+    rng = np.random.default_rng(0)
+    embedding_ND = np.repeat(rng.normal(size=(100, 8)), 3, axis=0)
+    embedding_ND = (embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True)).astype(np.float32)
+    zero_N, device_N = np.zeros(300, dtype=np.int64), (np.arange(300) >= 270).astype(np.int64)
+    failure_N = np.full(300, 0.5, dtype=np.float32)
+    chosen = np.array(
+        choose("draw", Frames(failure_N, embedding_ND, zero_N, device_N, Nearest(embedding_ND, zero_N)), 40)
+    )
+    assert len(set((chosen // 3).tolist())) == len(chosen) == 40
+    assert (device_N[chosen] == 1).sum() > 5  # a tenth of the frames: chance gives it four

@@ -1,0 +1,167 @@
+"""The one list of strategies: ways to choose a batch of frames to label out of those that a model has scored.
+
+``alpose-harvest select``, ``alpose-train select`` and the experiment ``alpose-train harvest-gain`` read it. A strategy is a
+pure function of arrays and a random generator. It imports numpy alone: what chooses a batch needs no torch.
+
+Shapes: N frames, D embedding, K frames that were chosen before, C clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from alpose.runtime.errors import ConfigError
+
+from .diversity import FARTHEST, Floats, Ints, Nearest, Pick, greedy
+
+DEFAULT, RANDOM = "value", "random"
+
+LEAST_HARDNESS = 1e-3
+"""So that frames which the model is sure of can still be chosen for being new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What there is to choose from, once: ``near`` remembers what was chosen."""
+
+    failure_N: Floats
+    """Probability that the model is wrong."""
+    embedding_ND: npt.NDArray[np.floating]
+    """Rows of unit length; float16 is read in chunks."""
+    space_N: Ints
+    """The bundle of each frame: embeddings of different bundles cannot be compared."""
+    device_N: Ints
+    """0 to V - 1."""
+    near: Nearest
+    """Distance of each frame to what was chosen before."""
+
+    @classmethod
+    def of_one(cls, failure_N: Floats, embedding_ND: npt.NDArray[np.floating]) -> Frames:
+        """Frames of one bundle and one device, none of which was chosen; embeddings of any length."""
+        length_N1 = np.linalg.norm(embedding_ND, axis=1, keepdims=True)
+        unit_ND = (embedding_ND / np.maximum(length_N1, 1e-12)).astype(np.float32)
+        zero_N = np.zeros(len(failure_N), dtype=np.int64)
+        return cls(failure_N, unit_ND, zero_N, zero_N, Nearest(unit_ND, zero_N))
+
+    def __len__(self) -> int:
+        return len(self.failure_N)
+
+
+Choose = Callable[[Frames, int, np.random.Generator, float], Iterator[Pick]]
+"""From frames, how many of them, random numbers and the distance of near-duplicates to picks, most wanted first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One way to choose a batch."""
+
+    name: str
+    what: str
+    """In a few words, for ``--help`` and for pages."""
+    choose: Choose
+    says: tuple[Literal["failure", "distance"], ...] = ()
+    """What the reason of a choice names."""
+    fair: bool = False
+    """Whether a device is worth less with every frame that it has been given."""
+
+    def why(self, pick: Pick, failure: float, *, first: bool) -> str:
+        """Why a frame was chosen, for people; ``first``: nothing was chosen before it."""
+        words = {"failure": f"failure {failure:.2f}",
+                 "distance": "the first" if first else f"{pick.distance:.2f} from all chosen before"}  # fmt: skip
+        return ", ".join(words[part] for part in self.says) or "by chance"
+
+
+STRATEGIES: dict[str, Strategy] = {}
+
+
+def register(strategy: Strategy) -> Strategy:
+    """Add a strategy; its name must be new."""
+    if strategy.name in STRATEGIES:
+        raise ConfigError(f"a strategy named {strategy.name!r} is registered already")
+    STRATEGIES[strategy.name] = strategy
+    return strategy
+
+
+def value(frames: Frames, k: int, _rng: np.random.Generator, min_distance: float) -> Iterator[Pick]:
+    """Failure probability times distance to all that is chosen, times what the device is due."""
+    weight_N = np.maximum(frames.failure_N, LEAST_HARDNESS).astype(np.float32)
+    yield from _greedy(frames, weight_N, k, min_distance, fair=True)
+
+
+def coreset(frames: Frames, k: int, _rng: np.random.Generator, min_distance: float) -> Iterator[Pick]:
+    """Distance alone: greedy k-centre (Sener and Savarese, ICLR 2018)."""
+    yield from _greedy(frames, np.ones(len(frames), dtype=np.float32), k, min_distance, fair=False)
+
+
+def _greedy(
+    frames: Frames, weight_N: Floats, k: int, min_distance: float, *, fair: bool, spread: float = 1.0
+) -> Iterator[Pick]:
+    return greedy(weight_N, frames.near, frames.embedding_ND, frames.space_N, frames.device_N, k,
+                  min_distance=min_distance, fair=fair, spread=spread)  # fmt: skip
+
+
+def top(frames: Frames, k: int, _rng: np.random.Generator, _min_distance: float) -> Iterator[Pick]:
+    """Failure probability alone."""
+    for row in np.argsort(-frames.failure_N, kind="stable")[:k].tolist():
+        yield Pick(row, FARTHEST)
+
+
+def by_chance(frames: Frames, k: int, rng: np.random.Generator, _min_distance: float) -> Iterator[Pick]:
+    """Every frame with the same probability."""
+    for row in rng.permutation(len(frames))[:k].tolist():
+        yield Pick(row, FARTHEST)
+
+
+def draw(frames: Frames, k: int, rng: np.random.Generator, min_distance: float) -> Iterator[Pick]:
+    """By chance, in proportion to the failure probability times what the device is due, without near-duplicates.
+
+    The largest of p times exp(Gumbel noise) are a draw in proportion to p without replacement (Yellott, 1977).
+    """
+    yield from _greedy(frames, _drawn(frames, rng), k, min_distance, fair=True, spread=0.0)
+
+
+def spread_draw(frames: Frames, k: int, rng: np.random.Generator, min_distance: float) -> Iterator[Pick]:
+    """The same times the distance to all that is chosen."""
+    yield from _greedy(frames, _drawn(frames, rng), k, min_distance, fair=True)
+
+
+def _drawn(frames: Frames, rng: np.random.Generator) -> Floats:
+    """Weights whose order is a draw; scaled, so that the largest is 1."""
+    logit_N = np.log(np.maximum(frames.failure_N.astype(np.float64), LEAST_HARDNESS)) + rng.gumbel(size=len(frames))
+    return np.exp(np.maximum(logit_N - logit_N.max(), -60.0)).astype(np.float32)
+
+
+def clusters(frames: Frames, k: int, rng: np.random.Generator, min_distance: float) -> Iterator[Pick]:
+    """The typical ones first: the frame nearest to the centre of each of k clusters, weighted by failure probability."""
+    weight_N = np.maximum(frames.failure_N.astype(np.float64), LEAST_HARDNESS)
+    pool_M = np.argsort(-(np.log(weight_N) + rng.gumbel(size=len(weight_N))))[: 20 * k]
+    e_MD = frames.embedding_ND[pool_M].astype(np.float32)
+    centre_CD = e_MD[:k].copy()
+    for _ in range(8):
+        near_M = np.argmax(e_MD @ centre_CD.T - 0.5 * (centre_CD**2).sum(axis=1), axis=1)
+        for c in range(len(centre_CD)):
+            if (near_M == c).any():
+                centre_CD[c] = e_MD[near_M == c].mean(axis=0)
+    size_C = np.bincount(near_M, minlength=len(centre_CD))
+    for c in np.argsort(-size_C):
+        inside = np.flatnonzero(near_M == c)
+        if len(inside):
+            best = inside[np.argmin(((e_MD[inside] - centre_CD[c]) ** 2).sum(axis=1))]
+            yield Pick(int(pool_M[best]), FARTHEST)
+
+
+for _strategy in (
+    Strategy("value", "hard, unlike each other, fair to the devices", value, ("failure", "distance"), fair=True),
+    Strategy("top", "hardest", top, ("failure",)),
+    Strategy("coreset", "most unlike", coreset, ("distance",)),
+    Strategy(RANDOM, "by chance", by_chance),
+    Strategy("draw", "by chance, in proportion to how probable a failure is", draw, ("failure",), fair=True),
+    Strategy("spread-draw", "x", spread_draw, ("failure",), fair=True),
+    Strategy("clusters", "x", clusters, ("failure",)),
+):
+    register(_strategy)
