@@ -30,7 +30,7 @@ from alpose.runtime.skeleton import LSP
 
 from ..checkpoint import PoseModel
 from ..cycles.base_model import BaseModel
-from ..cycles.run import Run, RunConfig, claim, open_run
+from ..cycles.run import Run, RunConfig, claim, half_of_pool, open_run
 from ..data.crops import Crops, prepare
 from ..data.synthetic import read_people
 from ..device import DeviceContext, environment
@@ -39,12 +39,6 @@ from ..measures.joint_calibration import fit as fit_joints
 from ..measures.metrics import Failure
 from ..measures.statistics import fit_logistic
 from ..methods.catalog import DETECTORS, detectors_of
-<<<<<<< HEAD
-=======
-from ..metrics import Failure
-from ..run import Run, RunConfig, claim, half_of_pool, open_run
-from ..statistics import fit_logistic
->>>>>>> 92b507d (alpose-train harvest-gain: what a batch of labels is worth, by the strategy that chose it; one list of strategies)
 from .ablations import IN_DOMAIN, Training
 from .costs import has_costs, measure_costs
 from .scoring import ScoredViews, score_views

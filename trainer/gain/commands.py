@@ -52,9 +52,9 @@ def harvest_gain(
     alpose-train harvest-gain --dataset synthetic --preset smoke --budgets 8,16
     alpose-train harvest-gain --dataset lsp --data-root DATA --preset laptop --seeds 3 --bases runs/lsp
     """
+    from ..cycles.run import RunConfig
     from ..measures.metrics import Failure
     from ..pages.harvest_gain import findings, write_page
-    from ..cycles.run import RunConfig
     from .experiment import GainConfig, run_gain
     from .results import RESULT
 

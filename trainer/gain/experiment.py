@@ -27,19 +27,19 @@ from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import read_json, write_json
 
 from ..augmented_views import augmented_views
-from ..cycles.base_model import BaseModel
 from ..checkpoint import PoseModel
+from ..cycles.base_model import BaseModel
+from ..cycles.results import load_npz, save_npz
+from ..cycles.run import Run, RunConfig, claim, open_run
 from ..device import DeviceContext, environment, evaluating
 from ..fit_data import FitData, History
+from ..measures.metrics import Judged
+from ..measures.statistics import Logistic, fit_logistic
 from ..methods.catalog import SHIPPED
 from ..methods.selection import judge_scored
 from ..methods.strategies import STRATEGIES, Frames
-from ..measures.metrics import Judged
 from ..passes import predict
-from ..cycles.results import load_npz, save_npz
-from ..cycles.run import Run, RunConfig, claim, open_run
 from ..scoring import score
-from ..measures.statistics import Logistic, fit_logistic
 from ..training import train_pose, validation_mask
 from .field import Field, TestSet, open_field
 from .results import BASE, NONE, RANDOM, Cell, GainResults, SetFacts, summarise

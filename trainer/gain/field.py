@@ -27,10 +27,10 @@ import numpy.typing as npt
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.skeleton import Skeleton
 
+from ..cycles.run import Run, half_of_pool
 from ..data.crops import Crops, prepare
 from ..data.records import Bools, Floats, Images, PoseData, join, joint_boxes
 from ..data.synthetic import read_people
-from ..cycles.run import Run, half_of_pool
 
 log = logging.getLogger("alpose")
 
