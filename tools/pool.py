@@ -31,6 +31,7 @@ from alpose.runtime.io import write_json
 from alpose.runtime.queue.ledger import BundleInfo
 from alpose.runtime.queue.record import MAX_NAME, Picture, Record, encode
 from alpose.trainer.data.records import ImageError, orientation
+from alpose.trainer.methods.strategies import BY_FAILURE, DEFAULT, STRATEGIES
 from alpose.trainer.pool.pictures import decode, digest
 
 from .annotation import Written, write_batch
@@ -108,7 +109,7 @@ def select_pool(
     out: str | Path,
     *,
     budget: int,
-    by: str = "value",
+    by: str = DEFAULT,
     to: str = "label-studio",
     boxes: str | Path | Detect | None = None,
     least_score: float = 0.3,
@@ -129,13 +130,14 @@ def select_pool(
         pool: a folder of pictures, or an address that fsspec opens, such as ``s3://bucket/folder``.
         out: a folder that is new, empty, or what an interrupted call left.
         budget: pictures; everybody on a chosen one comes along.
-        by: ``value``: likely to fail times unlike all that is chosen; ``top``: likeliest to fail; or a method of the catalog.
+        by: a strategy by failure (``value``, ``top``, ``draw``), see :mod:`alpose.trainer.methods.strategies`; or a method of the
+            catalog.
         to: a registered annotation format.
         boxes: a COCO file of detections; a function from a picture, RGB (H, W, 3), to boxes (N, 4); None: each picture is
             one person.
         least_score: of a detection that is taken for a person.
         after: folders of earlier calls: their people are not chosen again, and what is chosen is unlike them.
-        seed: of ``random``.
+        seed: of ``random`` and ``draw``.
         cache: where scores are kept; ``~/.cache/alpose`` by default.
         machine: where to compute; by default a GPU where there is one.
         executor: ``ray`` scores on a Ray cluster.
@@ -201,8 +203,8 @@ def _first_pictures(scores: PoolScores, picks: list[Pick], budget: int) -> list[
 def _choose_people(
     scores: PoolScores, by: str, k: int, seed: int, taken_N: npt.NDArray[np.bool_]
 ) -> Iterator[Pick]:  # fmt: skip
-    if by in ("value", "top"):
-        yield from _by_failure(scores, by, k, taken_N)
+    if by in BY_FAILURE:
+        yield from _by_failure(scores, by, k, seed, taken_N)
         return
     from alpose.trainer.methods.selection import select
 
@@ -224,7 +226,7 @@ def _choose_people(
         yield Pick(row, reason)
 
 
-def _by_failure(scores: PoolScores, by: str, k: int, taken_N: npt.NDArray[np.bool_]) -> Iterator[Pick]:
+def _by_failure(scores: PoolScores, by: str, k: int, seed: int, taken_N: npt.NDArray[np.bool_]) -> Iterator[Pick]:
     """The choice of :mod:`.select`, of one device whose frames are all here."""
     from .select import select
 
@@ -235,13 +237,13 @@ def _by_failure(scores: PoolScores, by: str, k: int, taken_N: npt.NDArray[np.boo
         failure_probability_N=scores.failure_N, embedding_ND=scores.embedding_ND, control_N=no_N, pictures_N=~no_N,
         fetched_N=~no_N, deleted_N=no_N, drawn_N=no_N, chosen_N=taken_N, annotated_N=no_N,
     )  # fmt: skip
-    chosen = select(columns, k, np.random.default_rng(0), strategy="value" if by == "value" else "top", control=0)
+    chosen = select(columns, k, np.random.default_rng(seed), strategy=by, control=0)
     ids = np.array([choice.id for choice in chosen.choices], "S32")
     order = np.argsort(scores.id_N, kind="stable")
     rows = order[np.searchsorted(scores.id_N, ids, sorter=order)]
     for row, choice in zip(rows.tolist(), chosen.choices, strict=True):
         # A pool is one device, of which there is nothing to say.
-        yield Pick(row, choice.reason.rpartition(", ")[0] if by == "value" else choice.reason)
+        yield Pick(row, choice.reason.rpartition(", ")[0] if STRATEGIES[by].fair else choice.reason)
 
 
 def _pool(scores: PoolScores, by: str, seed: int, taken_N: npt.NDArray[np.bool_]) -> Any:

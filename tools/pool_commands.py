@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alpose.trainer.cli_options import Place, place_options
+from alpose.trainer.methods.strategies import BY_FAILURE, DEFAULT
 
 from .annotation_commands import CHOICES_SHOWN, FormatOption, _known_format
 from .pull_commands import JSON
@@ -40,15 +41,17 @@ if TYPE_CHECKING:
 @click.option(
     "--budget", required=True, type=click.IntRange(1), metavar="PICTURES", help="Pictures that annotators can do."
 )
-@click.option("--by", default="value", show_default=True, metavar="value|top|METHOD",
-              help="value: likely to fail and unlike each other; top: likeliest to fail; or a method: random, coreset, and what "
-              "the model ranks by, such as epck or entropy. A wrong name lists those of the model.")  # fmt: skip
+@click.option("--by", default=DEFAULT, show_default=True, metavar="draw|value|top|METHOD",
+              help="draw: by chance, in proportion to how likely a failure is; value: likely to fail and unlike each other; top: likeliest to "
+              "fail; or a method: random, coreset, and what the model ranks by, such as epck or entropy. A wrong name lists those of the model.")  # fmt: skip
 @click.option("--to", required=True, cls=FormatOption, callback=_known_format, help="The annotation tool.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new folder.")
 @click.option("--after", multiple=True, type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="OUT",
               help="An earlier --out: its people are not chosen again, and what is chosen is unlike them. Repeatable.")  # fmt: skip
 @click.option("--name", help="Of the batch. [default: date and time]")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), metavar="NUMBER", help="Of random.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), metavar="NUMBER", help="Of random and draw."
+)
 @click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]),
               help="ray: shards of the pool are tasks of the cluster that RAY_ADDRESS names, or of this machine.")  # fmt: skip
 @click.option(
@@ -95,7 +98,7 @@ def _text(done: Selected, to: str, budget: int) -> str:
 
     lines = [f"{done.model}: {plural(done.people, 'person') if done.people == 1 else f'{done.people:,} people'} on "
              f"{plural(done.listed, 'picture')}, {done.scored_now:,} scored now"]  # fmt: skip
-    if not done.calibrated and done.by in ("value", "top"):
+    if not done.calibrated and done.by in BY_FAILURE:
         lines.append(
             "the model is not calibrated: its failure is one minus the mean confidence of the joints, which only ranks"
         )

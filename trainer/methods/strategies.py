@@ -3,7 +3,7 @@
 ``alpose-harvest select``, ``alpose-train select`` and the experiment ``alpose-train harvest-gain`` read it. A strategy is a
 pure function of arrays and a random generator. It imports numpy alone: what chooses a batch needs no torch.
 
-Shapes: N frames, D embedding, K frames that were chosen before, C clusters.
+Shapes: N frames, D embedding, V devices.
 """
 
 from __future__ import annotations
@@ -125,34 +125,10 @@ def draw(frames: Frames, k: int, rng: np.random.Generator, min_distance: float) 
     yield from _greedy(frames, _drawn(frames, rng), k, min_distance, fair=True, spread=0.0)
 
 
-def spread_draw(frames: Frames, k: int, rng: np.random.Generator, min_distance: float) -> Iterator[Pick]:
-    """The same times the distance to all that is chosen."""
-    yield from _greedy(frames, _drawn(frames, rng), k, min_distance, fair=True)
-
-
 def _drawn(frames: Frames, rng: np.random.Generator) -> Floats:
     """Weights whose order is a draw; scaled, so that the largest is 1."""
     logit_N = np.log(np.maximum(frames.failure_N.astype(np.float64), LEAST_HARDNESS)) + rng.gumbel(size=len(frames))
     return np.exp(np.maximum(logit_N - logit_N.max(), -60.0)).astype(np.float32)
-
-
-def clusters(frames: Frames, k: int, rng: np.random.Generator, min_distance: float) -> Iterator[Pick]:
-    """The typical ones first: the frame nearest to the centre of each of k clusters, weighted by failure probability."""
-    weight_N = np.maximum(frames.failure_N.astype(np.float64), LEAST_HARDNESS)
-    pool_M = np.argsort(-(np.log(weight_N) + rng.gumbel(size=len(weight_N))))[: 20 * k]
-    e_MD = frames.embedding_ND[pool_M].astype(np.float32)
-    centre_CD = e_MD[:k].copy()
-    for _ in range(8):
-        near_M = np.argmax(e_MD @ centre_CD.T - 0.5 * (centre_CD**2).sum(axis=1), axis=1)
-        for c in range(len(centre_CD)):
-            if (near_M == c).any():
-                centre_CD[c] = e_MD[near_M == c].mean(axis=0)
-    size_C = np.bincount(near_M, minlength=len(centre_CD))
-    for c in np.argsort(-size_C):
-        inside = np.flatnonzero(near_M == c)
-        if len(inside):
-            best = inside[np.argmin(((e_MD[inside] - centre_CD[c]) ** 2).sum(axis=1))]
-            yield Pick(int(pool_M[best]), FARTHEST)
 
 
 for _strategy in (
@@ -161,7 +137,8 @@ for _strategy in (
     Strategy("coreset", "most unlike", coreset, ("distance",)),
     Strategy(RANDOM, "by chance", by_chance),
     Strategy("draw", "by chance, in proportion to how probable a failure is", draw, ("failure",), fair=True),
-    Strategy("spread-draw", "x", spread_draw, ("failure",), fair=True),
-    Strategy("clusters", "x", clusters, ("failure",)),
 ):
     register(_strategy)
+
+BY_FAILURE = tuple(name for name, strategy in STRATEGIES.items() if "failure" in strategy.says)
+"""Those that look at the failure probability, which every model gives: ``alpose-train select`` has them beside the methods."""

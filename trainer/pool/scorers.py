@@ -33,14 +33,13 @@ from ..foreign import model as foreign
 from ..foreign.net import open_net
 from ..methods.catalog import METHODS, RANDOM
 from ..methods.options import ScoreOptions
+from ..methods.strategies import BY_FAILURE, DEFAULT
 from ..models.expected_pck import ExpectedPckHead
 from ..passes import View, predict_batch
 from ..scoring import PREFIXES, reduce_batch
 
 BLOCK = 32
 """Crops that a GPU is given at a time. A processor takes one by one: then nobody's numbers depend on their neighbours."""
-VALUE, TOP = "value", "top"
-"""Ways to choose that every model can: see :mod:`alpose.tools.pool`."""
 MAP_SCORES = ("entropy", "multipeak")
 """Methods of the catalog whose scores every net of ours gives, because its heatmaps are at hand."""
 
@@ -92,7 +91,7 @@ class Scorer(Protocol):
         ...
 
 
-def open_scorer(path: Path, machine: DeviceContext, by: str = VALUE) -> Scorer:
+def open_scorer(path: Path, machine: DeviceContext, by: str = DEFAULT) -> Scorer:
     """Open a model.
 
     Args:
@@ -149,7 +148,7 @@ def ways(about: About) -> tuple[str, ...]:
                if not method.truth and not method.reads_images and not method.head and not method.of_maps
                and name not in MAP_SCORES]  # fmt: skip
     for_all.sort(key=lambda name: name != RANDOM)
-    return (VALUE, TOP, *for_all, *about.methods)
+    return (*BY_FAILURE, *for_all, *about.methods)
 
 
 class _OwnScorer:

@@ -30,10 +30,11 @@ from ..cycles.ray_executor import Call, run_calls
 from ..data.records import Bools, Floats
 from ..device import DeviceContext, Precision, device_context
 from ..methods.catalog import METHODS
+from ..methods.strategies import DEFAULT
 from ..progress import progress
 from .boxes import Detect, Detections, key_of, read_detections
 from .pictures import Listing, list_pictures
-from .scorers import VALUE, About, Scorer, open_scorer
+from .scorers import About, Scorer, open_scorer
 from .shards import SCHEMA, Shard, ShardFile, ShardScores, block_for, person_id, score_shard
 
 log = logging.getLogger("alpose")
@@ -97,7 +98,7 @@ def score_pool(
     *,
     boxes: str | Path | Detect | None = None,
     least_score: float = 0.3,
-    by: str = VALUE,
+    by: str = DEFAULT,
     machine: DeviceContext | None = None,
     executor: Executor = "local",
     shard: int = SHARD,
