@@ -75,10 +75,10 @@ class GainConfig:
             raise ConfigError(f"--strategies: {', '.join(unknown)} unknown; known: {', '.join(STRATEGIES)}")
         if RANDOM not in self.strategies:
             raise ConfigError("--strategies: random must be among them, it is what the others are compared with")
-        if not self.budgets or min(self.budgets) < 2 or len(set(self.budgets)) != len(self.budgets):
-            raise ConfigError(
-                f"--budgets are different numbers from 2 up, got {', '.join(map(str, self.budgets)) or 'none'}"
-            )
+        every = (*self.budgets, *self.chance_budgets)
+        if not self.budgets or min(every) < 2 or len(set(every)) != len(every):
+            raise ConfigError("--budgets and --chance-budgets are different numbers from 2 up, got "
+                              f"{', '.join(map(str, every)) or 'none'}")  # fmt: skip
 
     @property
     def seeds(self) -> range:
@@ -106,10 +106,9 @@ def run_gain(
     claim(config.base, folder, machine)
     _claim(config, folder)
     field = open_field(run, cache, share=config.share, development=config.development)
-    if max(config.budgets) > len(field.pool):
-        raise ConfigError(
-            f"--budgets: {max(config.budgets)} labels are wanted of {len(field.pool)} frames of the field"
-        )
+    largest = max((*config.budgets, *config.chance_budgets))
+    if largest > len(field.pool):
+        raise ConfigError(f"--budgets: {largest} labels are wanted of {len(field.pool)} frames of the field")
     cells, done = list(_cells(config)), 0
     for seed in config.seeds:
         model = BaseModel(run, seed, (SHIPPED,), bases).model()

@@ -149,14 +149,14 @@ def test_labels_that_cannot_be_right_are_found_and_no_others() -> None:
     assert not wrong_labels(joints_NJ2, labelled_NJ, size_N2, LSP).any()
 
     ankle, wrist = LSP.index("right_ankle"), LSP.index("left_wrist")
-    joints_NJ2[0, ankle] = (-3.0, 20.0)
-    joints_NJ2[1, ankle] = (-1.0, 20.0)  # a rounding, not an error
+    labelled_NJ[:3] = True
+    right_2 = joints_NJ2[:2].max(axis=1)[:, 0]
+    size_N2[0], size_N2[1] = (right_2[0] - 2.5, 500), (right_2[1] - 0.5, 500)  # an edge 3.5 px, and 1.5, before a joint
     joints_NJ2[2, wrist] = joints_NJ2[2, LSP.index("left_elbow")] + 5000
     size_N2[2] = 10_000  # within its picture, but no arm is as long
-    labelled_NJ[0:3] = True
     labelled_NJ[3, ankle], joints_NJ2[3, ankle] = False, (-50.0, -50.0)  # not labelled: nothing is wrong
     wrong_NJ = wrong_labels(joints_NJ2, labelled_NJ, size_N2, LSP)
-    assert wrong_NJ[0, ankle]
+    assert wrong_NJ[0, joints_NJ2[0, :, 0].argmax()]
     assert not wrong_NJ[[1, 3]].any()
     assert set(np.flatnonzero(wrong_NJ[2])) == {wrist, LSP.index("left_elbow")}
 
