@@ -36,7 +36,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 @failure_options
 @place_options
 def harvest_gain(
-    dataset: str, folder: Path | None, preset_name: Any, seeds: int | None, bases: Path | None, strategies: str,
+    dataset: str, folder: Path | None, preset_name: Any, recipe: Path | None, seeds: int | None, bases: Path | None, strategies: str,
     budgets: tuple[int, ...], chance_budgets: tuple[int, ...], epochs: int | None, share: float, development: bool, first_seed: int, failure: Any,
     failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
@@ -55,10 +55,12 @@ def harvest_gain(
     from ..cycles.run import RunConfig
     from ..measures.metrics import Failure
     from ..pages.harvest_gain import findings, write_page
+    from ..presets import preset, with_recipe
     from .experiment import GainConfig, run_gain
     from .results import RESULT
 
-    base = RunConfig.from_preset(preset_name, dataset, methods=("random",), seeds=seeds, budget=1, select_only=True,
+    own = with_recipe(preset(preset_name), recipe).recipe
+    base = RunConfig.from_preset(preset_name, dataset, recipe=own, methods=("random",), seeds=seeds, budget=1, select_only=True,
                                  failure=Failure(failure, failure_limit))  # fmt: skip
     folder = folder or default_out(dataset, "harvest-gain-")
     config = GainConfig(base=base, strategies=names_in(strategies), budgets=budgets, chance_budgets=chance_budgets, epochs=epochs, share=share,
