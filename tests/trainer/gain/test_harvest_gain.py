@@ -56,10 +56,8 @@ def test_every_cell_is_there_and_compared_with_chance(done: tuple[Path, Result])
     (compared,) = found.comparisons
     assert (compared.strategy, compared.budget) == ("value", 6)
     # The difference is that of the cells, and lies in its interval.
-    apart = [
-        v - r
-        for v, r in zip(found.values("value", 6, "field_pck"), found.values("random", 6, "field_pck"), strict=True)
-    ]
+    pck = {(cell.seed, cell.strategy): cell.field_pck for cell in found.cells if cell.budget == 6}
+    apart = [pck[seed, "value"] - pck[seed, "random"] for seed in (0, 1)]
     assert compared.field.per_seed == pytest.approx(apart)
     assert compared.field.low <= compared.field.mean <= compared.field.high
     assert found.changed == pytest.approx(6 / 64, abs=0.01)
