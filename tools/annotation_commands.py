@@ -89,7 +89,7 @@ def _has_title(title: str, out: Path | None) -> Callable[[Path], bool]:
 )
 @click.option("--name", help="Name of the batch. [default: date and time]")
 @click.option(
-    "--seed", type=click.IntRange(0), metavar="NUMBER", help="Makes the draw of the control stream repeatable."
+    "--seed", type=click.IntRange(0), metavar="NUMBER", help="Makes what is drawn by chance repeatable."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of tables.")
 def select(
