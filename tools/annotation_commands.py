@@ -88,9 +88,7 @@ def _has_title(title: str, out: Path | None) -> Callable[[Path], bool]:
     help="Distance under which two frames are near-duplicates, as a share of what two frames are usually apart.",
 )
 @click.option("--name", help="Name of the batch. [default: date and time]")
-@click.option(
-    "--seed", type=click.IntRange(0), metavar="NUMBER", help="Makes what is drawn by chance repeatable."
-)
+@click.option("--seed", type=click.IntRange(0), metavar="NUMBER", help="Makes what is drawn by chance repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of tables.")
 def select(
     inbox: Path, budget: int, strategy: Any, control: int | None, min_distance: float, name: str | None,
