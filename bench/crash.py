@@ -1,6 +1,6 @@
 """Does the queue keep its word when its process is killed, and what does a put cost?
 
-``python -m bench.crash --trials 1000``; ``bench/_crash.py`` says what a trial is. A kill ends a process, not the machine:
+``python -m bench.crash --trials 1000``; ``bench/parts/crash.py`` says what a trial is. A kill ends a process, not the machine:
 what a power cut does rests on the disk's honouring of the sync that every put waits for.
 """
 
@@ -26,9 +26,9 @@ from alpose.runtime.errors import ConfigError, WrongAnswerError
 from alpose.runtime.io import write_json
 from alpose.trainer.device import DeviceContext
 
-from ._crash import BOUNDED, KILLS_PER_FILE, LONGEST_S, ROOMY, Outcome
-from ._measure import RESULTS, Bench, load_average, machine_facts, spread, table
-from ._put import measure
+from .parts.crash import BOUNDED, KILLS_PER_FILE, LONGEST_S, ROOMY, Outcome
+from .parts.measure import RESULTS, Bench, load_average, machine_facts, spread, table
+from .parts.put import measure
 
 BINS_MS = 10.0
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +76,7 @@ def main(trials: int, seed: int, rounds: int, folder: Path | None, out: Path) ->
 
 def _outcomes(trials: int, seed: int, folder: Path) -> Iterator[Outcome]:
     """From a process of their own: what forks writers must not carry torch's threads."""
-    command = [sys.executable, "-m", "bench._crash", str(trials), str(seed), str(folder)]
+    command = [sys.executable, "-m", "bench.parts.crash", str(trials), str(seed), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
         assert process.stdout is not None

@@ -25,9 +25,9 @@ from alpose.trainer.checkpoint import PoseModel, load
 from alpose.trainer.device import device_context
 from alpose.trainer.models.heads import HeadName
 
-from ._export_contestants import BATCHES, SAYS, Frames, line_up, noise
-from ._export_crop import FRAME_HW, PERSON, cropping
-from ._measure import (
+from .parts.export_contestants import BATCHES, SAYS, Frames, line_up, noise
+from .parts.export_crop import FRAME_HW, PERSON, cropping
+from .parts.measure import (
     RESULTS,
     Bench,
     Task,

@@ -26,7 +26,7 @@ from alpose.trainer.device import device_context
 from alpose.trainer.foreign.net import prepare
 from alpose.trainer.foreign.spec import PoseSpec
 
-from ._measure import RESULTS, Bench, Task, interleave, load_average, machine_facts, paired, spread, table
+from .parts.measure import RESULTS, Bench, Task, interleave, load_average, machine_facts, paired, spread, table
 
 CALLS = 10
 """In a row, of which the mean counts: right after another net, its weights are in the caches."""

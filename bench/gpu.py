@@ -35,9 +35,9 @@ from alpose.trainer.device import DeviceContext, device_context
 from alpose.trainer.measures.metrics import ProfileName
 from alpose.trainer.presets import Preset, Recipe, preset
 
-from ._bundle import measure_bundle
-from ._bundle import show as show_bundle
-from ._contestants import (
+from .parts.bundle import measure_bundle
+from .parts.bundle import show as show_bundle
+from .parts.contestants import (
     NOT_TIMED,
     WORK_SAYS,
     WORKS,
@@ -49,7 +49,7 @@ from ._contestants import (
     ours,
     tiny_recipe,
 )
-from ._measure import RESULTS, Bench, Task, interleave, machine_facts, rates, spread, synchroniser, table
+from .parts.measure import RESULTS, Bench, Task, interleave, machine_facts, rates, spread, synchroniser, table
 
 Part = Literal["all", "throughput", "bundle", "stage1"]
 

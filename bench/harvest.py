@@ -31,7 +31,7 @@ from alpose.tools.inbox_database import open_database
 from alpose.tools.select import select
 from alpose.trainer.device import device_context
 
-from ._measure import RESULTS, Bench, load_average, machine_facts, spread, table
+from .parts.measure import RESULTS, Bench, load_average, machine_facts, spread, table
 
 DEVICES, SCENES, CONTROL_SHARE, CONTROL_RATE = 50, 2000, 0.05, 0.001
 BUNDLE = "b" * 64

@@ -18,7 +18,7 @@ import numpy as np
 
 from alpose.runtime import Monitor
 from alpose.runtime.io import write_json
-from alpose.runtime.live import LivePage
+from alpose.runtime.telemetry.live import LivePage
 from alpose.trainer.device import device_context, environment
 
 WAYS = ("no page", "nobody looks", "somebody looks")
@@ -75,7 +75,7 @@ def watch(monitor: Monitor, frames: list[Any], count: int) -> list[float]:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("bench/results/live.json"), show_default=True)
 def main(bundle: Path, rounds: int, count: int, out: Path) -> None:
     """Measure, and write the result."""
-    import alpose.runtime.live as module
+    import alpose.runtime.telemetry.live as module
 
     module.LivePage = Timed  # type: ignore[misc]
     frames = [np.random.default_rng(n).integers(0, 256, (1080, 1920, 3), dtype=np.uint8) for n in range(4)]

@@ -24,9 +24,9 @@ from alpose.runtime.errors import AlposeError
 from alpose.runtime.io import write_json
 from alpose.trainer.device import device_context
 
-from ._measure import RESULTS, Bench, interleave, load_average, machine_facts, paired, spread, table
-from ._methods import OURS, TINY, Sizes, Work, works
-from ._reference_methods import ReferenceMethods, load_methods
+from .parts.measure import RESULTS, Bench, interleave, load_average, machine_facts, paired, spread, table
+from .parts.methods import OURS, TINY, Sizes, Work, works
+from .parts.reference_methods import ReferenceMethods, load_methods
 
 NAMES = tuple(works(Sizes()))
 

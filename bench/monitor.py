@@ -33,9 +33,9 @@ from alpose.runtime.io import write_json
 from alpose.runtime.types import OUTPUT_NAMES
 from alpose.trainer.device import device_context
 
-from ._export_contestants import maps_name, session, shorten
-from ._footage import HEIGHT, PERSON, WIDTH, Footage, Recorded, footage, place_of, policy, random_bundle
-from ._measure import RESULTS, Bench, Task, interleave, load_average, machine_facts, paired, spread, table
+from .parts.export_contestants import maps_name, session, shorten
+from .parts.footage import HEIGHT, PERSON, WIDTH, Footage, Recorded, footage, place_of, policy, random_bundle
+from .parts.measure import RESULTS, Bench, Task, interleave, load_average, machine_facts, paired, spread, table
 
 Seconds = npt.NDArray[np.float64]
 

@@ -34,7 +34,7 @@ from alpose.trainer.pool.scorers import About
 from alpose.trainer.pool.scores import PoolScores, score_pool
 from alpose.trainer.presets import preset
 
-from ._measure import RESULTS, Bench, load_average, machine_facts, spread, table
+from .parts.measure import RESULTS, Bench, load_average, machine_facts, spread, table
 
 SCENES = 2000
 CHUNK = 65_536

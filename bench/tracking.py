@@ -5,7 +5,7 @@
 
 A frame counts as covered when the crop holds nine tenths of the person's box and is no longer than two and a half times the
 box's longer side: a search window of the whole frame covers everybody and helps nobody. Frames in which less than a third of
-the person is in the picture are left out. The tracker is tuned on rendered people (:mod:`bench._walking`), the video judges.
+the person is in the picture are left out. The tracker is tuned on rendered people (:mod:`bench.parts.walking`), the video judges.
 ``--name`` says which tracker it was, so that two checkouts can be compared in one file.
 
 Shapes: boxes are (x0, y0, x1, y1) in frame pixels.
@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from alpose import runtime
 
-from ._walking import CAMERAS, FPS, Scene
+from .parts.walking import CAMERAS, FPS, Scene
 
 Box = tuple[float, float, float, float]
 HELD, LONGEST = 0.9, 2.5
@@ -76,7 +76,7 @@ def filmed(video: Path, document: dict[str, Any], mirrored: bool, every: int) ->
 
 
 def rendered(scene: Scene) -> Iterator[Labelled]:
-    """A scene of :mod:`bench._walking`, every frame of it labelled."""
+    """A scene of :mod:`bench.parts.walking`, every frame of it labelled."""
     for index, shot in enumerate(scene.shots()):
         yield Labelled(shot.frame_HW3, index / FPS, index, not shot.partial, shot.box_4)
 

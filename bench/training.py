@@ -21,7 +21,7 @@ from alpose.runtime.io import write_json
 from alpose.trainer.device import DeviceContext, device_context, has_bf16
 from alpose.trainer.presets import Recipe, preset
 
-from ._contestants import (
+from .parts.contestants import (
     NOT_TIMED,
     WORK_SAYS,
     WORKS,
@@ -33,7 +33,7 @@ from ._contestants import (
     ours,
     tiny_recipe,
 )
-from ._measure import (
+from .parts.measure import (
     RESULTS,
     Bench,
     interleave,
@@ -45,7 +45,7 @@ from ._measure import (
     synchroniser,
     table,
 )
-from ._reference import Reference, load
+from .parts.reference import Reference, load
 
 Size = Literal["tiny", "laptop", "paper"]
 

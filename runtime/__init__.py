@@ -13,13 +13,13 @@ It imports numpy and nothing else; an engine, an encoder, metrics and encryption
 
 from .bundle import Bundle
 from .crop import Crop, cut, square_crop
-from .detector import YoloDetector
 from .engines.catalog import open_engine
 from .errors import AlposeError
+from .locate.detector import YoloDetector
 from .monitor import Monitor
 from .queue import Picture, Queue, Record
 from .skeleton import COCO, LSP, MPII, Skeleton
-from .stats import Stats
+from .telemetry.stats import Stats
 from .triggers import (
     AllOf,
     AnyOf,

@@ -26,19 +26,19 @@ from .bundle import Bundle
 from .engines.catalog import AUTO, Opened, Verify, open_engine
 from .errors import ConfigError, DataError, QueueError
 from .frames import FrameFormat
+from .locate.tracking import Box, Streams
 from .pipeline import Detect, FaultIsolation, FramePipeline, FrameReader
-from .prometheus import Metrics
 from .queue import Queue
 from .queue.record import MAX_NAME, is_name
 from .queue.recorder import HANDOVER_BYTES, QueueNumbers
 from .recording import PREVIOUS_BYTES, QUEUE_START_S, FrameRecorder, host_name, new_device_id
-from .stats import EngineState, Meters, Stats
-from .tracking import Box, Streams
+from .telemetry.prometheus import Metrics
+from .telemetry.stats import EngineState, Meters, Stats
 from .triggers import Budget, Control, Episodes, Trigger, parse
 from .types import Engine, Verdict
 
 if TYPE_CHECKING:
-    from .live import LivePage
+    from .telemetry.live import LivePage
 
 log = logging.getLogger("alpose.monitor")
 
@@ -335,8 +335,8 @@ class Monitor:
         Raises:
             ConfigError: it is not an address, the port is taken, or this Monitor is served already or was closed.
         """
-        from .live import LivePage
-        from .web import address as host_and_port
+        from .telemetry.live import LivePage
+        from .telemetry.web import address as host_and_port
 
         with self._lock:
             if self._closing or self._parts.closed:

@@ -27,11 +27,11 @@ from .drift import DriftReport, Drifts
 from .engines.device import DeviceEngine
 from .errors import AlposeError, ConfigError, DataError, WrongAnswerError
 from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_foreign, take_frame
+from .locate.people import MOST_OVERLAP, MOST_PEOPLE, People, apart, as_boxes, believed, overlaps, read_boxes
+from .locate.tracking import MOST_STREAMS, Box, Stream, Streams, given_place, largest
 from .logs import RateLimitedLog
-from .people import MOST_OVERLAP, MOST_PEOPLE, People, apart, as_boxes, believed, overlaps, read_boxes
 from .recording import FrameCopies, FrameRecorder, FrameResult, RegionOfInterest
-from .stats import Counters, Meters
-from .tracking import MOST_STREAMS, Box, Stream, Streams, given_place, largest
+from .telemetry.stats import Counters, Meters
 from .triggers import Decision, Observation, Policy, Setting, Trigger
 from .types import Engine, FrameTime, Outputs, Timings, Verdict
 

@@ -31,12 +31,12 @@ from .bundle.manifest import crop_to_json
 from .crop import Crop
 from .errors import ConfigError, DataError, QueueError
 from .frames import DeviceFrame, HostFrame, Region
+from .locate.tracking import MOST_STREAMS, Place, Stream
 from .queue import Queue, Record
 from .queue.record import Candidate, FrameCopy
 from .queue.recorder import HANDOVER_BYTES, Recorder
 from .redaction import head_joints, head_region
-from .stats import Counters
-from .tracking import MOST_STREAMS, Place, Stream
+from .telemetry.stats import Counters
 from .triggers import Decision, Observation, Policy, State, Trigger
 from .types import FrameTime
 

@@ -12,8 +12,9 @@ import click
 from alpose import __version__
 from alpose.runtime.command_line import LogHandler, OneLineErrors
 
-from .annotation_commands import export, gallery, import_, mcap, report, select
-from .pull_commands import pull, status, unseal
+from .commands.annotation import export, import_, report
+from .commands.frames import gallery, mcap, select
+from .commands.pull import pull, status, unseal
 
 log = logging.getLogger("alpose")
 

@@ -34,7 +34,7 @@ from alpose.runtime.io import bring_file, read_json, write_atomically, write_jso
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.data.coco import skeleton_of
 
-from .annotation import picture_key
+from .annotation.exporting import picture_key
 from .batch import Batch
 from .formats.coco import CATEGORY_ID, DIGITS, category, flat
 from .labels import (

@@ -35,7 +35,7 @@ from alpose.runtime.queue.record import PictureInfo
 from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.triggers import Reason
 
-from .annotation import DAMAGED, KEYPOINTS_ONLY, UNREADABLE, Skeletons, decodes, to_image, why_absent
+from .annotation.exporting import DAMAGED, KEYPOINTS_ONLY, UNREADABLE, Skeletons, decodes, to_image, why_absent
 from .inbox import Inbox
 from .inbox_database import Entry
 

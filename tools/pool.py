@@ -34,7 +34,7 @@ from alpose.trainer.data.records import ImageError, orientation
 from alpose.trainer.methods.strategies import BY_FAILURE, DEFAULT, STRATEGIES
 from alpose.trainer.pool.pictures import decode, digest
 
-from .annotation import Written, write_batch
+from .annotation.exporting import Written, write_batch
 from .batch import POOL, Batch, Choice
 from .formats import format_named
 from .inbox import Inbox

@@ -394,4 +394,4 @@ def theory(run: Path | None, seed: int | None, near: float, as_json: bool) -> No
 
 
 # What it writes is an inbox and a batch, which are the harvest's: the code stands there, and its name here, as in a catalog.
-main.add_command(resolve("alpose.tools.pool_commands:select"))
+main.add_command(resolve("alpose.tools.commands.pool:select"))

@@ -17,7 +17,7 @@ from .systemd import Service
 
 if TYPE_CHECKING:
     from ..monitor import Monitor
-    from ..stats import Stats
+    from ..telemetry.stats import Stats
     from .overlay import AnnotatedVideo
 
 log = logging.getLogger("alpose.monitor")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..camera.sources import SourceCounts
     from ..frames import FrameFormat
     from ..pipeline import Detect
-    from ..stats import Stats
+    from ..telemetry.stats import Stats
     from ..triggers import Trigger
 
 log = logging.getLogger("alpose.monitor")
@@ -223,8 +223,8 @@ def _detect(bundle: Bundle, path: Path | None, form: FrameFormat, threads: int |
     Raises:
         ConfigError: nothing finds several people, or a detector was given to a net that needs none.
     """
-    from ..detector import YoloDetector
     from ..frames import FrameFormat, accept
+    from ..locate.detector import YoloDetector
 
     name = bundle.manifest.name
     if not bundle.crop.around_person:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import ConfigError
-from ..stats import Count, Counters, QueueState
+from ..telemetry.stats import Count, Counters, QueueState
 from .images import PictureEncoder
 from .queue import Queue, QueueInfo
 from .record import MAX_PICTURES, Candidate, FrameCopy

@@ -28,7 +28,7 @@ from typing import NamedTuple
 from ..errors import AlposeError, QueueError
 from ..frames import Region
 from ..logs import RateLimitedLog
-from ..stats import Counters
+from ..telemetry.stats import Counters
 from .eviction import Stored
 from .images import PictureEncoder
 from .queue import Item, Queue

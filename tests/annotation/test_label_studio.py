@@ -25,8 +25,8 @@ from alpose.tools import sample  # noqa: E402
 from alpose.tools.cli import main  # noqa: E402
 from alpose.tools.dataset import ANNOTATIONS  # noqa: E402
 from alpose.tools.inbox import Inbox  # noqa: E402
-from alpose.tools.pull import pull  # noqa: E402
-from alpose.tools.sources import LocalSource  # noqa: E402
+from alpose.tools.pull.pull import pull  # noqa: E402
+from alpose.tools.pull.sources import LocalSource  # noqa: E402
 
 from .studio import Studio, running  # noqa: E402
 

@@ -25,9 +25,9 @@ from alpose.trainer.device import DeviceContext, has_bf16
 from alpose.trainer.models.hourglass import HourglassConfig
 from alpose.trainer.presets import NetSize, preset
 from bench import gpu, training
-from bench._contestants import make_material, official, our_facts, ours
-from bench._measure import interleave, paired, rates, spread, synchroniser, table
-from bench._reference import Reference, load, redirected
+from bench.parts.contestants import make_material, official, our_facts, ours
+from bench.parts.measure import interleave, paired, rates, spread, synchroniser, table
+from bench.parts.reference import Reference, load, redirected
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

@@ -18,8 +18,8 @@ from alpose.trainer.checkpoint import TargetConfig, new_head, new_model, save
 from alpose.trainer.data.crops import CropConfig
 from alpose.trainer.models.hourglass import HourglassConfig
 from bench import export as bench
-from bench._export_contestants import BATCHES, SAYS, decode, entropy, noise
-from bench._export_crop import FRAME_HW, PERSON, weights
+from bench.parts.export_contestants import BATCHES, SAYS, decode, entropy, noise
+from bench.parts.export_crop import FRAME_HW, PERSON, weights
 
 
 def test_decoding_in_numpy_is_the_trainers() -> None:

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from alpose.runtime.errors import ConfigError, DataNotFoundError
 from alpose.trainer.methods.neighbour_weights import by_affinity, conditional
 from bench import methods
-from bench._methods import OURS, REFERENCE, TINY, Check, embeddings, pck_table, works
-from bench._methods_egl import _same_affinities, asked_perplexity, true_perplexity
-from bench._methods_pose import data_pipeline
-from bench._reference_methods import LOADING, NETWORK, ReferenceMethods, load_methods
+from bench.parts.methods import OURS, REFERENCE, TINY, Check, embeddings, pck_table, works
+from bench.parts.methods_egl import _same_affinities, asked_perplexity, true_perplexity
+from bench.parts.methods_pose import data_pipeline
+from bench.parts.reference_methods import LOADING, NETWORK, ReferenceMethods, load_methods
 
 ACTIVE = """
 import os

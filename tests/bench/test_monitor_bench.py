@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from alpose.runtime.triggers import Control, Threshold
-from bench import _footage as stand_ins
 from bench import monitor as bench
+from bench.parts import footage as stand_ins
 
 
 def test_the_slope_of_a_line_in_noise_is_inside_its_interval() -> None:

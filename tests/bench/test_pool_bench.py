@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from bench._measure import spread
+from bench.parts.measure import spread
 from bench.pool import OwnMemory, pick_once, show, write_embeddings
 
 

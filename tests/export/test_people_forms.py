@@ -15,7 +15,7 @@ from alpose.export.merge import load
 from alpose.runtime import Monitor
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.engines.onnx import OnnxEngine
-from alpose.runtime.people import overlaps
+from alpose.runtime.locate.people import overlaps
 from alpose.runtime.types import CANDIDATES
 from alpose.trainer.foreign.net import open_net
 from alpose.trainer.foreign.recognition.recognise import recognise

@@ -23,14 +23,14 @@ from alpose.runtime import Budget, Control, Episodes, Monitor, Novel, Queue, Thr
 from alpose.runtime.drift import Drift
 from alpose.runtime.errors import ConfigError, QueueError
 from alpose.runtime.frames import HostFrame
+from alpose.runtime.locate.tracking import WholeFrame
 from alpose.runtime.pipeline import FrameClock
 from alpose.runtime.queue import writer
 from alpose.runtime.queue.images import decode
 from alpose.runtime.queue.record import FrameCopy
 from alpose.runtime.recording import FrameLog, FrameRecorder, PolicyState, PreviousFrames
 from alpose.runtime.signals import Signals
-from alpose.runtime.stats import Counters
-from alpose.runtime.tracking import WholeFrame
+from alpose.runtime.telemetry.stats import Counters
 from alpose.runtime.triggers import Decision, Observation, Policy
 from alpose.runtime.types import FrameTime, Outputs
 

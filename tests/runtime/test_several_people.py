@@ -13,9 +13,18 @@ from hypothesis import strategies as st
 from alpose.runtime import Monitor
 from alpose.runtime.crop import CropRule, cut
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.people import MOST_KNOWN, MOST_PEOPLE, People, PeopleConfig, believed, match, overlaps, read_boxes
+from alpose.runtime.locate.people import (
+    MOST_KNOWN,
+    MOST_PEOPLE,
+    People,
+    PeopleConfig,
+    believed,
+    match,
+    overlaps,
+    read_boxes,
+)
 from alpose.runtime.queue import Queue
-from alpose.runtime.stats import Count
+from alpose.runtime.telemetry.stats import Count
 from alpose.runtime.triggers import Budget, Cooldown, Episodes, Threshold, Trigger
 
 from ..fakes import dots

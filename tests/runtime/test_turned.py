@@ -11,8 +11,8 @@ import pytest
 from alpose.runtime import Monitor
 from alpose.runtime.crop import CropRule
 from alpose.runtime.errors import ConfigError
+from alpose.runtime.locate.tracking import BodyAxis
 from alpose.runtime.skeleton import COCO, LSP, Skeleton, body_axis
-from alpose.runtime.tracking import BodyAxis
 
 from ..fakes import dots
 

@@ -17,7 +17,7 @@ import pytest
 from alpose.runtime import Monitor, Queue, Threshold, recording
 from alpose.runtime.errors import QueueError
 from alpose.runtime.queue import database, recorder, tables
-from alpose.runtime.stats import Count
+from alpose.runtime.telemetry.stats import Count
 
 from ..fakes import scripted
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from alpose.tools.cli import main
 from alpose.tools.inbox import Inbox
-from alpose.tools.pull import pull
-from alpose.tools.sources import LocalSource
+from alpose.tools.pull.pull import pull
+from alpose.tools.pull.sources import LocalSource
 
 BUDGET = 10
 

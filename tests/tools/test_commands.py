@@ -22,7 +22,7 @@ from alpose.runtime.queue import Picture, Queue, images
 from alpose.runtime.queue.record import PictureInfo, Record
 from alpose.runtime.skeleton import LSP, MPII, Skeleton
 from alpose.tools import sample
-from alpose.tools.annotation import gather, to_image
+from alpose.tools.annotation.exporting import gather, to_image
 from alpose.tools.batch import Batch
 from alpose.tools.cli import main
 from alpose.tools.dataset import ANNOTATIONS

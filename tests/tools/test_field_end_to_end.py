@@ -9,16 +9,16 @@ import pytest
 
 from alpose.runtime.queue import Picture, Queue
 from alpose.runtime.skeleton import LSP
-from alpose.tools.annotation import item_of
+from alpose.tools.annotation.exporting import item_of
 from alpose.tools.batch import Batch
 from alpose.tools.dataset import merge
 from alpose.tools.field.labelled import read_labelled, read_tallies
 from alpose.tools.field.report import FieldReport, field_report
 from alpose.tools.inbox import Inbox
 from alpose.tools.labels import VISIBLE, Answer, Pose, compare
-from alpose.tools.pull import pull
+from alpose.tools.pull.pull import pull
+from alpose.tools.pull.sources import LocalSource
 from alpose.tools.select import choose
-from alpose.tools.sources import LocalSource
 
 from .queues import BUNDLE, make_record, quick_folder
 

@@ -12,15 +12,15 @@ from alpose.runtime import Monitor, Queue
 from alpose.runtime.bundle import Bundle
 from alpose.runtime.skeleton import COCO
 from alpose.runtime.triggers import parse
-from alpose.tools.annotation import item_of
+from alpose.tools.annotation.exporting import item_of
 from alpose.tools.dataset import merge
 from alpose.tools.field.labelled import read_labelled, read_tallies
 from alpose.tools.field.report import field_report
 from alpose.tools.inbox import Inbox
 from alpose.tools.labels import VISIBLE, Answer, Pose, compare
-from alpose.tools.pull import pull
+from alpose.tools.pull.pull import pull
+from alpose.tools.pull.sources import LocalSource
 from alpose.tools.select import choose
-from alpose.tools.sources import LocalSource
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")

@@ -15,7 +15,7 @@ import pytest
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
-from alpose.tools.annotation import IMAGE_URL
+from alpose.tools.annotation.exporting import IMAGE_URL
 from alpose.tools.batch import Batch
 from alpose.tools.formats import FORMATS, LabelFile, format_of, label_suffixes
 from alpose.tools.formats import coco as coco_format

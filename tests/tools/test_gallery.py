@@ -21,12 +21,12 @@ from alpose.runtime.queue import Queue, images
 from alpose.runtime.queue.record import Picture
 from alpose.runtime.skeleton import LSP
 from alpose.tools import gallery as gallery_module
-from alpose.tools.annotation_commands import gallery as command
 from alpose.tools.batch import Batch, Choice
+from alpose.tools.commands.frames import gallery as command
 from alpose.tools.gallery import Gallery, gather, render, square, value
 from alpose.tools.inbox import Inbox
-from alpose.tools.pull import pull
-from alpose.tools.sources import LocalSource
+from alpose.tools.pull.pull import pull
+from alpose.tools.pull.sources import LocalSource
 from alpose.trainer.pages.pose import LEVELS, strokes
 
 from .queues import BUNDLE, make_record

@@ -14,17 +14,17 @@ import pytest
 from alpose.runtime.queue import Picture, Queue
 from alpose.runtime.queue.images import encode
 from alpose.runtime.skeleton import LSP
-from alpose.tools.annotation import write_batch
+from alpose.tools.annotation.exporting import write_batch
+from alpose.tools.annotation.importing import Imported, import_labels
 from alpose.tools.batch import Batch, Choice
 from alpose.tools.dataset import ANNOTATIONS
 from alpose.tools.field.labelled import read_labelled
 from alpose.tools.formats.files import open_files
-from alpose.tools.importing import Imported, import_labels
 from alpose.tools.inbox import Inbox
 from alpose.tools.labels import HIDDEN
-from alpose.tools.pull import plan, pull
-from alpose.tools.reader import Reader
-from alpose.tools.sources import LocalSource
+from alpose.tools.pull.pull import plan, pull
+from alpose.tools.pull.reader import Reader
+from alpose.tools.pull.sources import LocalSource
 
 from .per_image import PerImage
 from .queues import BUNDLE, make_record

@@ -511,7 +511,7 @@ def test_a_pool_in_a_bucket(model: Path, pool: Path, tmp_path: Path, monkeypatch
     s3fs = pytest.importorskip("s3fs")
     from alpose.trainer.pool.pictures import _file_system
 
-    from .test_remote import closing_s3
+    from .pull.test_remote import closing_s3
 
     server = server_module.ThreadedMotoServer(port=0)
     server.start()

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from alpose.runtime.skeleton import LSP
-from alpose.tools.annotation import entries_known, gather
+from alpose.tools.annotation.exporting import entries_known, gather
 from alpose.tools.batch import Batch
 from alpose.tools.dataset import ANNOTATIONS
 from alpose.tools.formats import FORMATS

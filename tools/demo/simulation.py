@@ -23,7 +23,7 @@ from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.measures.metrics import Failure, judge, profile_for
 from alpose.trainer.progress import progress
 
-from ..annotation import to_image
+from ..annotation.exporting import to_image
 from ..formats import coco
 from ..inbox import Inbox
 from ..labels import id_in

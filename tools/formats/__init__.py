@@ -1,7 +1,7 @@
 """Annotation formats: one file each, and the registry of all of them.
 
 A format writes a batch for its tool and reads what the tool gives back. It knows nothing of inboxes and datasets: sizes of
-pictures, the order of joints and who was meant are sorted out by :mod:`alpose.tools.importing` for all formats alike.
+pictures, the order of joints and who was meant are sorted out by :mod:`alpose.tools.annotation.importing` for all formats alike.
 """
 
 from __future__ import annotations

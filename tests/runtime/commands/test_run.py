@@ -34,7 +34,7 @@ from alpose.runtime.errors import DataNotFoundError
 from alpose.runtime.monitor import Monitor
 from alpose.runtime.queue import Queue
 from alpose.runtime.queue.images import decode
-from alpose.runtime.stats import Meters, QueueState, Stats
+from alpose.runtime.telemetry.stats import Meters, QueueState, Stats
 from alpose.runtime.triggers import Policy, Setting
 
 from ...fakes import disk, dots
@@ -135,7 +135,7 @@ class Finder:
 def test_everybody_on_each_frame_is_watched_kept_by_name_and_counted(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alpose.runtime.detector.YoloDetector", Finder)
+    monkeypatch.setattr("alpose.runtime.locate.detector.YoloDetector", Finder)
     path = tmp_path / "yolo.onnx"
     path.touch()
     result = run("--people", "--detector", path, "--queue", tmp_path / "q.db", "--trigger", "Threshold(0.5)", "--camera",
@@ -444,7 +444,7 @@ def stats() -> Stats:
         decision = "flagged" if number % 10 == 0 else "passed"
         meters.frame(decision, 0.3, crop_s=0.001, inference_s=0.004, decision_s=0.0005, total_s=0.0055)
     meters.counters.add("dropped_frames_total", 2, reason="handover_full")
-    from alpose.runtime.stats import EngineState
+    from alpose.runtime.telemetry.stats import EngineState
 
     return meters.stats(
         device="d", camera="", bundle="b", bundle_sha256="ab", threshold=0.5, drift=_no_drift(),

@@ -1,4 +1,4 @@
-"""kill -9 at random moments. ``python -m bench.crash`` is the long form; ``bench/_crash.py`` says what a trial is."""
+"""kill -9 at random moments. ``python -m bench.crash`` is the long form; ``bench/parts/crash.py`` says what a trial is."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parents[3]
 if str(ROOT) not in sys.path:  # bench is no part of the package
     sys.path.append(str(ROOT))
 
-crash = pytest.importorskip("bench._crash", reason="bench is not in an installed package")
+crash = pytest.importorskip("bench.parts.crash", reason="bench is not in an installed package")
 
 TRIALS = 50
 
 
 def test_fifty_kills_at_random_moments_lose_and_tear_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench._crash", str(TRIALS), str(os.getpid()), str(tmp_path)]
+    command = [sys.executable, "-m", "bench.parts.crash", str(TRIALS), str(os.getpid()), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr

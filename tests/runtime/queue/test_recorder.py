@@ -30,7 +30,7 @@ from alpose.runtime.queue.queue import Queue
 from alpose.runtime.queue.record import Candidate, FrameCopy, Picture, Record
 from alpose.runtime.queue.recorder import Recorder
 from alpose.runtime.queue.writer import PendingRecord, QueueWriter
-from alpose.runtime.stats import Counters
+from alpose.runtime.telemetry.stats import Counters
 
 from ...fakes import candidates
 

@@ -1,0 +1,1 @@
+"""Where people are on a frame, before the net looks at it, and which of them is who."""

@@ -1,0 +1,1 @@
+"""The commands of ``alpose-harvest``, and ``alpose-train select``."""

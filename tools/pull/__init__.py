@@ -1,0 +1,1 @@
+"""From the devices' queues into an inbox."""
