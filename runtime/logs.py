@@ -7,6 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import AlposeError
+
+if TYPE_CHECKING:
+    from .telemetry.counters import Counters
 
 EVERY_S = 60.0
 MOST_KEYS = 256
@@ -96,3 +102,21 @@ def _filled(message: str, args: tuple[object, ...]) -> str:
 
 def _more(known: _Kind, now_s: float) -> str:
     return f" ({known.unsaid} more in {now_s - known.said_s:.0f} s)" if known.unsaid else ""
+
+
+class FaultIsolation:
+    """Counts faults (``internal_errors_total{where}``) and logs each kind at most once a minute: the camera goes on."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self.limited = RateLimitedLog(logging.getLogger("alpose.monitor"))
+
+    def report(self, where: str, error: Exception) -> None:
+        """Something failed, and the camera goes on."""
+        self._counters.add("internal_errors_total", where=where)
+        said = str(error) if isinstance(error, AlposeError) else repr(error)  # ours are whole sentences
+        self.say(where, f"{where} failed, and the camera goes on: {said}")
+
+    def say(self, kind: str, message: str) -> None:
+        """Log at most once a minute for each kind."""
+        self.limited.error(kind, "%s", message)

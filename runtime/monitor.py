@@ -26,8 +26,10 @@ from .bundle import Bundle
 from .engines.catalog import AUTO, Opened, Verify, open_engine
 from .errors import ConfigError, DataError, QueueError
 from .frames import FrameFormat
-from .locate.tracking import Box, Streams
-from .pipeline import Detect, FaultIsolation, FramePipeline, FrameReader
+from .locate.search import Box
+from .locate.tracking import Streams
+from .logs import FaultIsolation
+from .pipeline import Detect, FramePipeline, FrameReader
 from .queue import Queue
 from .queue.record import MAX_NAME, is_name
 from .queue.recorder import HANDOVER_BYTES, QueueNumbers

@@ -9,12 +9,10 @@ Shapes: N persons, S crop side, J joints.
 
 from __future__ import annotations
 
-import logging
 import math
-import operator
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,15 +23,16 @@ from .bundle.manifest import MODEL
 from .crop import Crop
 from .drift import DriftReport, Drifts
 from .engines.device import DeviceEngine
-from .errors import AlposeError, ConfigError, DataError, WrongAnswerError
+from .errors import ConfigError, DataError, WrongAnswerError
 from .frames import DeviceFrame, FrameFormat, HostFrame, Region, accept, is_foreign, take_frame
 from .locate.people import MOST_OVERLAP, MOST_PEOPLE, People, apart, as_boxes, believed, overlaps, read_boxes
-from .locate.tracking import MOST_STREAMS, Box, Stream, Streams, given_place, largest
-from .logs import RateLimitedLog
+from .locate.search import Box
+from .locate.tracking import Stream, Streams, given_place, largest
+from .logs import FaultIsolation
 from .recording import FrameCopies, FrameRecorder, FrameResult, RegionOfInterest
-from .telemetry.stats import Counters, Meters
+from .telemetry.stats import Meters
 from .triggers import Decision, Observation, Policy, Setting, Trigger
-from .types import Engine, FrameTime, Outputs, Timings, Verdict
+from .types import MOST_STREAMS, Engine, FrameClock, FrameTime, Outputs, Timings, Verdict
 
 Detect = Callable[[Any], Any]
 """Takes a frame as the app gave it, and returns boxes (N, 4) of people, or None."""
@@ -483,100 +482,6 @@ class FrameReader:
             return frame.to_rgb(region)
         assert isinstance(self.engine, DeviceEngine)
         return self.engine.to_host(frame, region)
-
-
-class FaultIsolation:
-    """Counts faults (``internal_errors_total{where}``) and logs each kind at most once a minute: the camera goes on."""
-
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
-        self.limited = RateLimitedLog(logging.getLogger("alpose.monitor"))
-
-    def report(self, where: str, error: Exception) -> None:
-        """Something failed, and the camera goes on."""
-        self._counters.add("internal_errors_total", where=where)
-        said = str(error) if isinstance(error, AlposeError) else repr(error)  # ours are whole sentences
-        self.say(where, f"{where} failed, and the camera goes on: {said}")
-
-    def say(self, kind: str, message: str) -> None:
-        """Log at most once a minute for each kind."""
-        self.limited.error(kind, "%s", message)
-
-
-@dataclass(slots=True)
-class _CameraClock:
-    """What is known of the clock that gives the times of one camera."""
-
-    offset_s: float
-    """From its time to the policy's."""
-    given_ns: int
-    last_s: float
-    """The policy's time of its last frame."""
-
-
-class FrameClock:
-    """Gives every call its :class:`~alpose.runtime.types.FrameTime`.
-
-    Times that the app gives (of a recording, or of a camera with a clock of its own) carry the policy's time, so that an
-    hour of a video is an hour however fast it is read.
-    """
-
-    BACK_S = 1.0
-    """Times given by an app may be out of order by this much: a budget sees no step back. By more, the clock was set."""
-    AHEAD_S = 86_400.0
-    """A step of more than this is not a pause but a clock that was set."""
-    SECONDS = (1_500_000_000, 4_000_000_000)
-    """Unix time in seconds, 2017 to 2096. As nanoseconds they are the first four seconds of 1970."""
-    WEEKS_NS = 5 * 10**15
-    """58 days: Unix time in microseconds is less."""
-    SHORTEST_NS = 100_000
-    """No camera gives two frames in less."""
-
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
-        self._cameras: dict[str, _CameraClock] = {}
-        self._last_s = 0.0
-
-    def __call__(self, time_ns: int | None, camera: str = "") -> FrameTime:
-        """The time of a frame; ``time_ns`` is Unix time by the clock of this camera, None for now."""
-        monotonic_ns = time.monotonic_ns()
-        if time_ns is None:
-            self._last_s = max(self._last_s, monotonic_ns * 1e-9)
-            return FrameTime(time.time_ns(), monotonic_ns, self._last_s)
-        known = self._cameras.get(camera)
-        wall_ns = self._checked(time_ns, known.given_ns if known else None)
-        wall_s = wall_ns * 1e-9
-        if known is None:
-            now_s = max(self._last_s, monotonic_ns * 1e-9)
-            if len(self._cameras) >= MOST_STREAMS:
-                del self._cameras[next(iter(self._cameras))]
-            known = self._cameras[camera] = _CameraClock(now_s - wall_s, wall_ns, now_s)
-        elif not -self.BACK_S <= wall_s + known.offset_s - known.last_s <= self.AHEAD_S:
-            self._counters.add("clock_jumps_total")
-            known.offset_s = known.last_s - wall_s
-        known.given_ns = wall_ns
-        known.last_s = max(known.last_s, wall_s + known.offset_s)
-        self._last_s = max(self._last_s, known.last_s)
-        return FrameTime(wall_ns, monotonic_ns, self._last_s)
-
-    def _checked(self, time_ns: object, given_ns: int | None) -> int:
-        """Unix nanoseconds; :class:`DataError` for seconds, milliseconds or microseconds, and for what is not a time.
-
-        As nanoseconds those lie in the first weeks of 1970, and a step between two frames takes next to no time. A clock
-        that starts in 1970 and counts nanoseconds is taken.
-        """
-        try:
-            wall_ns = -1 if isinstance(time_ns, bool) else operator.index(time_ns)  # type: ignore[arg-type]
-        except TypeError:
-            wall_ns = -1
-        wrong = not 0 <= wall_ns < 2**63
-        if given_ns is None:
-            wrong |= self.SECONDS[0] <= wall_ns < self.SECONDS[1]
-        elif wall_ns < self.WEEKS_NS:
-            wrong |= 0 < abs(wall_ns - given_ns) < self.SHORTEST_NS
-        if wrong:
-            raise DataError(f"time_ns is Unix time in whole nanoseconds, such as time.time_ns(), got {time_ns!r:.100}")
-        return wall_ns
 
 
 def is_finite(

@@ -27,18 +27,17 @@ import numpy.typing as npt
 
 from . import scorelog
 from .bundle import Bundle
-from .bundle.manifest import crop_to_json
 from .crop import Crop
 from .errors import ConfigError, DataError, QueueError
 from .frames import DeviceFrame, HostFrame, Region
-from .locate.tracking import MOST_STREAMS, Place, Stream
+from .locate.tracking import Place, Stream
 from .queue import Queue, Record
 from .queue.record import Candidate, FrameCopy
 from .queue.recorder import HANDOVER_BYTES, Recorder
 from .redaction import head_joints, head_region
-from .telemetry.stats import Counters
+from .telemetry.counters import Counters
 from .triggers import Decision, Observation, Policy, State, Trigger
-from .types import FrameTime
+from .types import MOST_STREAMS, FrameTime
 
 PREVIOUS_BYTES = 64 << 20
 """Copies of frames that wait for something to happen after them, over all cameras."""
@@ -227,7 +226,7 @@ class FrameRecorder:
         """Tell the queue about device and bundle, also a fresh one that takes the place of a lost file."""
         if all(known.sha256 != self._bundle.sha256 for known in queue.bundles()):
             queue.device_id(lambda: self._device)
-            queue.add_bundle(self._bundle.sha256, self._bundle.manifest.name, bundle_facts(self._bundle))
+            queue.add_bundle(self._bundle.sha256, self._bundle.manifest.name, self._bundle.facts())
 
     def _record_of(self, result: FrameResult) -> Record:
         region, observation, decision = result.region, result.observation, result.decision
@@ -490,20 +489,6 @@ class FrameLog:
         ended_ns = chunk.start_ns + int(chunk.seconds_N[-1] * 1e9)
         queue.add_scores(data, device=self._device, camera=chunk.stream, bundle=self._bundle,
                          began_ns=chunk.start_ns, ended_ns=ended_ns, frames=len(chunk))  # fmt: skip
-
-
-def bundle_facts(bundle: Bundle) -> dict[str, object]:
-    """What a record needs to be read when its bundle is not at hand: joints, crop, calibration."""
-    manifest = bundle.manifest
-    return {
-        "skeleton": manifest.skeleton.to_json(),
-        "crop": crop_to_json(manifest.crop, manifest.schema),
-        "precision": manifest.precision,
-        "head": manifest.head,
-        "dimensions": manifest.dimensions,
-        "created": manifest.created,
-        "calibration": None if manifest.calibration is None else dict(manifest.calibration.facts),
-    }
 
 
 def new_device_id() -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.queue.database import connect_readonly
+from alpose.runtime.queue.files import connect_readonly
 from alpose.runtime.queue.record import PictureInfo, Record, decode
 
 APPLICATION_ID = 0x414C5049

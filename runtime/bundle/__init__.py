@@ -35,6 +35,7 @@ from .manifest import (
     Manifest,
     Threshold,
     check_golden,
+    crop_to_json,
 )
 
 __all__ = ["Bundle", "FileCheck", "check_files"]
@@ -125,6 +126,19 @@ class Bundle:
     def engines(self) -> Path:
         """Where engines that were built on this device lie; the folder may not exist."""
         return self.folder / ENGINES
+
+    def facts(self) -> dict[str, object]:
+        """What a record needs to be read when its bundle is not at hand: joints, crop, calibration."""
+        manifest = self.manifest
+        return {
+            "skeleton": manifest.skeleton.to_json(),
+            "crop": crop_to_json(manifest.crop, manifest.schema),
+            "precision": manifest.precision,
+            "head": manifest.head,
+            "dimensions": manifest.dimensions,
+            "created": manifest.created,
+            "calibration": None if manifest.calibration is None else dict(manifest.calibration.facts),
+        }
 
     def threshold(self, catch: float) -> float:
         """The threshold on ``failure_probability`` that catches this share of failures.

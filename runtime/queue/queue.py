@@ -19,11 +19,13 @@ from ..skeleton import Skeleton
 from . import acknowledgements, eviction, ledger, recovery, tables
 from .acknowledgements import Acknowledgement, Applied
 from .clock import Clock, time_ordered_id
-from .database import Database, SharedDatabase, Transaction, clear_aside, log
+from .database import Database, Transaction, log
 from .eviction import Policy, Prepared, Stored
+from .files import clear_aside
 from .ledger import BundleInfo, ScoreChunk, Tally
 from .record import MAX_PICTURES, MEDIA_TYPES, STORES, Picture, Record, encode
 from .recovery import CheckReport
+from .shared import SharedDatabase
 from .tables import ORDERS, ControlPeriod, Damage, Found, Order
 
 Item = tuple[Record, Sequence[Picture], Sequence[str]]

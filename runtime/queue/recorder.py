@@ -20,11 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import ConfigError
-from ..telemetry.stats import Count, Counters, QueueState
+from ..telemetry.counters import Count, Counters
+from ..telemetry.stats import QueueState
+from .handover import ClipFrame, HandOver, NewRecord
 from .images import PictureEncoder
 from .queue import Queue, QueueInfo
 from .record import MAX_PICTURES, Candidate, FrameCopy
-from .writer import DROPPED, RETRY_S, ClipFrame, HandOver, NewRecord, RecordingThreads
+from .writer import DROPPED, RETRY_S, RecordingThreads
 
 HANDOVER_BYTES = 128 << 20
 """Most pixels that wait to be encoded; a single frame is taken whatever its size."""

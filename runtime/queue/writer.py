@@ -16,33 +16,24 @@ Counters: ``dropped_frames_total{reason}``, in records, one for each person on a
 from __future__ import annotations
 
 import logging
-import queue as queues
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from ..errors import AlposeError, QueueError
-from ..frames import Region
 from ..logs import RateLimitedLog
-from ..telemetry.stats import Counters
+from ..telemetry.counters import Counters
+from .clips import ClipAssembler, PendingRecord
 from .eviction import Stored
+from .handover import HandOver, NewRecord
 from .images import PictureEncoder
 from .queue import Item, Queue
-from .record import MAX_PICTURES, Candidate, FrameCopy, Picture
 
 log = logging.getLogger("alpose.monitor")
 
-CLIP_BYTES = 16 << 20
-"""Most encoded bytes of one record's clip; the frame itself is kept whatever its size."""
-
-MADE_BYTES = 16 << 20
-"""Encoded pictures that are held for further people on the same frames;"""
-MADE_S = 10.0
-"""for so long."""
 
 BACKLOG_BYTES = 64 << 20
 """Encoded pictures that wait for the disk. Beyond it nothing more is taken from the hand-over."""
@@ -76,247 +67,6 @@ DROPPED = "dropped_frames_total"
 
 REFUSALS = {"too_large": "too_large", "queue_full": "full", "control": "control"}
 """Counted reasons for which a queue keeps no record, and the queue's own names of them. The file counts these itself."""
-
-
-class NewRecord(NamedTuple):
-    """A candidate on its way to the encoder."""
-
-    candidate: Candidate
-    number: int
-    """In order of submission."""
-    frame: int
-    """The camera's running number of the frame."""
-
-
-class ClipFrame(NamedTuple):
-    """A later frame of a camera, for the clips that wait for it."""
-
-    camera: str
-    frame: int
-    copy: FrameCopy
-
-
-class HandOver:
-    """A line between two threads that is bounded in frames and in bytes; one thread at a time adds, one other takes.
-
-    The two share no lock. Python switches threads in the middle of anything, and a lock whose holder does not run makes
-    the other wait for milliseconds. So each side counts what it did, and the difference is what waits. A copy of a frame
-    that several items hold, of people on it and of clips, counts with the first of them: what is held may be more by one
-    item, whose copies others hold that are still in the line.
-
-    Args:
-        depth: most frames.
-        most_bytes: of all copies together; a single item is taken whatever its size.
-    """
-
-    def __init__(self, depth: int, most_bytes: int) -> None:
-        self._depth, self._most_bytes = depth, most_bytes
-        self.submitted = self.dropped = 0
-        """Frames for which there was room, and for which there was none, so far."""
-        self._line: queues.SimpleQueue[tuple[NewRecord | ClipFrame, int, int] | None] = queues.SimpleQueue()
-        self._added_items = self._added = self._added_bytes = 0
-        self._taken_items = self._taken = self._taken_bytes = 0
-        self._counted: dict[int, int] = {}
-        """By the number of a copy, the item with which it was counted."""
-
-    @property
-    def waiting(self) -> int:
-        """Frames that were added and not taken."""
-        return self._added - self._taken
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes of the items that wait."""
-        return self._added_bytes - self._taken_bytes
-
-    def room(self, copies: Sequence[FrameCopy]) -> bool:
-        """Whether an item with these copies of frames may be added."""
-        frames, nbytes = self._more(copies)
-        waiting = self.waiting
-        return not frames or (
-            waiting < self._depth and (not waiting or self.waiting_bytes + nbytes <= self._most_bytes)
-        )
-
-    def add(self, item: NewRecord | ClipFrame, copies: Sequence[FrameCopy]) -> None:
-        """Add an item for which there is :meth:`room`."""
-        frames, nbytes = self._more(copies)
-        for copy in self._uncounted(copies):
-            self._counted[copy.number] = self._added_items
-        if len(self._counted) > MAX_PICTURES:
-            self._counted = {number: at for number, at in self._counted.items() if at >= self._taken_items}
-        self._added_items += 1
-        self._added += frames
-        self._added_bytes += nbytes
-        self._line.put((item, frames, nbytes))
-
-    def _more(self, copies: Sequence[FrameCopy]) -> tuple[int, int]:
-        """How many frames and bytes more wait with these: none, where all of them wait already."""
-        new = self._uncounted(copies)
-        return int(bool(new) or not copies), sum(copy.rgb_HW3.nbytes for copy in new)
-
-    def _uncounted(self, copies: Sequence[FrameCopy]) -> list[FrameCopy]:
-        return [copy for copy in copies if self._counted.get(copy.number, -1) < self._taken_items]
-
-    def wake(self) -> None:
-        """Let whoever waits in :meth:`take` return."""
-        self._line.put(None)
-
-    def take(self, timeout_s: float) -> NewRecord | ClipFrame | None:
-        """The next item, or None: none came within ``timeout_s``, or somebody called :meth:`wake`."""
-        try:
-            entry = self._line.get(timeout=timeout_s) if timeout_s > 0 else self._line.get_nowait()
-        except queues.Empty:
-            return None
-        if entry is None:
-            return None
-        item, frames, nbytes = entry
-        self._taken_items += 1
-        self._taken += frames
-        self._taken_bytes += nbytes
-        return item
-
-
-@dataclass(slots=True, eq=False)
-class PendingRecord:
-    """A record on its way to the disk, perhaps still without the last frames of its clip."""
-
-    number: int
-    """In order of submission."""
-    candidate: Candidate
-    """Without its pixels."""
-    region: Region | None
-    pictures: list[Picture]
-    frame: int
-    """The camera's running number of the frame."""
-    deadline_s: float
-    """Monotonic; then it goes to the disk with the frames that it has."""
-    id: str | None = None
-    """Of its record; None until the first attempt to write it."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all pictures."""
-        return sum(len(picture.data) for picture in self.pictures)
-
-
-class ClipAssembler:
-    """Encodes candidates and gathers their clips.
-
-    Args:
-        encoder: makes pictures.
-        after: frames of a clip after the frame itself.
-        timeout_s: so long a record waits for them.
-    """
-
-    def __init__(
-        self,
-        encoder: PictureEncoder,
-        *,
-        after: int,
-        timeout_s: float,
-        counters: Counters,
-        limited_log: RateLimitedLog,
-    ) -> None:
-        self._encoder, self._after, self._timeout_s = encoder, after, timeout_s
-        self._counters, self._log = counters, limited_log
-        self._made: OrderedDict[tuple[int, Region], tuple[Picture, float]] = OrderedDict()
-        self._made_bytes, self._now_s = 0, 0.0
-        self.open: list[PendingRecord] = []
-        """They wait for frames of their clips."""
-        self.ready: list[PendingRecord] = []
-        """They are complete; whoever takes them empties the list."""
-
-    @property
-    def deadline_s(self) -> float | None:
-        """When the next open record is late; monotonic."""
-        return min((pending.deadline_s for pending in self.open), default=None)
-
-    def begin(self, candidate: Candidate, number: int, frame: int, now_s: float) -> None:
-        """Encode a candidate and the frames before it; :class:`Exception` where the frame itself does not encode."""
-        record, self._now_s = candidate.record, now_s
-        region = self._encoder.region(candidate.crop, record.frame_width, record.frame_height)
-        pictures = []
-        if candidate.frame is not None and region is not None:
-            pictures.append(self._picture(candidate.frame, region))
-        elif self._encoder.store != "keypoints":
-            self._counters.add("dropped_pictures_total", reason="outside_frame")
-        pending = PendingRecord(
-            number=number,
-            candidate=replace(candidate, frame=None, before=()),
-            region=region,
-            pictures=pictures,
-            frame=frame,
-            deadline_s=now_s + self._timeout_s,
-        )
-        if pictures:
-            for position, copy in enumerate(reversed(candidate.before), 1):  # the nearest first: they matter most
-                self._extend(pending, -position, copy)
-        (self.open if self._after and pictures else self.ready).append(pending)
-
-    def follow(self, camera: str, frame: int, copy: FrameCopy) -> None:
-        """A later frame of a camera: add it to the clips that it belongs to."""
-        for pending in self.open:
-            if pending.candidate.record.camera == camera and pending.frame < frame <= pending.frame + self._after:
-                self._extend(pending, frame - pending.frame, copy)
-        self._close(lambda pending: pending.candidate.record.camera == camera and frame >= pending.frame + self._after)
-
-    def close_late(self, now_s: float) -> None:
-        """Records whose frames did not come in time go without them; pictures made a while ago are needed by nobody."""
-        self._now_s = now_s
-        self._close(lambda pending: now_s >= pending.deadline_s)
-        self._forget_made()
-
-    def close_below(self, number: int) -> None:
-        """Records of lower numbers go with what they have."""
-        self._close(lambda pending: pending.number < number)
-
-    def _close(self, done: Callable[[PendingRecord], bool]) -> None:
-        self.ready += [pending for pending in self.open if done(pending)]
-        self.open = [pending for pending in self.open if not done(pending)]
-
-    def _extend(self, pending: PendingRecord, position: int, copy: FrameCopy) -> None:
-        """Add a frame of a clip; what goes wrong is counted, and the record goes without it."""
-        region = pending.region
-        assert region is not None
-        try:
-            picture = self._picture(copy, region)
-        except Exception as error:  # encoders raise anything
-            self._counters.add("dropped_pictures_total", reason="encode_error")
-            self._log.error("clip", "a frame of a clip could not be encoded, and is missing: %r", error)
-            return
-        clip_bytes = pending.nbytes - len(pending.pictures[0].data)
-        if clip_bytes + len(picture.data) > CLIP_BYTES:
-            self._counters.add("dropped_pictures_total", reason="clip_bytes")
-            return
-        pending.pictures.append(replace(picture, position=position))
-
-    def _picture(self, copy: FrameCopy, region: Region) -> Picture:
-        """Encode a region of a copy; once, however many people on the frame are kept. (A sealed box differs each time.)"""
-        known = self._made.get((copy.number, region))
-        if known is not None:
-            return known[0]
-        picture, fallback = self._encoder.picture(copy, region)
-        self._made[copy.number, region] = picture, self._now_s
-        self._made_bytes += len(picture.data)
-        self._forget_made()
-        if fallback is not None:
-            self._counters.add("fallback_total", what=fallback)
-            self._log.warning(
-                fallback,
-                "simplejpeg is not installed, and %s. Install alpose[cpu]",
-                "Pillow takes its place"
-                if fallback == "jpeg_by_pillow"
-                else "neither is Pillow: frames are kept as PNG",
-            )
-        return picture
-
-    def _forget_made(self) -> None:
-        while self._made:
-            key, (picture, made_s) = next(iter(self._made.items()))
-            if self._made_bytes <= MADE_BYTES and self._now_s - made_s <= MADE_S:
-                return
-            del self._made[key]
-            self._made_bytes -= len(picture.data)
 
 
 class QueueWriter:

@@ -34,7 +34,8 @@ from ..types import Verdict
 from .web import Content, WebServer, is_loopback
 
 if TYPE_CHECKING:
-    from ..pipeline import FaultIsolation, FrameReader
+    from ..logs import FaultIsolation
+    from ..pipeline import FrameReader
     from ..queue import Queue, Record
     from .stats import Stats
 

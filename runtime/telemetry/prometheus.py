@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..drift import Direction
 from ..errors import ConfigError, MissingExtraError
 from ..logs import RateLimitedLog
-from .stats import COUNTERS, Counters, LatencyInfo, Stats, is_counter_name
+from .counters import COUNTERS, Counters, is_counter_name
+from .stats import LatencyInfo, Stats
 from .web import LOOPBACK, Content, WebServer
 
 if TYPE_CHECKING:

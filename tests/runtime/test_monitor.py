@@ -26,7 +26,7 @@ from hypothesis.extra import numpy as arrays
 from alpose import runtime
 from alpose.runtime import Bundle, Control, Monitor, Queue, Threshold
 from alpose.runtime.errors import AlposeError, ConfigError, DataError, WrongAnswerError
-from alpose.runtime.telemetry.stats import Count
+from alpose.runtime.telemetry.counters import Count
 
 from ..fakes import scripted as fakes
 

@@ -24,15 +24,14 @@ from alpose.runtime.drift import Drift
 from alpose.runtime.errors import ConfigError, QueueError
 from alpose.runtime.frames import HostFrame
 from alpose.runtime.locate.tracking import WholeFrame
-from alpose.runtime.pipeline import FrameClock
-from alpose.runtime.queue import writer
+from alpose.runtime.queue import clips
 from alpose.runtime.queue.images import decode
 from alpose.runtime.queue.record import FrameCopy
 from alpose.runtime.recording import FrameLog, FrameRecorder, PolicyState, PreviousFrames
 from alpose.runtime.signals import Signals
-from alpose.runtime.telemetry.stats import Counters
+from alpose.runtime.telemetry.counters import Counters
 from alpose.runtime.triggers import Decision, Observation, Policy
-from alpose.runtime.types import FrameTime, Outputs
+from alpose.runtime.types import FrameClock, FrameTime, Outputs
 
 from ..fakes import scripted as fakes
 
@@ -503,7 +502,7 @@ def test_memory_does_not_grow_with_the_number_of_frames(
 ) -> None:
     """Twenty thousand frames, with everything that holds something between frames in use."""
     # Encoded pictures are held ten seconds for further people on their frames, which is longer than half of this test.
-    monkeypatch.setattr(writer, "MADE_S", 0.0)
+    monkeypatch.setattr(clips, "MADE_S", 0.0)
     with Queue(tmp_path / "q.db", max_bytes=4 << 20, clip=(1, 1), store="crop") as queue:
         trigger = Episodes(Budget(per_hour=150)) & Novel(1e-9) | Control(rate=0.01)
         monitor = make(queue, trigger, Recorded(), track=True)

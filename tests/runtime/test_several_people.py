@@ -24,7 +24,7 @@ from alpose.runtime.locate.people import (
     read_boxes,
 )
 from alpose.runtime.queue import Queue
-from alpose.runtime.telemetry.stats import Count
+from alpose.runtime.telemetry.counters import Count
 from alpose.runtime.triggers import Budget, Cooldown, Episodes, Threshold, Trigger
 
 from ..fakes import dots

@@ -11,7 +11,7 @@ import pytest
 from alpose.runtime import Monitor
 from alpose.runtime.crop import CropRule
 from alpose.runtime.errors import ConfigError
-from alpose.runtime.locate.tracking import BodyAxis
+from alpose.runtime.locate.body_axis import BodyAxis
 from alpose.runtime.skeleton import COCO, LSP, Skeleton, body_axis
 
 from ..fakes import dots

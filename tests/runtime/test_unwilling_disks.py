@@ -16,8 +16,8 @@ import pytest
 
 from alpose.runtime import Monitor, Queue, Threshold, recording
 from alpose.runtime.errors import QueueError
-from alpose.runtime.queue import database, recorder, tables
-from alpose.runtime.telemetry.stats import Count
+from alpose.runtime.queue import recorder, shared, tables
+from alpose.runtime.telemetry.counters import Count
 
 from ..fakes import scripted
 
@@ -31,7 +31,7 @@ SOON_S = 8.0
 def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(recorder, "CLOSE_S", 0.5)
     monkeypatch.setattr(recorder, "END_S", 0.5)
-    monkeypatch.setattr(database, "CLOSE_S", 0.5)
+    monkeypatch.setattr(shared, "CLOSE_S", 0.5)
     caplog.set_level(logging.CRITICAL, "alpose.monitor")
 
 

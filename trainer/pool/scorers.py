@@ -21,7 +21,6 @@ from alpose.runtime.crop import CropRule
 from alpose.runtime.engines.catalog import open_engine
 from alpose.runtime.errors import CheckpointError, ConfigError, DataNotFoundError
 from alpose.runtime.io import read_json
-from alpose.runtime.recording import bundle_facts
 from alpose.runtime.skeleton import Skeleton
 
 from .. import checkpoint
@@ -228,7 +227,7 @@ class _BundleScorer:
         self.about = About(
             name=manifest.name, sha256=bundle.sha256, skeleton=bundle.skeleton, rule=bundle.crop,
             methods=(self.method,) if self.method else (), calibrated=manifest.calibration is not None, computed=self.engine.name,
-            facts=bundle_facts(bundle),
+            facts=bundle.facts(),
         )  # fmt: skip
 
     def __call__(self, crops_NHW3: npt.NDArray[np.uint8]) -> Answers:

@@ -15,7 +15,7 @@ from alpose.runtime.frames import HostFrame
 from alpose.runtime.queue.images import PictureEncoder, decode
 from alpose.runtime.queue.record import FrameCopy
 from alpose.runtime.recording import PreviousFrames
-from alpose.runtime.telemetry.stats import Counters
+from alpose.runtime.telemetry.counters import Counters
 
 from ...fakes import scripted as fakes
 

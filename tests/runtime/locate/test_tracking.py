@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 
 from alpose.runtime.crop import square_crop
 from alpose.runtime.errors import ConfigError, DataError
+from alpose.runtime.locate.search import Box, Movement, search_windows
 from alpose.runtime.locate.tracking import (
-    Box,
     FixedRegion,
-    Movement,
     Place,
     TrackConfig,
     Tracker,
@@ -28,7 +27,6 @@ from alpose.runtime.locate.tracking import (
     largest,
     pose_box,
     pose_confidence,
-    search_windows,
     typical_confidence,
 )
 

@@ -23,14 +23,15 @@ from alpose.runtime.bundle.keys import SEALING, generate_key, opener
 from alpose.runtime.crop import Crop, cut
 from alpose.runtime.errors import ConfigError, QueueError
 from alpose.runtime.logs import RateLimitedLog
-from alpose.runtime.queue import writer
+from alpose.runtime.queue import clips, writer
+from alpose.runtime.queue.clips import PendingRecord
 from alpose.runtime.queue.eviction import Stored
 from alpose.runtime.queue.images import PictureEncoder, decode, kept_region
 from alpose.runtime.queue.queue import Queue
 from alpose.runtime.queue.record import Candidate, FrameCopy, Picture, Record
 from alpose.runtime.queue.recorder import Recorder
-from alpose.runtime.queue.writer import PendingRecord, QueueWriter
-from alpose.runtime.telemetry.stats import Counters
+from alpose.runtime.queue.writer import QueueWriter
+from alpose.runtime.telemetry.counters import Counters
 
 from ...fakes import candidates
 
@@ -572,7 +573,7 @@ def test_a_clip_that_lost_a_frame_keeps_the_places_of_the_others(start: Any, mak
 def test_a_clip_is_bounded_and_its_frame_comes_first(
     start: Any, make_candidate: Make, shot: Shoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "CLIP_BYTES", 30_000)  # three pictures of 9 kB
+    monkeypatch.setattr(clips, "CLIP_BYTES", 30_000)  # three pictures of 9 kB
     made, queue = start(clip=(9, 0))
 
     made.submit(make_candidate(0, before=tuple(shot(number) for number in range(9))))

@@ -19,7 +19,8 @@ import pytest
 from alpose.runtime.errors import AlposeError, ConfigError, DataError, DataNotFoundError, QueueError
 from alpose.runtime.queue import Queue, acknowledgements, tables
 from alpose.runtime.queue.acknowledgements import Acknowledgement
-from alpose.runtime.queue.database import Transaction, translate
+from alpose.runtime.queue.database import Transaction
+from alpose.runtime.queue.files import translate
 from alpose.runtime.queue.tables import PLACES
 
 Kit = Any

@@ -20,8 +20,9 @@ import pytest
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.errors import ConfigError, MissingExtraError
 from alpose.runtime.telemetry import web
+from alpose.runtime.telemetry.counters import OTHER_METRICS, Count
 from alpose.runtime.telemetry.prometheus import LATENCY_BOUNDS_S, MetricsServer, serve, write_textfile
-from alpose.runtime.telemetry.stats import OTHER_METRICS, Count, EngineState, Meters, QueueState, Stats
+from alpose.runtime.telemetry.stats import EngineState, Meters, QueueState, Stats
 
 from ...fakes import disk
 

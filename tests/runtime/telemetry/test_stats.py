@@ -20,12 +20,11 @@ from hypothesis import strategies as st
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.logs import MOST_KEYS, RateLimitedLog
-from alpose.runtime.telemetry import stats
+from alpose.runtime.telemetry import counters as counters_module
+from alpose.runtime.telemetry.counters import Count, Counters
 from alpose.runtime.telemetry.stats import (
     EDGES_NS,
     RELATIVE_ERROR,
-    Count,
-    Counters,
     EngineState,
     Latency,
     Meters,
@@ -75,7 +74,7 @@ def test_whoever_is_interrupted_in_a_snapshot_holds_nobody_up() -> None:
         assert not thread.is_alive()
 
     def interrupt(frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename != stats.__file__:
+        if frame.f_code.co_filename != counters_module.__file__:
             return None
         if event == "line" and len(seen) < 40:  # it reads again while others end
             elsewhere(lambda: counters.add("frames_total"))
