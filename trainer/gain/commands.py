@@ -27,17 +27,20 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
               help="Labels per batch.")  # fmt: skip
 @click.option("--chance-budgets", default="", callback=_numbers, metavar="LABELS,…",
               help="Further budgets of random alone, to say how many labels it needs.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(1), help="Of training on. [default: the preset's]")
+@click.option("--epochs", type=click.IntRange(1), metavar="EPOCHS", help="Of training on. [default: the preset's]")
 @click.option("--share", default=0.05, show_default=True, type=click.FloatRange(0, 0.33), metavar="SHARE",
               help="With synthetic: share of the stream that comes after the change.")  # fmt: skip
+@click.option("--people", type=click.IntRange(2), metavar="PEOPLE", help="Of each test, at most. [default: all]")
 @click.option("--development", is_flag=True,
               help="For choices: a quarter of the half that can be labelled tests, and nothing that is reported is looked at.")  # fmt: skip
-@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(0), help="Of the base models.")
+@click.option(
+    "--first-seed", default=0, show_default=True, type=click.IntRange(0), metavar="SEED", help="Of the base models."
+)
 @failure_options
 @place_options
 def harvest_gain(
     dataset: str, folder: Path | None, preset_name: Any, recipe: Path | None, seeds: int | None, bases: Path | None, strategies: str,
-    budgets: tuple[int, ...], chance_budgets: tuple[int, ...], epochs: int | None, share: float, development: bool, first_seed: int, failure: Any,
+    budgets: tuple[int, ...], chance_budgets: tuple[int, ...], epochs: int | None, share: float, people: int | None, development: bool, first_seed: int, failure: Any,
     failure_limit: float | None, place: Place,
 ) -> None:  # fmt: skip
     """Measure what labels are worth, by the strategy that chose them.
@@ -64,7 +67,7 @@ def harvest_gain(
                                  failure=Failure(failure, failure_limit))  # fmt: skip
     folder = folder or default_out(dataset, "harvest-gain-")
     config = GainConfig(base=base, strategies=names_in(strategies), budgets=budgets, chance_budgets=chance_budgets, epochs=epochs, share=share,
-                        development=development, first_seed=first_seed)  # fmt: skip
+                        people=people, development=development, first_seed=first_seed)  # fmt: skip
     results = run_gain(config, folder, place.machine(), data_root=place.data_root, cache=place.cache, bases=bases)
     click.echo("\n".join(findings(results)))
     click.echo(f"results: {folder / RESULT}\nreport:  {write_page(results, folder)}")

@@ -68,6 +68,8 @@ class GainConfig:
     development: bool = False
     """For choices: the reported half is not looked at, and the stream is another."""
     first_seed: int = 0
+    people: int | None = None
+    """Of each test, at most."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.strategies if name not in STRATEGIES]
@@ -105,7 +107,7 @@ def run_gain(
     run = open_run(config.base, folder, data_root, cache, machine)
     claim(config.base, folder, machine)
     _claim(config, folder)
-    field = open_field(run, cache, share=config.share, development=config.development)
+    field = open_field(run, cache, share=config.share, development=config.development, most=config.people)
     largest = max((*config.budgets, *config.chance_budgets))
     if largest > len(field.pool):
         raise ConfigError(f"--budgets: {largest} labels are wanted of {len(field.pool)} frames of the field")
@@ -146,7 +148,11 @@ def cell_file(folder: Path, seed: int, name: str, budget: int) -> Path:
 def _claim(config: GainConfig, folder: Path) -> None:
     """Cells that were trained otherwise must not stand beside these."""
     path = folder / "gain.json"
-    ours = json.loads(json.dumps({"epochs": config.epochs, "share": config.share, "development": config.development}))
+    ours = json.loads(
+        json.dumps(
+            {"epochs": config.epochs, "share": config.share, "development": config.development, "people": config.people}
+        )
+    )
     if path.exists() and read_json(path) != ours:
         raise ConfigError(f"{folder} holds another run ({read_json(path)}, now {ours}): choose another --out")
     write_json(path, ours)

@@ -73,7 +73,7 @@ class Field:
         return self.everyone.subset(np.arange(self.labelled, len(self.everyone)))
 
 
-def open_field(run: Run, cache: Path, *, share: float, development: bool) -> Field:
+def open_field(run: Run, cache: Path, *, share: float, development: bool, most: int | None = None) -> Field:
     """The field of a benchmark.
 
     Args:
@@ -81,9 +81,10 @@ def open_field(run: Run, cache: Path, *, share: float, development: bool) -> Fie
         cache: for crops.
         share: of the stream's frames that come after the change (``synthetic``).
         development: for choices, not for the report.
+        most: so many people of each test at most, from all over it.
     """
     if run.benchmark.name == "synthetic":
-        return _stream(run, cache, share, development)
+        return _stream(run, cache, share, development, most)
     pool_M, test_M = half_of_pool(run, 0), half_of_pool(run, 1)
     if development:
         _, place_M = np.unique(run.people.data.image_N[pool_M], return_inverse=True)
@@ -95,7 +96,14 @@ def open_field(run: Run, cache: Path, *, share: float, development: bool) -> Fie
     everyone = run.people.subset(np.concatenate([first_M, pool_M]))
     which = "a quarter of the half that can be labelled" if development else "the other half of the pool"
     return Field(everyone, len(first_M), np.ones(len(pool_M), dtype=np.bool_),
-                 _cleaned("field", which, run.people.subset(test_M)), _cleaned("old", "the test split", run.test))  # fmt: skip
+                 _cleaned("field", which, _some(run.people.subset(test_M), most)), _cleaned("old", "the test split", _some(run.test, most)))  # fmt: skip
+
+
+def _some(crops: Crops, most: int | None) -> Crops:
+    """At most so many people, evenly from first to last."""
+    if most is None or most >= len(crops):
+        return crops
+    return crops.subset(np.linspace(0, len(crops) - 1, most).round().astype(np.int64))
 
 
 # --- Labels that are wrong
@@ -185,7 +193,7 @@ def turned(data: PoseData) -> PoseData:
     )  # fmt: skip
 
 
-def _stream(run: Run, cache: Path, share: float, development: bool) -> Field:
+def _stream(run: Run, cache: Path, share: float, development: bool, most: int | None) -> Field:
     sizes = run.config.sizes
     rare = round(share * sizes.pool)
     if not 0 < rare < sizes.pool // 3:
@@ -200,11 +208,11 @@ def _stream(run: Run, cache: Path, share: float, development: bool) -> Field:
         read_people(seed=seed + 2, count=rare, domain="hard"),
     )
     everyone = prepare(join("synthetic-harvest", first, stream), run.config.recipe.crop, cache)
-    test = turned(read_people(seed=seed + 3, count=sizes.test))
+    test = turned(read_people(seed=seed + 3, count=min(sizes.test, most or sizes.test)))
     place_N = np.arange(sizes.pool) - (sizes.pool - 2 * rare)
     return Field(
         everyone, len(first), (place_N >= 0) & (place_N < rare),
         TestSet("field", "people after the change: the camera was turned by a quarter",
                 prepare(test, replace(run.config.recipe.crop, context=0.0), cache)),
-        TestSet("old", "the test split", run.test),
+        TestSet("old", "the test split", _some(run.test, most)),
     )  # fmt: skip
