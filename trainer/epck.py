@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from .data.crops import Crops
 from .device import DeviceContext, evaluating
 from .models.expected_pck import ExpectedPckHead
 from .models.joint_network import CERTAIN, JointNetwork
+from .passes import Predicted
 from .training import HeadTraining, run_epochs, validation_mask
 from .training_state import refuse_divergence
 
@@ -60,6 +61,10 @@ class EpckTraining:
         return max(1, min(self.views, self.most_views // max(people, 1)))
 
 
+Term = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From logits, targets and the weights of a batch's joints, (B, J) each, to a loss."""
+
+
 class HeadDataset(NamedTuple):
     """What heads learn from, or are judged on."""
 
@@ -74,6 +79,10 @@ class HeadDataset(NamedTuple):
         """These views, in this order."""
         evidence = {name: value[rows_M] for name, value in self.evidence.items()}
         return HeadDataset(evidence, self.distance_NJ[rows_M], self.counts_NJ[rows_M])
+
+    def only(self, names: Iterable[str]) -> HeadDataset:
+        """The evidence of these heads alone."""
+        return self._replace(evidence={name: self.evidence[name] for name in names})
 
 
 def join(parts: Sequence[HeadDataset]) -> HeadDataset:
@@ -101,26 +110,33 @@ def train_epck(
 def collect(
     model: PoseModel, heads: Mapping[str, ExpectedPckHead], crops: Crops, machine: DeviceContext, *, views: int,
     seed: int, augment_by: AugmentConfig | None = None, what: str = "evidence",
+    also: Callable[[Predicted], Mapping[str, Tensor]] | None = None,
+    change: Callable[[Predicted], Predicted] | None = None,
 ) -> HeadDataset:  # fmt: skip
-    """The evidence of every head on views of people, see :func:`alpose.trainer.augmented_views.augmented_views`."""
+    """The evidence of every head on views of people, see :func:`alpose.trainer.augmented_views.augmented_views`.
+
+    ``also`` reads further evidence of a batch by name; ``change`` is what a batch becomes before anything is read of it.
+    """
     for head in heads.values():
         head.to(machine.device)
     parts = []
     with evaluating(*heads.values()):
         for view in augmented_views(model, crops, machine, views=views, seed=seed, augment_by=augment_by, what=what):
+            view = change(view) if change else view
             evidence = {name: head.evidence(view.features).cpu() for name, head in heads.items()}
+            evidence |= {name: value.cpu() for name, value in (also(view) if also else {}).items()}
             parts.append(HeadDataset(evidence, view.distance_BJ.cpu(), view.counts_BJ.cpu()))
     return join(parts)
 
 
 def fit(
     heads: Mapping[str, JointNetwork], dataset: HeadDataset, config: EpckTraining, machine: DeviceContext, *,
-    seed: int, target_NJ: Tensor | None = None,
+    seed: int, target_NJ: Tensor | None = None, term: Term | None = None,
 ) -> dict[str, list[float]]:  # fmt: skip
     """Train heads in place; they end in eval mode.
 
     Their standardisation is taken from the dataset; the seed decides order and dropout. ``target_NJ`` are probabilities in
-    [0, 1] in place of those that follow from the distances.
+    [0, 1] in place of those that follow from the distances; ``term`` is added to the cross entropy of the joints.
     """
     counts_NJ = dataset.counts_NJ
     if not counts_NJ.any():
@@ -138,7 +154,7 @@ def fit(
                 part[rows_N].to(machine.device) for part in (dataset.evidence[name], target_NJ, counts_NJ)
             )
             head.to(machine.device)
-            history[name] = _fit(name, head, evidence_NJD, own_target_NJ, own_counts_NJ, config)
+            history[name] = _fit(name, head, evidence_NJD, own_target_NJ, own_counts_NJ, config, term)
             # Every process learned the same; the first settles what rounding left of differences.
             if machine.world > 1:
                 for value in (*head.parameters(), *head.buffers()):
@@ -152,8 +168,9 @@ def soft_right(distance_NJ: Tensor, softness: float) -> Tensor:
 
 
 def _fit(
-    name: str, head: JointNetwork, evidence_NJD: Tensor, target_NJ: Tensor, counts_NJ: Tensor, config: EpckTraining
-) -> list[float]:
+    name: str, head: JointNetwork, evidence_NJD: Tensor, target_NJ: Tensor, counts_NJ: Tensor, config: EpckTraining,
+    term: Term | None,
+) -> list[float]:  # fmt: skip
     head.standardise(evidence_NJD)
     head.train()
     size = min(config.batch, len(evidence_NJD))
@@ -167,10 +184,11 @@ def _fit(
 
     def step(index_B: Tensor) -> dict[str, Tensor]:
         counts_BJ = counts_NJ[index_B].float()
-        loss_BJ = functional.binary_cross_entropy_with_logits(
-            head.logits(evidence_NJD[index_B]), target_NJ[index_B], reduction="none"
-        )
+        logits_BJ = head.logits(evidence_NJD[index_B])
+        loss_BJ = functional.binary_cross_entropy_with_logits(logits_BJ, target_NJ[index_B], reduction="none")
         loss = (loss_BJ * counts_BJ).sum() / counts_BJ.sum().clamp_min(1.0)
+        if term:
+            loss = loss + term(logits_BJ, target_NJ[index_B], counts_BJ)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

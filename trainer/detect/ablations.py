@@ -6,8 +6,10 @@ Shapes: N people or views, B batch, J joints, D evidence of a joint, K other net
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +23,16 @@ from ..data.crops import Crops
 from ..device import DeviceContext, evaluating
 from ..epck import EpckTraining, HeadDataset, collect, fit, join, soft_right
 from ..measures.metrics import profile_of
-from ..methods.catalog import SHIPPED, SLIM, TINY
+from ..methods.catalog import SHIPPED, SLIM
 from ..models.expected_pck import SHARPNESS, ExpectedPckHead
 from ..models.heads import Evidence, LossHead, build_head
-from ..models.hourglass import HourglassConfig
 from ..passes import Predicted
 from ..presets import Recipe
 from ..training import train_heads, train_pose, validation_mask
+from .candidates import CANDIDATES, MeanHead, train_candidates
+from .further_evidence import FurtherEvidence, error_rates, partner_distance, with_errors
+
+log = logging.getLogger("alpose")
 
 IN_DOMAIN = "in-domain-pool"
 """The ceiling of the pool: a head trained on labels of its other half."""
@@ -40,7 +45,8 @@ OTHER_EVIDENCE: dict[str, Evidence] = {
     "epck-maps": "maps", "epck-pose": "maps+features+pose", "epck-slim-pose": "peaks+pose",
 }  # fmt: skip
 """Forms of the shipped head that read something else."""
-TINY_CHANNELS, TINY_SEED = 16, 500
+ERROR_VIEWS = 4
+"""Of each person, with errors that are made up; and of each who tells how often they happen."""
 CROSS_FITTED = 2
 """Copies of the base model that are trained on, each without one half of the people, which it then sees as held out."""
 CROSS_EPOCHS, CROSS_RATE = 0.15, 0.75
@@ -52,12 +58,13 @@ TEACHER_GAIN = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Ablations:
-    """Heads and nets by the name of their detector."""
+    """Heads by the name of their detector."""
 
     epck: Mapping[str, ExpectedPckHead]
     loss: Mapping[str, LossHead]
-    nets: Mapping[str, PoseModel]
-    """Small pose nets of their own, which give a second opinion."""
+    candidates: Mapping[str, MeanHead] = field(default_factory=dict)
+    further: FurtherEvidence | None = None
+    """What the candidates read; None without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +105,15 @@ class Training:
         views = self.config.views_for(len(self.learners))
         # One pass over the damaged views serves all that learn from them.
         heads = {name: self._head(name) for name in (SHIPPED, SLIM, *OTHER_EVIDENCE) if name in (SHIPPED, *names)}
-        plain = self._collect(heads, self.learners, views, "damaged views")
+        tried = [name for name in CANDIDATES if name in names]
+        further = FurtherEvidence.learn(self.model, self.learners, self.machine, self.seed) if tried else None
+        plain = self._collect(heads, self.learners, views, "damaged views", also=further.read if further else None)
         self._fit(heads, plain)
+        candidates: dict[str, MeanHead] = {}
+        if further:
+            made_up = partial(self._with_errors, heads, further)
+            candidates = train_candidates(tried, plain, made_up, self.config, self.machine, self.seed)
+        plain = plain.only(heads)
         sources: dict[str, Callable[[], tuple[HeadDataset, Tensor | None]]] = {
             "epck-mild": lambda: (self._collect(heads, self.learners, views, "mild views", mild=True), None),
             "epck-image": lambda: (plain, _image_pck(plain)),
@@ -119,7 +133,7 @@ class Training:
                 head = {SHIPPED: self._head(SHIPPED)}
                 self._fit(head, *source())
                 made[IN_DOMAIN if name == "in-domain" else name] = head[SHIPPED]
-        return Ablations(made, self._damaged_conv(names), self._tiny(names))
+        return Ablations(made, self._damaged_conv(names), candidates, further)
 
     def score_by_fold(self, seen: HeadDataset) -> npt.NDArray[np.float32]:
         """Logits (N,) of heads of which each was trained on four fifths of these people and judges the last fifth."""
@@ -145,10 +159,27 @@ class Training:
 
     def _collect(
         self, heads: Mapping[str, ExpectedPckHead], crops: Crops, views: int, what: str, *, mild: bool = False,
-        model: PoseModel | None = None,
+        model: PoseModel | None = None, also: Callable[[Predicted], Mapping[str, Tensor]] | None = None,
+        change: Callable[[Predicted], Predicted] | None = None,
     ) -> HeadDataset:  # fmt: skip
         return collect(model or self.model, heads, crops, self.machine, views=views, seed=self.seed,
-                       what=f"{what}, seed {self.seed}", augment_by=self.recipe.heads.augment if mild else None)  # fmt: skip
+                       what=f"{what}, seed {self.seed}", augment_by=self.recipe.heads.augment if mild else None,
+                       also=also, change=change)  # fmt: skip
+
+    def _with_errors(self, heads: Mapping[str, ExpectedPckHead], further: FurtherEvidence) -> HeadDataset:
+        """Views of people who trained the net with errors as often as it makes them on people who validated it."""
+        skeleton = self.model.skeleton
+        judged = [(view.distance_BJ.cpu(), partner_distance(view, skeleton).cpu(), view.counts_BJ.cpu())
+                  for view in augmented_views(self.model, self.held_out, self.machine, views=ERROR_VIEWS, seed=self.seed,
+                                              what="measuring errors")]  # fmt: skip
+        rates = error_rates(*(torch.cat(column) for column in zip(*judged, strict=True)))
+        log.info("seed %d: %s", self.seed, rates)
+        generator = torch.Generator().manual_seed(self.seed)
+        change = partial(
+            with_errors, rates=rates, model=self.model, radius_cells=further.radius_cells, generator=generator
+        )
+        views = min(ERROR_VIEWS, self.config.views_for(len(self.learners)))
+        return self._collect(heads, self.learners, views, "made-up errors", also=further.read, change=change)
 
     def _cross_fitted(self, heads: Mapping[str, ExpectedPckHead]) -> HeadDataset:
         """What copies of the pose net make of people that they were not trained on any more.
@@ -194,13 +225,6 @@ class Training:
                     validation=self.recipe.pose.validation, what=f"ll++conv-damaged, seed {self.seed}")  # fmt: skip
         return {"ll++conv-damaged": head}
 
-    def _tiny(self, names: Sequence[str]) -> dict[str, PoseModel]:
-        if not {TINY, f"{SHIPPED}+{TINY}"} & set(names):
-            return {}
-        net = tiny_net(self.model, self.seed)
-        train_pose(net, self.labelled, self.recipe.pose, self.machine, seed=self.seed, what=f"{TINY}, seed {self.seed}")
-        return {TINY: net}
-
 
 def new_head(model: PoseModel, name: str, seed: int) -> ExpectedPckHead:
     """A fresh expected-PCK head by the name of its detector; the weights depend on the seed and the form alone."""
@@ -212,12 +236,6 @@ def new_head(model: PoseModel, name: str, seed: int) -> ExpectedPckHead:
         head = checkpoint.new_head(model, name, seed)
     assert isinstance(head, ExpectedPckHead)
     return head
-
-
-def tiny_net(model: PoseModel, seed: int) -> PoseModel:
-    """A fresh pose net of some per cent of the hourglass's arithmetic, with weights of its own seed."""
-    config = HourglassConfig(joints=len(model.skeleton), stacks=1, channels=TINY_CHANNELS)
-    return checkpoint.new_model(config, model.skeleton, model.crop, model.target, seed + TINY_SEED)
 
 
 def _image_pck(evidence: HeadDataset) -> Tensor:

@@ -140,6 +140,32 @@ def bootstrap(
     return Bootstrap(tuple(names), auroc_DS, resampled_DSR, drawn_RS)
 
 
+def bootstrap_views(
+    names: Sequence[str], score_SDN: Sequence[Floats], failed_SN: Sequence[Bools], person_SN: Sequence[npt.NDArray[np.int64]],
+    *, resamples: int = RESAMPLES,
+) -> Bootstrap:  # fmt: skip
+    """The same where every seed has people of its own, each in several views: a person is drawn with all views.
+
+    Args:
+        names: of the detectors.
+        score_SDN: for every seed their scores of its views, (D, N), finite.
+        failed_SN: for every seed the views in which the base model failed, (N,).
+        person_SN: for every seed whose view it is, (N,), counted from 0.
+        resamples: how many.
+    """
+    seeds = range(len(score_SDN))
+    auroc_DS = np.empty((len(names), len(seeds)))
+    resampled_DSR = np.empty((*auroc_DS.shape, resamples))
+    for s, score_DN, failed_N, person_N in zip(seeds, score_SDN, failed_SN, person_SN, strict=True):
+        ranked = [Ranked.of(score_N, failed_N) for score_N in score_DN]
+        auroc_DS[:, s] = [each.auroc(np.ones((len(failed_N), 1), dtype=np.float32))[0] for each in ranked]
+        for start, count_PR in resample_counts(int(person_N.max()) + 1, resamples, s):
+            for d, each in enumerate(ranked):
+                resampled_DSR[d, s, start : start + count_PR.shape[1]] = each.auroc(count_PR[person_N])
+    drawn_RS = np.random.default_rng((0, 1)).integers(0, len(seeds), (resamples, len(seeds)))
+    return Bootstrap(tuple(names), auroc_DS, resampled_DSR, drawn_RS)
+
+
 def resample_counts(people: int, resamples: int, seed: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """How often each person is drawn, (N, R) in blocks of :data:`BLOCK` resamples, each with its place."""
     drawn = draws(people, resamples, np.random.default_rng((seed, 0)))

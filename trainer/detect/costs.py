@@ -27,8 +27,8 @@ from alpose.runtime.engines.onnx import import_onnxruntime
 from .. import checkpoint
 from ..checkpoint import PoseModel
 from ..device import DeviceContext, environment
-from ..methods.catalog import SHIPPED, SLIM, TINY, detectors_of
-from .ablations import OTHER_EVIDENCE, new_head, tiny_net
+from ..methods.catalog import SHIPPED, SLIM, detectors_of
+from .ablations import OTHER_EVIDENCE, new_head
 
 log = logging.getLogger("alpose")
 
@@ -52,16 +52,6 @@ class _Graph(nn.Module):
         return (features.heatmaps[-1], self.head(features)) if self.head else (features.heatmaps[-1],)
 
 
-class _Beside(nn.Module):
-    def __init__(self, pose: nn.Module, other: nn.Module) -> None:
-        super().__init__()
-        self.pose, self.other = pose, other
-
-    def forward(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """The last maps of both nets."""
-        return self.pose(images_B3SS).features.heatmaps[-1], self.other(images_B3SS).features.heatmaps[-1]
-
-
 def measure_costs(model: PoseModel, names: Sequence[str], machine: DeviceContext) -> dict[str, Any]:
     """Parameters, milliseconds and share of the pose net's own time, by detector; and on what that was measured.
 
@@ -76,10 +66,7 @@ def measure_costs(model: PoseModel, names: Sequence[str], machine: DeviceContext
         name: checkpoint.new_head(model, name, 0) for name in detectors_of("paper", "loss") if name in names
     }
     heads |= {name: new_head(model, name, 0) for name in (SHIPPED, SLIM, *OTHER_EVIDENCE) if name in names}
-    beside: dict[str, nn.Module] = {**heads}
-    if TINY in names:
-        beside[TINY] = tiny_net(model, 0).pose
-    found: dict[str, list[float | None]] = {name: [_weights(module), None, None] for name, module in beside.items()}
+    found: dict[str, list[float | None]] = {name: [_weights(module), None, None] for name, module in heads.items()}
     passes = {name: count for name, count in PASSES.items() if name in names}
     found |= {name: [_weights(model.pose) * (name != "flip"), None, float(count)] for name, count in passes.items()}
     quartiles: dict[str, list[float]] = {}
@@ -89,10 +76,9 @@ def measure_costs(model: PoseModel, names: Sequence[str], machine: DeviceContext
         with tempfile.TemporaryDirectory() as folder:
             alone = _session(_Graph(pose, None), model.crop.size_px, Path(folder) / "pose.onnx")
             # Whole passes have nothing to be compared with but the net itself.
-            times_ms = [] if beside else [_compare(alone, alone)[0]]
-            for name, module in beside.items():
-                graph = _Graph(pose, module) if name in heads else _Beside(pose, module)
-                both = _session(graph, model.crop.size_px, Path(folder) / f"{name}.onnx")
+            times_ms = [] if heads else [_compare(alone, alone)[0]]
+            for name, head in heads.items():
+                both = _session(_Graph(pose, head), model.crop.size_px, Path(folder) / f"{name}.onnx")
                 alone_ms, low_ms, extra_ms, high_ms = _compare(alone, both)
                 # What is lost in the noise of a clock costs nothing that could be seen; how wide that is, the
                 # quartiles say.
@@ -114,7 +100,7 @@ def measure_costs(model: PoseModel, names: Sequence[str], machine: DeviceContext
 
 def has_costs(names: Iterable[str]) -> set[str]:
     """Those detectors whose cost is counted or measured."""
-    return {*detectors_of("paper", "loss"), SHIPPED, SLIM, *OTHER_EVIDENCE, TINY, *PASSES} & set(names)
+    return {*detectors_of("paper", "loss"), SHIPPED, SLIM, *OTHER_EVIDENCE, *PASSES} & set(names)
 
 
 def _weights(module: nn.Module) -> int:

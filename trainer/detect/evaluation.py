@@ -19,10 +19,10 @@ from alpose.runtime.errors import ConfigError, DataError
 from ..measures.joint_measures import measure_joints
 from ..measures.metrics import auroc
 from ..measures.statistics import bins_of_equal_mass
-from .comparing import RESAMPLES, Bootstrap, adjusted, bootstrap
+from .comparing import RESAMPLES, Bootstrap, adjusted, bootstrap, bootstrap_views
 from .measures import Measures, Truth, measure, truth_of, way_to_oracle
 from .results import HEADLINE, Comparison, DetectResults, DetectRow, JointRow, Question, Rating, Reliability, SetResult
-from .stored import Bools, Catalogue, DetectorInfo, Floats, SetInfo, SetScores
+from .stored import DAMAGED, Bools, Catalogue, DetectorInfo, Floats, SetInfo, SetScores, set_file
 
 
 def evaluate(run: Path, *, seeds: Sequence[int] | None = None, resamples: int = RESAMPLES) -> DetectResults:
@@ -45,6 +45,7 @@ def evaluate(run: Path, *, seeds: Sequence[int] | None = None, resamples: int = 
         catalogue = replace(catalogue, seeds=tuple(seeds))
     parts = [_one_set(run, catalogue, info, resamples) for info in catalogue.sets]
     comparisons = [comparison for part in parts for comparison in part.comparisons]
+    comparisons += _on_damaged_views(run, catalogue, resamples)
     results = DetectResults(
         catalogue=catalogue,
         sets=tuple(part.result for part in parts),
@@ -199,6 +200,30 @@ def _comparisons(
             yield comparison("slim-shipped", d.name, shipped)
         if d.ablates in names:
             yield comparison("ablation", str(d.ablates), d.name)
+
+
+def _on_damaged_views(run: Path, catalogue: Catalogue, resamples: int) -> list[Comparison]:
+    """The ablations on the people who validated each base model, where choices are made; none in older runs."""
+    if not all(set_file(run, seed, DAMAGED).exists() for seed in catalogue.seeds):
+        return []
+    stored = [SetScores.load(run, seed, DAMAGED) for seed in catalogue.seeds]
+    named = [d for d in catalogue.detectors if all(d.name in scores.scores for scores in stored)]
+    known = {d.name for d in named}
+    boot = bootstrap_views(
+        [d.name for d in named],
+        [np.array([scores.scores[d.name][scores.counted_N] for d in named], dtype=np.float64) for scores in stored],
+        [truth_of(scores, catalogue.macro, catalogue.failure).failed_N for scores in stored],
+        [np.unique(np.array(scores.ids)[scores.counted_N], return_inverse=True)[1] for scores in stored],
+        resamples=resamples,
+    )  # fmt: skip
+    found = []
+    for d in named:
+        if d.ablates in known:
+            apart = boot.difference(str(d.ablates), d.name, "greater")
+            apart = replace(apart, t=None, p=None, reason="choices were made on these views")
+            found.append(Comparison(question="ablation", set=DAMAGED, detector=str(d.ablates), against=d.name,
+                                    difference=apart))  # fmt: skip
+    return found
 
 
 def _tested(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:

@@ -42,7 +42,7 @@ from ..methods.catalog import DETECTORS, detectors_of
 from .ablations import IN_DOMAIN, Training
 from .costs import has_costs, measure_costs
 from .scoring import ScoredViews, score_views
-from .stored import Catalogue, Cost, SetInfo, SetScores, infos, set_file
+from .stored import DAMAGED, Catalogue, Cost, SetInfo, SetScores, infos, set_file
 
 log = logging.getLogger("alpose")
 
@@ -212,6 +212,10 @@ def _one_seed(
     held_out = score_views(training, ablations, training.held_out, names, views=CALIBRATION_VIEWS,
                            what="people who validated")  # fmt: skip
     probabilities = _probabilities(held_out, names, run.config.failure)
+    SetScores(
+        tuple(training.held_out.data.ids[row] for row in held_out.rows_N), held_out.right_NJ, held_out.counts_NJ,
+        held_out.true_loss_N, {name: of(held_out).astype(np.float64) for name, of in probabilities.items()},
+    ).save(run.folder, seed, DAMAGED)  # fmt: skip
     joint_maps = {name: fit_joints(value_NJ, held_out.right_NJ, held_out.counts_NJ)
                   for name, value_NJ in held_out.joints.items() if name in names}  # fmt: skip
     for each in sets:

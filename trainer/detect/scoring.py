@@ -64,13 +64,15 @@ def score_views(
     model, shipped = training.model, ablations.epck[SHIPPED]
     kept: list[dict[str, Tensor]] = []
     evidence: list[HeadDataset] = []
-    heads = (*model.heads.values(), *model.auxiliary.values(), *ablations.epck.values(), *ablations.loss.values())
+    heads = (*model.heads.values(), *model.auxiliary.values(), *ablations.epck.values(), *ablations.loss.values(),
+             *ablations.candidates.values())  # fmt: skip
     # Another seed for views than the one that trained: the same damage must not be seen twice.
     for seen in augmented_views(model, crops, training.machine, views=views, seed=training.seed + 1000,
                                 what=f"{what}, seed {training.seed}"):  # fmt: skip
         with evaluating(model.pose, *heads):
             joints = _joints(training, ablations, seen, names)
             scores = _free(training, seen) | _heads(training, ablations, seen, joints)
+            scores |= _candidates(ablations, seen)
             scores |= {
                 name: 1 - value_BJ.mean(dim=1) for name, value_BJ in joints.items() if name not in ablations.epck
             }
@@ -116,6 +118,14 @@ def _heads(
     return scores | {name: head.logit_of(joints[name]) for name, head in ablations.epck.items()}
 
 
+def _candidates(ablations: Ablations, seen: Predicted) -> dict[str, Tensor]:
+    if ablations.further is None:
+        return {}
+    further = ablations.further.read(seen)
+    evidence_BJD = ablations.epck[SHIPPED].evidence(seen.features)
+    return {name: head.score(evidence_BJD, further) for name, head in ablations.candidates.items()}
+
+
 def _joints(training: Training, ablations: Ablations, seen: Predicted, names: Collection[str]) -> dict[str, Tensor]:
     """What detectors that look at each joint by itself say of it, (B, J): higher is more probably right.
 
@@ -125,7 +135,6 @@ def _joints(training: Training, ablations: Ablations, seen: Predicted, names: Co
     joints = {name: head.logits(head.evidence(seen.features)) for name, head in ablations.epck.items()}
     joints["peak"] = seen.heatmaps_BSJHW[:, -1].float().flatten(2).amax(dim=2) / peak
     joints["stacks"] = read_at_peaks(seen, seen.features.heatmaps[0], peak)
-    joints |= {name: opinions(seen, [net], machine)[0] for name, net in ablations.nets.items()}
     if {"flip", "epck+flip"} & set(names):
         with machine.autocast():
             mirrored = model.pose(seen.images_B3SS.flip(3).contiguous(memory_format=torch.channels_last)).features

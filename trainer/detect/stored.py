@@ -54,6 +54,8 @@ ROLES: dict[Role, str] = {
 
 SCORE, JOINT = "score.", "joint."
 CATALOGUE = "detectors.json"
+DAMAGED = "damaged-views"
+"""What the damaged views of the people who validated each base model are called; every seed has people of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -297,7 +297,7 @@ for _method in (
 
 # --- The detectors
 
-SHIPPED, SLIM, TINY = "epck", "epck-slim", "auditor-tiny"
+SHIPPED, SLIM = "epck", "epck-slim"
 
 DETECTORS |= {detector.name: detector for detector in (
     Detector("peak", "free", "one minus the mean height of the last heatmaps' peaks"),
@@ -327,9 +327,22 @@ DETECTORS |= {detector.name: detector for detector in (
              "people", ablates=SHIPPED),
     Detector("epck-distilled", "candidate", "trained also on unlabelled people of the pool, by what the committee makes of "
              "them", ablates=SHIPPED, other_nets=True),
-    Detector(TINY, "candidate", "heatmaps of an hourglass of its own, one stack of 16 channels, read where the net looks"),
-    Detector("epck+auditor-tiny", "candidate", "monotone logistic fusion of the head and that small net", ablates=SHIPPED,
-             parts=(SHIPPED, TINY)),
+    Detector("epck-partner", "candidate", "reading besides what maps and features hold at the mirror partner's place, and both "
+             "exchanged", ablates=SHIPPED),
+    Detector("epck-errors", "candidate", "trained also on made-up errors, as often as measured: jitter, inversion, swap and "
+             "miss, after PoseFix", ablates=SHIPPED),
+    Detector("epck-facing", "candidate", "reading besides front or back, learned from the two coarsest scales", ablates=SHIPPED),
+    Detector("epck-coarse", "candidate", "reading besides the averages of the two coarsest scales", ablates=SHIPPED),
+    Detector("epck-pixels", "candidate", "with a shallow branch of its own on the picture at 32 pixels", ablates=SHIPPED),
+    Detector("epck-skeleton", "candidate", "reading besides how likely the pose and its exchanged forms are, by a mixture of 12 "
+             "Gaussians", ablates=SHIPPED),
+    Detector("epck-mass", "candidate", "reading besides the share of the map within the PCK radius, and the highest cell "
+             "elsewhere", ablates=SHIPPED),
+    Detector("epck-pairwise", "candidate", "with a term that ranks failures above successes, pair by pair", ablates=SHIPPED),
+    Detector("epck-listwise", "candidate", "with a term that orders a whole batch (ListNet)", ablates=SHIPPED),
+    Detector("epck-three", "candidate", "the mean of three heads", ablates=SHIPPED),
+    Detector("epck-all", "candidate", "the mean of three heads that read all of these, with made-up errors and ranked pairs",
+             ablates=SHIPPED),
     Detector("epck+free", "candidate", "monotone logistic fusion of the head, the peaks and the entropy", ablates=SHIPPED,
              parts=(SHIPPED, "peak", "entropy")),
     Detector("flip", "costed", "heatmaps of the mirrored image read where the first ones look: a second pass"),

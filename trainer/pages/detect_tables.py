@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..detect.comparing import Estimate
 from ..detect.measures import BUDGETS, CATCH, CHOSEN
 from ..detect.results import Comparison, DetectResults, JointRow, SetResult
-from ..detect.stored import KINDS, REFERENCES, ROLES, DetectorInfo, Kind
+from ..detect.stored import DAMAGED, KINDS, REFERENCES, ROLES, DetectorInfo, Kind
 from ..measures.joint_measures import PersonMeasures
 from ..measures.statistics import BINS, Summary, is_defined, mean_sd
 from . import formatting as fmt
@@ -294,6 +294,8 @@ def ablation_table(results: DetectResults) -> Table | None:
     if not by_pair:
         return None
     names, kinds = choice_first(results), kinds_of(results)
+    if any(DAMAGED in on for on in by_pair.values()):
+        names = [DAMAGED, *names]
 
     def cell(estimate: Estimate | None) -> Cell:
         return Cell(fmt.NONE) if estimate is None else Cell(fmt.signed(estimate.mean), between(estimate))
@@ -304,7 +306,8 @@ def ablation_table(results: DetectResults) -> Table | None:
     )
     columns = tuple(Column(name, "AUROC difference") for name in names)
     note = f"Positive: the first is better than the second. Below: {level(results)} interval over people."
-    return Table("Detector", columns, rows, (note,))
+    of_damaged = (f"{DAMAGED}: people who validated each base model, in damaged views; choices are made there.",)
+    return Table("Detector", columns, rows, (note, *(of_damaged if DAMAGED in names else ())))
 
 
 def set_table(results: DetectResults) -> Table:
