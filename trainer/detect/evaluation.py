@@ -19,7 +19,7 @@ from alpose.runtime.errors import ConfigError, DataError
 from ..measures.joint_measures import measure_joints
 from ..measures.metrics import auroc
 from ..measures.statistics import bins_of_equal_mass
-from .comparing import RESAMPLES, Bootstrap, adjusted, bootstrap, bootstrap_views
+from .comparing import RESAMPLES, Bootstrap, Difference, adjusted, bootstrap, bootstrap_views
 from .measures import Measures, Truth, measure, truth_of, way_to_oracle
 from .results import HEADLINE, Comparison, DetectResults, DetectRow, JointRow, Question, Rating, Reliability, SetResult
 from .stored import DAMAGED, Bools, Catalogue, DetectorInfo, Floats, SetInfo, SetScores, set_file
@@ -99,7 +99,7 @@ def _one_set(run: Path, catalogue: Catalogue, info: SetInfo, resamples: int) -> 
         result,
         _rows(info, catalogue, detectors, score_DSN, truths, result),
         ratings,
-        list(_comparisons(info, detectors, boot, best_free)),
+        [*_comparisons(info, detectors, boot, best_free), *_of_joints(info, detectors, stored, resamples)],
         _reliabilities(info, detectors, score_DSN, truths),
         list(_joint_rows(info, catalogue, detectors, stored)),
     )
@@ -187,8 +187,7 @@ def _comparisons(
 
     def comparison(question: Question, name: str, against: str) -> Comparison:
         difference = boot.difference(name, against, "less" if question == "slim-shipped" else "greater")
-        if info.role == "choice":  # whoever won here was chosen for winning here
-            difference = replace(difference, t=None, p=None, reason="choices were made on this set")
+        difference = _untested_where_chosen(difference, info)
         return Comparison(question=question, set=info.name, detector=name, against=against, difference=difference)
 
     for d in detectors:
@@ -200,6 +199,32 @@ def _comparisons(
             yield comparison("slim-shipped", d.name, shipped)
         if d.ablates in names:
             yield comparison("ablation", str(d.ablates), d.name)
+
+
+def _of_joints(
+    info: SetInfo, detectors: Sequence[DetectorInfo], stored: Sequence[SetScores], resamples: int
+) -> Iterator[Comparison]:
+    """AUROC of a wrong joint, of the shipped detector and of the peaks; a person is drawn with all joints."""
+    shipped = next((d.name for d in detectors if d.kind == "shipped"), None)
+    names = [shipped, "peak"]
+    if shipped is None or any(name not in scores.confidences for scores in stored for name in names):
+        return
+    boot = bootstrap_views(
+        [shipped, "peak"],
+        [np.array([-scores.confidences[name][scores.labelled_NJ] for name in (shipped, "peak")]) for scores in stored],
+        [~scores.right_NJ[scores.labelled_NJ] for scores in stored],
+        [np.unique(np.nonzero(scores.labelled_NJ)[0], return_inverse=True)[1] for scores in stored],
+        resamples=resamples,
+    )  # fmt: skip
+    difference = _untested_where_chosen(boot.difference(shipped, "peak", "greater"), info)
+    yield Comparison(question="joint-peak", set=info.name, detector=shipped, against="peak", difference=difference)
+
+
+def _untested_where_chosen(difference: Difference, info: SetInfo) -> Difference:
+    """Whoever won where choices were made was chosen for winning there."""
+    if info.role != "choice":
+        return difference
+    return replace(difference, t=None, p=None, reason="choices were made on this set")
 
 
 def _on_damaged_views(run: Path, catalogue: Catalogue, resamples: int) -> list[Comparison]:

@@ -55,12 +55,12 @@ POOLS = {"lsp": "lspet", "synthetic": "synthetic-hard"}
 
 SYNTHETIC = "synthetic-choice"
 
-LOOKS = {"lsp-test": 11, "lspet": 6}
-"""How often pilots looked at the test sets, of one base model each; the experiment's own look is one more.
+LOOKS = {"lsp-test": 12, "lspet": 7}
+"""How often the test sets were looked at: by pilots of one base model each, and once by this experiment with fewer rows. Its
+own look is one more.
 
 None of the settings of :class:`EpckTraining` was chosen on them; that the head reads features as well as maps, and that no
-auditor of its own ships, was decided with them in view. The last look is that of the rows that ``docs/detector.md`` tells of
-one base model, after which nothing that ships was changed.
+auditor of its own ships, was decided with them in view. After the last two looks nothing that ships was changed.
 """
 
 SYNTHETIC_PEOPLE, SYNTHETIC_SEED = 1000, 7

@@ -19,13 +19,14 @@ from .stored import Catalogue
 
 RESULTS = "detect.json"
 
-Question = Literal["shipped-free", "shipped-ceiling", "slim-shipped", "any-free", "ablation"]
+Question = Literal["shipped-free", "shipped-ceiling", "slim-shipped", "any-free", "ablation", "joint-peak"]
 QUESTIONS: dict[Question, str] = {
     "shipped-free": "is the shipped detector better than the best free score?",
     "shipped-ceiling": "is it better than a head trained on labels of this very domain?",
     "slim-shipped": "is the slim form worse than the shipped one?",
     "any-free": "is a detector better than the best free score?",
     "ablation": "is a detector better than itself with one thing taken away?",
+    "joint-peak": "does the shipped detector find wrong joints better than the height of the peaks?",
 }
 HEADLINE: tuple[Question, ...] = ("shipped-free", "shipped-ceiling", "slim-shipped")
 """Asked before this experiment ran, after pilots had looked at the test sets; tested as one family by Holm, apart from what is looked at besides."""

@@ -171,8 +171,11 @@ def joint_table(results: DetectResults, name: str) -> Table | None:
     first = joint_rows(results, here[0].name, name)[0].measures.together
     note = (f"Under the first base model {fmt.count(first.wrong)} of {fmt.plural(first.measured, 'labelled joint')} were "
             "wrong. Probabilities come from a map for each joint that was fitted to damaged views of people who validated.")  # fmt: skip
+    apart = [f"AUROC of {c.detector} less that of the peaks: {fmt.signed(c.difference.estimate.mean)} "
+             f"({between(c.difference.estimate)}), {level(results)} interval over people, each with all joints."
+             for c in results.comparisons if c.question == "joint-peak" and c.set == name]  # fmt: skip
     titles = tuple(Column(title, ARROWS[better]) for title, better, _ in JOINT_MEASURES)
-    return grouped(titles, here, lambda d: ([column[d.name] for column in columns], ""), (note,))
+    return grouped(titles, here, lambda d: ([column[d.name] for column in columns], ""), (note, *apart))
 
 
 def joint_by_joint(results: DetectResults, name: str) -> Table | None:

@@ -100,8 +100,8 @@ def test_every_candidate_is_a_detector_that_differs_from_the_one_that_ships() ->
 def test_legs_that_were_exchanged_are_less_likely_than_legs_that_were_not(model: PoseModel) -> None:
     order = list(range(J))
     for name in ("hip", "knee", "ankle"):
-        left, right = LSP.joints.index(f"left_{name}"), LSP.joints.index(f"right_{name}")
-        order[left], order[right] = right, left
+        pair = [LSP.joints.index(f"{side}_{name}") for side in ("left", "right")]
+        order[pair[0]], order[pair[1]] = pair[1], pair[0]
     further = evidence_of(model)
     right, exchanged = (
         further.read(seen_by(model, upright(), pose))["skeleton"] for pose in (upright(), upright()[:, order])

@@ -80,6 +80,7 @@ def test_the_questions_that_are_asked(made: tuple[Path, DetectResults]) -> None:
     assert ("shipped-ceiling", "fused", "in-domain") in pairs
     assert ("slim-shipped", "fused-slim", "fused") in pairs
     assert ("ablation", "robust", "robust-plain") in pairs
+    assert ("joint-peak", "fused", "peak") in pairs
     assert free == {"peak", "ll++conv", "robust", "robust-plain", "fused-slim", "flip", "in-domain", "oracle-loss"}
     assert not any(c.question == "shipped-ceiling" for c in results.comparisons if c.set != "lspet")
     assert one(results, "slim-shipped", "lspet").difference.alternative == "less"
