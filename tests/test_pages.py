@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -127,12 +126,25 @@ def bare_field_page(_: Path, name: str) -> str:
 
 
 def demo(_: Path, name: str) -> str:
-    pck = {"easy": 0.9, "hard": 0.4}
-    field: dict[str, Any] = {"pck": {"value": 0.5, "low": 0.4, "high": 0.6}}
-    outcome = demo_page.Outcome(frames=2400, failures=900, picked=300, found=239, found_by_chance=126.4, true_pck=0.5,
-                                field=field, before=pck, after=pck, by_chance=pck, failures_before=9,
-                                failures_after=8, failures_by_chance=7, fresh=1200)  # fmt: skip
-    return demo_page.render(outcome, [(f"alpose-train {name}", 3.5)], 600.0)
+    return demo_page.render(demo_page.Result((demo_outcome(0),)), [(f"alpose-train {name}", 3.5)], 600.0)
+
+
+def demo_of_seeds(_: Path, name: str) -> str:
+    """Several seeds, and no field report."""
+    result = demo_page.Result(tuple(replace(demo_outcome(seed), field={"pck": None}) for seed in range(3)))
+    return demo_page.render(result, [(f"alpose-train {name}", 3.5)], 600.0)
+
+
+def demo_outcome(seed: int) -> demo_page.Outcome:
+    turned = {"first": 0.12, "without": 0.13, "random": 0.15, "harvest": 0.4 + 0.01 * seed}
+    return demo_page.Outcome(
+        seed=seed, frames=2400, turned=96, failures=400, true_pck=0.7,
+        field={"pck": {"value": 0.7, "low": 0.6, "high": 0.8}},
+        labelled={"random": demo_page.Labelled(frames=200, turned=8, failures=33),
+                  "harvest": demo_page.Labelled(frames=200, turned=88, failures=140)},
+        measured={name: demo_page.Measured(before=0.75, turned=value, failures=300, frames=600)
+                  for name, value in turned.items()},
+    )  # fmt: skip
 
 
 def described_net(folder: Path, name: str) -> str:
@@ -155,7 +167,7 @@ def gain_page(_: Path, name: str) -> str:
 PAGES: dict[str, Callable[[Path, str], str]] = {
     page.__name__: page
     for page in (cycles_page, bare_cycles_page, published_page, theory_page, detect_page, bare_detect_page, card,
-                 bare_card, card_of_few, gallery_page, bare_gallery_page, field_page, bare_field_page, demo, described_net, bare_described_net,
+                 bare_card, card_of_few, gallery_page, bare_gallery_page, field_page, bare_field_page, demo, demo_of_seeds, described_net, bare_described_net,
                  watched_net, gain_page)
 }  # fmt: skip
 """Each page with all of its parts, and with as little as it can have."""

@@ -113,13 +113,13 @@ def smoke() -> Preset:
 
 def demo() -> Preset:
     """A few minutes on two CPU cores, on the synthetic dataset; differences between methods can be seen."""
-    train = PoseTraining(epochs=40, batch=16, lr=2e-3, schedule="one-cycle")
+    train = PoseTraining(epochs=40, batch=32, lr=4e-3, schedule="one-cycle")
     recipe = Recipe(
         crop=CropConfig(size_px=64),
         target=TargetConfig(sigma=1.0),
         net=NetSize(stacks=1, channels=48, depth=3),
         pose=train,
-        retrain=PoseTraining(epochs=12, batch=16, lr=1e-3, schedule="one-cycle"),
+        retrain=PoseTraining(epochs=12, batch=32, lr=2e-3, schedule="one-cycle"),
         heads=HeadTraining(epochs=16, batch=32, lr=1e-3),
     )
     return Preset(recipe=recipe, initial=400, budget=200, stages=1, seeds=1,

@@ -1,63 +1,95 @@
-"""``python -m alpose.tools.demo``: the whole loop in a few minutes, every step by the command that a user would type."""
+"""``python -m alpose.tools.demo``: the whole loop in a few minutes, every step by the command that a user would type.
+
+Two commands run at a time where neither waits for the other: those that only prepare the comparison run beside the loop.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import resource
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import click
 import numpy as np
+import numpy.typing as npt
 
 from alpose.runtime.io import read_json, write_atomically, write_json
+from alpose.trainer import checkpoint
+from alpose.trainer.cli_options import default_cache
+from alpose.trainer.data.catalog import open_dataset
+from alpose.trainer.data.crops import prepare
+from alpose.trainer.device import device_context, environment
+from alpose.trainer.measures.metrics import Failure
+from alpose.trainer.presets import preset
+from alpose.trainer.scoring import score
 
-from ..dataset import IMAGES
 from ..inbox import Inbox
-from .page import Outcome, render
-from .simulation import Stream, Watched, correct, watch, write_dataset
+from .page import MODELS, Labelled, Measured, Outcome, Result, render
+from .simulation import Stream, Watched, correct, image_pck, watch, write_dataset
 
+T = TypeVar("T")
+
+METHODS = "random,coreset,ll++,epck"
+"""Of the benchmark: chance, the embedding alone, and two loss heads."""
 FRAMES = 1200
 """Of each device's stream."""
-BUDGET = 300
+FRESH = 600
+"""Frames of the device on which all models are measured; the second half is from a turned camera."""
+BUDGET = 200
 """Frames that are annotated, a quarter of them from the control stream."""
-EPOCHS = 40
-"""Of training on with them: as many as the first model had."""
-CONTROL = 60
+EPOCHS = 12
+"""Of training on with them."""
+HOLD_OUT = 0.25
+"""Share of the labelled frames that trains nothing: it measures a fit and calibrates an export."""
 TRIGGER = "Budget(per_hour=5400) | Control(rate=0.06)"
 """At ten frames a second a stream lasts two minutes: 5,400 an hour are 180 of 1,200 frames."""
 DEVICES = ("car-1", "car-2")
+SEED_STEP = 1000
+"""Between the streams of two seeds."""
 
 
 @dataclass(slots=True)
 class Steps:
     """Runs commands, shows them, and remembers how long each took."""
 
+    precision: str
     done: list[tuple[str, float]] = field(default_factory=list)
 
-    def run(self, program: str, *arguments: object, quiet: bool = False) -> str:
-        """One command; its output, which is shown unless it is for programs."""
+    def run(self, program: str, *arguments: object, quiet: bool = False, beside: bool = False) -> str:
+        """One command; its output, which is shown unless it is for programs.
+
+        One that runs ``beside`` others is shown when it has ended, so that its lines do not mix with theirs.
+        """
         words = [program, *map(str, arguments)]
-        if not quiet:
+        if program == "alpose-train" and self.precision != "auto":
+            words += ["--precision", self.precision]
+        if not (quiet or beside):
             click.secho(f"\n$ {shlex.join(words)}", bold=True)
         began = time.perf_counter()
         finished = subprocess.run(  # our own commands
-            [sys.executable, "-m", _MODULES[program], *words[1:]], stdout=subprocess.PIPE, text=True, check=False
-        )
-        if not quiet:
-            self.done.append((shlex.join(words), time.perf_counter() - began))
+            [sys.executable, "-m", _MODULES[program], *words[1:]], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if beside else None, text=True, check=False,
+            env={"OMP_NUM_THREADS": "1", **os.environ},
+        )  # fmt: skip
+        took = time.perf_counter() - began
         if finished.returncode:
-            raise click.ClickException(
-                f"{shlex.join(words)} ended with {finished.returncode}: {finished.stdout[-500:]}"
-            )
+            said = f"{finished.stdout[-500:]}{(finished.stderr or '')[-500:]}"
+            raise click.ClickException(f"{shlex.join(words)} ended with {finished.returncode}: {said}")
         if not quiet:
-            click.echo(finished.stdout.rstrip())
+            self.done.append((shlex.join(words), took))
+            heading = click.style(f"\n$ {shlex.join(words)}\n", bold=True) if beside else ""
+            click.echo(f"{heading}{finished.stdout.rstrip()}")
         return finished.stdout
 
 
@@ -69,104 +101,176 @@ _MODULES = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How large the loop is."""
+
+    frames: int = FRAMES
+    budget: int = BUDGET
+    epochs: int = EPOCHS
+
+
 @click.command()
 @click.option("--out", default="runs/demo", show_default=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--frames", default=FRAMES, show_default=True, type=click.IntRange(40), help="Of each device's stream.")
 @click.option("--budget", default=BUDGET, show_default=True, type=click.IntRange(8), help="Frames that are annotated.")
 @click.option("--epochs", default=EPOCHS, show_default=True, type=click.IntRange(1), help="Of training on.")
-def main(out: Path, frames: int, budget: int, epochs: int) -> None:
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1),
+              help="How often the loop is run, each time with other people and another first model.")  # fmt: skip
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]),
+              help="Of the trainings; auto: bfloat16 where the machine has it natively.")  # fmt: skip
+def main(out: Path, frames: int, budget: int, epochs: int, seeds: int, precision: str) -> None:
     """Train, export, watch, harvest, annotate, train again, on rendered people; ends with one page that links all."""
     began = time.perf_counter()
     logging.getLogger("alpose.monitor").setLevel(logging.ERROR)  # that it watches without a queue is meant here
-    steps = Steps()
-    base = out / "benchmark" / "seed-0" / "base"
-    steps.run("alpose-train", "cycles", "--dataset", "synthetic", "--preset", "demo", "--out", out / "benchmark")
-    steps.run("alpose-export", base, "-o", out / "first.alpose", "--replace")
+    settings, steps = Settings(frames=frames, budget=budget, epochs=epochs), Steps(precision)
+    benchmark = ["alpose-train", "cycles", "--dataset", "synthetic", "--preset", "demo", "--methods", METHODS]
+    steps.run(*benchmark, "--seeds", seeds, "--out", out / "benchmark", "--select-only")
+    beside = ThreadPoolExecutor(1)
+    outcomes: list[Outcome] = []
 
-    click.secho("\nTwo devices watch; in the middle of their streams people become harder to see.", bold=True)
-    watched = {}
-    for number, device in enumerate(DEVICES):
-        queue = out / f"{device}.db"
+    def write() -> Path:
+        """The numbers and the page of the seeds so far: a run that is stopped leaves those that ended."""
+        result, seconds = Result(tuple(outcomes)), time.perf_counter() - began
+        write_json(out / "demo.json", {
+            **result.to_json(), "frames": frames, "budget": budget, "epochs": epochs, "seconds": seconds,
+            "cpu_seconds": _cpu_seconds(), "environment": environment(device_context("cpu", "fp32")) | {"precision": precision},
+            "commands": [{"command": command, "seconds": took} for command, took in steps.done],
+        })  # fmt: skip
+        return write_atomically(out / "index.html", render(result, steps.done, seconds).encode())
+
+    try:
+        retrained = beside.submit(steps.run, *benchmark, "--out", out / "benchmark", beside=True)
+        for seed in range(seeds):
+            folder = out / f"seed-{seed}" if seed else out
+            outcomes.append(turn(folder, out / "benchmark" / f"seed-{seed}" / "base", seed, settings, steps, beside))
+            write()
+        _result(retrained, lambda: steps.run(*benchmark, "--out", out / "benchmark"))
+    finally:
+        beside.shutdown(cancel_futures=True)
+    page = write()
+    click.secho(f"\n{Result(tuple(outcomes)).table()}", bold=True)
+    click.echo(f"\n{time.perf_counter() - began:.0f} s in all, {_cpu_seconds():.0f} s of computing. Open {page} in a browser.")  # fmt: skip
+
+
+def turn(
+    out: Path, base: Path, seed: int, settings: Settings, steps: Steps, beside: ThreadPoolExecutor
+) -> Outcome:  # fmt: skip
+    """One turn of the loop from the base model, in ``out``; what it is compared with is trained beside it."""
+    streams = [Stream.of(device, SEED_STEP * seed + 100 + number, settings.frames) for number, device in enumerate(DEVICES)]  # fmt: skip
+    at_random = beside.submit(train_random, out, base, streams, seed, settings, steps)
+    without = beside.submit(train_without, out, base, seed, settings, steps)
+
+    steps.run("alpose-export", base, "-o", out / "first.alpose", "--replace")
+    click.secho("\nTwo devices watch; from the middle of their streams on, some pictures are from a turned camera.", bold=True)  # fmt: skip
+    watched: dict[str, Watched] = {}
+    for number, stream in enumerate(streams):
+        queue = out / f"{stream.device}.db"
         _forget(queue)
-        stream = Stream.of(device, 100 + number, frames)
-        watched[device] = watch(stream, out / "first.alpose", queue, TRIGGER, seed=number)
-        click.echo(f"{device}: {frames} frames, {watched[device].kept_N.sum()} kept, "
-                   f"{watched[device].failed_N.sum()} failed")  # fmt: skip
+        seen = watch(stream, out / "first.alpose", queue, TRIGGER, seed=2 * seed + number)
+        watched[stream.device] = seen
+        click.echo(f"{stream.device}: {len(stream)} frames, {stream.turned_N.sum()} from the turned camera, "
+                   f"{seen.kept_N.sum()} kept, {seen.failed_N.sum()} failed")  # fmt: skip
 
     inbox, batch, dataset = out / "inbox", out / "batch", out / "dataset"
     for folder in (inbox, batch, dataset):
         _emptied(folder)
-    queues = [out / f"{device}.db" for device in DEVICES]
-    steps.run("alpose-harvest", "pull", *queues, "--into", inbox, "--acknowledge")
-    steps.run(
-        "alpose-harvest", "select", inbox, "--budget", budget, "--control", budget // 4, "--name", "week-1", "--seed", 0
-    )
+    steps.run("alpose-harvest", "pull", *(out / f"{device}.db" for device in DEVICES), "--into", inbox, "--acknowledge")
+    budget = settings.budget
+    steps.run("alpose-harvest", "select", inbox, "--budget", budget, "--control", budget // 4, "--name", "week-1",
+              "--seed", seed)  # fmt: skip
     steps.run("alpose-harvest", "gallery", inbox, "--out", out / "gallery.html", "--force")
     steps.run("alpose-harvest", "export", inbox, "--to", "coco", "--batch", "week-1", "--out", batch)
     with Inbox(inbox) as opened:
-        corrected = correct(batch, opened, {device: one.stream for device, one in watched.items()})
+        corrected = correct(batch, opened, {stream.device: stream for stream in streams})
     steps.run("alpose-harvest", "import", corrected, "--into", dataset, "--inbox", inbox, "--unchanged", "accept")
     steps.run("alpose-harvest", "report", dataset)
     field_report = json.loads(steps.run("alpose-harvest", "report", dataset, "--json", quiet=True))
 
-    steps.run("alpose-train", "fit", "--data", dataset, "--from", base, "--epochs", epochs,
-              "--out", _emptied(out / "second"))  # fmt: skip
+    _fit(out / "second", dataset, base, seed, settings.epochs, steps)
     steps.run("alpose-export", out / "second", "--calibration", dataset, "--previous", out / "first.alpose",
               "-o", out / "second.alpose", "--replace")  # fmt: skip
-    at_random = random_dataset(out / "dataset-random", watched, _labelled(dataset))
-    steps.run("alpose-train", "fit", "--data", at_random, "--from", base, "--epochs", epochs,
-              "--out", _emptied(out / "random"))  # fmt: skip
-    steps.run("alpose-export", out / "random", "--calibration", at_random, "-o", out / "random.alpose", "--replace")
-
-    outcome = _outcome(out, watched, field_report, dataset, frames)
-    write_json(out / "demo.json", outcome.to_json())
-    page = write_atomically(out / "index.html", render(outcome, steps.done, time.perf_counter() - began).encode())
-    click.echo("")
-    click.secho(outcome.table(), bold=True)
-    click.echo(f"\n{time.perf_counter() - began:.0f} s in all. Open {page} in a browser.")
-
-
-def random_dataset(folder: Path, watched: dict[str, Watched], count: int) -> Path:
-    """As many frames, picked by chance from everything that was seen, with the same truth."""
-    rng = np.random.default_rng(0)
-    everyone = [one.stream.person(number) for one in watched.values() for number in range(len(one.stream))]
-    return write_dataset(_emptied(folder), [everyone[place] for place in rng.permutation(len(everyone))[:count]])
-
-
-def _outcome(out: Path, watched: dict[str, Watched], report: Any, dataset: Path, frames: int) -> Outcome:
-    """Where every model is measured: on a third device that nobody has labelled, after the change."""
-    fresh = Stream.of("car-3", 900, frames)
-    after = {name: watch(fresh, out / f"{name}.alpose", None, None, seed=0) for name in ("first", "second", "random")}
+    _result(without, lambda: train_without(out, base, seed, settings, steps, beside=False))
     failed_N = np.concatenate([one.failed_N for one in watched.values()])
-    half = frames // 2
+    everyone = {device: place for place, device in enumerate(watched)}
     picked = read_json(dataset / "annotations" / "field.json")["images"]
-    failed_of = {device: one.failed_N for device, one in watched.items()}
-    found = sum(bool(failed_of[image["alpose"]["device"]][
-        watched[image["alpose"]["device"]].stream.number_of(image["alpose"]["captured_ns"])]) for image in picked)  # fmt: skip
+    picked_M = np.array([
+        everyone[image["alpose"]["device"]] * settings.frames
+        + watched[image["alpose"]["device"]].stream.number_of(image["alpose"]["captured_ns"])
+        for image in picked
+    ])  # fmt: skip
+    turned_N = np.concatenate([stream.turned_N for stream in streams])
+    checkpoints = {"first": base, "without": out / "without", "random": out / "random", "harvest": out / "second"}
+    assert tuple(checkpoints) == tuple(MODELS)
     return Outcome(
+        seed=seed,
         frames=len(failed_N),
+        turned=int(turned_N.sum()),
         failures=int(failed_N.sum()),
-        picked=len(picked),
-        found=found,
-        found_by_chance=len(picked) * float(failed_N.mean()),
+        labelled={
+            name: Labelled(frames=len(row_M), turned=int(turned_N[row_M].sum()), failures=int(failed_N[row_M].sum()))
+            for name, row_M in (("random", at_random.result()), ("harvest", picked_M))
+        },
         true_pck=float(np.nanmean(np.concatenate([one.pck_N for one in watched.values()]))),
-        field=report["fleet"],
-        before={"easy": _mean(after["first"].pck_N[:half]), "hard": _mean(after["first"].pck_N[half:])},
-        after={"easy": _mean(after["second"].pck_N[:half]), "hard": _mean(after["second"].pck_N[half:])},
-        by_chance={"easy": _mean(after["random"].pck_N[:half]), "hard": _mean(after["random"].pck_N[half:])},
-        failures_before=int(after["first"].failed_N.sum()),
-        failures_after=int(after["second"].failed_N.sum()),
-        failures_by_chance=int(after["random"].failed_N.sum()),
-        fresh=frames,
+        field=field_report["fleet"],
+        measured=measure(Stream.of("car-3", SEED_STEP * seed + 900, FRESH, turned=1.0), checkpoints),
     )
 
 
-def _mean(values: Any) -> float:
-    return float(np.nanmean(values))
+def train_random(
+    out: Path, base: Path, streams: Sequence[Stream], seed: int, settings: Settings, steps: Steps
+) -> npt.NDArray[np.int64]:  # fmt: skip
+    """Train on with as many frames, picked by chance from everything that the devices saw; their numbers."""
+    everyone = [(stream.data, row) for stream in streams for row in range(len(stream))]
+    picked_M = np.random.default_rng(seed).permutation(len(everyone))[: settings.budget]
+    dataset = write_dataset(_emptied(out / "dataset-random"), [everyone[place] for place in picked_M])
+    _fit(out / "random", dataset, base, seed, settings.epochs, steps, beside=True)
+    return picked_M
 
 
-def _labelled(dataset: Path) -> int:
-    return sum(1 for _ in (dataset / IMAGES).iterdir())
+def train_without(out: Path, base: Path, seed: int, settings: Settings, steps: Steps, beside: bool = True) -> None:
+    """Train on without a new label: with the people that trained the first model, for as many steps as the others."""
+    known = frozenset(checkpoint.load(base).facts["labelled_ids"])
+    people = open_dataset("synthetic", sizes=preset("demo").sizes).train
+    old = [(people, row) for row, id_ in enumerate(people.ids) if id_ in known]
+    dataset = write_dataset(_emptied(out / "dataset-old"), old)
+    learning = (1 - HOLD_OUT) * len(old), len(old) + (1 - HOLD_OUT) * settings.budget
+    epochs = round(settings.epochs * learning[1] / learning[0])
+    _fit(out / "without", dataset, base, seed, epochs, steps, "--without-old-data", beside=beside)
+
+
+def _fit(
+    out: Path, dataset: Path, base: Path, seed: int, epochs: int, steps: Steps, *more: str, beside: bool = False
+) -> None:  # fmt: skip
+    steps.run("alpose-train", "fit", "--data", dataset, "--from", base, *more, "--heads", "epck", "--epochs", epochs,
+              "--hold-out", HOLD_OUT, "--seed", seed, "--out", _emptied(out), beside=beside)  # fmt: skip
+
+
+def measure(fresh: Stream, checkpoints: Mapping[str, Path]) -> dict[str, Measured]:
+    """PCK of every model on a third device, whose frames nobody has labelled."""
+    machine = device_context("cpu", "fp32")
+    found = {}
+    for name, folder in checkpoints.items():
+        model = replace(checkpoint.load(folder, machine.device), heads={})
+        crops = prepare(fresh.data, replace(model.crop, context=0.0), default_cache())
+        pck_N = image_pck(crops.data, score(model, crops, machine, what=f"{name} on {fresh.device}").distance_NJ)
+        found[name] = Measured(
+            before=float(np.nanmean(pck_N[: len(fresh) // 2])),
+            turned=float(np.nanmean(pck_N[fresh.turned_N])),
+            failures=int(Failure().failed(pck_N)[0].sum()),
+            frames=len(fresh),
+        )
+    return found
+
+
+def _cpu_seconds() -> float:
+    """Seconds of computing of this process and of every command that has ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _result(beside: Future[T], call: Callable[[], T]) -> T:
+    """What runs beside; it is run here where it has not begun yet."""
+    return call() if beside.cancel() else beside.result()
 
 
 def _emptied(folder: Path) -> Path:

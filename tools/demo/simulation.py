@@ -1,5 +1,5 @@
-"""What the demo simulates: devices, each of which sees easy people first and hard ones later, as when a fleet moves to
-another country; and an annotator who knows the truth.
+"""What the demo simulates: devices on which a part of the pictures comes from a turned camera after a while, and an
+annotator who knows the truth.
 
 Shapes: N frames, J joints.
 """
@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from alpose import runtime
 from alpose.runtime.io import read_json
-from alpose.trainer.data.records import PoseData
+from alpose.trainer.data.records import Bools, PoseData, join
 from alpose.trainer.data.synthetic import read_people
+from alpose.trainer.gain.field import turned as turned_by_a_quarter
 from alpose.trainer.measures.metrics import Failure, judge, profile_for
 from alpose.trainer.progress import progress
 
@@ -32,28 +33,45 @@ BEGAN_NS = 1_750_000_000_000_000_000
 """When the first frame was taken, Unix time: any moment will do, and the same one makes the demo the same."""
 FRAME_NS = 100_000_000
 """Ten frames a second."""
+HARD_SHARE = 0.04
+"""Of all frames: dark, blurred, crowded or covered. The model fails on many of them, and labels help little."""
+TURNED_SHARE = 0.08
+"""Of the frames after the change."""
+TURNED_SEED = 50_000
+"""Keeps the people in front of the turned camera apart from the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What one device will see."""
+    """What one device will see, in this order."""
 
     device: str
-    halves: tuple[PoseData, PoseData]
+    data: PoseData
+    turned_N: Bools
+    """Frames of the turned camera; there are none before the middle of the stream."""
 
     @classmethod
-    def of(cls, device: str, seed: int, frames: int) -> Stream:
-        """A stream of ``frames`` frames that drifts in its middle."""
-        easy = read_people(seed=seed, count=frames // 2, domain="easy")
-        return cls(device, (easy, read_people(seed=seed, count=frames - frames // 2, domain="hard")))
+    def of(cls, device: str, seed: int, frames: int, turned: float = TURNED_SHARE) -> Stream:
+        """A stream of ``frames`` frames; from its middle on, a share ``turned`` of them is from a turned camera."""
+        rng = np.random.default_rng(seed)
+        hard_N = rng.random(frames) < HARD_SHARE
+        turned_N = (rng.random(frames) < turned) & (np.arange(frames) >= frames // 2)
+        kind_N = np.where(turned_N, 2, np.where(hard_N, 1, 0))
+        easy, hard, on_side = np.maximum(np.bincount(kind_N, minlength=3), 1).tolist()
+        together = join(
+            device,
+            read_people(seed=seed, count=easy, domain="easy"),
+            read_people(seed=seed, count=hard, domain="hard"),
+            turned_by_a_quarter(read_people(seed=seed + TURNED_SEED, count=on_side)),
+        )
+        first_3 = np.array([0, easy, easy + hard])
+        place_N = np.zeros(frames, dtype=np.int64)
+        for kind in range(3):
+            place_N[kind_N == kind] = first_3[kind] + np.arange(int((kind_N == kind).sum()))
+        return cls(device, together.subset(place_N), turned_N)
 
     def __len__(self) -> int:
-        return len(self.halves[0]) + len(self.halves[1])
-
-    def person(self, number: int) -> tuple[PoseData, int]:
-        """Data and row of a frame."""
-        first = len(self.halves[0])
-        return (self.halves[0], number) if number < first else (self.halves[1], number - first)
+        return len(self.data)
 
     def number_of(self, captured_ns: int) -> int:
         """Which frame was taken at a time."""
@@ -67,38 +85,36 @@ class Watched:
     stream: Stream
     pck_N: npt.NDArray[np.float64]
     """Of each frame; NaN where its labels do not tell."""
-    flagged_N: npt.NDArray[np.bool_]
-    kept_N: npt.NDArray[np.bool_]
+    kept_N: Bools
 
     @property
-    def failed_N(self) -> npt.NDArray[np.bool_]:
+    def failed_N(self) -> Bools:
         """Frames on which the model failed."""
         return Failure().failed(self.pck_N)[0]
 
 
-def watch(stream: Stream, bundle: Path, queue: Path | None, trigger: str | None, seed: int) -> Watched:
+def watch(stream: Stream, bundle: Path, queue: Path, trigger: str, seed: int) -> Watched:
     """Run a Monitor over a stream, as an app would: the box of the person is known to it."""
-    count = len(stream)
-    flagged_N, kept_N = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+    count, data = len(stream), stream.data
+    kept_N = np.zeros(count, dtype=np.bool_)
     predicted: list[npt.NDArray[np.float32]] = []
     with runtime.Monitor(
         bundle, queue=queue, trigger=trigger, engine="cpu", threads=1, device_id=stream.device, seed=seed
     ) as monitor:
         for number in progress(range(count), f"{stream.device} watches", count):
-            data, row = stream.person(number)
-            verdict = monitor(data.image(row), box=data.boxes_N4[row], time_ns=BEGAN_NS + number * FRAME_NS)
+            verdict = monitor(data.image(number), box=data.boxes_N4[number], time_ns=BEGAN_NS + number * FRAME_NS)
             predicted.append(np.asarray(verdict.keypoints))
-            flagged_N[number], kept_N[number] = verdict.flagged, verdict.kept
+            kept_N[number] = verdict.kept
             if verdict.kept:
                 monitor.flush()  # a real camera leaves the disk more time than this loop does
-    first = len(stream.halves[0])
-    pck_N = np.concatenate([_pck(stream.halves[0], predicted[:first]), _pck(stream.halves[1], predicted[first:])])
-    return Watched(stream, pck_N, flagged_N, kept_N)
-
-
-def _pck(data: PoseData, predicted: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float64]:
     distance_NJ = np.linalg.norm(np.stack(predicted) - data.joints_NJ2, axis=2)
-    judged = judge(data, distance_NJ, np.ones_like(distance_NJ), profile_for("standard", data.skeleton))
+    return Watched(stream, image_pck(data, distance_NJ), kept_N)
+
+
+def image_pck(data: PoseData, distance_NJ: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """PCK of each frame, NaN where its labels do not tell; the distances are in pixels of the frame."""
+    judged = judge(data, np.asarray(distance_NJ, np.float32), np.ones_like(distance_NJ, np.float32),
+                   profile_for("standard", data.skeleton))  # fmt: skip
     return judged.image_pck().astype(np.float64)
 
 
@@ -115,9 +131,9 @@ def correct(batch: Path, inbox: Inbox, streams: Mapping[str, Stream]) -> Path:
         assert id_ is not None
         (entry,) = inbox.entries([id_])
         stream = streams[entry.record.device]
-        data, row = stream.person(stream.number_of(entry.record.captured_ns))
+        row = stream.number_of(entry.record.captured_ns)
         frame = next(fact for fact in entry.pictures if fact.position == 0)
-        annotation |= _truth(data, row, to_image(data.joints_NJ2[row], frame))
+        annotation |= _truth(stream.data, row, to_image(stream.data.joints_NJ2[row], frame))
     corrected = batch / "corrected.json"
     corrected.write_text(json.dumps(document))
     return corrected
