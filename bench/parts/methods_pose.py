@@ -25,8 +25,9 @@ from alpose.runtime.skeleton import LSP
 from alpose.trainer.data.augment import AugmentConfig, augment, to_input
 from alpose.trainer.data.catalog import find
 from alpose.trainer.data.crops import CropConfig, prepare
+from alpose.trainer.data.images import ImageFiles
 from alpose.trainer.data.lsp import read_lsp
-from alpose.trainer.data.records import ImageFiles, PoseData
+from alpose.trainer.data.records import PoseData
 from alpose.trainer.data.synthetic import read_people
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.feed import Feed

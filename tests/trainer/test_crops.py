@@ -19,7 +19,8 @@ from alpose.runtime.crop import cut
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.data.crops import CropConfig, crop_config, prepare
-from alpose.trainer.data.records import ImageError, ImageFiles, Images, PoseData
+from alpose.trainer.data.images import ImageError, ImageFiles, Images
+from alpose.trainer.data.records import PoseData
 from alpose.trainer.foreign.spec import NetCrop, NetDecoder, NetInput, PoseSpec
 
 Bytes = npt.NDArray[np.uint8]

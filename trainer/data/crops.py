@@ -29,7 +29,8 @@ from alpose.runtime.skeleton import Skeleton, body_axis
 
 from ..foreign.spec import PoseSpec
 from ..progress import progress
-from .records import Bools, Floats, ImageError, PoseData, trained
+from .images import ImageError
+from .records import Bools, Floats, PoseData, trained
 
 log = logging.getLogger("alpose")
 

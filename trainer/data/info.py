@@ -19,7 +19,8 @@ from alpose.runtime.drawing import pose
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import write_atomically
 
-from .records import ImageError, PoseData
+from .images import ImageError
+from .records import PoseData
 
 Pixels = npt.NDArray[np.uint8]
 

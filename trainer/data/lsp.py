@@ -23,7 +23,8 @@ import scipy.io
 from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.skeleton import LSP
 
-from .records import Floats, ImageFiles, PoseData, image_files, joint_boxes, log_left_out
+from .images import ImageFiles, image_files
+from .records import Floats, PoseData, joint_boxes, log_left_out
 
 AxisOrder: TypeAlias = Literal["3,14,N", "14,3,N"]
 """How the axes of ``joints`` lie: value, joint, person or joint, value, person."""

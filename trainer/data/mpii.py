@@ -29,8 +29,9 @@ from alpose.runtime.errors import DataError, DataNotFoundError
 from alpose.runtime.io import read_json
 from alpose.runtime.skeleton import MPII
 
+from .images import ImageFiles
 from .lsp import read_mat
-from .records import Floats, ImageFiles, Person, PoseData, from_people, inside, join, log_left_out
+from .records import Floats, Person, PoseData, from_people, inside, join, log_left_out
 
 Split: TypeAlias = Literal["train", "valid"]
 """The parts of Newell's split, and the files of the JSON form."""

@@ -26,9 +26,10 @@ from ..progress import progress
 from .catalog import READERS, DatasetName, Reader, find, reader_of
 from .coco import annotation_files, read_coco
 from .download import SOURCES, images_sha256
+from .images import ImageError, ImageFiles, content_of, orientation
 from .lsp import AxisOrder, not_positions, read_joints
 from .mpii import MAT_PLACES, NEWELL_PLACES, newell_valid_people, read_mpii
-from .records import ImageError, ImageFiles, PoseData, content_of, orientation
+from .records import PoseData
 
 LspName: TypeAlias = Literal["lsp", "lspet"]
 

@@ -29,7 +29,8 @@ import numpy.typing as npt
 from alpose.runtime.errors import DataError, DataNotFoundError, MissingExtraError
 from alpose.runtime.skeleton import COCO, Skeleton, flip_pairs_by_name
 
-from .records import Person, PoseData, from_people, image_size, inside, log_left_out
+from .images import image_size
+from .records import Person, PoseData, from_people, inside, log_left_out
 
 log = logging.getLogger("alpose")
 

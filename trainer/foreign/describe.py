@@ -22,15 +22,17 @@ from alpose.runtime.io import to_json
 
 from ..data.catalog import open_dataset
 from ..data.crops import Crops, crop_config, prepare
-from ..data.records import ImageError, ImageFiles, PoseData
+from ..data.images import ImageError, ImageFiles
+from ..data.records import PoseData
 from ..measures.metrics import judge, profile_of
 from ..measures.statistics import mean_interval
 from ..progress import progress
 from .joints import in_skeleton, match_joints
 from .net import ForeignNet, open_net
 from .reader import NetReader
+from .recognition.examination import Part
 from .recognition.families import IMAGENET_MEAN, IMAGENET_STD
-from .recognition.recognise import Part, Recognised
+from .recognition.recognise import Recognised
 from .spec import NetInput, PoseSpec
 from .trial import Trial, try_net
 

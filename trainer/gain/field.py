@@ -29,7 +29,8 @@ from alpose.runtime.skeleton import Skeleton
 
 from ..cycles.run import Run, half_of_pool
 from ..data.crops import Crops, prepare
-from ..data.records import Bools, Floats, Images, PoseData, join, joint_boxes
+from ..data.images import Images
+from ..data.records import Bools, Floats, PoseData, join, joint_boxes
 from ..data.synthetic import read_people
 
 log = logging.getLogger("alpose")

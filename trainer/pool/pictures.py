@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import DataError, DataNotFoundError, MissingExtraError
 
-from ..data.records import ImageError, content_of
+from ..data.images import ImageError, content_of
 
 log = logging.getLogger("alpose")
 
@@ -53,7 +53,7 @@ class Files:
         return _URL.match(self.url) is None
 
     def read(self, name: str) -> bytes:
-        """The content of a picture; :class:`~alpose.trainer.data.records.ImageError` where it cannot be read."""
+        """The content of a picture; :class:`~alpose.trainer.data.images.ImageError` where it cannot be read."""
         if self.is_local:
             return content_of(Path(self.url) / name)
         files, root = _file_system(self.url)
@@ -109,7 +109,7 @@ def list_pictures(pool: str | Path) -> Listing:
 def decode(content: bytes, name: str) -> npt.NDArray[np.uint8]:
     """A picture as people and browsers see it: turned as EXIF says, RGB (H, W, 3), contiguous.
 
-    :class:`~alpose.trainer.data.records.ImageError` where it cannot be decoded.
+    :class:`~alpose.trainer.data.images.ImageError` where it cannot be decoded.
     """
     import cv2
 

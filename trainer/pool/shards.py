@@ -26,7 +26,8 @@ from alpose.runtime.crop import Crop, CropRule, body_turn, cut
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import body_axis
 
-from ..data.records import Floats, ImageError
+from ..data.images import ImageError
+from ..data.records import Floats
 from .boxes import Boxes, Detect, checked, whole
 from .pictures import Files, decode, digest
 from .scorers import BLOCK, Answers, Scorer

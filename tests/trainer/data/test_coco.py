@@ -19,7 +19,7 @@ from alpose.runtime.skeleton import COCO, LSP
 from alpose.tools.formats.coco import category
 from alpose.trainer.data.catalog import open_dataset, read_parts
 from alpose.trainer.data.coco import annotation_files, groups, read_coco, skeleton_of
-from alpose.trainer.data.records import ImageError
+from alpose.trainer.data.images import ImageError
 from alpose.trainer.data.verify import decode_all, verify
 
 from .folders import JOINTS, coco_document, coco_person, write_coco, write_images

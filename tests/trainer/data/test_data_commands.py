@@ -19,8 +19,9 @@ from alpose.runtime.drawing import LEFT, RIGHT
 from alpose.runtime.skeleton import LSP, Skeleton
 from alpose.trainer.data.catalog import Sizes
 from alpose.trainer.data.commands import data
+from alpose.trainer.data.images import ImageFiles
 from alpose.trainer.data.info import contact_sheet, describe
-from alpose.trainer.data.records import ImageFiles, PoseData
+from alpose.trainer.data.records import PoseData
 
 
 def run(*arguments: str) -> Result:

@@ -13,8 +13,9 @@ import pytest
 from alpose.runtime.errors import ConfigError, DataError, DataNotFoundError
 from alpose.trainer.data import catalog
 from alpose.trainer.data.catalog import READERS, Reader, open_dataset, read_parts, reader_of, register
+from alpose.trainer.data.images import ImageError, ImageFiles
 from alpose.trainer.data.mpii import MAT_NAME
-from alpose.trainer.data.records import ImageError, ImageFiles, PoseData
+from alpose.trainer.data.records import PoseData
 from alpose.trainer.data.verify import verify
 
 from .folders import coco_document, rect, two_points, write_coco, write_lsp, write_lspet, write_mpii, write_yolo

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 
 from alpose.runtime.errors import DataNotFoundError
-from alpose.trainer.data.records import ImageFiles, orientation
+from alpose.trainer.data.images import ImageFiles, orientation
 from alpose.trainer.data.verify import decode_all, lsp_label_checks, verify, verify_lsp
 
 Points = npt.NDArray[np.float32]

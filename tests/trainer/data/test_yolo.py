@@ -14,7 +14,7 @@ import pytest
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import COCO, LSP
 from alpose.trainer.data.catalog import open_dataset
-from alpose.trainer.data.records import image_size
+from alpose.trainer.data.images import image_size
 from alpose.trainer.data.verify import verify
 from alpose.trainer.data.yolo import description, label_line, parse_labels, read_yolo
 

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from alpose.runtime.skeleton import LSP
 from alpose.trainer.cli import main
-from alpose.trainer.data.records import ImageFiles, PoseData
+from alpose.trainer.data.images import ImageFiles
+from alpose.trainer.data.records import PoseData
 from alpose.trainer.foreign.describe import describe
 from alpose.trainer.foreign.recognition.recognise import examine
 from alpose.trainer.foreign.recognition.stated import Stated

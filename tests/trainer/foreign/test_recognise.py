@@ -492,7 +492,7 @@ def test_facemesh(models: Path) -> None:
 def test_a_real_net_whose_family_is_not_known(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is traced back from MoveNet's only output is what its authors named: the maps, and one tap of each resolution."""
     known = recognise(models / "movenet-lightning.onnx")
-    monkeypatch.setattr("alpose.trainer.foreign.recognition.recognise.FAMILIES", {})
+    monkeypatch.setattr("alpose.trainer.foreign.recognition.examination.FAMILIES", {})
     guessed = recognise(models / "movenet-lightning.onnx", columns=("y", "x", "score"))
     assert guessed.taps == known.taps
     assert guessed.hidden == {"heatmaps": known.hidden["heatmaps"]}

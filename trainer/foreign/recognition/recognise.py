@@ -10,32 +10,27 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, get_args
 
-import numpy as np
-import numpy.typing as npt
-
-from alpose.runtime.errors import CheckpointError, ConfigError
+from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import to_json
 from alpose.runtime.known_skeletons import KNOWN, known_skeleton, numbered
 from alpose.runtime.skeleton import Skeleton
 
 from ..net import run_once
-from ..spec import Decoding, Layout, NetCrop, NetDecoder, NetInput, Number, PoseSpec, ScoreForm, Unit
+from ..spec import Decoding, NetDecoder, PoseSpec, ScoreForm, Unit
 from . import families
-from .families import FAMILIES, Family
-from .graph import Graph, GraphInput, read_graph
+from .examination import Examination, Origin, Part, shown
+from .graph import Graph
 from .outputs import Candidate, candidates, guessed_columns, scores_beside
-from .stated import PLACES, Stated, size_in, stated_skeleton, with_own_spec
-from .tracing import AFTER_FEATURES, Traced, guessed_normalisation
+from .stated import PLACES, Stated
+from .tracing import Traced
 
-Origin = Literal["stated", "graph", "family", "guess"]
 COMMON_COUNTS = {17: "coco", 16: "mpii", 14: "lsp", 26: "halpe-26", 133: "wholebody-133", 33: "blazepose-33", 68: "face-68",
                  468: "face-468", 21: "hand-21"}  # fmt: skip
 SKELETON_OF = {len(skeleton): name for name, skeleton in KNOWN.items()}
@@ -43,16 +38,6 @@ _APPLIES: dict[str, tuple[Decoding, ...]] = {
     "refine": ("heatmaps", "simcc"), "columns": ("keypoints", "yolo"), "unit": ("keypoints", "yolo"),
 }  # fmt: skip
 """Options that only some ways to decode have."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One thing that is known of a net, and how."""
-
-    name: str
-    value: str
-    origin: Origin
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,25 +86,11 @@ def examine(path: str | Path, stated: Stated | None = None) -> Recognised:
         DataNotFoundError, CheckpointError: see :func:`~.graph.read_graph`.
         ConfigError: the file cannot be used, or something has to be stated; the message lists what was found.
     """
-    return _Examination(Path(path), stated or Stated()).result()
+    return _Recognition(Path(path), stated or Stated()).result()
 
 
-class _Examination:
-    """One file on its way to a spec; parts are noted as they become known."""
-
-    def __init__(self, path: Path, stated: Stated) -> None:
-        self.path, self.parts = path, list[Part]()
-        self.graph = read_graph(path, stated.size or size_in(stated.spec or {}))
-        self.stated, self.own = with_own_spec(path, stated, self.graph.metadata)
-        self.given: Mapping[str, Any] = self.stated.spec or {}
-        self.values, self.skeleton_stated = self.stated.values(), stated_skeleton(self.stated)
-        self.size_stated = stated.size or size_in(self.given)
-        self.image = self._image()
-        self.layout, self.size = self._layout_and_size()
-        self.batch = self._batch()
-        self.answers, self.low, self.high = self._measure()
-        self.shapes = {name: value.shape[1:] for name, value in self.answers.items()}
-        self.family_name, self.family = self._family()
+class _Recognition(Examination):
+    """From what a file takes and answers to its spec."""
 
     def result(self) -> Recognised:
         found = self._candidate()
@@ -147,166 +118,7 @@ class _Examination:
 
     # --- What is stated comes first, then the graph, the family, a guess
 
-    def _origin(self, name: str) -> Origin:
-        """Where a value comes from that an option, a spec file or the file's own spec gives."""
-        return "graph" if name in self.own else "stated"
-
-    def _note(self, name: str, value: Any, origin: Origin, why: str = "") -> None:
-        self.parts.append(Part(name, _shown(value), origin, why))
-
-    def _choose(self, name: str, family: Any, guess: Any, why: str = "") -> Any:
-        """Return the stated value, else the family's (unless None), or the guess."""
-        for value, origin in ((self.values.get(name), self._origin(name)), (family, "family"), (guess, "guess")):
-            if value is not None:
-                value = tuple(value) if isinstance(value, list) else value
-                from_graph = origin == "guess" and why.startswith("the graph")
-                self._note(name, value, "graph" if from_graph else origin, why if origin == "guess" else "")
-                return value
-        return None
-
     # --- Input
-
-    def _image(self) -> GraphInput:
-        inputs = self.graph.inputs
-        said = ", ".join(f"{one.name} {one.number} {_axes(one.shape)}" for one in inputs) or "none"
-        images = [one for one in inputs if len(one.shape) == 4]
-        if len(inputs) != 1 or len(images) != 1:
-            raise ConfigError(
-                f"{self.path} takes {said}; expected one input, an image of four axes. Export the net with the other inputs "
-                "folded in as constants, or fold them into the file: docs/models.md shows how"
-            )
-        if images[0].number not in get_args(Number):
-            raise ConfigError(
-                f"{self.path} takes {said}; an image is {', '.join(get_args(Number))}. Export the net with a cast in front"
-            )
-        return images[0]
-
-    def _layout_and_size(self) -> tuple[Layout, tuple[int, int]]:
-        shape = self.image.shape
-        said = f"{self.path} takes {self.image.name} {self.image.number} {_axes(shape)}"
-        fits: list[Layout] = [layout for layout, axis in (("nchw", 1), ("nhwc", 3)) if shape[axis] == 3]  # type: ignore[misc]
-        free = not any(isinstance(shape[axis], int) for axis in (1, 3))
-        layout = self.values.get("layout")
-        if layout is None:
-            if len(fits) != 1 and not free:
-                grey = 1 in (shape[1], shape[3])
-                raise ConfigError(
-                    f"{said}: no axis, or more than one, has the three colours. "
-                    + ("Nets of grey pictures are fed with three colours: put a convolution of 3 to 1 before it" if grey
-                       else "State --layout nchw or nhwc")
-                )  # fmt: skip
-            layout = fits[0] if fits else "nchw"
-        axes = (2, 3) if layout == "nchw" else (1, 2)
-        stated = [axis for axis in (shape[axes[0]], shape[axes[1]]) if isinstance(axis, int)]
-        if self.size_stated:
-            if len(stated) == 2 and tuple(stated) != tuple(self.size_stated):
-                raise ConfigError(f"{said}: its size is {stated[0]}x{stated[1]}, stated was {_shown(self.size_stated)}")
-            size = self.size_stated
-        elif len(stated) == 2:
-            size = (stated[0], stated[1])
-        else:
-            raise ConfigError(
-                f"{said}: height and width are free. State --size HxW, the size that the net was trained for; 256x192 is "
-                "common for people that are cropped, 640x640 for whole frames"
-            )
-        self._note(
-            "layout", layout, self._origin("layout") if "layout" in self.values else "graph" if fits else "guess"
-        )
-        self._note("size", f"{size[0]}x{size[1]}", "graph" if len(stated) == 2 else self._origin("size"))
-        self._note("number", self.image.number, "graph")
-        return layout, (int(size[0]), int(size[1]))
-
-    def _batch(self) -> int | None:
-        first = self.image.shape[0]
-        return first if isinstance(first, int) else None
-
-    def _blank_input(self, count: int) -> npt.NDArray[Any]:
-        height, width = self.size
-        shape = (count, 3, height, width) if self.layout == "nchw" else (count, height, width, 3)
-        noise = np.random.default_rng(count).integers(0, 256, shape)
-        if self.image.number in ("uint8", "int32"):
-            return noise.astype(self.image.number)
-        return (noise / 255).astype(self.image.number)
-
-    def _measure(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
-        """Answer noise: shapes, ranges of the outputs' last axes, and whether two images at once are taken."""
-        names = list(self.graph.outputs)
-        unknown = [tensor.name for tensor in self.graph.tensors.values()
-                   if tensor.operator in AFTER_FEATURES and (tensor.shape is None or None in tensor.shape)]  # fmt: skip
-        answers = run_once(
-            self.path, self.graph, self.image.name, self._blank_input(self.batch or 1), [*names, *unknown]
-        )
-        self.measured = {name: value.shape for name, value in answers.items()}
-        if self.batch is None:
-            try:
-                run_once(self.path, self.graph, self.image.name, self._blank_input(2), names)
-            except CheckpointError:
-                self.batch = 1
-                self._note(
-                    "batch", 1, "graph", "its batch axis is free, but it does not answer two images: fed one at a time"
-                )
-            else:
-                self._note("batch", "any", "graph")
-        else:
-            why = "the graph fixes it; images are fed one after the other" if self.batch == 1 else "the graph fixes it"
-            self._note("batch", self.batch, "graph", why)
-        outputs = {name: answers[name] for name in names}
-        for name, value in outputs.items():
-            if value.ndim == 0 or (len(value) != (self.batch or 1)):
-                if value.ndim and self.batch == 1:
-                    continue
-                del answers[name]
-        outputs = {name: value for name, value in outputs.items() if name in answers}
-        if not outputs:
-            raise ConfigError(f"{self.path}: no output has a batch axis; it gives {self._said()}")
-        columns = {
-            name: value.reshape(-1, value.shape[-1]) if value.size else np.zeros((1, 1))
-            for name, value in outputs.items()
-        }
-        return outputs, {k: v.min(axis=0) for k, v in columns.items()}, {k: v.max(axis=0) for k, v in columns.items()}
-
-    def _said(self) -> str:
-        return "; ".join(f"{name} {self.measured.get(name, '')}" for name in self.graph.outputs)
-
-    def _family(self) -> tuple[str | None, Family | None]:
-        if self.stated.like:
-            self._note("family", self.stated.like, "stated", FAMILIES[self.stated.like].title)
-            return self.stated.like, FAMILIES[self.stated.like]
-        for name, family in FAMILIES.items():
-            if family.signature(self.graph, self.shapes):
-                self._note("family", name, "graph", family.title)
-                return name, family
-        return None, None
-
-    def _input(self) -> NetInput:
-        family, integer = self.family, self.image.number in ("uint8", "int32")
-        scale, mean, std, why = guessed_normalisation(self.graph, self.image.name, self.layout, integer)
-        known = family if family and not integer else None
-        if self.parts_value("decode") == "yolo" and not integer:
-            mean, std, why = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "usual for detectors"
-        scale = self._choose("scale", known and known.scale, scale, why)
-        mean = self._choose("mean", known and known.mean, mean, why)
-        std = self._choose("std", known and known.std, std, why)
-        colour = self._choose("colour", family and family.colour, "rgb", "not told by the graph")
-        if family and family.unsure and self.parts[-1].origin == "family":
-            self.parts[-1] = dataclasses.replace(self.parts[-1], why=family.unsure)
-        return NetInput(
-            name=self.image.name, height_px=self.size[0], width_px=self.size[1], layout=self.layout, colour=colour,
-            number=cast(Number, self.image.number), scale=float(scale), mean=mean, std=std, batch=self.batch,
-        )  # fmt: skip
-
-    def _crop(self) -> NetCrop:
-        family = self.family.crop if self.family else None
-        whole = self.parts_value("decode") == "yolo"
-        kind = self._choose("crop", family and family.kind, "letterbox" if whole else "box", "usual for such outputs")
-        boxed = kind in ("box", "turned")
-        margin = self._choose("margin", (family and boxed and family.margin) or None, 1.25 if boxed else 1.0, "usual")
-        fill = self._choose("fill", family and family.fill, 114 if whole else 0, "usual")
-        return NetCrop(kind=kind, margin=float(margin), fill=int(fill))
-
-    def parts_value(self, name: str) -> str:
-        """The value of a part that was noted."""
-        return next((part.value for part in self.parts if part.name == name), "")
 
     # --- Outputs
 
@@ -505,7 +317,7 @@ class _Examination:
         size = (self.size[1], self.size[0])
         less = 1 if cells == "aligned" else 0
         stride = tuple((length - less) / (count - less) for length, count in zip(size, counts, strict=True))
-        self._note("cells", cells, "family", f"stride {_shown(stride)} px, the first one at pixel 0")
+        self._note("cells", cells, "family", f"stride {shown(stride)} px, the first one at pixel 0")
         return {"stride": stride, "offset": (0.0, 0.0)}
 
     def _points(self, found: Candidate, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -627,7 +439,7 @@ class _Examination:
             kinds = _APPLIES.get(name, get_args(Decoding))
             if spec.decoder.kind not in kinds and getattr(self.stated, name, None) is not None:
                 raise ConfigError(
-                    f"--{name} {_shown(value)}: {self.path} is read as {spec.decoder.kind}; this option is for {' and '.join(kinds)}"
+                    f"--{name} {shown(value)}: {self.path} is read as {spec.decoder.kind}; this option is for {' and '.join(kinds)}"
                 )
             if (
                 name != "outputs"
@@ -635,26 +447,12 @@ class _Examination:
                 and not (name == "points" and value == len(spec.skeleton))
             ):
                 raise ConfigError(
-                    f"--{name} {_shown(value)}: it was stated, but does not fit how {self.path} is read, with {key} "
-                    f"{_shown(plain[group][key])}"
+                    f"--{name} {shown(value)}: it was stated, but does not fit how {self.path} is read, with {key} "
+                    f"{shown(plain[group][key])}"
                 )
         for key in ("name", "number", "batch"):
             value, got = self.given.get("input", {}).get(key), plain["input"][key]
             if value is not None and value != got:
                 raise ConfigError(
-                    f"input.{key} of the spec is {_shown(value)}; that of {self.path} is {_shown(got)}: is it the spec of another net?"
+                    f"input.{key} of the spec is {shown(value)}; that of {self.path} is {shown(got)}: is it the spec of another net?"
                 )
-
-
-def _axes(shape: Iterable[Any]) -> str:
-    return f"({', '.join('free' if axis is None else str(axis) for axis in shape)})"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, tuple | list):
-        return ", ".join(_shown(item) for item in value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
-    return json.dumps(value) if isinstance(value, bool) else str(value)
