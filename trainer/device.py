@@ -76,6 +76,11 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
+def to_device(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A small tensor of the host on a device, without waiting for what the device is still computing."""
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
+
 def device_context(device: str | None = None, precision: Precision = "auto") -> DeviceContext:
     """Open the device for this process; under ``torchrun`` it joins the job's group.
 

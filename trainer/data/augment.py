@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from alpose.runtime.errors import ConfigError
 
+from ..device import to_device
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
@@ -77,29 +79,47 @@ def augment(
     grid_B23 = torch.cat(
         [forward_B22 * (size_2[None, :] / whole_2[:, None]), shift_B2[:, :, None] * (2 / whole_2[:, None])], dim=2
     )
-    inverse_B22 = torch.linalg.inv(forward_B22).mT
-    grid_B23, inverse_B22, shift_B2, mirror_B, colour_B4 = (
-        part.to(device, non_blocking=True)
-        for part in (grid_B23, inverse_B22, shift_B2, mirror_B, draw_B9[:, 5:9] * config.colour)
-    )
-    grid = functional.affine_grid(grid_B23, [batch, 3, height, width], align_corners=False)
+    # A rotation that zooms and mirrors: its inverse, transposed, is itself times the square of the zoom.
+    inverse_B22 = forward_B22 * zoom_B.square()[:, None, None]
+    grid_B23, inverse_B22, shift_B2, mirror_B, colour_B4, size_2, order_J = (
+        to_device(part, device)
+        for part in (grid_B23, inverse_B22, shift_B2, mirror_B, draw_B9[:, 5:9] * config.colour, size_2,
+                     torch.tensor(flip_order))
+    )  # fmt: skip
     images_B3HW = functional.grid_sample(
-        to_input(pixels_BTS3), grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+        pixels_BTS3.permute(0, 3, 1, 2).float(), _grid(grid_B23, height, width), mode="bilinear", padding_mode="zeros",
+        align_corners=False,
+    )  # fmt: skip
 
-    size_2 = size_2.to(device)
     centre_2 = (size_2 - 1) / 2
     moved_BJ2 = (joints_BJ2 - centre_2 - shift_B2[:, None]) @ inverse_B22 + centre_2
-    swapped_BJ2, swapped_BJ = moved_BJ2[:, list(flip_order)], labelled_BJ[:, list(flip_order)]
+    swapped_BJ2, swapped_BJ = moved_BJ2[:, order_J], labelled_BJ[:, order_J]
     view_BJ2 = torch.where(mirror_B[:, None, None], swapped_BJ2, moved_BJ2)
     counts_BJ = torch.where(mirror_B[:, None], swapped_BJ, labelled_BJ)
     inside_BJ = ((view_BJ2 > -0.5) & (view_BJ2 < size_2 - 0.5)).all(dim=2)
     return _colour(images_B3HW, colour_B4), view_BJ2, counts_BJ & inside_BJ
 
 
+def _grid(map_B23: Tensor, height: int, width: int) -> Tensor:
+    """Places (B, H, W, 2) to sample at, from -1 to 1, as ``affine_grid`` gives them; x and y lie in planes of their own.
+
+    A sum of a row and a column is a third of the time of a product of matrices, and planes are read faster.
+    """
+    x_W, y_H = (
+        (2 * torch.arange(size, device=map_B23.device) + 1) / size - 1 for size in (width, height)
+    )  # fmt: skip
+    across_B2W, down_B2H = map_B23[:, :, :1] * x_W, map_B23[:, :, 1:2] * y_H + map_B23[:, :, 2:]
+    return (across_B2W[:, :, None] + down_B2H[:, :, :, None]).permute(0, 2, 3, 1)
+
+
 def _colour(images_B3HW: Tensor, draw_B4: Tensor) -> Tensor:
-    """Contrast about each image's mean (first draw), and a gain per channel (the others)."""
+    """Contrast about each image's mean (first draw), and a gain per channel (the others); from [0, 255] to [0, 1].
+
+    All in one product and one sum: ((x - mean) · contrast + mean) · gain.
+    """
     mean_B111 = images_B3HW.mean(dim=(1, 2, 3), keepdim=True)
     contrast_B111 = 1 + draw_B4[:, 0, None, None, None]
-    gain_B311 = 1 + draw_B4[:, 1:4, None, None]
-    return (((images_B3HW - mean_B111) * contrast_B111 + mean_B111) * gain_B311).clamp_(0, 1)
+    gain_B311 = (1 + draw_B4[:, 1:4, None, None]) / 255.0
+    return torch.addcmul(mean_B111 * (1 - contrast_B111) * gain_B311, images_B3HW, contrast_B111 * gain_B311).clamp_(
+        0, 1
+    )

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.skeleton import LSP
@@ -127,6 +129,36 @@ def test_half_of_the_images_are_mirrored_at_a_half() -> None:
     _, moved, _ = run(black, joints, torch.ones(400, 2, dtype=torch.bool), flip_order=(1, 0), flip=0.5)
 
     assert abs(int((moved[:, 0, 0] > 32).sum()) - 200) < 50
+
+
+def test_views_are_those_of_the_plain_formulas() -> None:
+    """The slow twin: a grid by a product of matrices, an inverse by elimination, one colour after the other."""
+    pixels, joints, labelled = noise(5)
+    config = AugmentConfig(flip=0.5)
+    images, moved, counts = augment(
+        pixels, joints, labelled, shape_px=(SIZE, SIZE), flip_order=(1, 0, 2), config=config,
+        generator=torch.Generator().manual_seed(4),
+    )  # fmt: skip
+
+    draw_B9 = torch.rand(5, 9, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    for row, draw_9 in enumerate(draw_B9.double()):
+        angle, zoom = draw_9[0] * math.radians(config.rotation_deg), 1 + draw_9[1] * config.scale
+        mirrored, shift_2 = bool((draw_9[4] + 1) / 2 < 0.5), draw_9[2:4] * config.shift * SIZE
+        rotation_22 = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+        map_22 = rotation_22 / zoom @ torch.diag(torch.tensor([-1.0 if mirrored else 1.0, 1.0], dtype=torch.float64))
+        theta_23 = torch.cat([map_22 * (SIZE / SIDE), (shift_2 * 2 / SIDE)[:, None]], dim=1)
+        grid = functional.affine_grid(theta_23[None], [1, 3, SIZE, SIZE], align_corners=False)
+        input_13SS = pixels[row : row + 1].permute(0, 3, 1, 2).double() / 255
+        view_3SS = functional.grid_sample(input_13SS, grid, align_corners=False)[0]
+        contrasted = (view_3SS - view_3SS.mean()) * (1 + draw_9[5] * config.colour) + view_3SS.mean()
+        expected = (contrasted * (1 + draw_9[6:9] * config.colour)[:, None, None]).clamp(0, 1)
+        torch.testing.assert_close(images[row].double(), expected, rtol=0, atol=2e-4)
+
+        centre = (SIZE - 1) / 2
+        places_J2 = (joints[row].double() - centre - shift_2) @ torch.linalg.inv(map_22).T + centre
+        places_J2 = places_J2[[1, 0, 2]] if mirrored else places_J2
+        torch.testing.assert_close(moved[row].double(), places_J2, rtol=0, atol=1e-4)
+        assert counts[row].tolist() == ((places_J2 > -0.5) & (places_J2 < SIZE - 0.5)).all(dim=1).tolist()
 
 
 def test_changes_stay_in_their_ranges() -> None:
