@@ -108,6 +108,21 @@ def test_a_second_start_reads_no_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.read(np.arange(6)), again.read(np.arange(6)))
 
 
+def test_a_picture_of_several_people_is_decoded_once(tmp_path: Path) -> None:
+    images = Counted(3, broken=(1,))
+    data = people(images, 7, image_N=np.array([2, 0, 2, 1, 2, 1, 0]))
+    boxes_N4 = data.boxes_N4.copy()
+    boxes_N4[4] = np.nan  # of the same picture as three others
+    crops = prepare(replace(data, boxes_N4=boxes_N4), CONFIG, tmp_path, workers=2)
+
+    assert sorted(images.reads) == [0, 1, 2]
+    assert crops.data.ids == ("person-0", "person-1", "person-2", "person-6")
+    assert [reason.split(":")[0] for reason in crops.left_out] == ["person-3", "person-4", "person-5"]
+    for place, row in enumerate((0, 1, 2, 6)):
+        expected = cut(data.image(row), CONFIG.crop_of(data.boxes_N4[row]))
+        np.testing.assert_array_equal(crops.read(np.array([place]))[0], expected)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -306,24 +306,34 @@ def _make(
     with replacing(path) as temporary:
         pixels_NTS3 = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
 
-        def one(row: int) -> str | None:
+        reasons: dict[int, str] = {}
+
+        def one(rows: Sequence[int]) -> None:
+            """Everybody on one picture, which is decoded once."""
             try:
-                frame_HW3 = data.image(row)
-                size = (frame_HW3.shape[1], frame_HW3.shape[0])
-                crop = config.crop_of(data.boxes_N4[row], size, _turn(turn_N, row), bool(shared_N[row]))
-                pixels_NTS3[row] = cut(frame_HW3, crop)
-                sizes[row] = size
+                frame_HW3 = data.image(rows[0])
             except ImageError as error:
-                return str(error)
-            except DataError as error:
-                return f"no usable box ({error})"
-            return None
+                reasons.update(dict.fromkeys(rows, str(error)))
+                return
+            size = (frame_HW3.shape[1], frame_HW3.shape[0])
+            for row in rows:
+                try:
+                    crop = config.crop_of(data.boxes_N4[row], size, _turn(turn_N, row), bool(shared_N[row]))
+                    pixels_NTS3[row] = cut(frame_HW3, crop)
+                    sizes[row] = size
+                except DataError as error:
+                    reasons[row] = f"no usable box ({error})"
+
+        people_of: dict[int, list[int]] = {}
+        for row, picture in enumerate(data.image_N.tolist()):
+            people_of.setdefault(picture, []).append(row)
 
         # The pool gives the parallelism; OpenCV's own threads would only compete with it.
         cv2.setNumThreads(1)
         with ThreadPoolExecutor(workers) as pool:
-            reasons = list(progress(pool.map(one, range(len(data))), f"crops of {data.name}", len(data)))
+            for _ in progress(pool.map(one, people_of.values()), f"crops of {data.name}", len(people_of)):
+                pass
         pixels_NTS3.flush()
-        left_out = {row: reason for row, reason in enumerate(reasons) if reason}
+        left_out = dict(sorted(reasons.items()))
         of_frames = {} if config.rule.around_person else {"sizes": sizes}
         write_json(notes, {"left_out": left_out, "people": len(data), **of_frames})
