@@ -49,9 +49,11 @@ from .parts.contestants import (
     ours,
     tiny_recipe,
 )
+from .parts.gpu_switches import measure_switches
+from .parts.gpu_switches import show as show_switches
 from .parts.measure import RESULTS, Bench, Task, interleave, machine_facts, rates, spread, synchroniser, table
 
-Part = Literal["all", "throughput", "bundle", "stage1"]
+Part = Literal["all", "throughput", "switches", "bundle", "stage1"]
 
 PEAK_BF16_TFLOPS: tuple[tuple[str, float], ...] = (
     ("H200 NVL", 835), ("H200", 989), ("H100 PCIe", 756), ("H100 NVL", 835), ("H100", 989), ("A100", 312),
@@ -383,6 +385,15 @@ def main(
             result = {"bench": "gpu throughput", "tiny": tiny, "machine": machine_facts(used), "settings": settings,
                       **measured}  # fmt: skip
             print(f"written: {write_json(out / f'{prefix}-throughput.json', result)}", flush=True)
+    if part in ("all", "switches"):
+        effort = TINY if tiny else FULL
+        with tempfile.TemporaryDirectory() as folder:
+            material = make_material(chosen.recipe, effort.batches[0], used.device, Path(folder), effort.pool_batches)
+        switched = measure_switches(chosen.recipe, material, used, rounds=effort.rounds, calls=effort.calls,
+                                    compiler=effort.compiler)  # fmt: skip
+        print(show_switches(switched), flush=True)
+        value = {"bench": "gpu switches", "tiny": tiny, "machine": machine_facts(used), **switched}
+        print(f"written: {write_json(out / f'{prefix}-switches.json', value)}", flush=True)
     if bundle is not None and part in ("all", "bundle"):
         measured_bundle = measure_bundle(bundle, used, rounds=2 if tiny else 20, calls=1 if tiny else 5)
         print(show_bundle(measured_bundle), flush=True)

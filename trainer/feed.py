@@ -5,6 +5,9 @@ Shapes: B batch, T crop side with context, J joints.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,10 +17,13 @@ import torch
 from torch import Tensor
 
 from .data.crops import Crops
-from .device import DeviceContext
+from .device import DeviceContext, to_device
 
 RESIDENT_SHARE = 0.4
 """A dataset that takes less than this share of the GPU's free memory is kept there while it is trained on."""
+
+AHEAD = 2
+"""Batches that are read from the disk while another one is computed on."""
 
 
 class Batch(NamedTuple):
@@ -57,13 +63,43 @@ class Feed:
 
     def batch(self, index_B: npt.NDArray[np.integer]) -> Batch:
         """These people."""
-        where_B = torch.from_numpy(np.asarray(index_B, dtype=np.int64)).to(self.machine.device)
-        if self.resident_NTT3 is not None:
+        return self._send(index_B, None if self.resident_NTT3 is not None else self._read(index_B))
+
+    def stream(self, index: Iterable[npt.NDArray[np.integer]], ahead: int = AHEAD) -> Iterator[Batch]:
+        """These batches in their order; what is not on the device is read by a thread, so many batches ahead.
+
+        ``ahead`` of 0 reads each batch when it is asked for.
+        """
+        if self.resident_NTT3 is not None or not ahead:
+            yield from map(self.batch, index)
+            return
+        with ThreadPoolExecutor(1, "alpose-read") as reader:
+            begun: deque[tuple[npt.NDArray[np.integer], Future[Tensor]]] = deque()
+            try:
+                for index_B in index:
+                    begun.append((index_B, reader.submit(self._read, index_B)))
+                    if len(begun) > ahead:
+                        first_B, pixels = begun.popleft()
+                        yield self._send(first_B, pixels.result())
+                while begun:
+                    first_B, pixels = begun.popleft()
+                    yield self._send(first_B, pixels.result())
+            finally:  # whoever stops early waits for no more than the batch that is being read
+                for _, pixels in begun:
+                    pixels.cancel()
+
+    def _read(self, index_B: npt.NDArray[np.integer]) -> Tensor:
+        """Pixels in the host's memory, page-locked where a GPU fetches them from it."""
+        pixels = torch.from_numpy(self.crops.read(index_B))
+        return pixels.pin_memory() if self.machine.device.type == "cuda" else pixels
+
+    def _send(self, index_B: npt.NDArray[np.integer], pixels: Tensor | None) -> Batch:
+        where_B = to_device(torch.from_numpy(np.asarray(index_B, dtype=np.int64)), self.machine.device)
+        if pixels is None:
+            assert self.resident_NTT3 is not None
             pixels = self.resident_NTT3[where_B]
         else:
-            pixels = torch.from_numpy(self.crops.read(index_B))
-            if self.machine.device.type == "cuda":
-                pixels = pixels.pin_memory().to(self.machine.device, non_blocking=True)
+            pixels = pixels.to(self.machine.device, non_blocking=True)
         return Batch(pixels, self.joints_NJ2[where_B], self.labelled_NJ[where_B])
 
     def bare(self, pixels_BTT3: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Shapes: N people, B batch, S stacks or side of the net's input, T crop side with
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -15,14 +16,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alpose.runtime.errors import DataError
 
 from .checkpoint import PoseModel
 from .data.augment import to_input
 from .data.crops import Crops
-from .device import DeviceContext, evaluating
+from .device import DeviceContext, evaluating, to_device
 from .feed import Batch, Feed
 from .heatmaps import decode, to_pixels
 from .measures.metrics import normaliser, profile_of
@@ -65,7 +66,7 @@ class Predicted(NamedTuple):
 
 
 def predict(
-    model: PoseModel, crops: Crops, machine: DeviceContext, *, batch: int, what: str, rounds: int = 1,
+    model: PoseModel, crops: Crops, machine: DeviceContext, *, batch: int, what: str, rounds: int = 1, shared: bool = False,
     view: Callable[[Batch, Tensor], View] | None = None,
 ) -> Iterator[Predicted]:  # fmt: skip
     """Run a pose net over people; distances are measured as the ``standard`` profile of PCK does.
@@ -77,6 +78,7 @@ def predict(
         batch: views at a time.
         what: name in progress.
         rounds: how often everybody is seen; more than one makes sense for views that differ.
+        shared: this process of a ``torchrun`` job sees every ``world``-th batch alone; the batches are those of one process.
         view: what the net is shown of a batch and its PCK thresholds in pixels; by default everybody as they are.
 
     Raises:
@@ -91,24 +93,31 @@ def predict(
         model.to(machine.device)
     blocks = np.array_split(np.arange(len(crops)), max(1, math.ceil(len(crops) / batch)))
     turns = [rows_B for _ in range(rounds) for rows_B in blocks]
-    for rows_B in progress(turns, what, len(turns)):
-        with evaluating(model.pose):  # for each batch: between them the caller's mode is its own
-            whole, unit_B = feed.batch(rows_B), unit_N[torch.from_numpy(rows_B)].to(machine.device)
+    if shared:
+        turns = turns[machine.rank :: machine.world]
+    pose = with_weights_in(model.pose, machine.dtype)
+    for rows_B, whole in zip(progress(turns, what, len(turns)), feed.stream(turns), strict=True):
+        with evaluating(pose):  # for each batch: between them the caller's mode is its own
+            unit_B = to_device(unit_N[torch.from_numpy(rows_B)], machine.device)
             if view:
                 shown = view(whole, unit_B)
             else:
                 shown = View(to_input(feed.bare(whole.pixels_BTT3)), whole.joints_BJ2, whole.labelled_BJ, unit_B)
-            predicted = predict_batch(model, rows_B, shown, machine, skip)
+            predicted = predict_batch(model, rows_B, shown, machine, skip, pose)
         yield predicted
 
 
 def predict_batch(
-    model: PoseModel, rows_B: npt.NDArray[np.int64], shown: View, machine: DeviceContext, skip: list[int]
-) -> Predicted:
-    """What a pose net in eval mode makes of one batch; ``skip`` are joints that PCK does not judge."""
+    model: PoseModel, rows_B: npt.NDArray[np.int64], shown: View, machine: DeviceContext, skip: list[int],
+    pose: nn.Module | None = None,
+) -> Predicted:  # fmt: skip
+    """What a pose net in eval mode makes of one batch; ``skip`` are joints that PCK does not judge.
+
+    ``pose`` stands for the net of the model, from :func:`with_weights_in`.
+    """
     images = shown.images_B3SS.contiguous(memory_format=torch.channels_last)
     with machine.autocast():
-        output = model.pose(images)
+        output = (model.pose if pose is None else pose)(images)
     cells_BJ2, peak_BJ = decode(output.heatmaps_BSJHW[:, -1].float())
     keypoints_BJ2 = to_pixels(cells_BJ2, STRIDE)
     distance_BJ = (keypoints_BJ2 - shown.joints_BJ2).norm(dim=2) / shown.unit_B[:, None]
@@ -119,6 +128,21 @@ def predict_batch(
         output.features.map(lambda value: value.float()), keypoints_BJ2, peak_BJ / model.target.peak,
         distance_BJ, counts_BJ,
     )  # fmt: skip
+
+
+def with_weights_in(pose: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The net with the weights of its convolutions and linear layers in ``dtype`` already, to be run under autocast.
+
+    Autocast rounds them at each call, a hundred small kernels a batch; rounded once they are the same. In float32, or compiled,
+    it is the net itself, else a copy; normalisations keep their float32.
+    """
+    if dtype == torch.float32 or hasattr(pose, "_orig_mod"):
+        return pose
+    pose = copy.deepcopy(pose)
+    for part in pose.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            part.to(dtype)
+    return pose
 
 
 def threshold_px(crops: Crops) -> Tensor:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from alpose.runtime.errors import DataError
 
@@ -92,7 +93,7 @@ COLUMNS = tuple(name for name in Scored.__slots__ if name not in PREFIXES)
 
 def score(
     model: PoseModel, crops: Crops, machine: DeviceContext, *, batch: int = 32, what: str = "scoring",
-    options: ScoreOptions | None = None, forms: Collection[str] = (),
+    options: ScoreOptions | None = None, forms: Collection[str] = (), shared: bool = False,
 ) -> Scored:  # fmt: skip
     """Run a model over people once.
 
@@ -104,13 +105,16 @@ def score(
         what: name in progress.
         options: of entropies, peaks and heads.
         forms: methods whose scores are computed from the heatmaps (``Method.of_maps``), to compute besides.
+        shared: every process of a ``torchrun`` job calls this: each scores its share of the batches, and all get everybody.
     """
     options = options or ScoreOptions()
     with evaluating(*model.heads.values(), *model.auxiliary.values()):
         kept = [
             {name: value.cpu() for name, value in reduce_batch(model, seen, options, forms).items()}
-            for seen in predict(model, crops, machine, batch=batch, what=what)
+            for seen in predict(model, crops, machine, batch=batch, what=what, shared=shared)
         ]
+    if shared and machine.world > 1:
+        kept = _of_all_processes(kept, machine)
     arrays = {name: torch.cat([part[name] for part in kept]).numpy() for name in kept[0]}
     offset_NJ2 = arrays["predicted_NJ2"] - crops.joints_NJ2
     arrays["distance_NJ"] = crops.distance(offset_NJ2)
@@ -118,6 +122,13 @@ def score(
     scored = Scored.from_arrays({name: value.astype(np.float32) for name, value in arrays.items()})
     _refuse_nan(scored, crops)
     return scored
+
+
+def _of_all_processes(mine: list[dict[str, Tensor]], machine: DeviceContext) -> list[dict[str, Tensor]]:
+    """The batches of every process in the order of the people: process r has those of r, r + world, …"""
+    parts: list[list[dict[str, Tensor]]] = [[] for _ in range(machine.world)]
+    distributed.all_gather_object(parts, mine)
+    return [part for turn in zip_longest(*parts) for part in turn if part is not None]
 
 
 def reduce_batch(model: PoseModel, seen: Predicted, options: ScoreOptions, forms: Collection[str]) -> dict[str, Tensor]:

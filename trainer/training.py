@@ -44,6 +44,7 @@ from .training_state import Epoch, Schedule, Stepper, TrainingState, identity, r
 log = logging.getLogger("alpose")
 
 HeadsHow = Literal["frozen", "joint"]
+Compile = bool | Literal["reduce-overhead"]
 AnyHead = LossHead | AuxiliaryHead
 H = TypeVar("H", bound=AnyHead)
 T = TypeVar("T")
@@ -63,10 +64,14 @@ class PoseTraining:
     validation: float = 0.1
     """Share of the labelled people that choose the epoch and the rate, and train nothing."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    compile: bool = False
+    compile: Compile = False
+    """``torch.compile`` the pose net; ``reduce-overhead`` also records its steps as CUDA graphs, so that a GPU waits for no
+    launches: at the price of memory for every recorded step."""
 
     def __post_init__(self) -> None:
         _check_positive("pose training", epochs=self.epochs, batch=self.batch, lr=self.lr)
+        if self.compile not in (False, True, "reduce-overhead"):
+            raise ConfigError(f"pose training: compile must be true, false or reduce-overhead, got {self.compile!r}")
         if self.schedule not in get_args(Schedule):
             raise ConfigError(f"pose training: schedule {self.schedule!r} is not one of {get_args(Schedule)}")
         if not self.weight_decay >= 0:
@@ -197,7 +202,8 @@ def train_pose(
     schedule = Stepper(config.schedule, config.lr, optimiser, epochs=config.epochs, steps=len(feed) // batch)
     head_optimisers = {name: Adam(head.to(machine.device).parameters(), head_how.lr, fused=True)
                        for name, head in joint.items()}  # fmt: skip
-    net: nn.Module = torch.compile(model.pose) if config.compile else model.pose  # type: ignore[assignment]
+    net = compiled(model.pose, config.compile)
+    records_graphs = config.compile == "reduce-overhead" and machine.device.type == "cuda"
     if machine.world > 1:
         ids = [machine.device.index] if machine.device.type == "cuda" else None
         net = DistributedDataParallel(net, device_ids=ids)
@@ -206,6 +212,8 @@ def train_pose(
     first = kept.resume()
 
     def step(views: Views) -> Mapping[str, Tensor]:
+        if records_graphs:  # what the last step gave may be written over
+            torch.compiler.cudagraph_mark_step_begin()
         with machine.autocast():
             output: PoseOutput = net(views.images_B3SS)
         loss = heatmap_mse(output.heatmaps_BSJHW, views.target_BJHW, views.counts_BJ).mean() * views.share
@@ -234,6 +242,14 @@ def train_pose(
     if best:
         kept.restore_best()
     return tuple(kept.history)
+
+
+def compiled(net: nn.Module, how: Compile) -> nn.Module:
+    """The net as it is trained, with the same parameters."""
+    if not how:
+        return net
+    fast: nn.Module = torch.compile(net, mode="reduce-overhead" if how == "reduce-overhead" else None)  # type: ignore[assignment]
+    return fast
 
 
 def train_heads(
@@ -373,9 +389,9 @@ def _views(
     """
     generator = torch.Generator().manual_seed(_hash(seed, purpose, epoch))
     mine = slice(machine.rank, None, machine.world)
-    for index_B in batches_of(len(feed), batch, seed, epoch):
+    rows = list(batches_of(len(feed), batch, seed, epoch))
+    for index_B, whole in zip(rows, feed.stream(rows), strict=True):
         strength = float(torch.rand((), generator=generator)) if damaged else None
-        whole = feed.batch(index_B)
         images, joints_BJ2, counts_BJ = augment(
             whole.pixels_BTT3, whole.joints_BJ2, whole.labelled_BJ, shape_px=model.crop.shape_px,
             flip_order=model.skeleton.flip_order(), config=config if strength is None else views_of(strength),

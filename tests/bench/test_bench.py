@@ -365,6 +365,19 @@ def test_gpu_measures_every_variant_at_every_batch_size(gpu_folder: Path) -> Non
     assert measured == [(batch, work, name) for batch in gpu.TINY.batches for work in WORKS for name in names]
 
 
+def test_gpu_measures_every_preparation_on_and_off(gpu_folder: Path) -> None:
+    value = read(gpu_folder / "out/gpu-tiny-switches.json")
+
+    assert value["left_out"] == []
+    assert [row["switch"] for row in value["switches"]] == [
+        "CUDA graphs", "weights rounded once", "noise on the device", "reading ahead", "sending without waiting",
+        "inverse in closed form",
+    ]  # fmt: skip
+    for row in value["switches"]:
+        off_R, on_R = row["seconds_per_round"]["off"], row["seconds_per_round"]["on"]
+        assert row["faster_per_round"] == pytest.approx([off / on for off, on in zip(off_R, on_R, strict=True)])
+
+
 def test_gpu_numbers_agree_with_each_other(gpu_folder: Path) -> None:
     value = read(gpu_folder / "out/gpu-tiny-throughput.json")
     for m in value["measurements"]:

@@ -12,10 +12,11 @@ from alpose.runtime.errors import DataError
 from alpose.trainer.checkpoint import PoseModel, new_head
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops
-from alpose.trainer.device import DeviceContext
+from alpose.trainer.device import DeviceContext, evaluating
 from alpose.trainer.heatmaps import decode, draw, entropy, multipeak_entropy, to_cells, to_pixels
 from alpose.trainer.methods.catalog import heads_of
 from alpose.trainer.objectives import true_loss
+from alpose.trainer.passes import predict
 from alpose.trainer.scoring import Scored, score
 from alpose.trainer.training import PoseTraining, train_pose
 
@@ -64,6 +65,19 @@ def test_another_order_of_people_gives_the_same_numbers_in_that_order(
     order = np.random.default_rng(0).permutation(11)[:7]
 
     assert_close(score(model, crops.subset(order), cpu, batch=3), scored.take(order))
+
+
+def test_weights_that_are_rounded_once_are_those_that_autocast_rounds(model: PoseModel, crops: Crops) -> None:
+    machine = DeviceContext(torch.device("cpu"), torch.bfloat16)
+    before = {name: value.clone() for name, value in model.pose.state_dict().items()}
+
+    (seen,) = predict(model, crops, machine, batch=11, what="looking")
+    with evaluating(model.pose), machine.autocast():
+        expected = model.pose(seen.images_B3SS).heatmaps_BSJHW
+
+    assert seen.heatmaps_BSJHW.dtype == torch.bfloat16
+    assert torch.equal(seen.heatmaps_BSJHW, expected)
+    assert all(torch.equal(value, before[name]) for name, value in model.pose.state_dict().items())
 
 
 def test_scores_differ_between_people(scored: Scored) -> None:

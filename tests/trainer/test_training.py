@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from alpose.runtime.errors import CheckpointError, ConfigError
 from alpose.trainer import training, training_state
@@ -259,6 +260,50 @@ def test_the_rate_halves_on_a_plateau_of_nine_epochs(
     history = train_pose(make_model(), make_crops(5), config, cpu, seed=0)
 
     assert [epoch.lr for epoch in history] == [1e-3] * 9 + [5e-4] * 2
+
+
+def test_a_step_reads_no_number_back_from_the_device(
+    make_crops: MakeCrops, make_model: MakeModel, cpu: DeviceContext
+) -> None:
+    """Each would make a GPU wait: there are as many in two steps as in six."""
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if op in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+                self.count += 1
+            return op(*args, **(kwargs or {}))
+
+    counts = []
+    for people in (10, 26):
+        validates_N = np.arange(people) < 2
+        with Reads() as reads:
+            train_pose(
+                make_model(), make_crops(people), PoseTraining(epochs=1, batch=4), cpu, seed=0, validates_N=validates_N
+            )
+        counts.append(reads.count)
+
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(("how", "mode"), [(True, None), ("reduce-overhead", "reduce-overhead")])
+def test_a_net_is_compiled_in_the_mode_that_is_asked_for(
+    how: Any, mode: str | None, crops: Crops, make_model: MakeModel, cpu: DeviceContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def compile_(net: torch.nn.Module, mode: str | None) -> torch.nn.Module:
+        asked.append(mode)
+        return net
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    plain, fast = make_model(), make_model()
+    train_pose(plain, crops, SHORT, cpu, seed=0)
+    train_pose(fast, crops, replace(SHORT, compile=how), cpu, seed=0)
+
+    assert asked == [mode]
+    assert_same(weights(plain.pose), weights(fast.pose))
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -575,6 +620,7 @@ def test_two_processes_end_with_one_model(tmp_path: Path) -> None:
         ({"lr": 0.0}, "lr"),
         ({"lr": math.nan}, "lr"),
         ({"schedule": "cosine"}, "cosine"),
+        ({"compile": "max-autotune"}, "reduce-overhead, got 'max-autotune'"),
         ({"validation": 0.0}, "validation"),
         ({"validation": 0.95}, "validation"),
         ({"weight_decay": -1.0}, "weight_decay"),

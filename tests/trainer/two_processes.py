@@ -9,15 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from alpose.trainer.checkpoint import new_head
+from alpose.trainer.checkpoint import PoseModel, new_head
 from alpose.trainer.cycles.benchmark import run_benchmark
 from alpose.trainer.cycles.run import RunConfig
 from alpose.trainer.data.catalog import Sizes
-from alpose.trainer.device import device_context
+from alpose.trainer.data.crops import Crops
+from alpose.trainer.device import DeviceContext, device_context
 from alpose.trainer.models.heads import LossHead
+from alpose.trainer.scoring import score
 from alpose.trainer.training import HeadTraining, PoseTraining, train_heads, train_pose
 
 
@@ -46,6 +49,18 @@ def benchmark() -> RunConfig:
                                  sizes=Sizes(initial=24, pool=16, test=8), select_only=True)  # fmt: skip
 
 
+def scoring_is_shared(model: PoseModel, crops: Crops, used: DeviceContext) -> None:
+    """Each process runs the net over its share of five batches, and all have the scores of everybody."""
+    runs: list[int] = []
+    model.pose.register_forward_hook(lambda *_: runs.append(1))
+    alone = score(model, crops, used, batch=5).save_arrays()
+    assert len(runs) == 5
+    shared = score(model, crops, used, batch=5, shared=True).save_arrays()
+    assert len(runs) == 5 + len(range(5)[used.rank :: used.world])
+    for name, value_N in alone.items():
+        np.testing.assert_array_equal(shared[name], value_N)
+
+
 def main(out: Path) -> None:
     """Pose net with a joint head, then a frozen one; the uneven batch gives the first process more rows."""
     torch.set_num_threads(1)
@@ -65,6 +80,7 @@ def main(out: Path) -> None:
     modules: dict[str, nn.Module] = {"pose": model.pose, "ll++": joint["ll++"], "ll": frozen["ll"]}
     weights = {f"{part}.{key}": v for part, module in modules.items() for key, v in module.state_dict().items()}
     torch.save(weights, out / f"weights-{used.world}-{used.rank}.pt")
+    scoring_is_shared(model, crops, used)
     told = {"batch norm": [asdict(epoch) for epoch in history], "group norm": [asdict(e) for e in each_by_itself]}
     (out / f"history-{used.world}-{used.rank}.json").write_text(json.dumps(told))
     run_benchmark(benchmark(), out / f"run-{used.world}", used, data_root=None, cache=out / f"cache-{used.world}")

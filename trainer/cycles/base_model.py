@@ -63,18 +63,15 @@ class BaseModel:
             read_json(self._folder / checkpoint.FACTS)["sha256"], self._run.people_sha256, options.of_a_pass()
         ]))  # fmt: skip
 
-        def score_everyone() -> None:
-            stored = load_npz(path) if path.exists() else {}
-            wanted = {*COLUMNS, *(PREFIXES["forms"] + name for name in forms)}
-            if wanted <= stored.keys() and str(stored["made_of"]) == made_of:
-                return
+        stored = load_npz(path) if path.exists() else {}
+        wanted = {*COLUMNS, *(PREFIXES["forms"] + name for name in forms)}
+        if not (wanted <= stored.keys() and str(stored["made_of"]) == made_of):
             started = time.perf_counter()
+            # No process is through before all have begun, so that none finds the file which the first one writes after.
             scored = score(model, self._run.people, machine, what=f"scoring with the base of seed {self._seed}",
-                           options=options, forms=forms)  # fmt: skip
-            seconds = np.array(time.perf_counter() - started)
-            save_npz(path, {**scored.save_arrays(), "seconds": seconds, "made_of": np.array(made_of)})
-
-        machine.once(score_everyone)
+                           options=options, forms=forms, shared=True)  # fmt: skip
+            took = np.array(time.perf_counter() - started)
+            machine.once(save_npz, path, {**scored.save_arrays(), "seconds": took, "made_of": np.array(made_of)})
         arrays = load_npz(path)
         seconds = float(arrays.pop("seconds"))
         del arrays["made_of"]

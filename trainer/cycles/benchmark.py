@@ -193,7 +193,7 @@ def _stage(
 def _score(stage: _Stage, model: PoseModel) -> tuple[Scored, float]:
     started = time.perf_counter()
     scored = score(model, stage.run.people, stage.run.machine, what=f"scoring for {stage.method}, stage {stage.number}",
-                   options=stage.run.config.scores, forms=maps_for([stage.method]))  # fmt: skip
+                   options=stage.run.config.scores, forms=maps_for([stage.method]), shared=True)  # fmt: skip
     return scored, time.perf_counter() - started
 
 

@@ -9,11 +9,13 @@ Shapes: B batch, H W height and width.
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..device import to_device
 from .augment import AugmentConfig
 
 OCCLUDERS = 2
@@ -27,33 +29,51 @@ def views_of(strength: float) -> AugmentConfig:
     )
 
 
-def degrade(images_B3HW: Tensor, strength_B: Tensor, generator: torch.Generator) -> Tensor:
+def degrade(
+    images_B3HW: Tensor,
+    strength_B: Tensor,
+    generator: torch.Generator,
+    noise_on: Literal["host", "device"] | None = None,
+) -> Tensor:
     """Worse pictures (B, 3, H, W) in [0, 1].
 
     Args:
         images_B3HW: in [0, 1]; not changed.
         strength_B: in [0, 1] for each image: how often each kind of damage falls on it, and how large occluders are.
-        generator: on the CPU, so that every device draws the same.
+        generator: on the CPU, so that every device draws the same kinds of damage.
+        noise_on: where the noise itself is drawn; by default on the device of the images: a hundred milliseconds a batch
+            on a CPU, and for the noisy images alone on a GPU, whose noise is then another one.
     """
     device, out = images_B3HW.device, images_B3HW
     for _ in range(OCCLUDERS):
         out = _occlude(out, images_B3HW.flip(0), strength_B.to(device), generator)
     draw_B7, strength_B = torch.rand(len(out), 7, generator=generator), strength_B.cpu()
-    noise = torch.randn(out.shape, generator=generator)
     blurred_B, kind_B = draw_B7[:, 1] < strength_B, draw_B7[:, 0]
     out = out.clone()
     for chosen_B, damage, *numbers in (
         (blurred_B & (kind_B >= 0.0) & (kind_B < 0.2), partial(_blur, factor=2)),
         (blurred_B & (kind_B >= 0.2) & (kind_B < 0.3), partial(_blur, factor=4)),
         (draw_B7[:, 2] < 0.5 * strength_B, _expose, draw_B7[:, 3], draw_B7[:, 4]),
-        (draw_B7[:, 5] < 0.4 * strength_B, _add_noise, noise, draw_B7[:, 6]),
     ):
         # Who is damaged is known on the CPU: a GPU is not waited for, and nobody else is computed on.
         rows_M = chosen_B.nonzero()[:, 0]
         if len(rows_M):
-            here_M = rows_M.to(device)
-            out[here_M] = damage(out[here_M], *(number[rows_M].to(device) for number in numbers))
+            here_M = to_device(rows_M, device)
+            out[here_M] = damage(out[here_M], *(to_device(number[rows_M], device) for number in numbers))
+    noisy_M = (draw_B7[:, 5] < 0.4 * strength_B).nonzero()[:, 0]
+    noise = _noise(noisy_M, out, generator, noise_on or ("host" if device.type == "cpu" else "device"))
+    if len(noisy_M):
+        here_M = to_device(noisy_M, device)
+        out[here_M] = _add_noise(out[here_M], noise, to_device(draw_B7[noisy_M, 6], device))
     return out
+
+
+def _noise(rows_M: Tensor, images: Tensor, generator: torch.Generator, where: Literal["host", "device"]) -> Tensor:
+    """Standard normal numbers (M, 3, H, W) for some of the images, on their device."""
+    if where == "host":
+        return torch.randn(images.shape, generator=generator)[rows_M].to(images.device)
+    there = torch.Generator(images.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    return torch.randn((len(rows_M), *images.shape[1:]), generator=there, device=images.device)
 
 
 def _occlude(images: Tensor, others: Tensor, strength_B: Tensor, generator: torch.Generator) -> Tensor:

@@ -86,6 +86,21 @@ def test_what_is_drawn_does_not_depend_on_strength() -> None:
     assert torch.equal(*states)
 
 
+def test_noise_of_the_device_changes_the_noisy_images_alone() -> None:
+    given, strength_B = images(64), torch.ones(64)
+
+    def damaged(where: Any, seed: int = 0) -> Tensor:
+        return degrade(given, strength_B, torch.Generator().manual_seed(seed), where)
+
+    host, device = damaged("host"), damaged("device")
+    differ_B = (host != device).flatten(1).any(dim=1)
+    assert 0.2 < differ_B.float().mean() < 0.6  # two in five at full strength
+    assert torch.equal(device, damaged("device"))
+    assert torch.equal(host, damaged(None))  # what a CPU draws
+    spread = [(value - torch.minimum(host, device)).abs()[differ_B].mean() for value in (host, device)]
+    assert spread[1] == pytest.approx(float(spread[0]), rel=0.05)
+
+
 def test_occluders_cover_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of at most half the side each, filled with one colour or with another picture's own pixels."""
     for other in ("_blur", "_expose"):
