@@ -24,6 +24,7 @@ from alpose.runtime.io import read_json, write_atomically, write_json
 from alpose.runtime.skeleton import Skeleton
 
 from .data.crops import CropConfig
+from .device import MEMORY_FORMAT
 from .methods.catalog import head_named
 from .methods.options import MEMBERS
 from .models import NetConfig, PoseNet, build_net, channels_of, net_from_json, net_to_json
@@ -86,7 +87,7 @@ class PoseModel:
     def to(self, device: torch.device) -> PoseModel:
         """Move the weights, convolutions in channels-last order."""
         with torch.inference_mode(False):  # weights that were moved in inference mode could never be trained again
-            self.pose.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.pose.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
             for head in (*self.heads.values(), *self.auxiliary.values()):
                 head.to(device)
         return self

@@ -23,7 +23,7 @@ from alpose.runtime.errors import DataError
 from .checkpoint import PoseModel
 from .data.augment import to_input
 from .data.crops import Crops
-from .device import DeviceContext, evaluating, to_device
+from .device import MEMORY_FORMAT, DeviceContext, evaluating, to_device
 from .feed import Batch, Feed
 from .heatmaps import decode, to_pixels
 from .measures.metrics import normaliser, profile_of
@@ -115,7 +115,7 @@ def predict_batch(
 
     ``pose`` stands for the net of the model, from :func:`with_weights_in`.
     """
-    images = shown.images_B3SS.contiguous(memory_format=torch.channels_last)
+    images = shown.images_B3SS.contiguous(memory_format=MEMORY_FORMAT)
     with machine.autocast():
         output = (model.pose if pose is None else pose)(images)
     cells_BJ2, peak_BJ = decode(output.heatmaps_BSJHW[:, -1].float())

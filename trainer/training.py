@@ -30,7 +30,7 @@ from .checkpoint import PoseModel
 from .data.augment import AugmentConfig, augment, to_input
 from .data.crops import Crops
 from .data.degrade import degrade, views_of
-from .device import DeviceContext, evaluating
+from .device import MEMORY_FORMAT, DeviceContext, evaluating
 from .feed import Feed
 from .heatmaps import draw, to_cells
 from .methods.catalog import Lazy, head_named, resolve
@@ -399,7 +399,7 @@ def _views(
         )  # fmt: skip
         if strength is not None:
             images = degrade(images, torch.full((len(images),), strength), generator)
-        images = images[mine].contiguous(memory_format=torch.channels_last)
+        images = images[mine].contiguous(memory_format=MEMORY_FORMAT)
         share = len(images) * machine.world / len(index_B)
         ids = tuple(feed.crops.data.ids[row] for row in index_B[mine])
         yield Views(images, _target(model, joints_BJ2[mine]), counts_BJ[mine], share, ids)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..augmented_views import augmented_views
 from ..data.crops import Crops
-from ..device import evaluating
+from ..device import MEMORY_FORMAT, evaluating
 from ..epck import HeadDataset, join
 from ..heatmaps import entropy, multipeak_form
 from ..measures.metrics import Judged
@@ -137,7 +137,7 @@ def _joints(training: Training, ablations: Ablations, seen: Predicted, names: Co
     joints["stacks"] = read_at_peaks(seen, seen.features.heatmaps[0], peak)
     if {"flip", "epck+flip"} & set(names):
         with machine.autocast():
-            mirrored = model.pose(seen.images_B3SS.flip(3).contiguous(memory_format=torch.channels_last)).features
+            mirrored = model.pose(seen.images_B3SS.flip(3).contiguous(memory_format=MEMORY_FORMAT)).features
         back_BJHW = mirrored.heatmaps[-1].float().flip(3)[:, list(model.skeleton.flip_order())]
         joints["flip"] = read_at_peaks(seen, back_BJHW, peak)
     if training.others and {"auditor", "committee", "epck+auditor"} & set(names):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,10 +102,11 @@ class Residual(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Same height and width, ``channels_out`` channels."""
-        y = self.conv1(functional.relu(self.bn1(x_BCHW)))
-        y = self.conv2(functional.relu(self.bn2(y)))
-        y = self.conv3(functional.relu(self.bn3(y)))
-        return torch.add(y, self.skip(x_BCHW))
+        # In place wherever no gradient needs what was there: fresh memory costs as much as the arithmetic.
+        y = self.conv1(functional.relu(self.bn1(x_BCHW), inplace=True))
+        y = self.conv2(functional.relu(self.bn2(y), inplace=True))
+        y = self.conv3(functional.relu(self.bn3(y), inplace=True))
+        return cast(Tensor, y.add_(self.skip(x_BCHW)))
 
 
 class Hourglass(nn.Module):
@@ -127,7 +128,7 @@ class Hourglass(nn.Module):
         else:
             low = self.low2(low)
         low = self.low3(low)
-        out = self.up(x_BCHW) + functional.interpolate(low, scale_factor=2.0, mode="nearest")
+        out = self.up(x_BCHW).add_(functional.interpolate(low, scale_factor=2.0, mode="nearest"))
         return out, (low, *coarser)
 
 
@@ -141,7 +142,7 @@ class StackedHourglass(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(3, channels // 4, 7, stride=2, padding=3),
             nn.BatchNorm2d(channels // 4),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             Residual(channels // 4, channels // 2),
             nn.MaxPool2d(2),
             Residual(channels // 2, channels // 2),
@@ -155,7 +156,7 @@ class StackedHourglass(nn.Module):
                 Residual(channels, channels),
                 nn.Conv2d(channels, channels, 1),
                 nn.BatchNorm2d(channels),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
             )
             for _ in stacks
         )
@@ -179,5 +180,6 @@ class StackedHourglass(nn.Module):
             penultimate = neck(finest)
             heatmaps.append(out(penultimate))
             if stack < self.config.stacks - 1:
-                x = x + self.merge_heatmaps[stack](heatmaps[-1]) + self.merge_features[stack](penultimate)
+                merged = self.merge_heatmaps[stack](heatmaps[-1]).add_(x)
+                x = merged.add_(self.merge_features[stack](penultimate))
         return PoseOutput(torch.stack(heatmaps, dim=1), Features((finest, *coarser), penultimate, tuple(heatmaps)))
