@@ -6,7 +6,7 @@ Shapes: B batch, T crop side with context, J joints.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -65,7 +65,7 @@ class Feed:
         """These people."""
         return self._send(index_B, None if self.resident_NTT3 is not None else self._read(index_B))
 
-    def stream(self, index: Iterable[npt.NDArray[np.integer]], ahead: int = AHEAD) -> Iterator[Batch]:
+    def stream(self, index: Iterable[npt.NDArray[np.integer]], ahead: int = AHEAD) -> Generator[Batch, None, None]:
         """These batches in their order; what is not on the device is read by a thread, so many batches ahead.
 
         ``ahead`` of 0 reads each batch when it is asked for.

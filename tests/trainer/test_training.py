@@ -278,7 +278,7 @@ def test_a_step_reads_no_number_back_from_the_device(
     counts = []
     for people in (10, 26):
         validates_N = np.arange(people) < 2
-        with Reads() as reads:
+        with Reads() as reads:  # type: ignore[no-untyped-call]
             train_pose(
                 make_model(), make_crops(people), PoseTraining(epochs=1, batch=4), cpu, seed=0, validates_N=validates_N
             )
