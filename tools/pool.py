@@ -130,14 +130,14 @@ def select_pool(
         pool: a folder of pictures, or an address that fsspec opens, such as ``s3://bucket/folder``.
         out: a folder that is new, empty, or what an interrupted call left.
         budget: pictures; everybody on a chosen one comes along.
-        by: a strategy by failure (``value``, ``top``, ``draw``), see :mod:`alpose.trainer.methods.strategies`; or a method of the
+        by: a strategy by failure (``value``, ``top``, ``odds``), see :mod:`alpose.trainer.methods.strategies`; or a method of the
             catalog.
         to: a registered annotation format.
         boxes: a COCO file of detections; a function from a picture, RGB (H, W, 3), to boxes (N, 4); None: each picture is
             one person.
         least_score: of a detection that is taken for a person.
         after: folders of earlier calls: their people are not chosen again, and what is chosen is unlike them.
-        seed: of ``random`` and ``draw``.
+        seed: of ``random`` and ``odds``.
         cache: where scores are kept; ``~/.cache/alpose`` by default.
         machine: where to compute; by default a GPU where there is one.
         executor: ``ray`` scores on a Ray cluster.

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 @click.option(
     "--budget", required=True, type=click.IntRange(1), metavar="PICTURES", help="Pictures that annotators can do."
 )
-@click.option("--by", default=DEFAULT, show_default=True, metavar="draw|value|top|METHOD",
-              help="draw: by chance, in proportion to how likely a failure is; value: likely to fail and unlike each other; top: likeliest to "
+@click.option("--by", default=DEFAULT, show_default=True, metavar="odds|value|top|METHOD",
+              help="odds: by chance, in proportion to the odds of a failure; value: likely to fail and unlike each other; top: likeliest to "
               "fail; or a method: random, coreset, and what the model ranks by, such as epck or entropy. A wrong name lists those of the model.")  # fmt: skip
 @click.option("--to", required=True, cls=FormatOption, callback=known_format, help="The annotation tool.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new folder.")
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
               help="An earlier --out: its people are not chosen again, and what is chosen is unlike them. Repeatable.")  # fmt: skip
 @click.option("--name", help="Of the batch. [default: date and time]")
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), metavar="NUMBER", help="Of random and draw."
+    "--seed", default=0, show_default=True, type=click.IntRange(0), metavar="NUMBER", help="Of random and odds."
 )
 @click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]),
               help="ray: shards of the pool are tasks of the cluster that RAY_ADDRESS names, or of this machine.")  # fmt: skip

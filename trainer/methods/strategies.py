@@ -117,18 +117,17 @@ def by_chance(frames: Frames, k: int, rng: np.random.Generator, _min_distance: f
         yield Pick(row, FARTHEST)
 
 
-def draw(frames: Frames, k: int, rng: np.random.Generator, min_distance: float) -> Iterator[Pick]:
-    """By chance, in proportion to the failure probability times what the device is due, without near-duplicates.
+def odds(frames: Frames, k: int, rng: np.random.Generator, min_distance: float) -> Iterator[Pick]:
+    """By chance, in proportion to the odds of a failure times what the device is due, without near-duplicates.
 
-    The largest of p times exp(Gumbel noise) are a draw in proportion to p without replacement (Yellott, 1977).
+    The odds p / (1 - p) set apart those that surely fail from the many that may fail, and chance keeps the batch as broad as what fails.
+    The largest of the odds times exp(Gumbel noise) are a draw in proportion to the odds without replacement (Yellott, 1977).
     """
-    yield from _greedy(frames, _drawn(frames, rng), k, min_distance, fair=True, spread=0.0)
-
-
-def _drawn(frames: Frames, rng: np.random.Generator) -> Floats:
-    """Weights whose order is a draw; scaled, so that the largest is 1."""
-    logit_N = np.log(np.maximum(frames.failure_N.astype(np.float64), LEAST_HARDNESS)) + rng.gumbel(size=len(frames))
-    return np.exp(np.maximum(logit_N - logit_N.max(), -60.0)).astype(np.float32)
+    p_N = np.clip(frames.failure_N.astype(np.float64), LEAST_HARDNESS, 1 - LEAST_HARDNESS)
+    logit_N = np.log(p_N / (1 - p_N)) + rng.gumbel(size=len(frames))
+    # Scaled, so that the largest is 1; what is left of the others keeps its order.
+    weight_N = np.exp(np.maximum(logit_N - logit_N.max(), -60.0)).astype(np.float32)
+    yield from _greedy(frames, weight_N, k, min_distance, fair=True, spread=0.0)
 
 
 for _strategy in (
@@ -136,7 +135,7 @@ for _strategy in (
     Strategy("top", "hardest", top, ("failure",)),
     Strategy("coreset", "most unlike", coreset, ("distance",)),
     Strategy(RANDOM, "by chance", by_chance),
-    Strategy("draw", "by chance, in proportion to how probable a failure is", draw, ("failure",), fair=True),
+    Strategy("odds", "by chance, in proportion to the odds of a failure", odds, ("failure",), fair=True),
 ):
     register(_strategy)
 

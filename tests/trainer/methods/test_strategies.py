@@ -1,4 +1,4 @@
-"""Strategies that choose a batch: what every one of them keeps to, and what the draw promises."""
+"""Strategies that choose a batch: what every one of them keeps to, and what the odds promise."""
 
 from __future__ import annotations
 
@@ -36,22 +36,24 @@ def test_the_default_is_one_of_them_and_names_are_taken_once() -> None:
         register(STRATEGIES[DEFAULT])
 
 
-def test_the_first_of_a_draw_is_drawn_in_proportion_to_its_probability_of_failure() -> None:
-    failure_N = np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32)
-    first = [choose("draw", frames(4, failure_N=failure_N), 1, seed)[0] for seed in range(4000)]
-    assert np.bincount(first, minlength=4) / 4000 == pytest.approx(failure_N, abs=0.03)
+def test_the_first_is_drawn_in_proportion_to_the_odds_of_a_failure() -> None:
+    odds_N = np.array([1, 2, 3, 4], dtype=np.float64)
+    failure_N = (odds_N / (1 + odds_N)).astype(np.float32)
+    first = [choose("odds", frames(4, failure_N=failure_N), 1, seed)[0] for seed in range(4000)]
+    assert np.bincount(first, minlength=4) / 4000 == pytest.approx(odds_N / 10, abs=0.03)
 
 
-def test_a_draw_takes_rare_failures_and_is_chance_where_all_are_alike() -> None:
-    rare_N = np.where(np.arange(1000) < 50, 0.9, 0.02).astype(np.float32)
-    shares = [np.mean(np.array(choose("draw", frames(1000, failure_N=rare_N), 50, seed)) < 50) for seed in range(20)]
-    assert np.mean(shares) > 0.5  # chance: 0.05
+def test_the_odds_find_rare_failures_and_are_chance_where_all_are_alike() -> None:
+    def share(failure_N: npt.NDArray[np.float32], seed: int) -> float:
+        return float(np.mean(np.array(choose("odds", frames(1000, failure_N=failure_N), 50, seed)) < 50))
+
+    rare_N = np.where(np.arange(1000) < 50, 0.95, 0.4).astype(np.float32)
+    assert np.mean([share(rare_N, seed) for seed in range(20)]) > 0.4  # chance: 0.05
     alike_N = np.full(1000, 0.8, dtype=np.float32)
-    shares = [np.mean(np.array(choose("draw", frames(1000, failure_N=alike_N), 50, seed)) < 50) for seed in range(60)]
-    assert np.mean(shares) == pytest.approx(0.05, abs=0.02)
+    assert np.mean([share(alike_N, seed) for seed in range(60)]) == pytest.approx(0.05, abs=0.02)
 
 
-def test_a_draw_leaves_near_duplicates_out_and_is_fair_to_devices() -> None:
+def test_the_odds_leave_near_duplicates_out_and_are_fair_to_devices() -> None:
     rng = np.random.default_rng(0)
     embedding_ND = np.repeat(rng.normal(size=(100, 8)), 3, axis=0)
     embedding_ND = (embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True)).astype(np.float32)
@@ -60,7 +62,7 @@ def test_a_draw_leaves_near_duplicates_out_and_is_fair_to_devices() -> None:
     given = []
     for seed in range(20):
         one = Frames(failure_N, embedding_ND, zero_N, device_N, Nearest(embedding_ND, zero_N))
-        chosen = np.array(choose("draw", one, 40, seed))
+        chosen = np.array(choose("odds", one, 40, seed))
         assert len(set((chosen // 3).tolist())) == len(chosen) == 40
         given.append((device_N[chosen] == 1).sum())
     assert np.mean(given) > 5  # a tenth of the frames: chance gives it four
