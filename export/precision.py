@@ -13,7 +13,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -412,8 +412,3 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 def _group(node: onnx.NodeProto) -> int:
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
-
-
-def facts_json(facts: HalfFacts | Int8Facts) -> dict[str, Any]:
-    """Plain values, for a manifest."""
-    return asdict(facts)

@@ -31,7 +31,7 @@ from .locate.tracking import Streams
 from .logs import FaultIsolation
 from .pipeline import Detect, FramePipeline, FrameReader
 from .queue import Queue
-from .queue.record import MAX_NAME, is_name
+from .queue.fields import MAX_NAME, is_name
 from .queue.recorder import HANDOVER_BYTES, QueueNumbers
 from .recording import PREVIOUS_BYTES, QUEUE_START_S, FrameRecorder, host_name, new_device_id
 from .telemetry.prometheus import Metrics

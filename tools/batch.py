@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import fields_from_json, fields_to_json
-from alpose.runtime.queue.record import is_hex
+from alpose.runtime.queue.fields import is_hex
 from alpose.trainer.methods.strategies import STRATEGIES
 
 KIND, SCHEMA = "alpose batch", 1

@@ -26,8 +26,9 @@ from typing import Any
 
 from alpose.runtime.errors import AlposeError, ConfigError, DataError, DataNotFoundError
 from alpose.runtime.io import bring_file, read_json, write_atomically, write_json
+from alpose.runtime.queue.fields import is_hex
 from alpose.runtime.queue.ledger import BundleInfo, Tally
-from alpose.runtime.queue.record import Picture, PictureInfo, Record, decode, is_hex
+from alpose.runtime.queue.record import Picture, PictureInfo, Record, decode
 from alpose.runtime.skeleton import Skeleton
 
 from . import inbox_database

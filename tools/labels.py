@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.queue.record import is_hex
+from alpose.runtime.queue.fields import is_hex
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.data.records import far_outside
 

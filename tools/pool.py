@@ -28,8 +28,9 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import write_json
+from alpose.runtime.queue.fields import MAX_NAME
 from alpose.runtime.queue.ledger import BundleInfo
-from alpose.runtime.queue.record import MAX_NAME, Picture, Record, encode
+from alpose.runtime.queue.record import Picture, Record, encode
 from alpose.trainer.data.images import ImageError, orientation
 from alpose.trainer.methods.strategies import BY_FAILURE, DEFAULT, STRATEGIES
 from alpose.trainer.pool.pictures import decode, digest

@@ -35,7 +35,7 @@ from ..bundle import Bundle
 from ..crop import FARTHEST_PX, MIN_REGION_PX
 from ..errors import ConfigError, DataError
 from ..frames import DeviceFrame, HostFrame
-from ..queue.record import MAX_NAME, is_name
+from ..queue.fields import MAX_NAME, is_name
 from ..signals import Signals
 from ..telemetry.counters import Counters
 from ..types import MOST_STREAMS

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..io import fields_to_json, json_bytes, parse_json, write_atomically
-from .record import is_hex
+from .fields import is_hex
 
 KIND = "alpose acknowledgement"
 SCHEMA = 1

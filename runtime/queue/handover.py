@@ -6,7 +6,8 @@ import queue as queues
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .record import MAX_PICTURES, Candidate, FrameCopy
+from .fields import MAX_PICTURES
+from .record import Candidate, FrameCopy
 
 
 class NewRecord(NamedTuple):

@@ -18,7 +18,7 @@ from ..errors import DataError, QueueError
 from . import tables
 from .clock import SANE_NS
 from .eviction import OVERHEAD_PAGES, Policy, make_room
-from .record import is_hex
+from .fields import is_hex
 from .tables import Damage
 
 if TYPE_CHECKING:

@@ -16,17 +16,19 @@ from typing import Any, Literal
 from ..errors import ConfigError, DataError, QueueError
 from ..redaction import REDACTIONS
 from ..skeleton import Skeleton
-from . import acknowledgements, eviction, ledger, recovery, tables
+from . import acknowledgements, eviction, ledger, reading, recovery, tables, updating
 from .acknowledgements import Acknowledgement, Applied
 from .clock import Clock, time_ordered_id
 from .database import Database, Transaction, log
 from .eviction import Policy, Prepared, Stored
+from .fields import MAX_PICTURES
 from .files import clear_aside
 from .ledger import BundleInfo, ScoreChunk, Tally
-from .record import MAX_PICTURES, MEDIA_TYPES, STORES, Picture, Record, encode
+from .reading import Found
+from .record import MEDIA_TYPES, STORES, Picture, Record, encode
 from .recovery import CheckReport
 from .shared import SharedDatabase
-from .tables import ORDERS, ControlPeriod, Damage, Found, Order
+from .tables import ORDERS, ControlPeriod, Damage, Order
 
 Item = tuple[Record, Sequence[Picture], Sequence[str]]
 """A record, its pictures, and the ids that it supersedes."""
@@ -370,7 +372,7 @@ class Queue(SharedDatabase):
             database.begun = database.clock.follow(tables.meta(database.db, "doubted_wall_ns"))
             with database.transaction() as transaction:
                 if database.begun is not None:
-                    eviction.update_after_opening(database, transaction, self._policy)
+                    updating.update_after_opening(database, transaction, self._policy)
                 eviction.evict_expired(database, transaction, self._policy)
                 ledger.evict_scores(database, transaction, self._policy)
                 ledger.evict_tallies(transaction, self._policy)
@@ -411,7 +413,7 @@ class Queue(SharedDatabase):
         after: Found | None = None
         while True:
             with self._use() as database, database.read() as db:
-                found = tables.batch(db, order=order, state=state, after=after, limit=batch)
+                found = reading.batch(db, order=order, state=state, after=after, limit=batch)
             for one in found:
                 if one.record is not None:
                     yield one.record
@@ -426,7 +428,7 @@ class Queue(SharedDatabase):
         found = list[Record]()
         for id in tables.checked_ids(ids):
             with self._use() as database, database.read() as db:
-                one = tables.read(db, id)
+                one = reading.read(db, id)
             if one is not None and one.record is not None:
                 found.append(one.record)
             elif one is not None and one.damage is not None:
@@ -437,13 +439,13 @@ class Queue(SharedDatabase):
         """A record's pictures, hash-checked; :class:`DataError` where the record is unknown or anything is damaged."""
         [id] = tables.checked_ids([id])
         with self._use() as database, database.read() as db:
-            found = tables.read(db, id)
+            found = reading.read(db, id)
             if found is None:
                 raise DataError(f"{database.path} has no record {id}: it was evicted, deleted, or never there")
             if found.damage is not None:
                 raise DataError(f"{database.path}, record {id}: {found.damage.problem}")
             try:
-                return tables.read_pictures(db, found)
+                return reading.read_pictures(db, found)
             except DataError as error:
                 raise DataError(f"{database.path}, record {id}: {error}") from None
 
@@ -462,12 +464,12 @@ class Queue(SharedDatabase):
         pulled = list[tuple[Record, list[Picture]]]()
         for id in tables.checked_ids(ids)[:limit]:
             with self._use() as database, database.read() as db:
-                found = tables.read(db, id)
+                found = reading.read(db, id)
                 if found is None:
                     continue
                 damage = found.damage
                 try:
-                    pictures = tables.read_pictures(db, found)
+                    pictures = reading.read_pictures(db, found)
                 except DataError as error:
                     damage = Damage(id, found.seq, str(error))
             if found.record is not None and damage is None:
@@ -485,7 +487,7 @@ class Queue(SharedDatabase):
                 "coalesce(sum(bytes), 0) FROM record"
             ).fetchone()
             oldest, newest = (
-                tables.captured_ns(db, f"WHERE state = 'queued' ORDER BY seq {way}") for way in ("ASC", "DESC")
+                reading.captured_ns(db, f"WHERE state = 'queued' ORDER BY seq {way}") for way in ("ASC", "DESC")
             )
             return QueueInfo(
                 path=str(self.path),

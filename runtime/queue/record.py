@@ -13,10 +13,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +23,27 @@ from ..crop import Crop
 from ..errors import DataError
 from ..frames import Region
 from ..redaction import REDACTIONS
+from .fields import (
+    AXIS,
+    BOOLEAN,
+    INTEGER,
+    NAME,
+    NUMBER,
+    PICTURES,
+    SHARE,
+    SIDE,
+    Field,
+    choice,
+    hexadecimal,
+    integer,
+    json_number,
+    numbers,
+    optional,
+    read_fields,
+    read_reasons,
+    read_shares,
+    written_fields,
+)
 
 STATES = ("queued", "pulled")
 STORES = ("full", "crop", "keypoints")
@@ -33,19 +52,10 @@ MEDIA_TYPES = ("image/jpeg", "image/png")
 HEADER = b"alpose record 1\n"
 """What is hashed first: the version of the stored form."""
 
-MAX_NAME = 1024
-"""Characters of a device, camera or trigger."""
-MAX_AXIS = 4096
-"""Joints, and length of an embedding."""
-MAX_REASONS = 64
-MAX_PICTURES = 256
-"""Pictures of one record: their rows are numbered 256 × record + place."""
 MAX_MANIFEST_BYTES = 1 << 20
 """The longest manifest that is read: those of alpose are near one kilobyte."""
 
 KEYPOINT, SCORE, EMBEDDING = np.dtype("<f4"), np.dtype("<f4"), np.dtype("<f2")
-NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""JSON has no such numbers, and a model can answer them: they are stored as these strings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -276,12 +286,12 @@ def encode(record: Record, pictures: Sequence[Picture]) -> Encoded:
             f"record {record.id}: expected keypoints (J, 2), scores (J,) and embedding (D,), got "
             f"{keypoints_J2.shape}, {scores_J.shape} and {embedding_D.shape}"
         )
-    values = _written(record, _RECORD)
+    values = written_fields(record, _RECORD)
     for name in ADDED:  # absent as before there was such a field
         if values[name] is None:
             del values[name]
     values["joints"], values["embedding"] = len(scores_J), len(embedding_D)
-    values["pictures"] = [{**_written(picture, _PICTURE), "bytes": len(picture.data)} for picture in pictures]
+    values["pictures"] = [{**written_fields(picture, _PICTURE), "bytes": len(picture.data)} for picture in pictures]
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
     arrays = keypoints_J2.tobytes() + scores_J.tobytes() + embedding_D.tobytes()
     try:
@@ -307,19 +317,19 @@ def decode(
         raise DataError(f"the manifest is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise DataError("the manifest is not a JSON object")
-    lengths = _read(values, {"joints": _AXIS, "embedding": _AXIS, "pictures": _PICTURES})
+    lengths = read_fields(values, {"joints": AXIS, "embedding": AXIS, "pictures": PICTURES})
     joints, width = lengths["joints"], lengths["embedding"]
     if len(arrays) != 12 * joints + 2 * width:
         raise DataError(f"{len(arrays)} bytes of arrays for {joints} joints and an embedding of {width}")
     if state not in STATES:
         raise DataError(f"state {state!r} is not one of {', '.join(STATES)}")
     pictures = tuple(
-        PictureInfo(size=_read(value, {"bytes": _integer(1, 1 << 31)})["bytes"], **_read(value, _PICTURE))
+        PictureInfo(size=read_fields(value, {"bytes": integer(1, 1 << 31)})["bytes"], **read_fields(value, _PICTURE))
         for value in lengths["pictures"]
     )
     if len({picture.position for picture in pictures}) != len(pictures):
         raise DataError("two pictures have the same position")
-    fields = _read(values, _RECORD)
+    fields = read_fields(values, _RECORD)
     if fields["confidence"] is not None and len(fields["confidence"]) != joints:
         raise DataError(f"a confidence of {len(fields['confidence'])} joints in a record of {joints}")
     if fields["store"] == "keypoints" and pictures:
@@ -339,185 +349,47 @@ def decode(
     return record, pictures
 
 
-def is_name(value: object) -> bool:
-    """Whether a value may be the name of a device, camera or place: printable text that is not too long."""
-    return isinstance(value, str) and len(value) <= MAX_NAME and (not value or value.isprintable())
-
-
-def is_hex(value: object, digits: int) -> bool:
-    """Whether a value is a text of so many hex digits in lower case."""
-    return isinstance(value, str) and len(value) == digits and _HEX.issuperset(value)
-
-
-# How each field is written into the manifest, and checked when it is read from one.
-
-_HEX = frozenset("0123456789abcdef")
-
-
-class _Field(NamedTuple):
-    write: Callable[[Any], Any]
-    """The field's value as JSON has it."""
-    read: Callable[[Any], Any]
-    """The value of a JSON value; :class:`ValueError` says what it must be."""
-
-
-def _written(values: object, fields: Mapping[str, _Field]) -> dict[str, Any]:
-    return {name: field.write(getattr(values, name)) for name, field in fields.items()}
-
-
-def _read(values: Mapping[str, Any], fields: Mapping[str, _Field]) -> dict[str, Any]:
-    """The fields of a JSON object; keys of a later version are passed over."""
-    read = {}
-    for name, how in fields.items():
-        try:
-            read[name] = how.read(values.get(name))
-        except ValueError as error:
-            found = str(values.get(name))[:100]
-            raise DataError(f"{name!r} in the manifest is {found!r}, and must be {error}") from None
-    return read
-
-
-def _json_number(value: float) -> float | str:
-    number = float(value)
-    if math.isfinite(number):
-        return number
-    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
-
-
-def _number(value: object) -> float:
-    try:
-        if type(value) is float or type(value) is int:
-            return float(value)
-    except OverflowError:
-        pass
-    if isinstance(value, str) and value in NON_FINITE:
-        return NON_FINITE[value]
-    raise ValueError("a number")
-
-
-def _checked(holds: Callable[[Any], bool], wanted: str) -> Callable[[Any], Any]:
-    """Return the value where a condition holds for it; say what is wanted otherwise."""
-
-    def read(value: Any) -> Any:
-        if not holds(value):
-            raise ValueError(wanted)
-        return value
-
-    return read
-
-
-def _integer(least: int = -(1 << 63), most: int = (1 << 63) - 1) -> _Field:
-    wanted = f"a whole number from {least} to {most}"
-    return _Field(int, _checked(lambda value: type(value) is int and least <= value <= most, wanted))
-
-
-def _share(value: object) -> float:
-    number = _number(value)
-    if not 0 <= number <= 1:
-        raise ValueError("a number from 0 to 1")
-    return number
-
-
-def _numbers(count: int) -> _Field:
-    def read(values: Any) -> tuple[float, ...]:
-        if not isinstance(values, list) or len(values) != count:
-            raise ValueError(f"{count} numbers")
-        return tuple(map(_number, values))
-
-    return _Field(lambda values: [_json_number(value) for value in values], read)
-
-
-def _read_shares(values: Any) -> tuple[float, ...]:
-    if not isinstance(values, list) or len(values) > MAX_AXIS:
-        raise ValueError(f"at most {MAX_AXIS} shares")
-    return tuple(map(_share, values))
-
-
-def _hexadecimal(digits: int) -> _Field:
-    return _Field(_as_it_is, _checked(lambda value: is_hex(value, digits), f"{digits} hex digits in lower case"))
-
-
-def _choice(known: Sequence[str]) -> _Field:
-    return _Field(_as_it_is, _checked(lambda value: value in known, f"one of {', '.join(known)}"))
-
-
-def _optional(field: _Field) -> _Field:
-    return _Field(
-        lambda value: None if value is None else field.write(value),
-        lambda value: None if value is None else field.read(value),
-    )
-
-
-def _read_reasons(values: Any) -> tuple[tuple[str, float, float], ...]:
-    try:
-        if not isinstance(values, list) or len(values) > MAX_REASONS:
-            raise ValueError
-        read = tuple((name, _number(value), _number(limit)) for name, value, limit in values)
-    except (ValueError, TypeError):
-        raise ValueError(f"at most {MAX_REASONS} times [trigger, value, limit]") from None
-    if not all(is_name(name) for name, _, _ in read):
-        raise ValueError("a list in which each trigger's name comes first")
-    return read
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _are_objects(values: Any) -> bool:
-    return isinstance(values, list) and len(values) <= MAX_PICTURES and all(isinstance(value, dict) for value in values)
-
-
-_INTEGER = _integer()
-_NUMBER = _Field(_json_number, _number)
-_SHARE = _Field(_json_number, _share)
-_BOOLEAN = _Field(bool, _checked(lambda value: type(value) is bool, "true or false"))
-_NAME = _Field(_as_it_is, _checked(is_name, f"a text of at most {MAX_NAME} characters and no control characters"))
-_AXIS = _integer(0, MAX_AXIS)
-_SIDE = _integer(1, 1 << 20)
-_PICTURES = _Field(_as_it_is, _checked(_are_objects, f"a list of at most {MAX_PICTURES} objects"))
-
 _PICTURE = {
-    "position": _integer(-(1 << 20), 1 << 20),
-    "captured_ns": _INTEGER,
-    "media_type": _choice(MEDIA_TYPES),
-    "sealed": _BOOLEAN,
-    "width": _SIDE,
-    "height": _SIDE,
-    "origin": _numbers(2),
-    "scale": _NUMBER,
-    "sha256": _hexadecimal(64),
+    "position": integer(-(1 << 20), 1 << 20),
+    "captured_ns": INTEGER,
+    "media_type": choice(MEDIA_TYPES),
+    "sealed": BOOLEAN,
+    "width": SIDE,
+    "height": SIDE,
+    "origin": numbers(2),
+    "scale": NUMBER,
+    "sha256": hexadecimal(64),
 }
 
 _RECORD = {
-    "id": _hexadecimal(32),
-    "captured_ns": _INTEGER,
-    "captured_monotonic_ns": _INTEGER,
-    "device": _NAME,
-    "camera": _NAME,
-    "bundle": _hexadecimal(64),
-    "frame_width": _SIDE,
-    "frame_height": _SIDE,
-    "box": _numbers(4),
-    "place": _NAME,
-    "predicted_loss": _NUMBER,
-    "failure_probability": _NUMBER,
-    "flagged": _BOOLEAN,
-    "reasons": _Field(
-        lambda reasons: [[name, _json_number(value), _json_number(limit)] for name, value, limit in reasons],
-        _read_reasons,
+    "id": hexadecimal(32),
+    "captured_ns": INTEGER,
+    "captured_monotonic_ns": INTEGER,
+    "device": NAME,
+    "camera": NAME,
+    "bundle": hexadecimal(64),
+    "frame_width": SIDE,
+    "frame_height": SIDE,
+    "box": numbers(4),
+    "place": NAME,
+    "predicted_loss": NUMBER,
+    "failure_probability": NUMBER,
+    "flagged": BOOLEAN,
+    "reasons": Field(
+        lambda reasons: [[name, json_number(value), json_number(limit)] for name, value, limit in reasons],
+        read_reasons,
     ),
-    "threshold": _optional(_NUMBER),
-    "inclusion_probability": _SHARE,
-    "control_draw": _optional(_SHARE),
-    "novelty": _NUMBER,
-    "jump": _optional(_NUMBER),
-    "limbs": _optional(_NUMBER),
-    "episode": _optional(_hexadecimal(32)),
-    "store": _choice(STORES),
-    "redacted": _optional(_choice(REDACTIONS)),
-    "confidence": _optional(_Field(lambda values: [_json_number(value) for value in values], _read_shares)),
-    "occupied": _optional(_BOOLEAN),
+    "threshold": optional(NUMBER),
+    "inclusion_probability": SHARE,
+    "control_draw": optional(SHARE),
+    "novelty": NUMBER,
+    "jump": optional(NUMBER),
+    "limbs": optional(NUMBER),
+    "episode": optional(hexadecimal(32)),
+    "store": choice(STORES),
+    "redacted": optional(choice(REDACTIONS)),
+    "confidence": optional(Field(lambda values: [json_number(value) for value in values], read_shares)),
+    "occupied": optional(BOOLEAN),
 }
 """The fields that the manifest has of a record, beside ``joints``, ``embedding`` and ``pictures``."""
 ADDED = ("redacted", "confidence", "occupied")

@@ -22,10 +22,11 @@ from dataclasses import dataclass, replace
 from ..errors import ConfigError
 from ..telemetry.counters import Count, Counters
 from ..telemetry.stats import QueueState
+from .fields import MAX_PICTURES
 from .handover import ClipFrame, HandOver, NewRecord
 from .images import PictureEncoder
 from .queue import Queue, QueueInfo
-from .record import MAX_PICTURES, Candidate, FrameCopy
+from .record import Candidate, FrameCopy
 from .writer import DROPPED, RETRY_S, RecordingThreads
 
 HANDOVER_BYTES = 128 << 20

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, DataNotFoundError, QueueError
-from . import tables
+from . import reading, tables
 from .clock import Clock
 from .database import Database, open_writable
 from .eviction import rank_of, worth_of
-from .record import STATES, Encoded, Picture, PictureInfo, Record, decode, is_hex
-from .tables import PLACES, Damage, Found
+from .fields import is_hex
+from .reading import Found
+from .record import STATES, Encoded, Picture, PictureInfo, Record, decode
+from .tables import PLACES, Damage
 
 MOST_PROBES = 1_000_000
 """Numbers between the smallest and the largest known one that are tried although nothing names them any more."""
@@ -96,7 +98,7 @@ def check_database(database: Database) -> CheckReport:
     after: Found | None = None
     while True:
         with database.read():
-            found = tables.batch(db, order="time", state=None, after=after, limit=16)
+            found = reading.batch(db, order="time", state=None, after=after, limit=16)
             for one in found:
                 damage = one.damage or _problem(database, one)
                 if damage is not None:
@@ -114,7 +116,7 @@ def _problem(database: Database, found: Found) -> Damage | None:
     record = found.record
     assert record is not None
     try:
-        pictures = tables.read_pictures(database.db, found)
+        pictures = reading.read_pictures(database.db, found)
         first = found.seq * PLACES
         held, size = _held(database.db, first)
         repeated = database.db.execute(

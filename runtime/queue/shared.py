@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from ..errors import DataNotFoundError, QueueError
-from . import eviction, tables
+from . import eviction, tables, updating
 from .clock import Clock
 from .database import Database, open_readonly, open_writable
 from .eviction import Policy
@@ -175,7 +175,7 @@ class SharedDatabase:
         """Bring what is stored in line with the settings of today."""
         try:
             with database.transaction() as transaction:
-                eviction.update_after_opening(database, transaction, self._policy)
+                updating.update_after_opening(database, transaction, self._policy)
                 eviction.evict_expired(database, transaction, self._policy)
                 eviction.make_room(database, transaction, 0, 0, None)
                 eviction.end_control_period(database, transaction)

@@ -26,8 +26,9 @@ import numpy.typing as npt
 from .. import drawing
 from ..errors import AlposeError
 from ..frames import HostFrame
+from ..queue.fields import is_hex
 from ..queue.images import JPEG, decode, encode
-from ..queue.record import Picture, is_hex
+from ..queue.record import Picture
 from ..skeleton import Skeleton
 from ..triggers import Reason
 from ..types import Verdict

@@ -18,7 +18,7 @@ import numpy as np
 
 from alpose.runtime.errors import DataError
 from alpose.runtime.io import write_atomically
-from alpose.runtime.queue.record import is_hex
+from alpose.runtime.queue.fields import is_hex
 from alpose.runtime.skeleton import Skeleton, flip_pairs_by_name
 from alpose.trainer.data.coco import category_with_joints, not_a_person, placed_joints, plain_id, stated_size
 

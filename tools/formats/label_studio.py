@@ -23,7 +23,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.queue.record import is_hex
+from alpose.runtime.queue.fields import is_hex
 from alpose.runtime.skeleton import Skeleton
 
 from ..labels import HIDDEN, OCCLUDED, VISIBLE, Answer, Answers, FindId, Handout, Pose, Task

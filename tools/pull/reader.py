@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alpose.runtime.errors import DataError
-from alpose.runtime.queue import ledger, tables
+from alpose.runtime.queue import ledger, reading, tables
 from alpose.runtime.queue.database import open_readonly
 from alpose.runtime.queue.ledger import BundleInfo, Tally
 from alpose.runtime.queue.record import Picture, decode
@@ -76,7 +76,7 @@ class Reader:
         _, facts = decode(manifest, arrays, sha256)
         pictures = []
         for place, fact in enumerate(facts):
-            key = tables.picture_key(self._db, seq, place)
+            key = reading.picture_key(self._db, seq, place)
             found = self._db.execute("SELECT data FROM picture WHERE key = ?", (key,)).fetchone()
             if found is None or not isinstance(found[0], bytes):
                 raise DataError(f"record {id_}: the picture at position {fact.position} is missing")
