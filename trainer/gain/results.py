@@ -124,6 +124,11 @@ class GainResults:
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def of_chance(self) -> tuple[int, ...]:
+        """Every budget of chance, rising."""
+        return tuple(sorted((*self.budgets, *self.chance_budgets)))
+
     def save(self, run: Path) -> Path:
         """Write it, complete or not at all."""
         return write_json(run / RESULT, self)
@@ -191,7 +196,7 @@ def summarise(
              for seed in seeds for name, budget in wanted]  # fmt: skip
     bare = GainResults(seeds=seeds, strategies=strategies, budgets=budgets, chance_budgets=chance_budgets, sets=sets, cells=tuple(cells),
                        comparisons=(), **facts)  # fmt: skip
-    steps = (0, *sorted((*budgets, *chance_budgets)))
+    steps = (0, *bare.of_chance)
     chance = [bare.mean(RANDOM if budget else NONE, budget, "field_pck") or 0.0 for budget in steps]
     compared = []
     for budget in budgets:

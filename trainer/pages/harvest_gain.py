@@ -76,12 +76,12 @@ def render(results: GainResults) -> str:
 def findings(results: GainResults) -> tuple[str, ...]:
     """The result in sentences, from the numbers alone."""
     before, none = (results.mean(name, 0, "field_pck") for name in (BASE, NONE))
-    most = results.budgets[-1]
+    most = results.of_chance[-1]
     said = [
         f"PCK in the field is {fmt.number(before)} before, {fmt.number(none)} after training on without new labels, and "
         f"{fmt.number(results.mean(RANDOM, most, 'field_pck'))} with {fmt.plural(most, 'label')} that chance chose."
     ]
-    said += [f"{name}: {_in_words([one for one in results.comparisons if one.strategy == name])}."
+    said += [f"{name}: {_in_words([one for one in results.comparisons if one.strategy == name], most)}."
              for name in results.strategies if name != RANDOM]  # fmt: skip
     if results.strategies != (RANDOM,):
         won = results.won()
@@ -91,10 +91,10 @@ def findings(results: GainResults) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _in_words(compared: list[Comparison]) -> str:
+def _in_words(compared: list[Comparison], most: int) -> str:
     parts = []
     for one in compared:
-        needs = "more than the most" if one.random_needs is None else fmt.number(one.random_needs, 0)
+        needs = f"more than {most}" if one.random_needs is None else fmt.number(one.random_needs, 0)
         parts.append(f"{fmt.signed(one.field.mean)} with {one.budget} ({_outcome(one.field)}; chance needs {needs})")
     worse = [str(one.budget) for one in compared if _outcome(one.old) == "worse"]
     return ", ".join(parts) + (f"; worse in the old domain with {fmt.listed(worse)}" if worse else "")
@@ -107,11 +107,12 @@ def _outcome(difference: Difference) -> str:
 
 
 def _figure(results: GainResults, palette: Palette, key: str, what: str) -> Markup:
-    label_B = np.array([0, *results.budgets], dtype=np.float64)
     curves = []
     for name in palette.looks:
-        means = [results.mean(NONE, 0, key), *(results.mean(name, budget, key) for budget in results.budgets)]
-        curves.append(Curve(name, label_B, np.array([np.nan if mean is None else mean for mean in means])))
+        asked = results.of_chance if name == RANDOM else results.budgets
+        means = [results.mean(NONE, 0, key), *(results.mean(name, budget, key) for budget in asked)]
+        known = [np.nan if mean is None else mean for mean in means]
+        curves.append(Curve(name, np.array([0, *asked], dtype=np.float64), np.array(known)))
     return lines(f"gain-{key}", curves, palette, "labels", f"PCK, {what}", whole_x=True)
 
 
@@ -122,7 +123,7 @@ def _table(results: GainResults, budget: int) -> Table:
         if one is None:
             return Row(name, (Cell(values[0]), Cell(fmt.NONE), Cell(fmt.NONE), Cell(values[1]), Cell(fmt.NONE), Cell(rate), Cell(fmt.NONE)),
                        mark=name if mark else None, reference=not mark)  # fmt: skip
-        needs = f"> {results.budgets[-1]}" if one.random_needs is None else fmt.number(one.random_needs, 0)
+        needs = f"> {results.of_chance[-1]}" if one.random_needs is None else fmt.number(one.random_needs, 0)
         share = "" if one.random_needs is None else f"{fmt.TIMES} {fmt.number(one.random_needs / budget, 2)}"
         return Row(name, (
             Cell(values[0]),

@@ -162,7 +162,7 @@ def test_labels_that_cannot_be_right_are_found_and_no_others() -> None:
 def test_the_words_follow_from_the_intervals() -> None:
     found = results()
     words = "\n".join(findings(found))
-    assert "value: +0.050 with 100 (better; chance needs more than the most)" in words
+    assert "value: +0.050 with 100 (better; chance needs more than 200)" in words
     assert "bad: \N{MINUS SIGN}0.100 with 100 (worse; chance needs 0); worse in the old domain with 100" in words
     assert "not worse in the old domain: value." in words
     assert found.won() == ("value",)
