@@ -9,6 +9,7 @@ Shapes: R rounds.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -30,6 +31,7 @@ from .parts.export_crop import FRAME_HW, PERSON, cropping
 from .parts.measure import (
     RESULTS,
     Bench,
+    Clock,
     Task,
     interleave,
     load_average,
@@ -47,18 +49,20 @@ RATIOS = (
     *((one, "pose alone") for one in ("without loss head", "with the slim head", "onnxruntime fp32")),
 )
 """Images/s of the first over those of the second: above 1 the first is faster."""
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def measure(
-    contestants: Mapping[str, Callable[[Frames], object]], size_px: int, *, rounds: int, warmup: int, calls: int
-) -> dict[str, Any]:
+    contestants: Mapping[str, Callable[[Frames], object]], size_px: int, *, rounds: int, warmup: int, calls: int,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Any]:  # fmt: skip
     """Images per second of everybody at every batch size, and the ratios within each round."""
     measurements: list[dict[str, Any]] = []
     ratios: list[dict[str, Any]] = []
     for batch in BATCHES:
         frames = noise((batch, size_px, size_px, 3))
         tasks = {name: partial(call, frames) for name, call in contestants.items()}
-        seconds = interleave(tasks, rounds=rounds, warmup=warmup, calls=max(4, calls // batch))
+        seconds = interleave(tasks, rounds=rounds, warmup=warmup, calls=max(4, calls // batch), clock=clock)
         rate = {name: rates(seconds_R, batch) for name, seconds_R in seconds.items()}
         measurements += [
             {"contestant": name, "batch": batch, "seconds_per_round": seconds[name], "images_per_s": asdict(spread(rate[name])),
@@ -85,9 +89,11 @@ def _shares(measurements: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def measure_crops(tasks: Mapping[str, Task], *, rounds: int, warmup: int, calls: int) -> dict[str, Any]:
+def measure_crops(
+    tasks: Mapping[str, Task], *, rounds: int, warmup: int, calls: int, clock: Clock = time.perf_counter
+) -> dict[str, Any]:
     """Milliseconds of one crop."""
-    seconds = interleave(tasks, rounds=rounds, warmup=warmup, calls=calls)
+    seconds = interleave(tasks, rounds=rounds, warmup=warmup, calls=calls, clock=clock)
     milliseconds = {name: [1e3 * value for value in seconds_R] for name, seconds_R in seconds.items()}
     ratio = paired(seconds["crop in the graph"], seconds["crop in numpy"])
     return {
@@ -141,6 +147,8 @@ def show(result: Mapping[str, Any]) -> str:
 @click.option(
     "--threads", type=click.IntRange(1), help="Of torch and of ONNX Runtime. [default: the cores that are free]"
 )
+@click.option("--clock", "clock_name", default="wall", show_default=True, type=click.Choice(list(CLOCKS)),
+              help="cpu: CPU time of this process, for a machine that is busy with other work; only with one thread.")  # fmt: skip
 @click.option("--compiler", default="inductor", show_default=True, help="Of torch.compile; none switches it off.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=RESULTS / "export.json")
 def main(
@@ -150,12 +158,14 @@ def main(
     warmup: int,
     calls: int,
     threads: int | None,
+    clock_name: str,
     compiler: str,
     out: Path,
 ) -> None:
     """Images per second of the exported graph, of PyTorch, and of the graph's parts."""
     before = load_average()
     used, model = device_context("cpu", "fp32"), load(checkpoint)
+    clock = CLOCKS[clock_name]
     threads = threads or torch.get_num_threads()  # device_context() leaves cores to programs that run already
     torch.set_num_threads(threads)
     name = _head(model, head)
@@ -163,15 +173,15 @@ def main(
         contestants, left_out, sizes = line_up(model, name, Path(folder), threads,
                                                None if compiler == "none" else compiler)  # fmt: skip
         size_px = model.crop.size_px
-        measured = measure(contestants, size_px, rounds=rounds, warmup=warmup, calls=calls)
+        measured = measure(contestants, size_px, rounds=rounds, warmup=warmup, calls=calls, clock=clock)
         crops = measure_crops(cropping(Path(folder), size_px, threads), rounds=rounds, warmup=warmup,
-                              calls=calls)  # fmt: skip
+                              calls=calls, clock=clock)  # fmt: skip
     result = {
         "bench": "export",
         "machine": machine_facts(used),
         "load_average": {"before": before, "after": load_average()},
         "settings": {**asdict(model.pose.config), "size_px": size_px, "head": name, "rounds": rounds, "warmup": warmup,
-                     "calls": calls, "threads": threads, "outputs": list(OUTPUT_NAMES)},
+                     "calls": calls, "clock": clock_name, "threads": threads, "outputs": list(OUTPUT_NAMES)},
         "contestants": SAYS, "file_bytes": sizes, "left_out": left_out, **measured, "cropping": crops,
     }  # fmt: skip
     print(show(result))

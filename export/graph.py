@@ -115,7 +115,7 @@ class MonitorGraph(CalibratedGraph):
         if peak <= 0 or size_px < 8:
             raise ConfigError(f"peak must be positive and size_px at least 8, got {peak} and {size_px}")
         self.trunk = _own(trunk)
-        self.head = Head(_own(head))
+        self.head = Head(_own(head), peak)
         _refuse_damaged(self)
         self.normalise = Normalise()
         cells, dimensions = self._try(skeleton, size_px)
@@ -197,8 +197,8 @@ class MonitorGraph(CalibratedGraph):
         """From frames (N, S, S, 3)."""
         maps_NJHW, features = self.trunk(self.normalise(inputs[0]))
         keypoints_NJ2, scores_NJ = self.decode(maps_NJHW)
-        entropy_N, doubt_N = self.doubt(maps_NJHW, scores_NJ)
-        loss_N, logit_NJ = self.head(features, scores_NJ)
+        entropy_N, doubt_N, look_NJP = self.doubt(maps_NJHW, scores_NJ)
+        loss_N, logit_NJ = self.head(features, scores_NJ, look_NJP)
         evidence_N3 = torch.stack([loss_N, entropy_N, doubt_N], dim=1)
         return Raw(keypoints_NJ2, scores_NJ, evidence_N3, logit_NJ, self.embedding(features.penultimate_BCHW))
 

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from alpose.runtime.errors import ConfigError
 from alpose.trainer.data.augment import to_input
-from alpose.trainer.heatmaps import entropy, to_pixels
+from alpose.trainer.heatmaps import to_pixels
 from alpose.trainer.measures.joint_calibration import JointCalibration
 from alpose.trainer.models import PoseNet
-from alpose.trainer.models.expected_pck import ExpectedPckHead
+from alpose.trainer.models.expected_pck import SHARPNESS, ExpectedPckHead
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.scoring import ENTROPY_TEMPERATURE, REFERENCE_PEAK
 
@@ -199,31 +200,65 @@ class Decode(nn.Module):
 
 
 class HeatmapEvidence(nn.Module):
-    """The evidence that heatmaps hold without a loss head: entropy (N,), and one minus the mean score (N,)."""
+    """The evidence that heatmaps hold without a loss head: entropy (N,), and one minus the mean score (N,); with where each
+    map looks, as a distribution over cells (N, J, P)."""
 
     def __init__(self, peak: float) -> None:
         super().__init__()
-        self.scale = REFERENCE_PEAK / peak
+        self.scale = REFERENCE_PEAK / peak / ENTROPY_TEMPERATURE
 
-    def forward(self, maps_NJHW: Tensor, scores_NJ: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, maps_NJHW: Tensor, scores_NJ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As :func:`alpose.trainer.scoring.score` computes them."""
-        return entropy(maps_NJHW * self.scale, ENTROPY_TEMPERATURE), 1.0 - scores_NJ.mean(dim=1)
+        log_NJP = functional.log_softmax(maps_NJHW.flatten(2) * self.scale, dim=2)
+        look_NJP = log_NJP.exp()
+        entropy_N = -(look_NJP * log_NJP).sum(dim=2).mean(dim=1)
+        return entropy_N, 1.0 - scores_NJ.mean(dim=1), look_NJP
 
 
 class Head(nn.Module):
-    """A loss head with what it says of each joint: predicted loss (N,), logits of the joints being right (N, J)."""
+    """A loss head with what it says of each joint: predicted loss (N,), logits of the joints being right (N, J).
 
-    def __init__(self, head: nn.Module) -> None:
+    Args:
+        head: the loss head; it is changed, and belongs to the graph.
+        peak: height of the heatmaps that the net was trained towards.
+    """
+
+    def __init__(self, head: nn.Module, peak: float) -> None:
         super().__init__()
         self.head = head
         self.knows_joints = isinstance(head, ExpectedPckHead)
+        # Heatmaps are then read as HeatmapEvidence has read them already.
+        self.shares_maps = (
+            isinstance(head, ExpectedPckHead) and not head.reads_peaks and head.config.peak == peak
+            and REFERENCE_PEAK / ENTROPY_TEMPERATURE == SHARPNESS
+        )  # fmt: skip
+        if self.shares_maps:
+            fold_deviation(head)  # type: ignore[arg-type]
 
-    def forward(self, features: Features, scores_NJ: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Features, scores_NJ: Tensor, look_NJP: Tensor) -> tuple[Tensor, Tensor]:
         """Most heads judge the image alone: of their joints the net's own scores speak."""
         if not self.knows_joints:
             return self.head(features), score_logit(scores_NJ)
-        logits_NJ = self.head.logits(self.head.evidence(features))  # type: ignore[operator]
+        if self.shares_maps:
+            logits_NJ = self._logits(self.head.evidence_of(features, scores_NJ, look_NJP))  # type: ignore[operator]
+        else:
+            logits_NJ = self.head.logits(self.head.evidence(features))  # type: ignore[operator]
         return self.head.logit_of(logits_NJ), logits_NJ  # type: ignore[operator]
+
+    def _logits(self, evidence_NJD: Tensor) -> Tensor:
+        """The twin of :meth:`~alpose.trainer.models.joint_network.JointNetwork.logits` with fewer nodes."""
+        head: Any = self.head
+        own_JNM = functional.relu((evidence_NJD - head.mean_JD).transpose(0, 1) @ head.own + head.own_bias)
+        own_NJM = own_JNM.transpose(0, 1)
+        shared_NM = functional.relu(head.shared(own_NJM.flatten(1)))
+        return (own_NJM * head.out_own[..., 0]).sum(dim=2) + head.out_shared(shared_NM)
+
+
+@torch.no_grad()
+def fold_deviation(head: ExpectedPckHead) -> None:
+    """Divide the weights by the deviation, in place of every evidence; the mean stays, or small differences would drown."""
+    head.own.copy_((head.own.double() / head.deviation_JD.double()[..., None]).float())
+    head.deviation_JD.fill_(1.0)
 
 
 def score_logit(scores_NJ: Tensor) -> Tensor:
@@ -237,7 +272,7 @@ class Embedding(nn.Module):
 
     def forward(self, features_NChw: Tensor) -> Tensor:
         """A map of zeros stays zero."""
-        mean_ND = features_NChw.mean(dim=(2, 3))
+        mean_ND = features_NChw.mean(dim=(2, 3), keepdim=True).flatten(1)
         return mean_ND / mean_ND.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
 
 

@@ -243,6 +243,7 @@ def describe(model: onnx.ModelProto, graph: CalibratedGraph, metadata: Mapping[s
 def tidy(model: onnx.ModelProto, spec: GraphSpec) -> None:
     """Name nodes by their part, name the batch axis, and drop the exporter's notes: they hold paths of source files."""
     count: Counter[str] = Counter()
+    _pool_globally(model)
     for node in model.graph.node:
         stem = f"{_part(node)}/{node.op_type}"
         node.name = f"{stem}_{count[stem]}"
@@ -267,6 +268,24 @@ def tidy(model: onnx.ModelProto, spec: GraphSpec) -> None:
         for dim, length in zip(value.type.tensor_type.shape.dim, want, strict=True):
             if isinstance(length, int) and dim.dim_value != length:
                 raise ConfigError(f"the exported output {value.name} does not have the shape {want}")
+
+
+def _pool_globally(model: onnx.ModelProto) -> None:
+    """Write the means over whole maps as what they are. ONNX Runtime otherwise brings the maps into another order first."""
+    onnx = import_onnx()
+    axes = {tensor.name: onnx.numpy_helper.to_array(tensor).tolist() for tensor in model.graph.initializer
+            if tensor.dims == [2]}  # fmt: skip
+    for node in model.graph.node:
+        keeps = any(each.name == "keepdims" and each.i == 0 for each in node.attribute)
+        if (
+            node.op_type == "ReduceMean"
+            and _part(node) == "embedding"
+            and not keeps
+            and axes.get(node.input[1]) == [2, 3]
+        ):
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:]
+            del node.input[1]
 
 
 def _part(node: onnx.NodeProto) -> str:

@@ -13,6 +13,7 @@ from alpose.export.graph import MonitorGraph, TorchEngine
 from alpose.export.graph_parts import Head, JointConfidence, score_logit
 from alpose.runtime.errors import DataError
 from alpose.trainer.checkpoint import PoseModel, new_head
+from alpose.trainer.data.augment import to_input
 from alpose.trainer.measures.joint_calibration import JointCalibration
 
 GAIN, OFFSET = np.array([1.5, 0.7, 1.0]), np.array([0.4, -0.8, 0.0])
@@ -44,5 +45,26 @@ def test_a_head_that_knows_joints_speaks_for_them_and_others_leave_it_to_the_sco
     by_score = TorchEngine(MonitorGraph.from_model(model, "ll"))(tiny_frames)
     assert by_score.confidence_NJ is not None
     np.testing.assert_allclose(by_score.confidence_NJ, by_score.scores_NJ.clip(1e-3, 1 - 1e-3), atol=1e-5)
-    assert not Head(torch.nn.Identity()).knows_joints
+    assert not Head(torch.nn.Identity(), 1.0).knows_joints
     assert torch.isfinite(score_logit(torch.tensor([[-1.0, 0.0, 1.0, 7.0]]))).all()
+
+
+@pytest.mark.parametrize("name", ["epck", "epck-slim"])
+def test_the_head_in_the_graph_is_the_trainers_with_fewer_nodes(
+    name: str, tiny_model: PoseModel, tiny_frames: Any
+) -> None:
+    model = tiny_model.with_heads({name: new_head(tiny_model, name, 0)})
+    head: Any = model.heads[name].eval()
+    features = model.pose.eval()(to_input(torch.from_numpy(tiny_frames))).features
+    with torch.no_grad():
+        evidence_NJD = head.evidence(features)
+        head.standardise(evidence_NJD * torch.linspace(0.5, 2, len(evidence_NJD))[:, None, None] + 0.3)
+        expected_NJ = head.logits(evidence_NJD)
+    deviation_JD = head.deviation_JD.clone()
+
+    _, evidence_N3, logit_NJ = TorchEngine(MonitorGraph.from_model(model, name)).answers_and_evidence(tiny_frames)
+
+    assert expected_NJ.std() > 0.01
+    np.testing.assert_allclose(logit_NJ, expected_NJ, atol=1e-4)
+    np.testing.assert_allclose(evidence_N3[:, 0], head.logit_of(expected_NJ), atol=1e-4)
+    assert torch.equal(head.deviation_JD, deviation_JD), "the model stays as it was"

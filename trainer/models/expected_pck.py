@@ -91,13 +91,17 @@ class ExpectedPckHead(JointNetwork, LossHead):
             highest_BJ1 = last.flatten(2).argmax(dim=2, keepdim=True)
             agreed_BJ1 = first.flatten(2).gather(2, highest_BJ1) / self.config.peak
             return torch.cat([*peaks, agreed_BJ1, lie_of(self.grid_P2[highest_BJ1[..., 0]])], dim=2)
-        last_BJP, first_BJP = last.flatten(2) / self.config.peak, first.flatten(2) / self.config.peak
-        look_BJP = (last_BJP * SHARPNESS).softmax(dim=2)
-        agreed_BJ1 = (look_BJP * first_BJP).sum(dim=2, keepdim=True)
+        look_BJP = (last.flatten(2) / self.config.peak * SHARPNESS).softmax(dim=2)
+        return self.evidence_of(features, peaks[0][..., 0], look_BJP)
+
+    def evidence_of(self, features: Features, peaks_BJ: Tensor, look_BJP: Tensor) -> Tensor:
+        """:meth:`evidence` where the last map's peaks (B, J) and where it looks (B, J, P) are known already."""
+        first_BJP = features.heatmaps[0].flatten(2) / self.config.peak
+        of_first = [first_BJP.amax(dim=2, keepdim=True), (look_BJP * first_BJP).sum(dim=2, keepdim=True)]
         read = [_read(look_BJP, features.pyramid[scale], self.config.sizes[0]) for scale in self.scales]
         place_BJ2 = look_BJP @ self.grid_P2
         lie = [lie_of(place_BJ2)] if self.reads_pose else []
-        return torch.cat([*peaks, agreed_BJ1, place_BJ2, *read, *lie], dim=2)
+        return torch.cat([peaks_BJ[..., None], *of_first, place_BJ2, *read, *lie], dim=2)
 
     def _check(self, maps_BJHW: Tensor) -> None:
         joints, cells = self.config.joints, self.config.sizes[0]
