@@ -24,18 +24,31 @@ from alpose.runtime.errors import AlposeError
 from alpose.runtime.io import write_json
 from alpose.trainer.device import device_context
 
-from .parts.measure import RESULTS, Bench, interleave, load_average, machine_facts, paired, spread, table
+from .parts.measure import (
+    CLOCKS,
+    RESULTS,
+    Bench,
+    Clock,
+    clock_option,
+    interleave,
+    load_average,
+    machine_facts,
+    paired,
+    refuse_clock,
+    spread,
+    table,
+)
 from .parts.methods import OURS, TINY, Sizes, Work, works
 from .parts.reference_methods import ReferenceMethods, load_methods
 
 NAMES = tuple(works(Sizes()))
 
 
-def measure(work: Work, *, rounds: int, warmup: int) -> dict[str, Any]:
+def measure(work: Work, *, rounds: int, warmup: int, clock: Clock = CLOCKS["wall"]) -> dict[str, Any]:
     """Time everybody at one work, and put the numbers in plain JSON values."""
     if work.rounds is not None:
         rounds, warmup = min(rounds, work.rounds), 0
-    seconds = interleave(work.tasks, rounds=rounds, warmup=warmup)
+    seconds = interleave(work.tasks, rounds=rounds, warmup=warmup, clock=clock)
     result: dict[str, Any] = {
         "work": work.name, "says": work.says, "unit": work.unit, "items_per_call": work.items,
         "contestants": {
@@ -104,21 +117,23 @@ def show(result: Mapping[str, Any]) -> str:
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--warmup", default=1, show_default=True, type=click.IntRange(0), help="Rounds that do not count.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of torch and of BLAS.")
+@clock_option
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False),
               help="[default: bench/results/methods.json; tiny and --works write nothing]")  # fmt: skip
 def main(
     checkout: Path | None, data_root: Path | None, size: str, wanted: tuple[str, ...], rounds: int, warmup: int,
-    threads: int, out: Path | None,
+    threads: int, clock_name: str, out: Path | None,
 ) -> None:  # fmt: skip
     """Selecting, drawing, loading and evaluating: ours and the official functions, taking turns."""
     used = device_context("cpu", "fp32")
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
+    refuse_clock(clock_name)
     reference = load_methods(checkout) if checkout else None
     before = load_average()
     sizes = replace(TINY if size == "tiny" else Sizes(), data_root=data_root)
     with threadpool_limits(threads):
-        done = _measure_all(works(sizes), wanted, sizes, reference, rounds, warmup)
+        done = _measure_all(works(sizes), wanted, sizes, reference, rounds, warmup, CLOCKS[clock_name])
     result = {
         "bench": "methods",
         "machine": machine_facts(used),
@@ -131,6 +146,7 @@ def main(
             "rounds": rounds,
             "warmup": warmup,
             "threads": threads,
+            "clock": clock_name,
         },
         "left_out": reference.lacks if reference else {"reference": "no --reference was given"},
         "works": done,
@@ -146,11 +162,11 @@ def main(
 
 def _measure_all(
     makers: Mapping[str, Any], wanted: Sequence[str], sizes: Sizes, reference: ReferenceMethods | None, rounds: int,
-    warmup: int,
+    warmup: int, clock: Clock,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One work after the other: what one needs in memory is gone before the next begins."""
     chosen = [make for name, make in makers.items() if not wanted or name in wanted]
-    return [measure(make(sizes, reference), rounds=rounds, warmup=warmup) for make in chosen]
+    return [measure(make(sizes, reference), rounds=rounds, warmup=warmup, clock=clock) for make in chosen]
 
 
 if __name__ == "__main__":

@@ -34,13 +34,17 @@ from .parts.contestants import (
     tiny_recipe,
 )
 from .parts.measure import (
+    CLOCKS,
     RESULTS,
     Bench,
+    Clock,
+    clock_option,
     interleave,
     load_average,
     machine_facts,
     paired,
     rates,
+    refuse_clock,
     spread,
     synchroniser,
     table,
@@ -87,12 +91,13 @@ def line_up(
 
 
 def measure(
-    contestants: Sequence[Contestant], material: Material, device: torch.device, *, rounds: int, warmup: int, calls: int
-) -> dict[str, Any]:
+    contestants: Sequence[Contestant], material: Material, device: torch.device, *, rounds: int, warmup: int, calls: int,
+    clock: Clock = CLOCKS["wall"],
+) -> dict[str, Any]:  # fmt: skip
     """Time everybody, and put the numbers in plain JSON values."""
     # By work first: what is compared within a round then runs back to back.
     tasks = {(work, one.name): one.tasks[work] for work in WORKS for one in contestants if work in one.tasks}
-    seconds = interleave(tasks, rounds=rounds, warmup=warmup, calls=calls, sync=synchroniser(device))
+    seconds = interleave(tasks, rounds=rounds, warmup=warmup, calls=calls, sync=synchroniser(device), clock=clock)
     rate = {key: rates(seconds_R, material.items(key[0])) for key, seconds_R in seconds.items()}
     return {
         "measurements": [
@@ -165,16 +170,18 @@ def _numbers(values: Mapping[str, Any]) -> tuple[str, ...]:
 @click.option("--calls", default=1, show_default=True, type=click.IntRange(1), help="Calls behind one number.")
 @click.option("--batch", type=click.IntRange(2), help="[default: the preset's]")
 @click.option("--threads", type=click.IntRange(1), help="Of torch. [default: torch's, see OMP_NUM_THREADS]")
+@clock_option
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False),
               help="[default: bench/results/training.json; tiny writes nothing]")  # fmt: skip
 def main(
     checkout: Path | None, size: Size, rounds: int, warmup: int, calls: int, batch: int | None, threads: int | None,
-    device: str, out: Path | None,
+    clock_name: str, device: str, out: Path | None,
 ) -> None:  # fmt: skip
     """Images per second of a training step, a forward pass and pool scoring, contestants taking turns."""
     if threads:
         torch.set_num_threads(threads)
+    refuse_clock(clock_name)
     used = device_context(device, "fp32")
     recipe = recipe_for(size)
     reference = load(checkout) if checkout else None
@@ -182,7 +189,8 @@ def main(
     with tempfile.TemporaryDirectory() as cache:
         material = make_material(recipe, batch or recipe.pose.batch, used.device, Path(cache))
     contestants, left_out = line_up(recipe, material, used, reference)
-    measured = measure(contestants, material, used.device, rounds=rounds, warmup=warmup, calls=calls)
+    measured = measure(contestants, material, used.device, rounds=rounds, warmup=warmup, calls=calls,
+                       clock=CLOCKS[clock_name])  # fmt: skip
     result = {
         "bench": "training",
         "machine": machine_facts(used),
@@ -191,7 +199,7 @@ def main(
         "settings": {
             "preset": size, **asdict(recipe.net), "size_px": recipe.crop.size_px,
             "joints": len(material.crops.data.skeleton), "batch": material.batch, "rounds": rounds, "warmup": warmup,
-            "calls": calls,
+            "calls": calls, "clock": clock_name,
         },
         **describe(contestants),
         "left_out": left_out,

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from alpose.runtime.errors import ConfigError
 
-BLOCK = 512
+BLOCK = 1024
 """Maps that are searched for peaks together."""
 AT_ONCE = 8192
 """Cells whose whole windows are gathered together: bounds the memory."""
@@ -178,10 +178,12 @@ def multipeak_2022(heatmaps_BJHW: Tensor) -> Tensor:
 
 def _peak_entropy(maps_QHW: Tensor, temperature: float, rule: PeakRule) -> Tensor:
     """Entropy over the peaks of each map (Q,)."""
+    above_Q = maps_QHW.amin(dim=(1, 2))
+    if rule["threshold"] is not None:
+        flat_Q = maps_QHW.amax(dim=(1, 2)) == above_Q
+        above_Q = torch.full_like(above_Q, rule["threshold"]).masked_fill(flat_Q, torch.inf)
     border = rule["min_distance"] if rule["exclude_border"] else 0
-    peaks = _find_peaks(
-        maps_QHW, rule["threshold"], rule["min_distance"], border, rule["num_peaks"], rule["merge_plateaus"]
-    )
+    peaks = _find_peaks(maps_QHW, above_Q, rule["min_distance"], border, rule["num_peaks"], rule["merge_plateaus"])
     rank_K = peaks.rank()
     values_QP = maps_QHW.new_full((len(maps_QHW), int(rank_K.max()) + 1 if len(rank_K) else 1), -torch.inf)
     values_QP[:, 0] = 0.0  # without any peak: one possibility and no entropy; a softmax over nothing would be NaN
@@ -227,11 +229,11 @@ class _Cells(NamedTuple):
 
 
 def _find_peaks(
-    maps_QHW: Tensor, above: float | None, reach: int, border: int, most: int | None, merge: bool
+    maps_QHW: Tensor, above_Q: Tensor, reach: int, border: int, most: int | None, merge: bool
 ) -> _Cells:  # fmt: skip
     """Peaks of all maps at once, the highest of each map first; the whole window is looked at for few cells only."""
     tile = max(1, (reach + 1) // 2)
-    tiles = _candidates(maps_QHW, above, tile, reach, border)
+    tiles = _candidates(maps_QHW, above_Q, tile, reach, border)
 
     def settle(chosen: _Cells, enough: int | None = None) -> _Cells:
         cells = _within_tiles(maps_QHW, chosen, tile, border)
@@ -261,10 +263,9 @@ def _find_peaks(
     return peaks if most is None else peaks.at(peaks.rank() < most)
 
 
-def _candidates(maps_QHW: Tensor, above: float | None, tile: int, reach: int, border: int) -> _Cells:
-    """Tiles that may hold a peak: none of the eight around them is higher, and they are higher than ``above``.
+def _candidates(maps_QHW: Tensor, above_Q: Tensor, tile: int, reach: int, border: int) -> _Cells:
+    """Tiles that may hold a peak: none of the eight around them is higher.
 
-    None stands for the lowest value of the map. A flat map has no peak in either case.
     All nine lie within ``reach`` of any cell of the middle one. And the 25 around it hold its whole window: who is the
     highest of those is a peak for sure. Tiles that lie wholly at the edge are left out.
     """
@@ -272,16 +273,7 @@ def _candidates(maps_QHW: Tensor, above: float | None, tile: int, reach: int, bo
     tile_QRC = _tiles(_tiles(maps_QHW, tile, 1), tile, 2)
     near_QRC = _around(_around(tile_QRC, 1), 2) if reach else tile_QRC
     far_QRC = _around(_around(near_QRC, 1), 2) if reach else tile_QRC
-    may_QRC = tile_QRC == near_QRC
-    if above is not None:
-        may_QRC &= tile_QRC > above
-    # The lowest value of a map is not above its lowest tile: all of the map is looked at only where a candidate is as low.
-    low_QRC = may_QRC & (tile_QRC <= tile_QRC.amin(dim=(1, 2), keepdim=True))
-    if low_QRC.any():
-        low_M = low_QRC.any(dim=2).any(dim=1).nonzero()[:, 0]
-        lowest_M = maps_QHW[low_M].amin(dim=(1, 2))
-        highest_MRC = tile_QRC[low_M] if above is None else tile_QRC[low_M].amax(dim=(1, 2), keepdim=True)
-        may_QRC[low_M] &= highest_MRC > lowest_M[:, None, None]
+    may_QRC = (tile_QRC == near_QRC) & (tile_QRC > above_Q[:, None, None])
     for dim, size in ((1, height), (2, width)):
         outer, inner = border // tile, max(0, -(-(size - border) // tile))
         may_QRC.narrow(dim, 0, min(outer, may_QRC.shape[dim])).fill_(False)

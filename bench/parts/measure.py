@@ -74,6 +74,24 @@ def _time(task: Task, calls: int, sync: Callable[[], object], clock: Clock) -> f
     return (clock() - started) / calls
 
 
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "processor": time.process_time}
+"""What seconds are: of the wall, or those that a processor worked for this process, which others beside it change little. The latter
+add up over threads: with one thread both are the same on a quiet machine."""
+
+clock_option = click.option(
+    "--clock", "clock_name", default="wall", show_default=True, type=click.Choice(list(CLOCKS)),
+    help="processor: seconds that a processor worked for this process, for a busy machine; with --threads 1.",
+)  # fmt: skip
+
+
+def refuse_clock(name: str) -> None:
+    """Refuse processor seconds of several threads: they would hide what these are worth."""
+    if name == "processor" and torch.get_num_threads() != 1:
+        raise ConfigError(
+            f"--clock processor adds up the seconds of {torch.get_num_threads()} threads: use --threads 1"
+        )
+
+
 def synchroniser(device: torch.device) -> Callable[[], None]:
     """What waits for a device: a GPU works on after a call has returned, a CPU does not."""
     if device.type != "cuda":
