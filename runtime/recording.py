@@ -32,7 +32,7 @@ from .errors import ConfigError, DataError, QueueError
 from .frames import DeviceFrame, HostFrame, Region
 from .locate.tracking import Place, Stream
 from .queue import Queue, Record
-from .queue.record import Candidate, FrameCopy
+from .queue.record import Candidate, FrameCopy, kept_region
 from .queue.recorder import HANDOVER_BYTES, Recorder
 from .redaction import head_joints, head_region
 from .telemetry.counters import Counters
@@ -191,7 +191,7 @@ class FrameRecorder:
             self.recorder.follow(camera, lambda: copies(result, whole, heads))
         kept = False
         if decision.keep:
-            stored = self.recorder.encoder.region(region.crop, frame.width, frame.height)
+            stored = kept_region(self.recorder.encoder.store, region.crop, frame.width, frame.height)
             kept = self.recorder.submit(
                 Candidate(
                     record=self._record_of(result),

@@ -10,7 +10,7 @@ from ..frames import Region
 from ..logs import RateLimitedLog
 from ..telemetry.counters import Counters
 from .images import PictureEncoder
-from .record import Candidate, FrameCopy, Picture
+from .record import Candidate, FrameCopy, Picture, kept_region
 
 CLIP_BYTES = 16 << 20
 """Most encoded bytes of one record's clip; the frame itself is kept whatever its size."""
@@ -78,7 +78,7 @@ class ClipAssembler:
     def begin(self, candidate: Candidate, number: int, frame: int, now_s: float) -> None:
         """Encode a candidate and the frames before it; :class:`Exception` where the frame itself does not encode."""
         record, self._now_s = candidate.record, now_s
-        region = self._encoder.region(candidate.crop, record.frame_width, record.frame_height)
+        region = kept_region(self._encoder.store, candidate.crop, record.frame_width, record.frame_height)
         pictures = []
         if candidate.frame is not None and region is not None:
             pictures.append(self._picture(candidate.frame, region))

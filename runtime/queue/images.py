@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import functools
 import io
-import math
 import os
 import struct
 import sys
@@ -38,7 +37,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle.keys import sealer
-from ..crop import Crop
 from ..errors import ConfigError, DataError, MissingExtraError
 from ..frames import Region
 from ..redaction import redact
@@ -64,26 +62,6 @@ _PNG_UP = 2
 """The filter of a row: each byte less the one above it."""
 
 
-def kept_region(store: str, crop: Crop, width: int, height: int) -> Region | None:
-    """The part of a frame of ``width`` x ``height`` that is kept; None for nothing.
-
-    The rectangle of a crop is widened to the pixels that its filter reads beyond the edge, half a sample: from a lossless
-    picture of the region the net's input can be computed again.
-    """
-    if store == "keypoints":
-        return None
-    if store == "full":
-        return 0, 0, width, height
-    left, top, right, bottom = crop.reach_4
-    (x0, x1), (y0, y1) = _whole_pixels(left, right, width), _whole_pixels(top, bottom, height)
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
-
-
-def _whole_pixels(first: float, last: float, length: int) -> tuple[int, int]:
-    """The pixels that an interval touches; pixel i covers [i - 0.5, i + 0.5]."""
-    return min(max(math.floor(first + 0.5), 0), length), min(max(math.ceil(last + 0.5), 0), length)
-
-
 class PictureEncoder:
     """Turns pixels into the pictures of a record: cut, encoded, sealed.
 
@@ -106,10 +84,6 @@ class PictureEncoder:
         self.store = store
         self._options = (media_type, quality, long_side)
         self._seal: Callable[[bytes], bytes] | None = None if seal_to is None else sealer(seal_to)
-
-    def region(self, crop: Crop, width: int, height: int) -> Region | None:
-        """The part of a frame that is kept, and has to be handed over."""
-        return kept_region(self.store, crop, width, height)
 
     def picture(self, copy: FrameCopy, region: Region) -> tuple[Picture, str | None]:
         """A picture at position 0, and what replaced the encoder that was wanted.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -201,6 +202,26 @@ class FrameCopy:
     """Heads that are made unrecognisable before anything is encoded, in pixels of the frame."""
     number: int = field(default_factory=itertools.count().__next__)
     """Of this copy: people on one frame are handed over with the same one, whose picture is then made and stored once."""
+
+
+def kept_region(store: str, crop: Crop, width: int, height: int) -> Region | None:
+    """The part of a frame of ``width`` x ``height`` that is kept; None for nothing.
+
+    The rectangle of a crop is widened to the pixels that its filter reads beyond the edge, half a sample: from a lossless
+    picture of the region the net's input can be computed again.
+    """
+    if store == "keypoints":
+        return None
+    if store == "full":
+        return 0, 0, width, height
+    left, top, right, bottom = crop.reach_4
+    (x0, x1), (y0, y1) = _whole_pixels(left, right, width), _whole_pixels(top, bottom, height)
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def _whole_pixels(first: float, last: float, length: int) -> tuple[int, int]:
+    """The pixels that an interval touches; pixel i covers [i - 0.5, i + 0.5]."""
+    return min(max(math.floor(first + 0.5), 0), length), min(max(math.ceil(last + 0.5), 0), length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

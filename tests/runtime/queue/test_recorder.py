@@ -26,9 +26,9 @@ from alpose.runtime.logs import RateLimitedLog
 from alpose.runtime.queue import clips, writer
 from alpose.runtime.queue.clips import PendingRecord
 from alpose.runtime.queue.eviction import Stored
-from alpose.runtime.queue.images import PictureEncoder, decode, kept_region
+from alpose.runtime.queue.images import PictureEncoder, decode
 from alpose.runtime.queue.queue import Queue
-from alpose.runtime.queue.record import Candidate, FrameCopy, Picture, Record
+from alpose.runtime.queue.record import Candidate, FrameCopy, Picture, Record, kept_region
 from alpose.runtime.queue.recorder import Recorder
 from alpose.runtime.queue.writer import QueueWriter
 from alpose.runtime.telemetry.counters import Counters
@@ -647,7 +647,7 @@ def test_a_crop_is_what_the_net_saw_and_nothing_else(
     crop = Crop.square(x0, y0, side, size_px)
     maker = PictureEncoder(store="crop", media_type="image/png", quality=90, long_side=None, seal_to=None)
 
-    region = maker.region(crop, 64, 48)
+    region = kept_region(maker.store, crop, 64, 48)
 
     if region is None:  # the net saw nothing of the frame
         assert not cut(frame_HW3, crop).any()
