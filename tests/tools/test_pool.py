@@ -80,6 +80,7 @@ def scored(model: Path, pool: Path | str, cache: Path, **options: Any) -> PoolSc
 OWN_WAYS = (
     "value",
     "top",
+    "odds",
     "random",
     "coreset",
     "entropy",
