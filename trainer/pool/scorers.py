@@ -34,7 +34,7 @@ from ..methods.catalog import METHODS, RANDOM
 from ..methods.options import ScoreOptions
 from ..methods.strategies import BY_FAILURE, DEFAULT
 from ..models.expected_pck import ExpectedPckHead
-from ..passes import View, predict_batch
+from ..passes import View, predict_batch, with_weights_in
 from ..scoring import PREFIXES, reduce_batch
 
 BLOCK = 32
@@ -155,6 +155,7 @@ class _OwnScorer:
 
     def __init__(self, folder: Path, machine: DeviceContext, by: str) -> None:
         self.model = checkpoint.load(folder).to(machine.device)
+        self.pose = with_weights_in(self.model.pose, machine.dtype)
         self.machine = machine
         heads = self.model.heads
         self.head = "epck" if "epck" in heads else next(iter(heads), None)
@@ -172,8 +173,8 @@ class _OwnScorer:
         images = to_input(torch.from_numpy(crops_NHW3).to(self.machine.device))
         nobody_NJ = torch.zeros(count, joints, dtype=torch.bool, device=images.device)
         shown = View(images, images.new_zeros(count, joints, 2), nobody_NJ, images.new_ones(count))
-        with evaluating(model.pose, *model.heads.values(), *model.auxiliary.values()):
-            seen = predict_batch(model, np.arange(count), shown, self.machine, [])
+        with evaluating(self.pose, *model.heads.values(), *model.auxiliary.values()):
+            seen = predict_batch(model, np.arange(count), shown, self.machine, [], self.pose)
             reduced = reduce_batch(model, seen, ScoreOptions(), self.forms)
             head = model.heads[self.head] if self.head else None
             if isinstance(head, ExpectedPckHead):
