@@ -31,6 +31,8 @@ LOOKS = (
     Look("#6a45a8", "#b49cf0", (), "P"),
 )
 """Of strategies in their order, in turn; chance has its own."""
+REFERENCES = {BASE: "before", NONE: "trained on, no new labels"}
+"""Rows that no strategy has chosen for."""
 CHANCE = Look("#737b86", "#98a3b3", (4, 2), "x")
 
 
@@ -86,7 +88,7 @@ def findings(results: GainResults) -> tuple[str, ...]:
     if results.strategies != (RANDOM,):
         won = results.won()
         said.append(
-            f"Better than chance with every budget, and not worse in the old domain: {fmt.listed(won) if won else 'none'}."
+            f"Better than chance with every budget, and not worse in the old domain: {fmt.listed(won) if won else 'no strategy'}."
         )
     return tuple(said)
 
@@ -121,7 +123,7 @@ def _table(results: GainResults, budget: int) -> Table:
         values = [fmt.number(results.mean(name, asked, key)) for key in ("field_pck", "old_pck")]
         rate = fmt.percent(results.mean(name, asked, "field_failures"), 1)
         if one is None:
-            return Row(name, (Cell(values[0]), Cell(fmt.NONE), Cell(fmt.NONE), Cell(values[1]), Cell(fmt.NONE), Cell(rate), Cell(fmt.NONE)),
+            return Row(REFERENCES.get(name, name), (Cell(values[0]), Cell(fmt.NONE), Cell(fmt.NONE), Cell(values[1]), Cell(fmt.NONE), Cell(rate), Cell(fmt.NONE)),
                        mark=name if mark else None, reference=not mark)  # fmt: skip
         needs = f"> {results.of_chance[-1]}" if one.random_needs is None else fmt.number(one.random_needs, 0)
         share = "" if one.random_needs is None else f"{fmt.TIMES} {fmt.number(one.random_needs / budget, 2)}"
