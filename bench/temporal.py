@@ -187,7 +187,8 @@ def main(models: tuple[Path, ...], scenes: int, seed: int, out: Path | None) -> 
     machine, data = device_context("cpu", "auto"), walked(seed, scenes)
     made = [compare(watched(checkpoint.load(path), data, machine)) for path in models]
     boot = bootstrap_views(list(ROWS), [np.stack([scores[row] for row in ROWS]) for scores, _, _ in made],
-                           [failed for _, failed, _ in made], [scene for _, _, scene in made])  # fmt: skip
+                           [failed for _, failed, _ in made], [scene for _, _, scene in made],
+                           same_people=True)  # fmt: skip
     rows = {}
     for row in ROWS:
         level, apart = boot.estimate(row), boot.difference(row, "head", "greater").estimate

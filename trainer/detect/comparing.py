@@ -142,15 +142,16 @@ def bootstrap(
 
 def bootstrap_views(
     names: Sequence[str], score_SDN: Sequence[Floats], failed_SN: Sequence[Bools], person_SN: Sequence[npt.NDArray[np.int64]],
-    *, resamples: int = RESAMPLES,
+    *, same_people: bool, resamples: int = RESAMPLES,
 ) -> Bootstrap:  # fmt: skip
-    """The same where every seed has people of its own, each in several views: a person is drawn with all views.
+    """The same where people have several views, or joints, each: a person is drawn with all of them.
 
     Args:
         names: of the detectors.
         score_SDN: for every seed their scores of its views, (D, N), finite.
         failed_SN: for every seed the views in which the base model failed, (N,).
         person_SN: for every seed whose view it is, (N,), counted from 0.
+        same_people: whether the people are the same under every seed, so that they are drawn together.
         resamples: how many.
     """
     seeds = range(len(score_SDN))
@@ -159,7 +160,7 @@ def bootstrap_views(
     for s, score_DN, failed_N, person_N in zip(seeds, score_SDN, failed_SN, person_SN, strict=True):
         ranked = [Ranked.of(score_N, failed_N) for score_N in score_DN]
         auroc_DS[:, s] = [each.auroc(np.ones((len(failed_N), 1), dtype=np.float32))[0] for each in ranked]
-        for start, count_PR in resample_counts(int(person_N.max()) + 1, resamples, s):
+        for start, count_PR in resample_counts(int(person_N.max()) + 1, resamples, 0 if same_people else s):
             for d, each in enumerate(ranked):
                 resampled_DSR[d, s, start : start + count_PR.shape[1]] = each.auroc(count_PR[person_N])
     drawn_RS = np.random.default_rng((0, 1)).integers(0, len(seeds), (resamples, len(seeds)))

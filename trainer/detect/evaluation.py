@@ -214,7 +214,7 @@ def _of_joints(
         [np.array([-scores.confidences[name][scores.labelled_NJ] for name in (shipped, "peak")]) for scores in stored],
         [~scores.right_NJ[scores.labelled_NJ] for scores in stored],
         [np.unique(np.nonzero(scores.labelled_NJ)[0], return_inverse=True)[1] for scores in stored],
-        resamples=resamples,
+        same_people=True, resamples=resamples,
     )  # fmt: skip
     difference = _untested_where_chosen(boot.difference(shipped, "peak", "greater"), info)
     yield Comparison(question="joint-peak", set=info.name, detector=shipped, against="peak", difference=difference)
@@ -239,7 +239,7 @@ def _on_damaged_views(run: Path, catalogue: Catalogue, resamples: int) -> list[C
         [np.array([scores.scores[d.name][scores.counted_N] for d in named], dtype=np.float64) for scores in stored],
         [truth_of(scores, catalogue.macro, catalogue.failure).failed_N for scores in stored],
         [np.unique(np.array(scores.ids)[scores.counted_N], return_inverse=True)[1] for scores in stored],
-        resamples=resamples,
+        same_people=False, resamples=resamples,
     )  # fmt: skip
     found = []
     for d in named:

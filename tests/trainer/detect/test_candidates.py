@@ -249,7 +249,7 @@ def test_a_person_with_one_view_is_drawn_as_everybody_is() -> None:
     failed_N = rng.random(60) < 0.4
     score_DN = np.stack([failed_N + rng.normal(size=60), rng.normal(size=60)])
     together = bootstrap(["a", "b"], score_DN[:, None], failed_N[None], resamples=200)
-    apart = bootstrap_views(["a", "b"], [score_DN], [failed_N], [np.arange(60)], resamples=200)
+    apart = bootstrap_views(["a", "b"], [score_DN], [failed_N], [np.arange(60)], same_people=True, resamples=200)
 
     assert replace(apart.estimate("a"), seeds=together.estimate("a").seeds) == together.estimate("a")
 
@@ -258,8 +258,26 @@ def test_more_views_of_the_same_people_do_not_narrow_the_interval() -> None:
     rng = np.random.default_rng(0)
     failed_P = rng.random(60) < 0.4
     score_DP = np.stack([failed_P + rng.normal(size=60), rng.normal(size=60)])
-    once = bootstrap_views(["a", "b"], [score_DP], [failed_P], [np.arange(60)], resamples=200)
+    once = bootstrap_views(["a", "b"], [score_DP], [failed_P], [np.arange(60)], same_people=True, resamples=200)
     often = bootstrap_views(["a", "b"], [np.repeat(score_DP, 5, axis=1)], [np.repeat(failed_P, 5)],
-                            [np.repeat(np.arange(60), 5)], resamples=200)  # fmt: skip
+                            [np.repeat(np.arange(60), 5)], same_people=True, resamples=200)  # fmt: skip
 
     assert often.estimate("a") == once.estimate("a")
+
+
+def test_the_same_people_under_every_net_are_drawn_together() -> None:
+    """Three nets that say the same of the same people know no more than one; of other people they would."""
+    rng = np.random.default_rng(0)
+    failed_P = rng.random(60) < 0.4
+    score_DP = np.stack([failed_P + rng.normal(size=60), rng.normal(size=60)])
+
+    def width(nets: int, same_people: bool) -> float:
+        boot = bootstrap_views(["a", "b"], [score_DP] * nets, [failed_P] * nets, [np.arange(60)] * nets,
+                               same_people=same_people, resamples=400)  # fmt: skip
+        people = boot.estimate("a").people
+        assert people.low is not None
+        assert people.high is not None
+        return people.high - people.low
+
+    assert width(3, same_people=True) == pytest.approx(width(1, same_people=True))
+    assert width(3, same_people=False) < 0.8 * width(1, same_people=True)
