@@ -34,6 +34,7 @@ READS = {
     "alpose-train cycles": "--dataset {} --preset smoke --out run",
     "alpose-train report": "{}",
     "alpose-train detect": "--dataset {} --preset smoke --out run",
+    "alpose-train harvest-gain": "--dataset lsp --data-root {} --preset smoke --budgets 5 --out run",
     "alpose-train fit": "--data {} --preset smoke --out run",
     "alpose-train theory": "{}",
     "alpose-train select": "--model {} --pool pictures --budget 5 --to coco --out out",
