@@ -105,12 +105,13 @@ def run_gain(
     if machine.world > 1:
         raise ConfigError("alpose-train harvest-gain runs in one process: leave torchrun out")
     run = open_run(config.base, folder, data_root, cache, machine)
-    claim(config.base, folder, machine)
-    _claim(config, folder)
     field = open_field(run, cache, share=config.share, development=config.development, most=config.people)
     largest = max((*config.budgets, *config.chance_budgets))
     if largest > len(field.pool):
-        raise ConfigError(f"--budgets: {largest} labels are wanted of {len(field.pool)} frames of the field")
+        raise ConfigError(f"--budgets: {largest} labels are wanted of {len(field.pool)} frames of the field: name fewer, "
+                          f"such as --budgets {max(2, len(field.pool) // 8)}")  # fmt: skip
+    claim(config.base, folder, machine)
+    _claim(config, folder)
     cells, done = list(_cells(config)), 0
     for seed in config.seeds:
         model = BaseModel(run, seed, (SHIPPED,), bases).model()

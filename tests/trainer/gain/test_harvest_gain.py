@@ -106,7 +106,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
     result = command(tmp_path, *words, strategies=strategies)
     assert result.exit_code == 2
     assert said in result.output
-    assert not list(tmp_path.glob("seed-*"))
+    assert not list(tmp_path.rglob("*.json")), "nothing is begun"
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
