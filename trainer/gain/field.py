@@ -6,7 +6,7 @@ dataset    the field                                    tests, of the field     
 synthetic  a stream: the old domain, a few frames of a  people seen by a turned camera    the test split
            camera that was turned by a quarter, and as
            many dark and blurred ones
-others     half of the pool, by picture                 the other half                    the test split
+lsp        half of the pool, by picture                 the other half                    the test split
 ========== ============================================ ================================= ========================
 
 For choices (``development``) the field is three quarters of that half, and the fourth quarter tests: the half that is reported is
