@@ -153,7 +153,7 @@ def harvest(old: Checkout, new: Checkout) -> Iterator[str]:
         one.run(*tools, "pull", "car-17.db", "car-18.db", "--into", "inbox")
         for strategy in ("value", "top", "coreset", "random"):
             one.run(
-                *tools, "select", "inbox", "--budget", "40", "--name", strategy, "--strategy", strategy, "--seed", "0"
+                *tools, "select", "inbox", "--budget", "20", "--name", strategy, "--strategy", strategy, "--seed", "0"
             )
         one.run(*tools, "export", "inbox", "--to", "coco", "--batch", "value", "--out", "batch")
         moved = one.json("batch/annotations/person_keypoints_default.json") if (

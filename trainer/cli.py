@@ -34,6 +34,7 @@ from .data.commands import data
 from .foreign.commands import pose
 from .foreign.options import net_options
 from .gain.commands import harvest_gain
+from .measures.failures import RUN_FAILURES
 from .methods.catalog import DETECTORS, METHODS, resolve
 
 log = logging.getLogger("alpose")
@@ -98,7 +99,7 @@ main.add_command(harvest_gain)
               help="ray: each method of each seed is a task of the cluster that RAY_ADDRESS names, or of this machine.")  # fmt: skip
 @click.option("--compile/--no-compile", "compile_", default=None,
               help="torch.compile the pose net for training. [default: the recipe's, which is not to]")  # fmt: skip
-@failure_options
+@partial(failure_options, names=RUN_FAILURES)
 @place_options
 def cycles(
     dataset: str, folder: Path | None, preset_name: Any, recipe: Path | None, seeds: int | None, bases: Path | None, net: Any, methods: str,
@@ -182,7 +183,7 @@ def report(run: Path, level: float) -> None:
 @click.option("--people", default=1000, show_default=True, type=click.IntRange(1), metavar="PEOPLE",
               help="With --pose: so many train, and so many of each set are tested, at most.")  # fmt: skip
 @click.option("--group-by", metavar="FIELD", help="With --pose: keep each group on one side of every split.")
-@failure_options
+@partial(failure_options, note=" mean-error with --pose alone.")
 @net_options
 @place_options
 def detect(

@@ -13,7 +13,7 @@ import click
 
 from alpose.runtime import command_line
 
-from .measures.failures import DEFAULT_LIMITS, FAILURES
+from .measures.failures import DEFAULT_LIMITS, FAILURES, FailureName
 
 if TYPE_CHECKING:
     from .device import DeviceContext
@@ -98,14 +98,20 @@ def place_options(command: Callable[..., None], datasets: bool = True) -> Callab
     ))  # fmt: skip
 
 
-def failure_options(command: Callable[..., None], default: str | None = "image-pck") -> Callable[..., None]:
+def failure_options(
+    command: Callable[..., None], default: str | None = "image-pck", names: tuple[FailureName, ...] = FAILURES, note: str = ""
+) -> Callable[..., None]:  # fmt: skip
     """Add the options that choose when a pose counts as failed; a default of None is that of the model."""
+    if default is None:
+        note += " [default: as the model was fitted, or image-pck]"
+    limit, limits = "PCK, 0 to 1, under which a pose fails", str(DEFAULT_LIMITS["image-pck"])
+    if "mean-error" in names:
+        limit += ", or mean error in sides of the crop over which it does"
+        limits += f", or {DEFAULT_LIMITS['mean-error']}"
     return _decorated(command, (
-        click.option("--failure", default=default, show_default=default is not None, type=click.Choice(FAILURES),
-                     help="What counts as a failed pose." + (" [default: as the model was fitted, or image-pck]" if default is None else "")),
-        click.option("--failure-limit", type=float, metavar="LIMIT",
-                     help="PCK, 0 to 1, under which a pose fails, or mean error in sides of the crop over which it does. "
-                          f"[default: {DEFAULT_LIMITS['image-pck']}, or {DEFAULT_LIMITS['mean-error']}]"),
+        click.option("--failure", default=default, show_default=default is not None, type=click.Choice(names),
+                     help=f"What counts as a failed pose.{note}"),
+        click.option("--failure-limit", type=float, metavar="LIMIT", help=f"{limit}. [default: {limits}]"),
     ))  # fmt: skip
 
 

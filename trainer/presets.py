@@ -5,6 +5,7 @@ A variant is a ``dataclasses.replace`` of one of these, or a TOML file of what d
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -171,11 +172,18 @@ def read_recipe(path: Path, base: Recipe) -> Recipe:
         ConfigError: the file is not TOML, or a value in it is not one that the recipe takes.
     """
     try:
-        own = tomllib.loads(path.read_text(encoding="utf-8"))
+        own = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"--recipe {path}: byte {error.object[error.start]:#04x} in line {line} is not UTF-8, as TOML must be: "
+                          "save the file as UTF-8") from error  # fmt: skip
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--recipe {path}: cannot be read as TOML: {error}: docs/loop.md shows a recipe") from error
+    try:
         merged = _merged(to_json(base), own)
         merged["retrain"] = _merged(_merged(to_json(base.retrain), own.get("pose", {})), own.get("retrain", {}))
         return from_json(Recipe, merged, "recipe")
-    except (OSError, ValueError, AlposeError) as error:
+    except AlposeError as error:
         raise ConfigError(f"--recipe {path}: {error}") from error
 
 
@@ -184,11 +192,16 @@ def with_recipe(chosen: Preset, path: Path | None) -> Preset:
     return chosen if path is None else replace(chosen, recipe=read_recipe(path, chosen.recipe))
 
 
-def _merged(base: Any, own: Any) -> Any:
-    """The values of ``base`` with those of ``own`` in their place, table by table."""
-    if not (isinstance(base, dict) and isinstance(own, dict)):
+def _merged(base: Any, own: Any, where: str = "") -> Any:
+    """The values of ``base`` with those of ``own`` in their place, table by table; ``where`` names the table."""
+    if not isinstance(base, dict):
         return own
-    return {**base, **{name: _merged(base.get(name), value) for name, value in own.items()}}
+    if not isinstance(own, dict):
+        keys = list(base)
+        raise ConfigError(f"{where} = {own!r}: {where} is a table of {', '.join(keys)}: write [{where}] and below it a line such "
+                          f"as {keys[0]} = {json.dumps(base[keys[0]])}")  # fmt: skip
+    below = f"{where}." if where else ""
+    return {**base, **{name: _merged(base.get(name), value, f"{below}{name}") for name, value in own.items()}}
 
 
 def with_net(chosen: Preset, name: NetName | None) -> Preset:

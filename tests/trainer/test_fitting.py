@@ -293,11 +293,14 @@ def test_compile_compiles_the_net_that_is_trained(
     ("[pose]\nepochs = 'many'", "recipe.pose.epochs must be a whole number"),
     ("[poze]\nepochs = 1", "unknown poze"),
     ("[pose]\nlr = -1.0", "lr must be positive"),
-    ("epochs", "--recipe .*recipe.toml: "),
+    ("[pose]\nepochs = ", "cannot be read as TOML: .*docs/loop.md shows a recipe"),
+    ("pose = 3", r"pose = 3: pose is a table of epochs, .*: write \[pose\] and below it a line such as epochs = 2"),
+    ("[pose]\naugment = 'mild'", r"pose.augment = 'mild': pose.augment is a table .*write \[pose.augment\]"),
+    ("[pose]\nschedule = '\xe9'", "byte 0xe9 in line 2 is not UTF-8.*save the file as UTF-8"),
 ])  # fmt: skip
 def test_a_recipe_that_cannot_be_names_the_file_and_the_place(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "recipe.toml").write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    (tmp_path / "recipe.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=f"--recipe .*recipe.toml: .*{message}"):
         read_recipe(tmp_path / "recipe.toml", preset("smoke").recipe)
 
 

@@ -19,6 +19,7 @@ from alpose.runtime.io import read_json, write_json
 from ..data.catalog import Dataset, Sizes, open_dataset
 from ..data.crops import Crops, prepare
 from ..device import DeviceContext, environment
+from ..measures.failures import RUN_FAILURES
 from ..measures.metrics import Failure, Profile, ProfileName, judge, profile_of
 from ..methods.catalog import METHODS, check_known, check_labelled, resolve
 from ..methods.options import EglConfig, ScoreOptions
@@ -68,9 +69,9 @@ class RunConfig:
                 raise ConfigError(f"--{name} must be at least 1, got {value}")
         if self.select_only and self.stages != 1:
             raise ConfigError(f"--select-only stops after the selection of stage 1: leave out --stages {self.stages}")
-        if self.failure.name == "mean-error":
-            raise ConfigError("--failure mean-error: the files of a run keep who is right, not how far off they are: "
-                              "take image-pck or any-joint")  # fmt: skip
+        if self.failure.name not in RUN_FAILURES:
+            raise ConfigError(f"--failure {self.failure.name}: the files of a run keep which joints are right, not how far off "
+                              f"they are: take {' or '.join(RUN_FAILURES)}")  # fmt: skip
 
     def fixed(self) -> dict[str, Any]:
         """What all rows of one run folder must share; methods, seeds and stages may be added later."""

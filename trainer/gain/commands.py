@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..cli_options import Place, default_out, failure_options, names_in, place_options, run_options
+from ..measures.failures import RUN_FAILURES
 from ..methods.strategies import STRATEGIES
 
 
@@ -23,8 +25,8 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 @click.option(
     "--strategies", default=",".join(STRATEGIES), show_default=True, help="Comma-separated; random must be among them."
 )
-@click.option("--budgets", default="250,500,1000", show_default=True, callback=_numbers, metavar="LABELS,…",
-              help="Labels per batch.")  # fmt: skip
+@click.option("--budgets", default="", callback=_numbers, metavar="LABELS,…",
+              help="Labels per batch. [default: a quarter of the preset's budget, half of it, and all]")  # fmt: skip
 @click.option("--chance-budgets", default="", callback=_numbers, metavar="LABELS,…",
               help="Further budgets of random alone, to say how many labels it needs.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(1), metavar="EPOCHS", help="Of training on. [default: the preset's]")
@@ -36,7 +38,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 @click.option(
     "--first-seed", default=0, show_default=True, type=click.IntRange(0), metavar="SEED", help="Of the base models."
 )
-@failure_options
+@partial(failure_options, names=RUN_FAILURES)
 @place_options
 def harvest_gain(
     dataset: str, folder: Path | None, preset_name: Any, recipe: Path | None, seeds: int | None, bases: Path | None, strategies: str,
@@ -62,8 +64,9 @@ def harvest_gain(
     from .experiment import GainConfig, run_gain
     from .results import RESULT
 
-    own = with_recipe(preset(preset_name), recipe).recipe
-    base = RunConfig.from_preset(preset_name, dataset, recipe=own, methods=("random",), seeds=seeds, budget=1, select_only=True,
+    chosen = with_recipe(preset(preset_name), recipe)
+    budgets = budgets or (chosen.budget // 4, chosen.budget // 2, chosen.budget)
+    base = RunConfig.from_preset(preset_name, dataset, recipe=chosen.recipe, methods=("random",), seeds=seeds, budget=1, select_only=True,
                                  failure=Failure(failure, failure_limit))  # fmt: skip
     folder = folder or default_out(dataset, "harvest-gain-")
     config = GainConfig(base=base, strategies=names_in(strategies), budgets=budgets, chance_budgets=chance_budgets, epochs=epochs, share=share,

@@ -41,7 +41,7 @@ from ..methods.strategies import STRATEGIES, Frames
 from ..passes import predict
 from ..scoring import score
 from ..training import train_pose, validation_mask
-from .field import Field, TestSet, open_field
+from .field import BENCHMARKS, Field, TestSet, open_field
 from .results import BASE, NONE, RANDOM, Cell, GainResults, SetFacts, summarise
 
 log = logging.getLogger("alpose")
@@ -72,6 +72,9 @@ class GainConfig:
     """Of each test, at most."""
 
     def __post_init__(self) -> None:
+        if self.base.dataset not in BENCHMARKS:
+            raise ConfigError(f"--dataset {self.base.dataset}: harvest-gain needs a benchmark that says who is labelled first: "
+                              f"take {' or '.join(BENCHMARKS)}")  # fmt: skip
         unknown = [name for name in self.strategies if name not in STRATEGIES]
         if unknown:
             raise ConfigError(f"--strategies: {', '.join(unknown)} unknown; known: {', '.join(STRATEGIES)}")

@@ -98,6 +98,8 @@ def test_a_run_goes_on_with_what_is_missing_and_refuses_another(done: tuple[Path
     (("--budgets", "6"), "random,nonsense", "nonsense unknown; known: value"),
     (("--budgets", "1"), "random", "different numbers from 2 up"),
     (("--budgets", "6", "--chance-budgets", "6"), "random", "different numbers from 2 up"),
+    (("--chance-budgets", "16"), "random", "different numbers from 2 up, got 4, 8, 16, 16"),  # the preset's own come first
+    (("--dataset", "mpii", "--data-root", "."), "random", "--dataset mpii: harvest-gain needs"),
     (("--budgets", "500"), "random", "500 labels are wanted of 64 frames"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_trained(
