@@ -333,6 +333,10 @@ def joint_numbers(joints: JointReport) -> tuple[tuple[str, str, str], ...]:
         ("Calibration error (ECE)", fmt.number(joints.ece), "all joints together"),
         ("Correlation with PCK", fmt.number(joints.correlation_pck),
          f"mean confidence of a person; {fmt.number(joints.correlation_pck_score)} for the mean score"),
+        *((("Correlation with OKS", fmt.number(joints.correlation_oks),
+            f"the same; {fmt.number(joints.correlation_oks_score)} for the mean score. The box stands for the person's area"),
+           ("AP by OKS, poses ranked by it", fmt.number(joints.ap), f"{fmt.number(joints.ap_score)} ranked by the mean score"))
+          if joints.correlation_oks is not None else ()),
         ("Fitted on", fmt.count(joints.fitted), "labelled joints of other people"),
     )  # fmt: skip
 

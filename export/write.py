@@ -38,6 +38,7 @@ from alpose.trainer.data.crops import CropConfig, Crops, prepare, unseen_crops
 from alpose.trainer.data.records import Bools, PoseData, who_trained
 from alpose.trainer.measures.joint_calibration import JointCalibration, calibrate_joints
 from alpose.trainer.measures.joint_calibration import measure as measure_joints
+from alpose.trainer.measures.keypoint_measures import oks_of
 from alpose.trainer.measures.metrics import Failure, ProfileName, profile_of
 from alpose.trainer.models.heads import HeadName
 from alpose.trainer.presets import preset
@@ -363,6 +364,8 @@ class _Seen:
     right_NJ: Bools
     counts_NJ: Bools
     """Joints of which it can be said whether they are right."""
+    oks_N: npt.NDArray[np.float64] | None
+    """Object keypoint similarity of each person; None where COCO knows none of the joints."""
     ids: tuple[str, ...]
     """Of their images: two people of one photograph must not lie in both halves of a calibration."""
 
@@ -376,18 +379,19 @@ def _see(graph: Exportable, crops: Crops, config: ExportConfig) -> _Seen:
         outputs, evidence_B3, logit_BJ = engine.answers_and_evidence(crops.read_bare(block))
         judged, failed_B, defined_B = judge_outputs(outputs, crops.subset(block), profile, config.failure)
         columns.append((evidence_B3.astype(np.float64), failed_B, defined_B, logit_BJ, outputs.scores_NJ,
-                        judged.right_NJ, judged.counts_NJ))  # fmt: skip
-    evidence, failed, defined, logits, scores, right, counts = (
+                        judged.right_NJ, judged.counts_NJ, outputs.keypoints_NJ2))  # fmt: skip
+    evidence, failed, defined, logits, scores, right, counts, keypoints_NJ2 = (
         np.concatenate(parts) for parts in zip(*columns, strict=True)
     )
-    return _Seen(evidence, failed, defined, logits, scores, right, counts, crops.data.pictures())
+    oks_N = oks_of(crops.data, crops.distance(keypoints_NJ2 - crops.joints_NJ2))
+    return _Seen(evidence, failed, defined, logits, scores, right, counts, oks_N, crops.data.pictures())
 
 
 def _calibrate(seen: _Seen, crops: Crops, config: ExportConfig, source: str = "head") -> CalibrationReport:
     profile = profile_of(config.profile, crops.data)
     joints = calibrate_joints(
         seen.logit_NJ, seen.right_NJ, seen.counts_NJ, seen.scores_NJ, fitting_half(seen.ids),
-        crops.data.skeleton.joints, source,
+        crops.data.skeleton.joints, source, seen.oks_N,
     )  # fmt: skip
     report = calibrate(seen.evidence_N3, seen.failed_N, seen.ids, defined_N=seen.defined_N, data=crops.data.name,
                      failure=config.failure, profile=profile.name, definition=config.failure.words(profile))  # fmt: skip
@@ -426,7 +430,7 @@ def _applied(report: CalibrationReport, graph: Exportable, crops: Crops, config:
     if report.joints is None or not seen.counts_NJ.any():
         return applied
     joints = measure_joints(report.joints.calibration, seen.logit_NJ, seen.right_NJ, seen.counts_NJ, seen.scores_NJ,
-                            crops.data.skeleton.joints, report.joints.source)  # fmt: skip
+                            crops.data.skeleton.joints, report.joints.source, seen.oks_N)  # fmt: skip
     return dataclasses.replace(applied, joints=joints)
 
 

@@ -194,6 +194,7 @@ def test_the_card_shows_other_people_and_an_older_bundle(base: Path, bundle: Pat
     )  # fmt: skip
     page = (out / "card.html").read_text()
     assert "synthetic-hard" in page
+    assert "AP by OKS, poses ranked by it" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 

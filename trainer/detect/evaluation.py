@@ -168,7 +168,7 @@ def _joint_rows(
         if all(detector.name in scores.confidences for scores in stored):
             for seed, scores in zip(catalogue.seeds, stored, strict=True):
                 found = measure_joints(scores.confidences[detector.name].astype(np.float64), scores.right_NJ,
-                                       scores.labelled_NJ, catalogue.joints)  # fmt: skip
+                                       scores.labelled_NJ, catalogue.joints, oks_M=scores.oks_N)  # fmt: skip
                 yield JointRow(detector=detector.name, set=info.name, seed=seed, measures=found)
 
 

@@ -36,6 +36,7 @@ from ..data.synthetic import read_people
 from ..device import DeviceContext, environment
 from ..epck import EpckTraining
 from ..measures.joint_calibration import fit as fit_joints
+from ..measures.keypoint_measures import oks_of
 from ..measures.metrics import Failure
 from ..measures.statistics import fit_logistic
 from ..methods.catalog import DETECTORS, detectors_of
@@ -229,11 +230,12 @@ def _one_seed(
             scores["in-domain"] = special.expit(seen.scores[IN_DOMAIN])
         if "true-loss" in names:
             scores["true-loss"] = seen.true_loss_N
-        ids = tuple(each.crops.data.ids[row] for row in seen.rows_N)
+        people = each.crops.subset(seen.rows_N)
+        ids, oks_N = people.data.ids, oks_of(people.data, seen.away_NJ * people.scale_N[:, None])
         stored = {detector: np.asarray(value_N, dtype=np.float64) for detector, value_N in scores.items()}
         confidences = {detector: of_joints.confidence(seen.joints[detector]).astype(np.float32)
                        for detector, of_joints in joint_maps.items()}  # fmt: skip
-        SetScores(ids, seen.right_NJ, seen.counts_NJ, seen.true_loss_N, stored, confidences).save(
+        SetScores(ids, seen.right_NJ, seen.counts_NJ, seen.true_loss_N, stored, confidences, oks_N).save(
             run.folder, seed, name
         )
 

@@ -34,6 +34,8 @@ class ScoredViews:
     right_NJ: npt.NDArray[np.bool_]
     counts_NJ: npt.NDArray[np.bool_]
     true_loss_N: npt.NDArray[np.float32]
+    away_NJ: npt.NDArray[np.float32]
+    """Predicted to labelled position, in pixels of the view."""
     scores: Mapping[str, npt.NDArray[np.float32]]
     """(N,) by detector; higher is worse, each on its own scale."""
     evidence: HeadDataset | None
@@ -85,7 +87,7 @@ def score_views(
     arrays: dict[str, npt.NDArray[Any]] = {name: torch.cat([part[name] for part in kept]).numpy() for name in kept[0]}
     loss_N = np.where(arrays["counts_NJ"].any(axis=1), arrays["true_loss_N"], np.nan).astype(np.float32)
     return ScoredViews(
-        arrays["rows_N"], arrays["right_NJ"], arrays["counts_NJ"], loss_N,
+        arrays["rows_N"], arrays["right_NJ"], arrays["counts_NJ"], loss_N, arrays["away_NJ"],
         _named("score.", arrays), join(evidence) if evidence else None, _named("joint.", arrays),
     )  # fmt: skip
 
@@ -99,6 +101,7 @@ def _truth(training: Training, seen: Predicted) -> dict[str, Tensor]:
         "rows_N": torch.from_numpy(seen.rows_B),
         "right_NJ": (seen.distance_BJ < 1) & seen.counts_BJ,
         "counts_NJ": seen.counts_BJ,
+        "away_NJ": (seen.keypoints_BJ2 - seen.joints_BJ2).norm(dim=2).float(),
         "true_loss_N": true_loss_of(training.model, seen, seen.counts_BJ),
     }
 

@@ -197,6 +197,8 @@ class SetScores:
     """(N,) by detector; higher = more likely a failure."""
     confidences: Mapping[str, Floats] = field(default_factory=dict)
     """(N, J) by detector, of those that know joints: the probability that each is right. Older files have none."""
+    oks_N: Floats | None = None
+    """Object keypoint similarity of each pose, NaN without a label; None where COCO knows none of the joints, and in older files."""
 
     def __post_init__(self) -> None:
         shape = self.labelled_NJ.shape
@@ -208,6 +210,8 @@ class SetScores:
         for name, value_N in (("true_loss_N", self.true_loss_N), *self.scores.items()):
             if value_N.shape != (len(self.ids),):
                 raise DataError(f"{name} has shape {value_N.shape} for {len(self.ids)} ids; there is one per person")
+        if self.oks_N is not None and self.oks_N.shape != (len(self.ids),):
+            raise DataError(f"oks_N has shape {self.oks_N.shape} for {len(self.ids)} ids; there is one per person")
         for name, value_NJ in self.confidences.items():
             if value_NJ.shape != shape:
                 raise DataError(f"confidences of {name} have shape {value_NJ.shape}; there is one per joint, {shape}")
@@ -222,6 +226,8 @@ class SetScores:
         path = set_file(run, seed, name)
         arrays = {"ids": np.array(self.ids), "right_NJ": self.right_NJ, "labelled_NJ": self.labelled_NJ,
                   "true_loss_N": self.true_loss_N}  # fmt: skip
+        if self.oks_N is not None:
+            arrays["oks_N"] = self.oks_N
         arrays |= {SCORE + detector: value_N for detector, value_N in self.scores.items()}
         save_npz(path, arrays | {JOINT + detector: value_NJ for detector, value_NJ in self.confidences.items()})
         return path
@@ -246,7 +252,8 @@ class SetScores:
         scores, confidences = (_named(prefix, arrays, wanted) for prefix in (SCORE, JOINT))
         try:
             stored = cls(tuple(arrays["ids"].tolist()), arrays["right_NJ"].astype(np.bool_),
-                         arrays["labelled_NJ"].astype(np.bool_), arrays["true_loss_N"], scores, confidences)  # fmt: skip
+                         arrays["labelled_NJ"].astype(np.bool_), arrays["true_loss_N"], scores, confidences,
+                         arrays.get("oks_N"))  # fmt: skip
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         of_people = {name: value_NJ.sum(axis=1) for name, value_NJ in confidences.items()}

@@ -3,7 +3,7 @@
 For every seed the training people are split by picture: most of them train the heads, the others choose what ships (see
 :mod:`~.fitting`). Free scores, heads and the shipped choice are then measured on the test sets, which decide nothing.
 
-Shapes: N views, S seeds, L labelled joints, J joints of the net.
+Shapes: N views, M of them undamaged, S seeds, L labelled joints, J joints of the net.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.io import fields_to_json, from_json, read_json, write_json
@@ -23,8 +24,8 @@ from alpose.runtime.io import fields_to_json, from_json, read_json, write_json
 from ..data.catalog import open_dataset
 from ..data.records import PoseData
 from ..device import DeviceContext, environment
-from ..measures.keypoint_measures import EYES, average_precision, interocular_nme, oks, pckh, sigmas_of
-from ..measures.metrics import Failure, risk_coverage
+from ..measures.keypoint_measures import EYES, average_precision, interocular_nme, oks_of, pckh
+from ..measures.metrics import Failure, correlation, risk_coverage
 from ..training import validation_mask
 from .fitting import (
     MAX_EXTRA,
@@ -107,6 +108,10 @@ class DetectorRow:
     """Failure rate among those trusted, at coverages from 1/20 to all."""
     augrc: float | None = None
     """None in files that were written before it."""
+    oks: float | None = None
+    """Spearman's correlation of the detector's certainty with OKS, people as they are; None where there is no OKS."""
+    ap: float | None = None
+    """COCO's average precision of the net's poses, ranked by the detector."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +278,7 @@ def _some(people: PoseData, most: int) -> PoseData:
 
 def _set(name: str, people: People, said: dict[str, list[Said]], failure: Failure) -> SetResult:
     truth = people.truth(failure)
+    clean = people_as_they_are(people)
     own = [loss_N for loss_N, _ in said[OWN]]
 
     def row(each: str) -> DetectorRow:
@@ -281,35 +287,56 @@ def _set(name: str, people: People, said: dict[str, list[Said]], failure: Failur
             measure(loss_N, confidence_NL, people.evidence, truth, probability=each in JOINT_HEADS)
             for loss_N, confidence_NL in answers
         ]
+        oks_M, sure = clean.oks_M, [-np.asarray(loss_N, np.float64)[clean.rows_M] for loss_N, _ in answers]
         return DetectorRow(
             name=each, learned=each in HEADS, auroc=_mean([one.auroc for one in found]), low=found[0].low, high=found[0].high,
             per_seed=tuple(one.auroc for one in found), over_own=difference([loss_N for loss_N, _ in answers], own, truth),
             auprc=_mean([one.auprc for one in found]), aurc=_mean([one.aurc for one in found]),
             joint_auroc=_mean([one.joint_auroc for one in found]), joint_ece=_mean([one.joint_ece for one in found]),
             risk=_risk([loss_N for loss_N, _ in answers], truth), augrc=_mean([one.augrc for one in found]),
+            oks=None if oks_M is None else _mean([correlation(sure_M, oks_M)[0] for sure_M in sure]),
+            ap=None if oks_M is None else _mean([average_precision(oks_M, sure_M) for sure_M in sure]),
         )  # fmt: skip
 
     first = [OWN, SHIPPED]
     rest = sorted((row(each) for each in said if each not in first), key=lambda one: -(one.auroc or 0.0))
     return SetResult(name=name, people=len(truth.rows_N), failures=truth.failures, pck=share_right(people.evidence, truth),
-                     rows=(*(row(each) for each in first), *rest), beside=beside_pck(people))  # fmt: skip
+                     rows=(*(row(each) for each in first), *rest), beside=beside_pck(clean))  # fmt: skip
 
 
-def beside_pck(people: People) -> dict[str, float | None]:
-    """OKS, AP, PCKh and the inter-ocular error of people as they are; those that joints and labels do not allow are left out."""
-    clean_M = np.flatnonzero(people.evidence.strength_N < 0)
-    seen, rows_M = people.evidence.take(clean_M), people.evidence.person_N[clean_M]
-    joints, data = list(seen.joints), people.crops.data.subset(people.evidence.person_N[clean_M])
-    labelled_MJ = data.labelled_NJ[:, joints]
-    crops = people.crops.subset(rows_M)
+class AsTheyAre(NamedTuple):
+    """The undamaged views of people."""
+
+    rows_M: Any
+    """Rows of the evidence."""
+    data: PoseData
+    joints: list[int]
+    """Which joints of the data the J columns are."""
+    distance_MJ: Any
+    """Predicted to labelled position, in frame pixels."""
+    own_M: Any
+    """The net's own score."""
+    oks_M: npt.NDArray[np.float64] | None
+    """None where COCO knows none of the joints."""
+
+
+def people_as_they_are(people: People) -> AsTheyAre:
+    """How far from their labels the keypoints of undamaged views lie."""
+    rows_M = np.flatnonzero(people.evidence.strength_N < 0)
+    seen = people.evidence.take(rows_M)
+    crops, joints = people.crops.subset(seen.person_N), list(seen.joints)
     distance_MJ = crops.distance(seen.keypoints_NJ2 - crops.joints_NJ2[:, joints])
+    return AsTheyAre(rows_M, crops.data, joints, distance_MJ, seen.own_N, oks_of(crops.data, distance_MJ, joints))
+
+
+def beside_pck(seen: AsTheyAre) -> dict[str, float | None]:
+    """OKS, AP, PCKh and the inter-ocular error of people as they are; those that joints and labels do not allow are left out."""
+    data, joints, distance_MJ, oks_M = seen.data, seen.joints, seen.distance_MJ, seen.oks_M
+    labelled_MJ = data.labelled_NJ[:, joints]
     found: dict[str, float | None] = {}
-    sigma_J = sigmas_of(data.skeleton)[joints]
-    if np.isfinite(sigma_J).any():
-        sides_M2 = data.boxes_N4[:, 2:] - data.boxes_N4[:, :2]
-        oks_M = oks(distance_MJ, labelled_MJ, sides_M2.prod(axis=1), sigma_J)
+    if oks_M is not None:
         found["oks"] = float(np.nanmean(oks_M)) if np.isfinite(oks_M).any() else None
-        found["ap"] = average_precision(oks_M, seen.own_N)
+        found["ap"] = average_precision(oks_M, seen.own_M)
     if data.head_N is not None:
         found["pckh"] = pckh(distance_MJ, labelled_MJ, data.head_N)
     eyes = EYES.get(data.skeleton.name)

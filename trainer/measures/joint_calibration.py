@@ -169,6 +169,12 @@ class JointReport:
     correlation_pck: float | None
     """Spearman's, of a person's mean confidence with the share of joints that are right."""
     correlation_pck_score: float | None
+    correlation_oks: float | None = None
+    """Spearman's, of a person's mean confidence with OKS; None where there is no OKS, as in older manifests."""
+    correlation_oks_score: float | None = None
+    ap: float | None = None
+    """COCO's average precision of the poses, one a person, ranked by the mean confidence."""
+    ap_score: float | None = None
     predicted: tuple[float | None, ...]
     """Mean confidence in each bin; None in an empty one."""
     observed: tuple[float | None, ...]
@@ -179,7 +185,7 @@ class JointReport:
 
 def calibrate_joints(
     logit_NJ: npt.NDArray[np.floating], right_NJ: Bools, counts_NJ: Bools, scores_NJ: npt.NDArray[np.floating],
-    fits_N: Bools, names: Sequence[str], source: str,
+    fits_N: Bools, names: Sequence[str], source: str, oks_N: npt.NDArray[np.floating] | None = None,
 ) -> JointReport:  # fmt: skip
     """Fit the maps on one part of the people and measure them on the others.
 
@@ -191,24 +197,27 @@ def calibrate_joints(
         fits_N: who fits; the others measure.
         names: of the joints.
         source: where the logits come from.
+        oks_N: object keypoint similarity of each person, where there is one.
 
     Raises:
         DataError: a part has no labelled joint.
     """
     calibration = fit(logit_NJ[fits_N], right_NJ[fits_N], counts_NJ[fits_N])
     report = measure(
-        calibration, logit_NJ[~fits_N], right_NJ[~fits_N], counts_NJ[~fits_N], scores_NJ[~fits_N], names, source
-    )
+        calibration, logit_NJ[~fits_N], right_NJ[~fits_N], counts_NJ[~fits_N], scores_NJ[~fits_N], names, source,
+        None if oks_N is None else oks_N[~fits_N],
+    )  # fmt: skip
     return replace(report, fitted=int(counts_NJ[fits_N].sum()))
 
 
 def measure(
     calibration: JointCalibration, logit_MJ: npt.NDArray[np.floating], right_MJ: Bools, counts_MJ: Bools,
     scores_MJ: npt.NDArray[np.floating], names: Sequence[str], source: str,
+    oks_M: npt.NDArray[np.floating] | None = None,
 ) -> JointReport:  # fmt: skip
     """What finished maps are worth on people that did not fit them; the arguments are those of :func:`calibrate_joints`."""
-    found = measure_joints(calibration.confidence(logit_MJ), right_MJ, counts_MJ, names)
-    by_score = measure_joints(scores_MJ, right_MJ, counts_MJ, names, probability=False)
+    found = measure_joints(calibration.confidence(logit_MJ), right_MJ, counts_MJ, names, oks_M=oks_M)
+    by_score = measure_joints(scores_MJ, right_MJ, counts_MJ, names, probability=False, oks_M=oks_M)
     together = found.together
     numbers = [
         JointNumbers(name=one.name, own=bool(own), measured=one.measured, wrong=one.wrong, auroc=one.auroc,
@@ -219,6 +228,7 @@ def measure(
         calibration=calibration, source=source, fitted=0, measured=together.measured, wrong=together.wrong,
         auroc=together.auroc, auroc_score=by_score.together.auroc, auprc=together.auprc,
         auprc_score=by_score.together.auprc, ece=together.ece or 0.0, correlation_pck=found.correlation_pck,
-        correlation_pck_score=by_score.correlation_pck, predicted=together.predicted, observed=together.observed,
+        correlation_pck_score=by_score.correlation_pck, correlation_oks=found.correlation_oks,
+        correlation_oks_score=by_score.correlation_oks, ap=found.ap, ap_score=by_score.ap, predicted=together.predicted, observed=together.observed,
         counts=together.counts, joints=tuple(numbers),
     )  # fmt: skip

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from alpose.runtime.errors import DataError
 
+from .keypoint_measures import average_precision as average_precision_of_poses
 from .metrics import auroc, correlation
 from .statistics import bin_of_equal_width, ece_equal_width
 
@@ -54,11 +55,15 @@ class PersonMeasures:
     joints: tuple[JointMeasures, ...]
     correlation_pck: float | None
     """Spearman's, of a person's mean over joints with the share of joints that are right."""
+    correlation_oks: float | None = None
+    """The same with the person's OKS, of the mean over all joints; None where there is no OKS, as of older files."""
+    ap: float | None = None
+    """COCO's average precision of the poses, one a person, ranked by that mean."""
 
 
 def measure_joints(
     confidence_MJ: npt.NDArray[np.floating[Any]], right_MJ: Bools, counts_MJ: Bools, names: Sequence[str], *,
-    probability: bool = True,
+    probability: bool = True, oks_M: npt.NDArray[np.floating[Any]] | None = None,
 ) -> PersonMeasures:  # fmt: skip
     """Every measure of numbers that are higher where a joint is more probably right.
 
@@ -68,6 +73,7 @@ def measure_joints(
         counts_MJ: joints of which that can be said.
         names: of the joints.
         probability: whether their calibration is measured.
+        oks_M: object keypoint similarity of each person; NaN leaves a person out.
 
     Raises:
         DataError: no joint is labelled.
@@ -75,12 +81,16 @@ def measure_joints(
     if not counts_MJ.any():
         raise DataError("joint calibration: no joint of the people that measure it is labelled")
     some_M = counts_MJ.any(axis=1)
+    # Whoever ranks poses does not know which joints are labelled: for OKS all of them count.
+    sure_M = confidence_MJ.mean(axis=1)
     mean_M, pck_M = (_mean(value_MJ, counts_MJ)[some_M] for value_MJ in (confidence_MJ, right_MJ))
     return PersonMeasures(
         together=_measure("all", confidence_MJ[counts_MJ], right_MJ[counts_MJ], probability),
         joints=tuple(_measure(name, confidence_MJ[counts_M, joint], right_MJ[counts_M, joint], probability)
                      for joint, (name, counts_M) in enumerate(zip(names, counts_MJ.T, strict=True))),
         correlation_pck=correlation(mean_M, pck_M)[0],
+        correlation_oks=None if oks_M is None else correlation(sure_M, oks_M)[0],
+        ap=None if oks_M is None else average_precision_of_poses(oks_M, sure_M),
     )  # fmt: skip
 
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from alpose.runtime.errors import DataError
 from alpose.runtime.skeleton import Skeleton
 
+from ..data.records import PoseData
+
 Array = npt.NDArray[Any]
 
 SIGMAS = {
@@ -47,6 +49,22 @@ def oks(distance_NJ: Array, labelled_NJ: Array, area_N: Array, sigma_J: Array) -
     near_NJ = np.exp(-(np.nan_to_num(distance_NJ, nan=np.inf).astype(np.float64) ** 2) / variance_NJ)
     count_N = counts_NJ.sum(axis=1)
     return np.where(count_N > 0, np.where(counts_NJ, near_NJ, 0).sum(axis=1) / np.maximum(count_N, 1), np.nan)
+
+
+def oks_of(data: PoseData, distance_NJ: Array, joints: Sequence[int] | None = None) -> npt.NDArray[np.float64] | None:
+    """OKS of each person with the box's area in place of the segment's, (N,); None where COCO knows none of the joints.
+
+    Args:
+        data: people with their labels.
+        distance_NJ: predicted to labelled position, in frame pixels.
+        joints: those that ``distance_NJ`` speaks of; all by default.
+    """
+    order = list(range(len(data.skeleton.joints)) if joints is None else joints)
+    sigma_J = sigmas_of(data.skeleton)[order]
+    if not np.isfinite(sigma_J).any():
+        return None
+    side_N2 = data.boxes_N4[:, 2:] - data.boxes_N4[:, :2]
+    return oks(distance_NJ, data.labelled_NJ[:, order], side_N2.prod(axis=1), sigma_J)
 
 
 def average_precision(

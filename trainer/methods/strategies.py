@@ -71,9 +71,20 @@ class Strategy:
 
     def why(self, pick: Pick, failure: float, *, first: bool) -> str:
         """Why a frame was chosen, for people; ``first``: nothing was chosen before it."""
-        words = {"failure": f"failure {failure:.2f}",
-                 "distance": "the first" if first else f"{pick.distance:.2f} from all chosen before"}  # fmt: skip
+        words = {"failure": f"{likely(failure)} ({failure:.2f})",
+                 "distance": "the first" if first else f"{pick.distance:.2f} away from all chosen before"}  # fmt: skip
         return ", ".join(words[part] for part in self.says) or "by chance"
+
+
+def likely(failure: float) -> str:
+    """A probability that a pose is wrong, in words."""
+    words = (
+        (0.9, "almost surely wrong"),
+        (0.6, "probably wrong"),
+        (0.4, "as likely wrong as right"),
+        (0.1, "probably right"),
+    )
+    return next((word for least, word in words if failure >= least), "almost surely right")
 
 
 STRATEGIES: dict[str, Strategy] = {}

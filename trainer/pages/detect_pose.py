@@ -117,6 +117,8 @@ def _table(each: SetResult) -> Table:
                 Cell(fmt.number(one.augrc)),
                 Cell(fmt.number(one.joint_auroc)),
                 Cell(fmt.number(one.joint_ece)),
+                Cell(fmt.number(one.oks)),
+                Cell(fmt.number(one.ap)),
             ),
             mark=one.name if one.name in PALETTE.looks else None,
         )
@@ -139,5 +141,10 @@ def _table(each: SetResult) -> Table:
         Column(
             "ECE", small="of joints", hover="expected calibration error of the joints' confidences before calibration"
         ),
+        Column(
+            "OKS",
+            hover="rank correlation of the detector's certainty with object keypoint similarity, undamaged people",
+        ),
+        Column("AP", hover="COCO's average precision of the poses, ranked by the detector"),
     )
     return Table("Detector", columns, tuple(rows), notes=("Bold differences: the interval lies above zero.",))

@@ -72,6 +72,8 @@ JOINT_MEASURES: tuple[tuple[str, Better, Callable[[PersonMeasures], float | None
     ("AUPRC", "higher", lambda found: found.together.auprc),
     ("ECE", "lower", lambda found: found.together.ece),
     ("Correlation with PCK", "higher", lambda found: found.correlation_pck),
+    ("Correlation with OKS", "higher", lambda found: found.correlation_oks),
+    ("AP by OKS", "higher", lambda found: found.ap),
 )  # fmt: skip
 
 

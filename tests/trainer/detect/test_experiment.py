@@ -143,6 +143,11 @@ def test_those_that_know_joints_say_how_probably_each_is_right(run: Path) -> Non
     for name, confidence_NJ in stored.confidences.items():
         assert ((confidence_NJ >= 0) & (confidence_NJ <= 1)).all(), name
     assert "AUROC of a wrong joint" in (run / "detect.html").read_text()
+    assert stored.oks_N is not None
+    oks_N = stored.oks_N[stored.counted_N]
+    assert ((oks_N >= 0) & (oks_N <= 1)).all()
+    assert oks_N.std() > 0
+    assert "Correlation with OKS" in (run / "detect.html").read_text()
 
 
 def test_base_models_differ_and_so_do_their_scores(run: Path) -> None:
@@ -324,7 +329,8 @@ def test_a_score_that_is_no_number_is_an_error_that_names_its_detector() -> None
     counts_NJ[2] = False  # who cannot be measured calibrates nothing
     scores = {name: np.linspace(0, 1, people, dtype=np.float32) for name in ("peak", "entropy", "epck")}
     scores["entropy"][2] = np.nan
-    view = ScoredViews(np.arange(people), right_NJ, counts_NJ, np.zeros(people, dtype=np.float32), scores, None)
+    view = ScoredViews(np.arange(people), right_NJ, counts_NJ, np.zeros(people, dtype=np.float32),
+                       np.zeros((people, 3), dtype=np.float32), scores, None)  # fmt: skip
 
     found = _probabilities(view, ("peak", "entropy", "epck+free", "epck+auditor", "in-domain"), Failure())
     assert list(found) == ["peak", "entropy", "epck+free"]

@@ -67,6 +67,8 @@ def test_what_a_head_is_worth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all(len(row.per_seed) == 2 for row in each.rows)
     assert all(row.augrc is not None and row.aurc is not None and row.augrc <= row.aurc for row in each.rows)
     assert each.row(OWN).over_own.value == 0
+    assert each.row(OWN).ap == pytest.approx(each.beside["ap"])  # the one place where the net's own score ranks poses
+    assert all(row.oks is not None and -1 <= row.oks <= 1 and row.ap is not None for row in each.rows)
     assert 0 < each.beside["oks"] < 1  # type: ignore[operator]
     assert found.cost is not None
     assert found.cost.pose_ms > 0

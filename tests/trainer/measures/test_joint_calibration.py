@@ -12,6 +12,7 @@ from alpose.runtime.errors import DataError
 from alpose.runtime.io import from_json, to_json
 from alpose.trainer.measures import joint_calibration
 from alpose.trainer.measures.joint_calibration import ENOUGH, JointReport, calibrate_joints
+from alpose.trainer.measures.keypoint_measures import average_precision
 
 GAIN, OFFSET = np.array([1.5, 0.7, 1.0]), np.array([0.4, -0.8, 0.0])
 
@@ -66,5 +67,26 @@ def test_it_is_measured_on_people_that_did_not_fit() -> None:
     assert [each.measured for each in report.joints] == [4_000, 4_000, 0]
     assert report.joints[2].auroc is None and report.joints[2].ece is None  # noqa: PT018
     assert from_json(JointReport, to_json(report)).joints == report.joints
+    assert report.correlation_oks is None and report.ap is None  # noqa: PT018  # nobody said how like the poses are
     with pytest.raises(DataError, match="no joint of these people is labelled"):
         calibrate_joints(logit_NJ, right_NJ, counts_NJ & False, noise_NJ, fits_N, ("a", "b", "c"), "head")
+
+
+def test_poses_are_ranked_by_the_confidence_and_by_the_score_of_all_joints() -> None:
+    """OKS that follows the confidence of every joint, labelled or not: a perfect rank, and the best precision that there is."""
+    logit_NJ, right_NJ = people(400)
+    sure_N = joint_calibration.fit(logit_NJ, right_NJ, np.ones_like(right_NJ)).confidence(logit_NJ).mean(axis=1)
+    oks_N, counts_NJ = sure_N.copy(), np.random.default_rng(2).random(right_NJ.shape) < 0.8
+    oks_N[::7] = np.nan  # nothing to say of these people
+    noise_NJ = np.random.default_rng(1).random(right_NJ.shape)
+    report = calibrate_joints(
+        logit_NJ, right_NJ, counts_NJ, noise_NJ, np.arange(400) < 200, ("a", "b", "c"), "head", oks_N
+    )
+
+    assert report.correlation_oks is not None and report.correlation_oks > 0.98  # noqa: PT018  # another fit, another line
+    assert report.correlation_oks_score == pytest.approx(0, abs=0.2)
+    assert report.ap is not None and report.ap_score is not None  # noqa: PT018
+    assert report.ap_score == average_precision(oks_N[200:], noise_NJ[200:].mean(axis=1))
+    best = average_precision(oks_N[200:], oks_N[200:])
+    assert best is not None and report.ap == pytest.approx(best, abs=0.01)  # noqa: PT018
+    assert report.ap > report.ap_score

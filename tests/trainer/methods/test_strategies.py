@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from alpose.runtime.errors import ConfigError
-from alpose.trainer.methods.diversity import Nearest
+from alpose.trainer.methods.diversity import Nearest, Pick
 from alpose.trainer.methods.strategies import DEFAULT, RANDOM, STRATEGIES, Frames, register
 
 
@@ -66,3 +66,10 @@ def test_the_odds_leave_near_duplicates_out_and_are_fair_to_devices() -> None:
         assert len(set((chosen // 3).tolist())) == len(chosen) == 40
         given.append((device_N[chosen] == 1).sum())
     assert np.mean(given) > 5  # a tenth of the frames: chance gives it four
+
+
+@pytest.mark.parametrize(("failure", "words"), [(0.95, "almost surely wrong (0.95)"), (0.86, "probably wrong (0.86)"), (0.5, "as likely wrong as right (0.50)"), (0.27, "probably right (0.27)"), (0.02, "almost surely right (0.02)")])  # fmt: skip
+def test_a_choice_is_explained_in_words(failure: float, words: str) -> None:
+    assert STRATEGIES["value"].why(Pick(3, 1.612), failure, first=False) == f"{words}, 1.61 away from all chosen before"
+    assert STRATEGIES["top"].why(Pick(3, 9.0), failure, first=True) == words
+    assert STRATEGIES[RANDOM].why(Pick(3, 9.0), failure, first=True) == "by chance"
