@@ -18,10 +18,11 @@ import torch
 
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import write_json
-from alpose.trainer.device import DeviceContext, device_context, has_bf16
+from alpose.trainer.device import DeviceContext, device_context, has_bf16, keep_freed_memory
 from alpose.trainer.presets import Recipe, preset
 
 from .parts.contestants import (
+    KEPT_MEMORY,
     NOT_TIMED,
     WORK_SAYS,
     WORKS,
@@ -56,7 +57,9 @@ Size = Literal["tiny", "laptop", "paper"]
 Key = tuple[Work, str]
 """What is timed: a work and a contestant."""
 
-PAIRS = (("ours bf16", "ours fp32"), ("ours fp32", "reference"), ("ours bf16", "reference"))
+PAIRS = (
+    ("ours bf16", "ours fp32"), ("ours fp32", "reference"), ("ours bf16", "reference"), ("ours fp32", KEPT_MEMORY),
+)  # fmt: skip
 RATIOS: tuple[tuple[Key, Key], ...] = (
     *(((work, of), (work, to)) for work in WORKS for of, to in PAIRS),
     *((("pool scoring", of), ("forward", "reference")) for of in ("ours fp32", "ours bf16")),
@@ -74,6 +77,7 @@ def line_up(
     recipe: Recipe, material: Material, used: DeviceContext, reference: Reference | None
 ) -> tuple[list[Contestant], dict[str, str]]:
     """Who takes part, and why somebody does not."""
+    keeps_memory = used.device.type == "cpu" and keep_freed_memory()
     contestants = [ours("ours fp32", recipe, material, DeviceContext(used.device, torch.float32))]
     left_out = {}
     if has_bf16(used.device):
@@ -85,6 +89,8 @@ def line_up(
     else:
         try:
             contestants.append(official(reference, recipe, material))
+            if keeps_memory:
+                contestants.append(official(reference, recipe, material, keeps_memory=True))
         except ConfigError as error:
             left_out["reference"] = str(error)
     return contestants, left_out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import platform
@@ -88,6 +89,9 @@ def to_device(value: torch.Tensor, device: torch.device) -> torch.Tensor:
 def device_context(device: str | None = None, precision: Precision = "auto") -> DeviceContext:
     """Open the device for this process; under ``torchrun`` it joins the job's group.
 
+    On a processor it settles how many threads compute, and that freed memory stays with the process
+    (:func:`keep_freed_memory`).
+
     Args:
         device: such as ``cpu``, ``cuda`` or ``cuda:1``; by default the GPU if there is one.
         precision: ``auto`` takes bfloat16 where it is native.
@@ -104,6 +108,7 @@ def device_context(device: str | None = None, precision: Precision = "auto") -> 
         torch.backends.cudnn.benchmark = True
     if chosen.type == "cpu":
         _leave_busy_cores_alone()
+        keep_freed_memory()
     low = precision == "bf16" or (precision == "auto" and has_bf16(chosen))
     if world > 1 and not distributed.is_initialized():
         # A rank may wait while another scores a large pool.
@@ -144,6 +149,33 @@ def _leave_busy_cores_alone() -> None:
             torch.set_num_threads(threads)
             log.info("%.1f of %d cores are busy with other programs: computing on %d (OMP_NUM_THREADS decides otherwise)",
                      busy, cores, threads)  # fmt: skip
+
+
+def keep_freed_memory(keep: bool = True) -> bool:
+    """Let freed memory stay with this process, to be used again; False where that cannot be settled here.
+
+    glibc gives blocks of more than 32 MiB back to the system at once, and asks for the next ones anew, page by page, each
+    cleared first: at the papers' size that is a third of the time of a forward pass. The process then stays as large as it once was.
+    Other allocators are left alone, and so is whoever set ``MALLOC_…_`` or ``GLIBC_TUNABLES`` in the environment.
+
+    Args:
+        keep: False is what glibc comes to by itself, for comparisons.
+    """
+    if any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
+        return False
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018  # another C library has other numbers for the options
+        mallopt = library.mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    if keep:
+        return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
+    return bool(mallopt(_MMAP_MAX, 65536) and mallopt(_MMAP_THRESHOLD, 32 << 20) and mallopt(_TRIM_THRESHOLD, 64 << 20))
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+"""Options of glibc's ``mallopt``, from its malloc.h."""
 
 
 def _busy_cores(cores: int, watch_s: float = 0.3) -> float | None:

@@ -7,6 +7,7 @@ cell k is centred on crop pixel stride·k + (stride-1)/2.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Literal, NamedTuple, TypedDict
 
 import torch
@@ -17,6 +18,8 @@ from alpose.runtime.errors import ConfigError
 
 BLOCK = 1024
 """Maps that are searched for peaks together."""
+CACHED = 256
+"""Maps of which the tiles are made together: as many as stay in a processor's cache."""
 AT_ONCE = 8192
 """Cells whose whole windows are gathered together: bounds the memory."""
 
@@ -233,7 +236,7 @@ def _find_peaks(
 ) -> _Cells:  # fmt: skip
     """Peaks of all maps at once, the highest of each map first; the whole window is looked at for few cells only."""
     tile = max(1, (reach + 1) // 2)
-    tiles = _candidates(maps_QHW, above_Q, tile, reach, border)
+    tiles = _Tiles.of(maps_QHW, above_Q, tile, reach, border)
 
     def settle(chosen: _Cells, enough: int | None = None) -> _Cells:
         cells = _within_tiles(maps_QHW, chosen, tile, border)
@@ -245,16 +248,16 @@ def _find_peaks(
         return cells.at(keep_K)
 
     if most is None:
-        peaks = settle(_sorted(tiles))
+        peaks = settle(_sorted(tiles.all()))
     else:
         # Most candidates are peaks: the highest few hold the peaks that count. Maps where they do not are done in full.
-        few = tiles.at(_highest(tiles, most + 3, len(maps_QHW)))
+        few, has_more_Q = tiles.highest(most + 3)
         peaks = settle(few, most)
-        wants_Q = (few.per_map(len(maps_QHW)) < tiles.per_map(len(maps_QHW))) & (peaks.per_map(len(maps_QHW)) < most)
+        wants_Q = has_more_Q & (peaks.per_map(len(maps_QHW)) < most)
         if merge:
             wants_Q[peaks.map_K[peaks.has_twin()]] = True
         if wants_Q.any():
-            whole = settle(_sorted(tiles.at(wants_Q[tiles.map_K])))
+            whole = settle(_sorted(tiles.all(wants_Q)))
             both = zip(peaks.at(~wants_Q[peaks.map_K]), whole, strict=True)
             peaks = _Cells(*(torch.cat(parts) for parts in both))
             peaks = peaks.at(torch.argsort(peaks.map_K, stable=True))
@@ -263,83 +266,128 @@ def _find_peaks(
     return peaks if most is None else peaks.at(peaks.rank() < most)
 
 
-def _candidates(maps_QHW: Tensor, above_Q: Tensor, tile: int, reach: int, border: int) -> _Cells:
-    """Tiles that may hold a peak: none of the eight around them is higher.
+class _Tiles(NamedTuple):
+    """Tiles of many maps, with a frame of empty ones around each map; those that may hold a peak have their highest value.
 
-    All nine lie within ``reach`` of any cell of the middle one. And the 25 around it hold its whole window: who is the
-    highest of those is a peak for sure. Tiles that lie wholly at the edge are left out.
+    None of the eight around such a tile is higher: all nine lie within ``reach`` of any cell of the middle one. And the 25
+    around it hold its whole window: who is the highest of those is a peak for sure. Tiles that lie wholly at the edge are
+    left out.
     """
-    height, width = maps_QHW.shape[1:]
-    tile_QRC = _tiles(_tiles(maps_QHW, tile, 1), tile, 2)
-    near_QRC = _around(_around(tile_QRC, 1), 2) if reach else tile_QRC
-    far_QRC = _around(_around(near_QRC, 1), 2) if reach else tile_QRC
-    may_QRC = (tile_QRC == near_QRC) & (tile_QRC > above_Q[:, None, None])
-    for dim, size in ((1, height), (2, width)):
-        outer, inner = border // tile, max(0, -(-(size - border) // tile))
-        may_QRC.narrow(dim, 0, min(outer, may_QRC.shape[dim])).fill_(False)
-        may_QRC.narrow(dim, inner, may_QRC.shape[dim] - inner).fill_(False)
-    map_K, row_K, column_K = may_QRC.nonzero(as_tuple=True)
-    value_K = tile_QRC[map_K, row_K, column_K]
-    cell_K = (row_K * width + column_K) * tile
-    return _Cells(map_K, value_K, cell_K, value_K == far_QRC[map_K, row_K, column_K])
+
+    value_QRC: Tensor
+    """-inf where there is no peak."""
+    near_QRC: Tensor
+    """Highest of the nine."""
+    width: int
+    """Of the maps."""
+    tile: int
+    reach: int
+
+    @classmethod
+    def of(cls, maps_QHW: Tensor, above_Q: Tensor, tile: int, reach: int, border: int) -> _Tiles:
+        """All tiles of all maps."""
+        height, width = maps_QHW.shape[1:]
+        value_QRC = maps_QHW.new_full((len(maps_QHW), -(-height // tile) + 2, -(-width // tile) + 2), -torch.inf)
+        near_QRC = torch.empty_like(value_QRC)
+        wholes = (maps_QHW, above_Q[:, None, None], value_QRC, near_QRC)
+        for maps, above_Q11, value, near in zip(*(whole.split(CACHED) for whole in wholes), strict=True):
+            _fill_tiles(maps, tile, value)
+            near.copy_(_around(value) if reach else value)
+            value.masked_fill_((value < near) | (value <= above_Q11), -torch.inf)
+        for dim, size in ((1, height), (2, width)):
+            outer, inner = 1 + border // tile, 1 + max(0, -(-(size - border) // tile))
+            value_QRC.narrow(dim, 0, min(outer, value_QRC.shape[dim])).fill_(-torch.inf)
+            value_QRC.narrow(dim, inner, value_QRC.shape[dim] - inner).fill_(-torch.inf)
+        return cls(value_QRC, near_QRC, width, tile, reach)
+
+    def all(self, of_Q: Tensor | None = None) -> _Cells:
+        """Every tile that may hold a peak, of all maps or of these."""
+        chosen_M = None if of_Q is None else of_Q.nonzero()[:, 0]
+        value_MRC = self.value_QRC if chosen_M is None else self.value_QRC[chosen_M]
+        map_K, place_K = (value_MRC.flatten(1) > -torch.inf).nonzero(as_tuple=True)
+        return self._cells(map_K if chosen_M is None else chosen_M[map_K], place_K)
+
+    def highest(self, most: int) -> tuple[_Cells, Tensor]:
+        """The highest few of each map, the highest first; and which maps (Q,) have more."""
+        value_QP, place_QP = self.value_QRC.flatten(1).topk(min(most + 1, self.value_QRC[0].numel()), dim=1)
+        map_K, rank_K = (value_QP[:, :most] > -torch.inf).nonzero(as_tuple=True)
+        return self._cells(map_K, place_QP[map_K, rank_K]), value_QP[:, -1] > -torch.inf
+
+    def _cells(self, map_K: Tensor, place_K: Tensor) -> _Cells:
+        count, across = self.value_QRC[0].numel(), self.value_QRC.shape[2]
+        at_K = map_K * count + place_K
+        value_K = self.value_QRC.flatten()[at_K]
+        # The nine around each of four neighbours are the 25; without a window everybody is sure.
+        corner_4 = torch.tensor([-across - 1, -across + 1, across - 1, across + 1], device=at_K.device) * (
+            self.reach > 0
+        )
+        far_K = _at(self.near_QRC, at_K + corner_4[:, None]).amax(dim=0)
+        cell_K = ((place_K // across - 1) * self.width + place_K % across - 1) * self.tile
+        return _Cells(map_K, value_K, cell_K, far_K <= value_K)
 
 
 def _within_tiles(maps_QHW: Tensor, tiles: _Cells, tile: int, border: int) -> _Cells:
     """The cells that are as high as their tile, without those at the edge; the order stays."""
     height, width = maps_QHW.shape[1:]
-    step_S = torch.arange(tile, device=maps_QHW.device)
-    row_KS1 = ((tiles.cell_K // width)[:, None] + step_S)[:, :, None]
-    column_K1S = ((tiles.cell_K % width)[:, None] + step_S)[:, None, :]
-    cell_KSS = row_KS1.clamp_max(height - 1) * width + column_K1S.clamp_max(width - 1)
-    value_KSS = maps_QHW.flatten().take((tiles.map_K * (height * width))[:, None, None] + cell_KSS)
-    inside_KSS = (
-        (row_KS1 >= border) & (row_KS1 < height - border) & (column_K1S >= border) & (column_K1S < width - border)
-    )
-    which_K, down_K, right_K = (inside_KSS & (value_KSS == tiles.value_K[:, None, None])).nonzero(as_tuple=True)
-    return tiles.at(which_K)._replace(cell_K=cell_KSS[which_K, down_K, right_K])
+    step_S1 = torch.arange(tile, device=maps_QHW.device)[:, None]
+    row_SK, column_SK = tiles.cell_K // width + step_S1, tiles.cell_K % width + step_S1
+    exists_TK = ((row_SK < height)[:, None] & (column_SK < width)).flatten(0, 1)
+    cell_TK = (row_SK.clamp_max_(height - 1)[:, None] * width + column_SK.clamp_max_(width - 1)).flatten(0, 1)
+    is_highest_TK = (_at(maps_QHW, cell_TK + tiles.map_K * (height * width)) == tiles.value_K) & exists_TK
+    which_K, at_K = is_highest_TK.T.nonzero(as_tuple=True)
+    cell_K = cell_TK[at_K, which_K]
+    if border:
+        row_K, column_K = cell_K // width, cell_K % width
+        inside_K = (row_K >= border) & (row_K < height - border) & (column_K >= border) & (column_K < width - border)
+        which_K, cell_K = which_K[inside_K], cell_K[inside_K]
+    return tiles.at(which_K)._replace(cell_K=cell_K)
 
 
-def _tiles(maps: Tensor, tile: int, dim: int) -> Tensor:
-    """Highest of every ``tile`` slices along an axis; the last tile may be shorter."""
-    size = maps.shape[dim]
-    whole = size - size % tile
-
-    def slices(start: int) -> Tensor:
-        return maps.narrow(dim, 0, whole).unflatten(dim, (-1, tile)).select(dim + 1, start)
-
-    out = maps.new_empty((*maps.shape[:dim], -(-size // tile), *maps.shape[dim + 1 :]))
-    if whole:
-        highest = out.narrow(dim, 0, whole // tile)
-        torch.maximum(slices(0), slices(tile - 1), out=highest)
-        for start in range(1, tile - 1):
-            torch.maximum(highest, slices(start), out=highest)
-    if whole < size:
-        out.select(dim, -1).copy_(maps.narrow(dim, whole, size - whole).amax(dim=dim))
-    return out
+def _at(values: Tensor, place_SK: Tensor) -> Tensor:
+    """Values at these places of all of them, one behind the other (S, K)."""
+    return values.flatten().index_select(0, place_SK.flatten()).view_as(place_SK)
 
 
-def _around(tiles: Tensor, dim: int) -> Tensor:
-    """Highest of each slice and its two neighbours along an axis."""
-    size = tiles.shape[dim]
-    highest = tiles.clone()
-    for start, to in ((0, 1), (1, 0)):
-        target = highest.narrow(dim, to, size - 1)
-        torch.maximum(target, tiles.narrow(dim, start, size - 1), out=target)
-    return highest
+def _fill_tiles(maps_QHW: Tensor, tile: int, out_QRC: Tensor) -> None:
+    """Highest of every tile, into the inside of a frame; the tiles of the last row and column may be smaller."""
+    height, width = maps_QHW.shape[1:]
+    down, across = height // tile, width // tile
+    rows_QRW = maps_QHW.new_empty((len(maps_QHW), -(-height // tile), width))
+    torch.amax(maps_QHW[:, : down * tile].unflatten(1, (down, tile)), dim=2, out=rows_QRW[:, :down])
+    if down * tile < height:
+        rows_QRW[:, down] = reduce(torch.maximum, maps_QHW[:, down * tile :].unbind(1))
+    if across * tile < width:
+        out_QRC[:, 1:-1, -2] = reduce(torch.maximum, rows_QRW[:, :, across * tile :].unbind(2))
+    # All rows as one, so that many neighbours are compared at a time: no whole tile reaches over the end of its row.
+    flat = rows_QRW.flatten()
+    highest = flat[: len(flat) - tile + 1]
+    for step in range(1, tile):
+        highest = torch.maximum(highest, flat[step : step + len(highest)])
+    whole = (*rows_QRW.shape[:2], across)
+    out_QRC[:, 1:-1, 1 : 1 + across] = highest.as_strided(whole, (*rows_QRW.stride()[:2], tile))
+
+
+def _around(tiles_QRC: Tensor) -> Tensor:
+    """Highest of each tile and the eight around it; -inf in the first and last row of the frame, where it is not needed."""
+    across, flat = tiles_QRC.shape[2], tiles_QRC.flatten()
+    three = torch.maximum(torch.maximum(flat[:-2], flat[1:-1]), flat[2:])
+    near = torch.full_like(flat, -torch.inf)
+    inside = near[across + 1 : -across - 1]
+    torch.maximum(three[: -2 * across], three[2 * across :], out=inside)
+    torch.maximum(inside, three[across:-across], out=inside)
+    return near.view_as(tiles_QRC)
 
 
 def _is_highest(maps_QHW: Tensor, cells: _Cells, reach: int) -> Tensor:
     """Whether nothing within ``reach`` of a cell is higher (K,)."""
     height, width = maps_QHW.shape[1:]
-    step_S = torch.arange(-reach, reach + 1, device=maps_QHW.device)
-    flat, parts = maps_QHW.flatten(), []
+    step_S1 = torch.arange(-reach, reach + 1, device=maps_QHW.device)[:, None]
+    parts = []
     for map_K, value_K, cell_K in zip(*(part.split(AT_ONCE) for part in cells[:3]), strict=True):
         # Past the edge the nearest cell of the map stands in; it is in the window anyway.
-        row_KS = (cell_K // width)[:, None].add(step_S).clamp_(0, height - 1).mul_(width)
-        row_KS += (map_K * (height * width))[:, None]
-        column_KS = (cell_K % width)[:, None].add(step_S).clamp_(0, width - 1)
-        window_KSS = flat.take(row_KS[:, :, None] + column_KS[:, None, :])
-        parts.append(window_KSS.amax(dim=(1, 2)) <= value_K)
+        row_SK = (cell_K // width + step_S1).clamp_(0, height - 1).mul_(width).add_(map_K * (height * width))
+        column_SK = (cell_K % width + step_S1).clamp_(0, width - 1)
+        parts.append(_at(maps_QHW, (row_SK[:, None] + column_SK).flatten(0, 1)).amax(dim=0) <= value_K)
     return torch.cat(parts)
 
 
@@ -357,18 +405,6 @@ def _merge(peaks: _Cells, width: int, apart: int) -> _Cells:
         head_K = first_G[group_K].clamp_max(none - 1)
         open_K &= torch.maximum((row_K - row_K[head_K]).abs(), (column_K - column_K[head_K]).abs()) >= apart
     return peaks.at(keep_K)
-
-
-def _highest(cells: _Cells, most: int, maps: int) -> Tensor:
-    """Places of the ``most`` highest of each map, the highest first."""
-    rank_K = cells.rank()
-    widest = int(rank_K.max()) + 1 if len(rank_K) else 0
-    value_QP = cells.value_K.new_full((maps, widest), -torch.inf)
-    value_QP[cells.map_K, rank_K] = cells.value_K
-    value_QP, order_QP = value_QP.topk(min(most, widest), dim=1)
-    count_Q = cells.per_map(maps)
-    place_QP = (count_Q.cumsum(0) - count_Q)[:, None] + order_QP
-    return place_QP[value_QP > -torch.inf]
 
 
 def _sorted(cells: _Cells) -> _Cells:

@@ -5,8 +5,8 @@ Shapes: B batch, S side of the crop, J joints, H W heatmap.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +21,7 @@ from alpose.trainer.cli import DEFAULT_METHODS
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops, prepare
 from alpose.trainer.data.synthetic import read_people
-from alpose.trainer.device import DeviceContext, evaluating
+from alpose.trainer.device import DeviceContext, evaluating, keep_freed_memory
 from alpose.trainer.heatmaps import draw, to_cells
 from alpose.trainer.methods.catalog import heads_for
 from alpose.trainer.models.hourglass import STRIDE, HourglassConfig, StackedHourglass
@@ -31,6 +31,8 @@ from alpose.trainer.scoring import score
 
 from .measure import Task
 from .reference import Reference, redirected
+
+KEPT_MEMORY = "reference, memory kept"
 
 Work = Literal["training step", "forward", "pool scoring"]
 WORKS: tuple[Work, ...] = get_args(Work)
@@ -165,8 +167,13 @@ def ours(
     return Contestant(name, tasks, says, our_facts(recipe, material))
 
 
-def official(reference: Reference, recipe: Recipe, material: Material) -> Contestant:
-    """The official network in the same size; raises :class:`ConfigError` where there is none."""
+def official(
+    reference: Reference, recipe: Recipe, material: Material, *, keeps_memory: bool = False
+) -> Contestant:  # fmt: skip
+    """The official network in the same size; raises :class:`ConfigError` where there is none.
+
+    Its own code leaves memory to the C library, as here unless it ``keeps_memory`` as ours does.
+    """
     device = material.images_BSS3.device
     facts = _official_facts(reference, recipe, material)
     if not facts.same_network(our_facts(recipe, material)):
@@ -179,22 +186,35 @@ def official(reference: Reference, recipe: Recipe, material: Material) -> Contes
     optimiser = torch.optim.Adam(trained.parameters(), recipe.pose.lr)
 
     def step() -> None:
-        with redirected(device):
+        with redirected(device), _memory(keeps_memory):
             optimiser.zero_grad()
             heatmaps_BSJHW, _ = trained(material.images_BSS3)
             reference.heatmap_loss(heatmaps_BSJHW, material.target_BJHW).mean().backward()
             optimiser.step()
 
     def forward() -> None:
-        with redirected(device), torch.no_grad():
+        with redirected(device), torch.no_grad(), _memory(keeps_memory):
             scored(material.images_BSS3)
 
     says = (
         "float32; its PoseNet without the features for loss heads (cheapest way to build it); its heatmap_loss over "
         "all joints; torch.optim.Adam, as it does; forward under torch.no_grad; nothing behind the forward pass is "
         "timed, so it takes no part in pool scoring. GPU calls answered by bench/parts/reference.py, microseconds per call"
+    ) + ("; freed memory stays with the process, as with ours" if keeps_memory else "")
+    return Contestant(
+        KEPT_MEMORY if keeps_memory else "reference", {"training step": step, "forward": forward}, says, facts
     )
-    return Contestant("reference", {"training step": step, "forward": forward}, says, facts)
+
+
+@contextmanager
+def _memory(kept: bool) -> Iterator[None]:
+    """What the C library does with freed memory meanwhile."""
+    settled = keep_freed_memory(kept)
+    try:
+        yield
+    finally:
+        if settled:
+            keep_freed_memory()
 
 
 # --- Networks

@@ -3,6 +3,10 @@ from __future__ import annotations
 import builtins
 import io
 import json
+import os
+import platform
+import subprocess
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -164,6 +168,31 @@ def test_threads_leave_busy_cores_alone_unless_told_how_many(
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+FAULTS = """
+import resource, torch
+from alpose.trainer.device import device_context
+device_context("cpu")
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 24)  # 64 MiB, which glibc gives back by itself
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(taken)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide otherwise")
+@pytest.mark.parametrize(("set_by_user", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_freed_memory_is_used_again_unless_the_environment_says_otherwise(
+    set_by_user: dict[str, str], kept: bool
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment |= {"OMP_NUM_THREADS": "1"} | set_by_user
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment)
+
+    pages = (64 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert (int(done.stdout) < pages / 100) == kept
 
 
 def test_busy_cores_are_between_none_and_all() -> None:
