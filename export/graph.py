@@ -34,6 +34,7 @@ from .graph_parts import (
     Embedding,
     Head,
     HeatmapEvidence,
+    JoinedEvidence,
     JointConfidence,
     Normalise,
     OwnTrunk,
@@ -128,6 +129,7 @@ class MonitorGraph(CalibratedGraph):
         self.stride, self.peak = size_px / cells if stride is None else stride, peak
         self.decode = Decode(self.stride, peak, cells)
         self.doubt = HeatmapEvidence(peak)
+        self.join = JoinedEvidence(len(skeleton))
         self.embedding = Embedding()
         self.set_calibration(calibration, None)
 
@@ -196,10 +198,10 @@ class MonitorGraph(CalibratedGraph):
     def read(self, *inputs: Tensor) -> Raw:
         """From frames (N, S, S, 3)."""
         maps_NJHW, features = self.trunk(self.normalise(inputs[0]))
-        keypoints_NJ2, scores_NJ = self.decode(maps_NJHW)
-        entropy_N, doubt_N, look_NJP = self.doubt(maps_NJHW, scores_NJ)
-        loss_N, logit_NJ = self.head(features, scores_NJ, look_NJP)
-        evidence_N3 = torch.stack([loss_N, entropy_N, doubt_N], dim=1)
+        keypoints_NJ2, scores_NJ, peak_NJ1 = self.decode(maps_NJHW)
+        negative_entropy_NJ, look_NJP = self.doubt(maps_NJHW)
+        loss_N1, logit_NJ = self.head(features, peak_NJ1, scores_NJ, look_NJP)
+        evidence_N3 = self.join(loss_N1, negative_entropy_NJ, scores_NJ)
         return Raw(keypoints_NJ2, scores_NJ, evidence_N3, logit_NJ, self.embedding(features.penultimate_BCHW))
 
     @property

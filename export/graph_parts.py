@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,8 +21,9 @@ from alpose.trainer.data.augment import to_input
 from alpose.trainer.heatmaps import to_pixels
 from alpose.trainer.measures.joint_calibration import JointCalibration
 from alpose.trainer.models import PoseNet
-from alpose.trainer.models.expected_pck import SHARPNESS, ExpectedPckHead
+from alpose.trainer.models.expected_pck import HEIGHTS, SHARPNESS, ExpectedPckHead
 from alpose.trainer.models.hourglass import Features
+from alpose.trainer.models.joint_network import CERTAIN
 from alpose.trainer.scoring import ENTROPY_TEMPERATURE, REFERENCE_PEAK
 
 from .calibration import Calibration
@@ -179,8 +179,8 @@ class Decode(nn.Module):
         # Centre, left, right, above, below: steps along the row, and along the flattened map.
         self.register_buffer("step_5", torch.tensor([0, -1, 1, -cells, cells]))
 
-    def forward(self, maps_NJHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Joints (N, J, 2) in pixels of the crop, scores (N, J)."""
+    def forward(self, maps_NJHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Joints (N, J, 2) in pixels of the crop, scores (N, J), and the heights that they are of (N, J, 1)."""
         flat_NJP = maps_NJHW.flatten(2)
         place_NJ1 = flat_NJP.argmax(dim=2, keepdim=True)
         # A step off the map is pulled back to some cell of it; at the border its value is not used.
@@ -196,30 +196,29 @@ class Decode(nn.Module):
         cell_NJ2 = torch.cat([place_NJ1 - row_NJ1 * self.cells, row_NJ1], dim=2)
         inside_NJ2 = (bend_NJ2 > 1e-6) & (cell_NJ2 > 0) & (cell_NJ2 < self.cells - 1)
         joints_NJ2 = cell_NJ2 + torch.where(inside_NJ2, move_NJ2, 0.0)
-        return to_pixels(joints_NJ2, self.stride), peak_NJ1[..., 0] / self.peak  # type: ignore[arg-type]
+        return to_pixels(joints_NJ2, self.stride), peak_NJ1[..., 0] / self.peak, peak_NJ1  # type: ignore[arg-type]
 
 
 class HeatmapEvidence(nn.Module):
-    """The evidence that heatmaps hold without a loss head: entropy (N,), and one minus the mean score (N,); with where each
-    map looks, as a distribution over cells (N, J, P)."""
+    """The evidence that heatmaps hold without a loss head: each map's entropy, negated (N, J), and where it looks, as a
+    distribution over cells (N, J, P)."""
 
     def __init__(self, peak: float) -> None:
         super().__init__()
         self.scale = REFERENCE_PEAK / peak / ENTROPY_TEMPERATURE
 
-    def forward(self, maps_NJHW: Tensor, scores_NJ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, maps_NJHW: Tensor) -> tuple[Tensor, Tensor]:
         """As :func:`alpose.trainer.scoring.score` computes them."""
         log_NJP = functional.log_softmax(maps_NJHW.flatten(2) * self.scale, dim=2)
         look_NJP = log_NJP.exp()
-        entropy_N = -(look_NJP * log_NJP).sum(dim=2).mean(dim=1)
-        return entropy_N, 1.0 - scores_NJ.mean(dim=1), look_NJP
+        return (look_NJP * log_NJP).sum(dim=2), look_NJP
 
 
 class Head(nn.Module):
-    """A loss head with what it says of each joint: predicted loss (N,), logits of the joints being right (N, J).
+    """A loss head with what it says of each joint: predicted loss (N, 1), logits of the joints being right (N, J).
 
     Args:
-        head: the loss head; it is changed, and belongs to the graph.
+        head: the loss head; it belongs to the graph.
         peak: height of the heatmaps that the net was trained towards.
     """
 
@@ -228,37 +227,93 @@ class Head(nn.Module):
         self.head = head
         self.knows_joints = isinstance(head, ExpectedPckHead)
         # Heatmaps are then read as HeatmapEvidence has read them already.
-        self.shares_maps = (
+        shares_maps = (
             isinstance(head, ExpectedPckHead) and not head.reads_peaks and head.config.peak == peak
             and REFERENCE_PEAK / ENTROPY_TEMPERATURE == SHARPNESS
         )  # fmt: skip
-        if self.shares_maps:
-            fold_deviation(head)  # type: ignore[arg-type]
+        self.layers = JointLayers(head) if shares_maps else None  # type: ignore[arg-type]
 
-    def forward(self, features: Features, scores_NJ: Tensor, look_NJP: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Features, peak_NJ1: Tensor, scores_NJ: Tensor, look_NJP: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Most heads judge the image alone: of their joints the net's own scores speak."""
         if not self.knows_joints:
-            return self.head(features), score_logit(scores_NJ)
-        if self.shares_maps:
-            logits_NJ = self._logits(self.head.evidence_of(features, scores_NJ, look_NJP))  # type: ignore[operator]
-        else:
+            return self.head(features)[:, None], score_logit(scores_NJ)
+        if self.layers is None:
             logits_NJ = self.head.logits(self.head.evidence(features))  # type: ignore[operator]
-        return self.head.logit_of(logits_NJ), logits_NJ  # type: ignore[operator]
-
-    def _logits(self, evidence_NJD: Tensor) -> Tensor:
-        """The twin of :meth:`~alpose.trainer.models.joint_network.JointNetwork.logits` with fewer nodes."""
-        head: Any = self.head
-        own_JNM = functional.relu((evidence_NJD - head.mean_JD).transpose(0, 1) @ head.own + head.own_bias)
-        own_NJM = own_JNM.transpose(0, 1)
-        shared_NM = functional.relu(head.shared(own_NJM.flatten(1)))
-        return (own_NJM * head.out_own[..., 0]).sum(dim=2) + head.out_shared(shared_NM)
+        else:
+            first_NJP = features.heatmaps[0].flatten(2)
+            logits_NJ = self.layers(self.head.evidence_of(features, peak_NJ1, first_NJP, look_NJP))  # type: ignore[operator]
+        # share_to_logit() of one minus the mean; what is right is cut in place of what is wrong.
+        right_N1 = torch.sigmoid(logits_NJ).mean(dim=1, keepdim=True).clamp(CERTAIN, 1 - CERTAIN)
+        return ((1 - right_N1) / right_N1).log(), logits_NJ
 
 
-@torch.no_grad()
-def fold_deviation(head: ExpectedPckHead) -> None:
-    """Divide the weights by the deviation, in place of every evidence; the mean stays, or small differences would drown."""
-    head.own.copy_((head.own.double() / head.deviation_JD.double()[..., None]).float())
-    head.deviation_JD.fill_(1.0)
+class JointLayers(nn.Module):
+    """:meth:`~alpose.trainer.models.joint_network.JointNetwork.logits` of a head that reads heatmaps, with few nodes.
+
+    Every joint's own network is a group of one convolution, and its own share of the logits a matrix whose blocks do not
+    touch. The deviation of the evidence is divided out of the weights; its mean stays, or small differences would drown.
+    The heights of heatmaps, which come first, are taken as they are, without dividing by the training peak.
+    """
+
+    mean_JD: Tensor
+    own_OD11: Tensor
+    own_bias_O: Tensor
+    shared_SO: Tensor
+    shared_bias_S: Tensor
+    out_own_JO: Tensor
+    out_bias_J: Tensor
+    out_shared_SJ: Tensor
+
+    def __init__(self, head: ExpectedPckHead) -> None:
+        super().__init__()
+        unit_D = torch.ones(head.depth, dtype=torch.float64)
+        unit_D[:HEIGHTS] = head.config.peak
+        own_JDM = head.own.double() / (head.deviation_JD.double() * unit_D)[..., None]
+        joints = len(own_JDM)
+        for name, value in {
+            "mean_JD": head.mean_JD.double() * unit_D,
+            "own_OD11": own_JDM.transpose(1, 2).flatten(0, 1)[..., None, None],
+            "own_bias_O": head.own_bias.flatten(),
+            "shared_SO": head.shared.weight,
+            "shared_bias_S": head.shared.bias,
+            "out_own_JO": torch.block_diag(*(head.out_own[joint].T for joint in range(joints))),
+            "out_bias_J": head.out_shared.bias,
+            "out_shared_SJ": head.out_shared.weight.T,
+        }.items():
+            self.register_buffer(name, value.detach().float().contiguous().clone())
+
+    def forward(self, evidence_NJD: Tensor) -> Tensor:
+        """Logits (N, J)."""
+        centred_NE11 = (evidence_NJD - self.mean_JD).flatten(1)[..., None, None]
+        own_NO11 = functional.conv2d(centred_NE11, self.own_OD11, self.own_bias_O, groups=len(self.mean_JD))
+        own_NO = functional.relu(own_NO11).flatten(1)
+        shared_NS = functional.relu(functional.linear(own_NO, self.shared_SO, self.shared_bias_S))
+        of_own_NJ = functional.linear(own_NO, self.out_own_JO, self.out_bias_J)
+        return torch.addmm(of_own_NJ, shared_NS, self.out_shared_SJ)
+
+
+class JoinedEvidence(nn.Module):
+    """The evidence of an image (N, 3), in the order of :data:`~.calibration.EVIDENCE`.
+
+    The means over joints, and what they are subtracted from, are one matrix product.
+    """
+
+    weight_E3: Tensor
+    bias_3: Tensor
+
+    def __init__(self, joints: int) -> None:
+        super().__init__()
+        weight_E3 = torch.zeros(1 + 2 * joints, 3)
+        weight_E3[0, 0] = 1.0
+        weight_E3[1 : 1 + joints, 1] = weight_E3[1 + joints :, 2] = -1.0 / joints
+        self.register_buffer("weight_E3", weight_E3)
+        self.register_buffer("bias_3", torch.tensor([0.0, 0.0, 1.0]))
+
+    def forward(self, loss_N1: Tensor, negative_entropy_NJ: Tensor, scores_NJ: Tensor) -> Tensor:
+        """Predicted loss, mean entropy of the maps, one minus the mean score."""
+        return torch.addmm(self.bias_3, torch.cat([loss_N1, negative_entropy_NJ, scores_NJ], dim=1), self.weight_E3)
 
 
 def score_logit(scores_NJ: Tensor) -> Tensor:
@@ -273,52 +328,50 @@ class Embedding(nn.Module):
     def forward(self, features_NChw: Tensor) -> Tensor:
         """A map of zeros stays zero."""
         mean_ND = features_NChw.mean(dim=(2, 3), keepdim=True).flatten(1)
-        return mean_ND / mean_ND.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+        return mean_ND / torch.linalg.vector_norm(mean_ND, dim=1, keepdim=True).clamp_min(1e-12)
 
 
 class Calibrate(nn.Module):
-    """:meth:`Calibration.probability` as tensors: evidence (N, 3) to probability (N,)."""
+    """:meth:`Calibration.probability` as tensors: evidence (N, 3) to probability (N,).
 
-    mean_3: Tensor
-    sd_3: Tensor
-    weight_31: Tensor
+    Standardising, weighing and measuring against a knot are one linear map to each of the L segments between knots.
+    """
+
+    weight_3L: Tensor
     start_L: Tensor
-    length_L: Tensor
     rise_L1: Tensor
+    first_1: Tensor
 
     def __init__(self, calibration: Calibration) -> None:
         super().__init__()
-
-        def tensor(values: npt.NDArray[np.floating]) -> Tensor:
-            return torch.from_numpy(np.asarray(values, dtype=np.float32).copy())
-
-        self.register_buffer("mean_3", tensor(calibration.mean_3))
-        self.register_buffer("sd_3", tensor(calibration.sd_3))
-        self.register_buffer("weight_31", tensor(calibration.weight_3)[:, None])
-        score_K = tensor(calibration.score_K)
-        self.register_buffer("start_L", score_K[:-1])
-        self.register_buffer("length_L", score_K.diff())
-        self.register_buffer("rise_L1", tensor(np.diff(calibration.probability_K))[:, None])
-        self.first = float(calibration.probability_K[0])
+        weight_3 = calibration.weight_3 / calibration.sd_3
+        length_L = np.diff(calibration.score_K)
+        start_L = calibration.score_K[:-1] + weight_3 @ calibration.mean_3
+        for name, value in {
+            "weight_3L": weight_3[:, None] / length_L,
+            "start_L": -start_L / length_L,
+            "rise_L1": np.diff(calibration.probability_K)[:, None],
+            "first_1": calibration.probability_K[:1],
+        }.items():
+            self.register_buffer(name, torch.from_numpy(value.astype(np.float32)))
 
     def forward(self, evidence_N3: Tensor) -> Tensor:
-        """A sum over the L segments between knots: how far each is walked, times its rise."""
-        score_N1 = ((evidence_N3 - self.mean_3) / self.sd_3) @ self.weight_31
-        walked_NL = ((score_N1 - self.start_L) / self.length_L).clamp(0.0, 1.0)
-        return (walked_NL @ self.rise_L1)[:, 0] + self.first
+        """A sum over the segments: how far each is walked, times its rise."""
+        walked_NL = torch.addmm(self.start_L, evidence_N3, self.weight_3L).clamp(0.0, 1.0)
+        return torch.addmm(self.first_1, walked_NL, self.rise_L1)[:, 0]
 
 
 class JointConfidence(nn.Module):
     """:meth:`JointCalibration.confidence` as tensors: logits (N, J) to the probability that each joint is right (N, J)."""
 
-    gain_J: Tensor
+    gain_JJ: Tensor
     offset_J: Tensor
 
     def __init__(self, calibration: JointCalibration) -> None:
         super().__init__()
-        for name in ("gain_J", "offset_J"):
-            self.register_buffer(name, torch.from_numpy(getattr(calibration, name).astype(np.float32)))
+        self.register_buffer("gain_JJ", torch.from_numpy(np.diag(calibration.gain_J).astype(np.float32)))
+        self.register_buffer("offset_J", torch.from_numpy(calibration.offset_J.astype(np.float32)))
 
     def forward(self, logit_NJ: Tensor) -> Tensor:
-        """A line for each joint, and the logistic function."""
-        return torch.sigmoid(logit_NJ * self.gain_J + self.offset_J)
+        """A line for each joint, and the logistic function; as a matrix, which engines join with that function."""
+        return torch.sigmoid(torch.addmm(self.offset_J, logit_NJ, self.gain_JJ))

@@ -95,10 +95,11 @@ def test_decoding_is_the_trainers_bit_for_bit(cells: int) -> None:
     for row, (y, x) in enumerate([(0, 0), (0, edge), (edge, 0), (edge, edge), (0, 5), (7, 0), (edge, 3), (4, edge)]):
         maps[16 + row, :, y, x] = 50
     maps[30:40] = maps[30:40].abs().cumsum(dim=2)
-    keypoints, scores = Decode(4.0, 30.0, cells)(maps)
+    keypoints, scores, height = Decode(4.0, 30.0, cells)(maps)
     place, peak = decode(maps)
     assert torch.equal(keypoints, to_pixels(place, 4))
     assert torch.equal(scores, peak / 30.0)
+    assert torch.equal(height[..., 0], peak)
 
 
 def test_the_calibration_is_its_numpy_twin_and_constant_beyond_its_ends() -> None:

@@ -31,6 +31,8 @@ SMALLEST = 1e-2
 """Poses smaller than this, in half sides of the map, are no smaller: joints on one spot have neither lengths nor angles."""
 POSE_UNITS, POSE_DROPOUT = 64, 0.3
 """Hidden units of all joints together, and how many are dropped, where the pose is read and joints have none of their own."""
+HEIGHTS = 3
+"""Numbers of the evidence of ``maps`` that are heights of heatmaps; they come first."""
 DEEPEST = 2
 """The coarser scale whose features are read: a quarter of the heatmap's resolution, where it divides."""
 
@@ -92,16 +94,16 @@ class ExpectedPckHead(JointNetwork, LossHead):
             agreed_BJ1 = first.flatten(2).gather(2, highest_BJ1) / self.config.peak
             return torch.cat([*peaks, agreed_BJ1, lie_of(self.grid_P2[highest_BJ1[..., 0]])], dim=2)
         look_BJP = (last.flatten(2) / self.config.peak * SHARPNESS).softmax(dim=2)
-        return self.evidence_of(features, peaks[0][..., 0], look_BJP)
+        return self.evidence_of(features, peaks[0], first.flatten(2) / self.config.peak, look_BJP)
 
-    def evidence_of(self, features: Features, peaks_BJ: Tensor, look_BJP: Tensor) -> Tensor:
-        """:meth:`evidence` where the last map's peaks (B, J) and where it looks (B, J, P) are known already."""
-        first_BJP = features.heatmaps[0].flatten(2) / self.config.peak
+    def evidence_of(self, features: Features, peak_BJ1: Tensor, first_BJP: Tensor, look_BJP: Tensor) -> Tensor:
+        """:meth:`evidence` where the last map's peaks (B, J, 1), the first map and where the last one looks (B, J, P) are
+        known already. The first :data:`HEIGHTS` numbers are heights in the unit of these maps."""
         of_first = [first_BJP.amax(dim=2, keepdim=True), (look_BJP * first_BJP).sum(dim=2, keepdim=True)]
         read = [_read(look_BJP, features.pyramid[scale], self.config.sizes[0]) for scale in self.scales]
         place_BJ2 = look_BJP @ self.grid_P2
         lie = [lie_of(place_BJ2)] if self.reads_pose else []
-        return torch.cat([peaks_BJ[..., None], *of_first, place_BJ2, *read, *lie], dim=2)
+        return torch.cat([peak_BJ1, *of_first, place_BJ2, *read, *lie], dim=2)
 
     def _check(self, maps_BJHW: Tensor) -> None:
         joints, cells = self.config.joints, self.config.sizes[0]
