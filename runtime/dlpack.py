@@ -1,4 +1,4 @@
-"""Another library's array through DLPack, without a copy: its address, its shape, and how to release it.
+"""Another library's array without a copy, through DLPack or ``__cuda_array_interface__``: its address, its shape, how to release it.
 
 A producer (PyTorch, CuPy, JAX, ONNX Runtime, …) returns a capsule around a C structure. The consumer renames the capsule,
 and calls the structure's deleter once, when the pixels are no longer read. The layouts are those of DLPack's
@@ -151,6 +151,37 @@ def take(capsule: Any) -> ImportedArray:
     address = (tensor.data or 0) + tensor.byte_offset
     _rename(capsule, used)  # from here on the capsule frees nothing when it goes
     return ImportedArray(memory, tensor.device.id, address, shape, strides, ArrayOwner(pointer, managed.deleter))
+
+
+def import_cuda_array(producer: Any) -> tuple[int, tuple[int, ...], tuple[int, ...], int | None]:
+    """Address, shape, strides in bytes and stream of an array of uint8 by its ``__cuda_array_interface__``, versions 2 and 3.
+
+    Raises:
+        DataError: the description is not whole, or not of an array of uint8 that can be read.
+    """
+    described = producer.__cuda_array_interface__
+    try:
+        version, typestr = int(described["version"]), str(described["typestr"])
+        shape = tuple(int(length) for length in described["shape"])
+        address = int(described["data"][0])
+        given, stream = described.get("strides"), described.get("stream")
+        strides = packed(shape) if given is None else tuple(int(step) for step in given)
+        stream = None if stream is None else int(stream)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"__cuda_array_interface__ of a {type(producer).__name__} is not whole: {error!r}") from error
+    if version < 2:
+        raise DataError(f"__cuda_array_interface__ version {version} cannot be read, only 2 and later")
+    if typestr[1:] != "u1":  # the first letter is the byte order, of which one byte has none
+        raise DataError(f"a frame is uint8 ('|u1'), got the type {typestr!r}")
+    if described.get("mask") is not None:
+        raise DataError("a frame with a mask cannot be read: give one without")
+    if stream == 0:
+        raise DataError("the stream 0 of a __cuda_array_interface__ may mean two streams: 1 or 2 says which")
+    if len(strides) != len(shape):
+        raise DataError(f"a frame of shape {shape} has {len(strides)} strides")
+    if version == 2:  # has no streams; its producers work on the default one
+        stream = LEGACY_STREAM
+    return address, shape, strides, stream
 
 
 def _memory_kind(kind: int) -> MemoryKind:

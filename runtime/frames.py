@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from .crop import Crop, turned
 from .crop import cut as cut_rgb
-from .dlpack import LEGACY_STREAM, MemoryKind, import_array, packed
+from .dlpack import LEGACY_STREAM, MemoryKind, import_array, import_cuda_array, packed
 from .errors import ConfigError, DataError
 from .resampling import resample
 
@@ -450,8 +450,8 @@ def take_frame(frame: Any, frame_format: FrameFormat) -> DeviceFrame:
         stream = LEGACY_STREAM if array.memory in (MemoryKind.CUDA, MemoryKind.CUDA_MANAGED) else None
         taken = DeviceFrame(frame_format, array.memory, array.device_id, array.address, array.shape, array.strides, stream,
                             array.owner)  # fmt: skip
-    elif (described := getattr(frame, "__cuda_array_interface__", None)) is not None:
-        taken = _from_cuda_array(frame, described, frame_format)
+    elif getattr(frame, "__cuda_array_interface__", None) is not None:
+        taken = DeviceFrame(frame_format, MemoryKind.CUDA, None, *import_cuda_array(frame), frame)
     else:
         raise DataError(
             f"a frame is a numpy array or has __dlpack__ or __cuda_array_interface__, got {type(frame).__name__}"
@@ -462,32 +462,6 @@ def take_frame(frame: Any, frame_format: FrameFormat) -> DeviceFrame:
     if taken.on_gpu:
         taken.planes()  # so that its layout is refused here, and not by an engine
     return taken
-
-
-def _from_cuda_array(frame: object, described: Any, frame_format: FrameFormat) -> DeviceFrame:
-    """By ``__cuda_array_interface__``, versions 2 and 3."""
-    try:
-        version, typestr = int(described["version"]), str(described["typestr"])
-        shape = tuple(int(length) for length in described["shape"])
-        address = int(described["data"][0])
-        given, stream = described.get("strides"), described.get("stream")
-        strides = packed(shape) if given is None else tuple(int(step) for step in given)
-        stream = None if stream is None else int(stream)
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(f"__cuda_array_interface__ of a {type(frame).__name__} is not whole: {error!r}") from error
-    if version < 2:
-        raise DataError(f"__cuda_array_interface__ version {version} cannot be read, only 2 and later")
-    if typestr[1:] != "u1":  # the first letter is the byte order, of which one byte has none
-        raise DataError(f"a frame is uint8 ('|u1'), got the type {typestr!r}")
-    if described.get("mask") is not None:
-        raise DataError("a frame with a mask cannot be read: give one without")
-    if stream == 0:
-        raise DataError("the stream 0 of a __cuda_array_interface__ may mean two streams: 1 or 2 says which")
-    if len(strides) != len(shape):
-        raise DataError(f"a frame of shape {shape} has {len(strides)} strides")
-    if version == 2:  # has no streams; its producers work on the default one
-        stream = LEGACY_STREAM
-    return DeviceFrame(frame_format, MemoryKind.CUDA, None, address, shape, strides, stream, frame)
 
 
 class _HostArray:

@@ -32,6 +32,7 @@ from .errors import ConfigError, DataError, QueueError
 from .frames import DeviceFrame, HostFrame, Region
 from .locate.tracking import Place, Stream
 from .queue import Queue, Record
+from .queue.clips import PreviousFrames
 from .queue.record import Candidate, FrameCopy, kept_region
 from .queue.recorder import HANDOVER_BYTES, Recorder
 from .redaction import head_joints, head_region
@@ -264,59 +265,6 @@ def _rounded(confidence_J: npt.NDArray[np.float32] | None) -> tuple[float, ...] 
     if confidence_J is None or not np.isfinite(confidence_J).all():
         return None
     return tuple(round(value, 4) for value in confidence_J.clip(0.0, 1.0).tolist())
-
-
-class PreviousFrames:
-    """The last frames of every camera, bounded in number for each and in bytes for all.
-
-    Args:
-        frames: of each camera.
-        most_bytes: of all; beyond it the camera that was not seen for the longest time loses its oldest, counted.
-    """
-
-    def __init__(self, frames: int, most_bytes: int, counters: Counters) -> None:
-        self._frames, self._most_bytes, self._counters = frames, most_bytes, counters
-        self._held: OrderedDict[str, deque[FrameCopy]] = OrderedDict()
-        self._holders: dict[int, int] = {}
-        """How many cameras hold a copy, by its number: people on one frame hold the same."""
-        self._bytes = 0
-
-    def add(self, camera: str, copy: FrameCopy) -> None:
-        """Hold a frame until enough others have come after it."""
-        held = self._held.pop(camera, deque())
-        if len(held) >= self._frames:
-            self._release(held)
-        if held:
-            self._held[camera] = held
-        nbytes = copy.rgb_HW3.nbytes if copy.number not in self._holders else 0
-        while self._bytes and self._bytes + nbytes > self._most_bytes:
-            self._drop_oldest()
-        if nbytes > self._most_bytes:
-            self._counters.add("dropped_pictures_total", reason="clip_memory")
-            return
-        self._held.setdefault(camera, deque()).append(copy)
-        self._holders[copy.number] = self._holders.get(copy.number, 0) + 1
-        self._bytes += nbytes
-
-    def of(self, camera: str) -> tuple[FrameCopy, ...]:
-        """The frames before the present one, the nearest last."""
-        return tuple(self._held.get(camera, ()))
-
-    def _drop_oldest(self) -> None:
-        camera, held = next(iter(self._held.items()))
-        self._release(held)
-        self._counters.add("dropped_pictures_total", reason="clip_memory")
-        if not held:
-            del self._held[camera]
-
-    def _release(self, held: deque[FrameCopy]) -> None:
-        """Let go of the oldest."""
-        copy = held.popleft()
-        left = self._holders.pop(copy.number) - 1
-        if left:
-            self._holders[copy.number] = left
-        else:
-            self._bytes -= copy.rgb_HW3.nbytes
 
 
 class PolicyState:

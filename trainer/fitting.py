@@ -39,7 +39,7 @@ from .training_state import Epoch, discard
 FACTS = "fit.json"
 
 if TYPE_CHECKING:
-    from .foreign.fitting import ForeignFit
+    from .foreign.measuring import ForeignFit
     from .foreign.net import ForeignNet
 
 DEFAULT_HEADS: tuple[HeadName, ...] = ("epck",)

@@ -4,7 +4,8 @@ from .acknowledgements import Applied
 from .clock import Clock
 from .eviction import Stored
 from .ledger import BundleInfo, ScoreChunk, Tally
-from .queue import Item, Queue, QueueInfo
+from .queue import Item, Queue
+from .reading import QueueInfo
 from .record import Picture, Record
 from .recovery import CheckReport, RecoverReport, recover
 from .tables import ControlPeriod, Damage

@@ -1,81 +1,43 @@
 """The queue: a bounded SQLite file of records and their pictures. ``runtime/QUEUE.md`` is its specification.
 
 The rules are elsewhere: of reading and writing the file in ``database.py``, of who is admitted and who goes when it is
-full in ``eviction.py``, of a record's bytes in ``record.py``, of what lies beside the records in ``ledger.py``.
+full in ``eviction.py``, of a record's bytes in ``record.py``, of what lies beside the records in ``ledger.py``. What only reads is in
+``reading.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from ..errors import ConfigError, DataError, QueueError
 from ..redaction import REDACTIONS
-from ..skeleton import Skeleton
-from . import acknowledgements, eviction, ledger, reading, recovery, tables, updating
+from . import acknowledgements, eviction, ledger, recovery, tables, updating
 from .acknowledgements import Acknowledgement, Applied
 from .clock import Clock, time_ordered_id
 from .database import Database, Transaction, log
 from .eviction import Policy, Prepared, Stored
 from .fields import MAX_PICTURES
 from .files import clear_aside
-from .ledger import BundleInfo, ScoreChunk, Tally
-from .reading import Found
+from .ledger import ScoreChunk, Tally
+from .reading import QueueReader
 from .record import MEDIA_TYPES, STORES, Picture, Record, encode
 from .recovery import CheckReport
-from .shared import SharedDatabase
-from .tables import ORDERS, ControlPeriod, Damage, Order
 
 Item = tuple[Record, Sequence[Picture], Sequence[str]]
 """A record, its pictures, and the ids that it supersedes."""
 
-OnDamage = Callable[[Damage], None]
-
 FREE_PAGES_KEPT = 512
 """Free pages that :meth:`Queue.tidy` leaves in the file: they are used again soon."""
-
-BATCH = 256
-"""Manifests that one read of :meth:`Queue.iterate` fetches: near a third of a megabyte."""
 
 UPDATE_PAGES = 6
 """Most pages that changing a record's state changes: its own, and one in each index."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueInfo:
-    """The state of a queue at one moment."""
-
-    path: str
-    records: int
-    """In all states."""
-    pulled: int
-    """Records that were acknowledged, and not deleted yet."""
-    control: int
-    """Queued records of the control stream."""
-    pictures: int
-    """Each once, however many records have it."""
-    bytes: int
-    """Bytes of manifests and pictures."""
-    file_bytes: int
-    """Length of the database file, free pages included."""
-    wal_bytes: int
-    """Length of the write-ahead log."""
-    max_bytes: int
-    """The bound on the two above together."""
-    oldest_ns: int | None
-    """Unix time at which the frame that has waited longest was captured; None where none waits."""
-    newest_ns: int | None
-    """The same of the frame that came last."""
-    control_periods: tuple[ControlPeriod, ...]
-    counters: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """(name, reason) → how often, over the life of the file."""
-
-
-class Queue(SharedDatabase):
+class Queue(QueueReader):
     """A queue's file, open. Opening makes it where it is not there.
 
     Every verb that writes returns when what it wrote is synced to the disk: it survives ``kill -9`` and a power cut.
@@ -381,182 +343,10 @@ class Queue(SharedDatabase):
             database.checkpoint()
             clear_aside(self.path, self.max_age_s, database.clock.now_ns() / 1e9)
 
-    # Reading: nothing below changes a byte, and nothing holds the file for long.
-
-    def peek(self, limit: int | None = None, *, order: Order = "time", state: str | None = "queued") -> list[Record]:
-        """Manifests, verified, without touching a picture: the oldest first, or the most valuable.
-
-        Damaged rows are passed over and logged; :meth:`iterate` can tell of them and :meth:`check` lists them.
-        """
-        found = list[Record]()
-        for record in self.iterate(order=order, state=state, batch=min(limit or BATCH, BATCH)):
-            if limit is not None and len(found) >= limit:
-                break
-            found.append(record)
-        return found
-
-    def iterate(
-        self,
-        *,
-        order: Order = "time",
-        state: str | None = "queued",
-        on_damage: OnDamage | None = None,
-        batch: int = BATCH,
-    ) -> Iterator[Record]:
-        """Manifests one after the other, with a batch of them in memory.
-
-        Between two batches nothing is held, so a slow consumer is in nobody's way; what is put or erased meanwhile may
-        or may not come. Damaged rows go to ``on_damage``, or into the log.
-        """
-        if order not in ORDERS:
-            raise ConfigError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
-        after: Found | None = None
-        while True:
-            with self._use() as database, database.read() as db:
-                found = reading.batch(db, order=order, state=state, after=after, limit=batch)
-            for one in found:
-                if one.record is not None:
-                    yield one.record
-                elif one.damage is not None:
-                    (on_damage or self._log_damage)(one.damage)
-            if len(found) < batch:
-                return
-            after = found[-1]
-
-    def get(self, ids: Iterable[str]) -> list[Record]:
-        """The records of these ids, in their order; unknown and damaged ones are left out."""
-        found = list[Record]()
-        for id in tables.checked_ids(ids):
-            with self._use() as database, database.read() as db:
-                one = reading.read(db, id)
-            if one is not None and one.record is not None:
-                found.append(one.record)
-            elif one is not None and one.damage is not None:
-                self._log_damage(one.damage)
-        return found
-
-    def pictures(self, id: str) -> list[Picture]:
-        """A record's pictures, hash-checked; :class:`DataError` where the record is unknown or anything is damaged."""
-        [id] = tables.checked_ids([id])
-        with self._use() as database, database.read() as db:
-            found = reading.read(db, id)
-            if found is None:
-                raise DataError(f"{database.path} has no record {id}: it was evicted, deleted, or never there")
-            if found.damage is not None:
-                raise DataError(f"{database.path}, record {id}: {found.damage.problem}")
-            try:
-                return reading.read_pictures(db, found)
-            except DataError as error:
-                raise DataError(f"{database.path}, record {id}: {error}") from None
-
-    def pull(
-        self, ids: Iterable[str] | None = None, *, limit: int | None = None, on_damage: OnDamage | None = None
-    ) -> list[tuple[Record, list[Picture]]]:
-        """Records with their pictures, every hash verified. Their state does not change: see :meth:`acknowledge`.
-
-        Args:
-            ids: which; unknown ones are left out. None takes the most valuable of those that are queued.
-            limit: of them, at most; the pictures are all held in memory.
-            on_damage: told of every record that is left out because it is damaged; the log is, where this is None.
-        """
-        if ids is None:
-            ids = [record.id for record in self.peek(limit, order="value")]
-        pulled = list[tuple[Record, list[Picture]]]()
-        for id in tables.checked_ids(ids)[:limit]:
-            with self._use() as database, database.read() as db:
-                found = reading.read(db, id)
-                if found is None:
-                    continue
-                damage = found.damage
-                try:
-                    pictures = reading.read_pictures(db, found)
-                except DataError as error:
-                    damage = Damage(id, found.seq, str(error))
-            if found.record is not None and damage is None:
-                pulled.append((found.record, pictures))
-            elif damage is not None:
-                (on_damage or self._log_damage)(damage)
-        return pulled
-
-    def info(self) -> QueueInfo:
-        """The queue in numbers."""
-        with self._use() as database, database.read() as db:
-            records, pulled, control, pictures, content = db.execute(
-                "SELECT count(*), coalesce(sum(state = 'pulled'), 0), "
-                "coalesce(sum(state = 'queued' AND draw IS NOT NULL), 0), coalesce(sum(pictures), 0), "
-                "coalesce(sum(bytes), 0) FROM record"
-            ).fetchone()
-            oldest, newest = (
-                reading.captured_ns(db, f"WHERE state = 'queued' ORDER BY seq {way}") for way in ("ASC", "DESC")
-            )
-            return QueueInfo(
-                path=str(self.path),
-                records=records,
-                pulled=pulled,
-                control=control,
-                pictures=tables.picture_count(db, pictures),
-                bytes=content,
-                file_bytes=tables.pragma(db, "page_count") * database.bounds.page_bytes,
-                wal_bytes=database.wal_bytes(),
-                max_bytes=database.bounds.max_bytes,
-                oldest_ns=oldest,
-                newest_ns=newest,
-                control_periods=tables.control_periods(db),
-                counters=tables.counters(db),
-            )
-
-    def counters(self) -> dict[tuple[str, str], int]:
-        """(name, reason) → how often, over the life of the file."""
-        with self._use() as database, database.read() as db:
-            return tables.counters(db)
-
-    def control_periods(self) -> tuple[ControlPeriod, ...]:
-        """Over which stretches of time the control stream stood for which rate."""
-        with self._use() as database, database.read() as db:
-            return tables.control_periods(db)
-
-    def bundles(self) -> list[BundleInfo]:
-        """Facts of every bundle that wrote into the queue."""
-        with self._use() as database, database.read() as db:
-            return ledger.bundles(db)
-
-    def skeleton_of(self, record: Record) -> Skeleton:
-        """The skeleton of the record's bundle; joints without links where this file does not know the bundle."""
-        for bundle in self.bundles():
-            if bundle.sha256 == record.bundle and isinstance(bundle.facts.get("skeleton"), dict):
-                skeleton = Skeleton.from_json(bundle.facts["skeleton"])
-                if len(skeleton) == len(record.keypoints_J2):
-                    return skeleton
-        names = tuple(f"joint {number}" for number in range(len(record.keypoints_J2)))
-        return Skeleton("unknown", names, (), ())
-
-    def scores(self, on_damage: OnDamage | None = None) -> Iterator[ScoreChunk]:
-        """The score log, oldest chunk first, hash-checked."""
-        after = -1
-        while True:
-            with self._use() as database, database.read() as db:
-                chunk = ledger.next_scores(db, after)
-            if chunk is None:
-                return
-            if isinstance(chunk, Damage):
-                after = chunk.row
-                (on_damage or self._log_damage)(chunk)
-            else:
-                after = chunk.number
-                yield chunk
-
-    def tallies(self) -> list[Tally]:
-        """Frames seen, per hour, device, camera and bundle; oldest first."""
-        with self._use() as database, database.read() as db:
-            return list(ledger.tallies(db))
-
     def check(self) -> CheckReport:
         """Look at every page, row and hash. Reads the whole file."""
         with self._use() as database:
             return recovery.check_database(database)
-
-    def _log_damage(self, damage: Damage) -> None:
-        log.warning("queue %s: row %d (record %s): %s", self.path, damage.row, damage.id, damage.problem)
 
     def __enter__(self) -> Queue:
         return self

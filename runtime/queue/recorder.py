@@ -25,7 +25,8 @@ from ..telemetry.stats import QueueState
 from .fields import MAX_PICTURES
 from .handover import ClipFrame, HandOver, NewRecord
 from .images import PictureEncoder
-from .queue import Queue, QueueInfo
+from .queue import Queue
+from .reading import QueueInfo
 from .record import Candidate, FrameCopy
 from .writer import DROPPED, RETRY_S, RecordingThreads
 

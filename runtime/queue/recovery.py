@@ -98,7 +98,7 @@ def check_database(database: Database) -> CheckReport:
     after: Found | None = None
     while True:
         with database.read():
-            found = reading.batch(db, order="time", state=None, after=after, limit=16)
+            found = reading.read_batch(db, order="time", state=None, after=after, limit=16)
             for one in found:
                 damage = one.damage or _problem(database, one)
                 if damage is not None:

@@ -25,9 +25,10 @@ from alpose.runtime.errors import ConfigError, QueueError
 from alpose.runtime.frames import HostFrame
 from alpose.runtime.locate.tracking import WholeFrame
 from alpose.runtime.queue import clips
+from alpose.runtime.queue.clips import PreviousFrames
 from alpose.runtime.queue.images import decode
 from alpose.runtime.queue.record import FrameCopy
-from alpose.runtime.recording import FrameLog, FrameRecorder, PolicyState, PreviousFrames
+from alpose.runtime.recording import FrameLog, FrameRecorder, PolicyState
 from alpose.runtime.signals import Signals
 from alpose.runtime.telemetry.counters import Counters
 from alpose.runtime.triggers import Decision, Observation, Policy

@@ -28,8 +28,6 @@ from ..measures.keypoint_measures import EYES, average_precision, interocular_nm
 from ..measures.metrics import Failure, correlation, risk_coverage
 from ..training import validation_mask
 from .fitting import (
-    MAX_EXTRA,
-    OWN,
     People,
     Said,
     all_detectors,
@@ -43,7 +41,7 @@ from .fitting import (
 from .heads import HEADS, JOINT_HEADS, Detector, HeadKind
 from .joints import in_skeleton, match_joints
 from .learning import predict
-from .measuring import Difference, Truth, difference, measure
+from .measuring import MAX_EXTRA, OWN, Difference, Truth, difference, measure, shown, signed
 from .net import ForeignNet, open_net
 from .reader import NetReader
 from .recognition.recognise import examine
@@ -163,13 +161,13 @@ class ForeignDetect:
                  f"{self.views} damaged views of each; {self.seeds} seeds"]  # fmt: skip
         for each in self.sets:
             share = 100 * each.failures / max(each.people, 1)
-            beside = "".join(f", {name.upper()} {_shown(value)}" for name, value in each.beside.items())
-            lines += ["", f"{each.name}: {each.people} people, PCK {_shown(each.pck)}{beside}, {share:.1f} % fail",
+            beside = "".join(f", {name.upper()} {shown(value)}" for name, value in each.beside.items())
+            lines += ["", f"{each.name}: {each.people} people, PCK {shown(each.pck)}{beside}, {share:.1f} % fail",
                       f"  {'detector':<38} {'AUROC':>6}  {'over the own score':<26} {'AUPRC':>6} {'AURC':>6} {'joints':>7}"]  # fmt: skip
             for row in each.rows:
-                over = "" if row.name == OWN else _signed(row.over_own)
-                lines.append(f"  {row.name:<38} {_shown(row.auroc):>6}  {over:<26} {_shown(row.auprc):>6} {_shown(row.aurc):>6} "
-                             f"{_shown(row.joint_auroc):>7}")  # fmt: skip
+                over = "" if row.name == OWN else signed(row.over_own)
+                lines.append(f"  {row.name:<38} {shown(row.auroc):>6}  {over:<26} {shown(row.auprc):>6} {shown(row.aurc):>6} "
+                             f"{shown(row.joint_auroc):>7}")  # fmt: skip
         if self.cost:
             lines += ["", f"time: {self.cost.pose_ms:.2f} ms an image, and {self.cost.extra_ms:.2f} ms ({self.cost.share:+.1%}) for "
                       f"what ships, {self.chosen[0]}, in one graph"]  # fmt: skip
@@ -183,7 +181,7 @@ class ForeignDetect:
             words = (
                 "better than" if over.is_better else ("worse than" if (over.high or 0) < 0 else "not to be told from")
             )
-            said.append(f"{each.name}: what ships is {words} the net's own score, {_signed(over)} AUROC.")
+            said.append(f"{each.name}: what ships is {words} the net's own score, {signed(over)} AUROC.")
         return said
 
 
@@ -358,12 +356,3 @@ def _risk(losses: Sequence[Any], truth: Truth) -> tuple[float, ...]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _signed(value: Difference) -> str:
-    ends = "" if value.low is None else f" [{value.low:+.3f}, {value.high:+.3f}]"
-    return f"{value.value:+.3f}{ends}"

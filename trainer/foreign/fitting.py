@@ -35,7 +35,7 @@ from .evidence import Evidence, collect
 from .heads import HEADS, JOINT_HEADS, Detector, HeadKind, free_scores
 from .joints import in_skeleton, match_joints
 from .learning import Learning, config_of, learn, predict
-from .measuring import Difference, Measured, Truth, difference, measure, truth_of
+from .measuring import MAX_EXTRA, OWN, Difference, ForeignFit, Row, Truth, difference, measure, shown, truth_of
 from .model import FACTS as MODEL
 from .model import ForeignModel, is_foreign, load, save
 from .net import ForeignNet, open_net
@@ -54,14 +54,10 @@ FEWEST = 20
 """People with labels, below whom nothing can be learned or held out."""
 TRIED = 64
 """People on whom a net is tried before the costly pass."""
-OWN = "the net's own score"
-"""Averaged over all of its joints, as whoever uses the net has it; compared with, never shipped."""
 VIEWS = 8
 """Damaged views of every person, unless stated otherwise."""
 NEARLY = 0.02
 """Of the views that are tried: with a smaller share of failures, or of successes, there is nothing to learn from."""
-MAX_EXTRA = 0.05
-"""Share of a net's time that a head may take unless told otherwise."""
 MOST_VIEWS = 60_000
 """Of all people together."""
 
@@ -114,85 +110,6 @@ class ForeignFitConfig:
         if self.views is not None:
             return self.views
         return int(old.facts.get("views", VIEWS)) if old else VIEWS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One detector on the held-out people."""
-
-    name: str
-    learned: bool
-    all: Measured
-    """On people as they are and their damaged views."""
-    clean: Measured
-    """On people as they are."""
-    against_own: Difference
-    """All, less the net's own mean score."""
-    extra: float | None = None
-    """Share of the net's time that it takes; None of those that cannot ship, which are not timed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignFit:
-    """What came out; ``fit.json``."""
-
-    net: str
-    trained_on: Mapping[str, int]
-    """People by dataset."""
-    held_out: int
-    """People."""
-    failures: int
-    """Of them, as they are."""
-    pck: float | None
-    """Of them, as they are."""
-    views: int
-    """Held-out views, damaged ones too."""
-    view_failures: int
-    joints: tuple[str, ...]
-    """That are labelled; the others enter no score."""
-    rows: tuple[Row, ...]
-    """Best first."""
-    best_free: str
-    chosen: str
-    over_free: Difference | None
-    """The chosen head less the best free score; None where that one was chosen."""
-    failure: str
-    seconds: Mapping[str, float]
-    max_extra: float = MAX_EXTRA
-    """Share of the net's time that a head may take."""
-
-    def table(self) -> str:
-        """For people."""
-        share = f"{100 * self.failures / max(self.held_out, 1):.1f} %"
-        lines = [
-            f"{self.net}: {self.held_out} held-out people, PCK {_shown(self.pck)}, {self.failures} fail ({share}); of their "
-            f"{self.views} views {self.view_failures} fail",
-            "",
-            f"{'detector':<38} {'AUROC':>6} {'95 % interval':>15} {'as they are':>12} {'time':>7}  over the own score",
-        ]
-        for row in self.rows:
-            ends = "" if row.all.low is None else f"{_shown(row.all.low)}-{_shown(row.all.high)}"
-            mark = "*" if row.name == self.chosen else " "
-            over = "" if row.name == OWN else _signed(row.against_own)
-            extra = "" if row.extra is None else f"{row.extra:+.1%}"
-            lines.append(
-                f"{mark + row.name:<38} {_shown(row.all.auroc):>6} {ends:>15} {_shown(row.clean.auroc):>12} {extra:>7}  {over}"
-            )
-        lines += ["", self.verdict()]
-        return "\n".join(lines)
-
-    def verdict(self) -> str:
-        """Which detector is kept, and by how much it is better, in a sentence or two."""
-        slow = [f"{row.name} ({row.extra:+.1%})" for row in self.rows
-                if row.learned and row.extra is not None and row.extra > self.max_extra]  # fmt: skip
-        left_out = (
-            f" Better, but slower than --max-extra-time {self.max_extra:g} allows: {', '.join(slow)}." if slow else ""
-        )
-        if self.over_free is None:
-            none = "No other head" if slow else "No head"
-            return (f"Kept: the free score {self.best_free!r}. {none} is better than it on the held-out pictures by an interval "
-                    f"that excludes 0; its calibration makes a probability of it.{left_out}")  # fmt: skip
-        return f"Kept: the head {self.chosen!r}, {_signed(self.over_free)} over the best free score, {self.best_free!r}.{left_out}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +318,7 @@ def try_out(
     said = (
         f"{net.spec.name} fails on {clean.failures} of {count} labelled people that were tried ({_percent(clean.failures, count)}), "
         f"and on {truth.failures} of {views} views with damaged ones ({_percent(truth.failures, views)}), where a failure is "
-        f'"{failure.label}"; its PCK is {_shown(share_right(seen.evidence, clean))}, its median error {_shown(middle)} of the crop\'s '
+        f'"{failure.label}"; its PCK is {shown(share_right(seen.evidence, clean))}, its median error {shown(middle)} of the crop\'s '
         "longer side. What tells failures is learned from failures and successes both"
     )
     if truth.failures < views / 2:
@@ -526,12 +443,3 @@ def share_right(evidence: Evidence, truth: Truth) -> float | None:
     """PCK over all their joints that count; None without any."""
     counts = evidence.counts_NJ[truth.rows_N]
     return float((evidence.distance_NJ[truth.rows_N][counts] < 1).mean()) if counts.any() else None
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _signed(value: Difference) -> str:
-    ends = "" if value.low is None else f" [{value.low:+.3f}, {value.high:+.3f}]"
-    return f"{value.value:+.3f}{ends}"

@@ -7,7 +7,7 @@ Shapes: N views whose failure is known, G groups, L labelled joints, R resamples
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,10 @@ from ..measures.statistics import ece_equal_mass, percentiles
 from .evidence import Evidence
 
 RESAMPLES = 1_000
+OWN = "the net's own score"
+"""Averaged over all of its joints, as whoever uses the net has it; compared with, never shipped."""
+MAX_EXTRA = 0.05
+"""Share of a net's time that a head may take unless told otherwise."""
 Array = npt.NDArray[Any]
 
 
@@ -82,6 +86,85 @@ class Measured:
     """Area under the generalized risk-coverage curve."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One detector on the held-out people."""
+
+    name: str
+    learned: bool
+    all: Measured
+    """On people as they are and their damaged views."""
+    clean: Measured
+    """On people as they are."""
+    against_own: Difference
+    """All, less the net's own mean score."""
+    extra: float | None = None
+    """Share of the net's time that it takes; None of those that cannot ship, which are not timed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignFit:
+    """What came out; ``fit.json``."""
+
+    net: str
+    trained_on: Mapping[str, int]
+    """People by dataset."""
+    held_out: int
+    """People."""
+    failures: int
+    """Of them, as they are."""
+    pck: float | None
+    """Of them, as they are."""
+    views: int
+    """Held-out views, damaged ones too."""
+    view_failures: int
+    joints: tuple[str, ...]
+    """That are labelled; the others enter no score."""
+    rows: tuple[Row, ...]
+    """Best first."""
+    best_free: str
+    chosen: str
+    over_free: Difference | None
+    """The chosen head less the best free score; None where that one was chosen."""
+    failure: str
+    seconds: Mapping[str, float]
+    max_extra: float = MAX_EXTRA
+    """Share of the net's time that a head may take."""
+
+    def table(self) -> str:
+        """For people."""
+        share = f"{100 * self.failures / max(self.held_out, 1):.1f} %"
+        lines = [
+            f"{self.net}: {self.held_out} held-out people, PCK {shown(self.pck)}, {self.failures} fail ({share}); of their "
+            f"{self.views} views {self.view_failures} fail",
+            "",
+            f"{'detector':<38} {'AUROC':>6} {'95 % interval':>15} {'as they are':>12} {'time':>7}  over the own score",
+        ]
+        for row in self.rows:
+            ends = "" if row.all.low is None else f"{shown(row.all.low)}-{shown(row.all.high)}"
+            mark = "*" if row.name == self.chosen else " "
+            over = "" if row.name == OWN else signed(row.against_own)
+            extra = "" if row.extra is None else f"{row.extra:+.1%}"
+            lines.append(
+                f"{mark + row.name:<38} {shown(row.all.auroc):>6} {ends:>15} {shown(row.clean.auroc):>12} {extra:>7}  {over}"
+            )
+        lines += ["", self.verdict()]
+        return "\n".join(lines)
+
+    def verdict(self) -> str:
+        """Which detector is kept, and by how much it is better, in a sentence or two."""
+        slow = [f"{row.name} ({row.extra:+.1%})" for row in self.rows
+                if row.learned and row.extra is not None and row.extra > self.max_extra]  # fmt: skip
+        left_out = (
+            f" Better, but slower than --max-extra-time {self.max_extra:g} allows: {', '.join(slow)}." if slow else ""
+        )
+        if self.over_free is None:
+            none = "No other head" if slow else "No head"
+            return (f"Kept: the free score {self.best_free!r}. {none} is better than it on the held-out pictures by an interval "
+                    f"that excludes 0; its calibration makes a probability of it.{left_out}")  # fmt: skip
+        return f"Kept: the head {self.chosen!r}, {signed(self.over_free)} over the best free score, {self.best_free!r}.{left_out}"
+
+
 def truth_of(evidence: Evidence, failure: Failure, names: Sequence[str]) -> Truth:
     """Who failed; ``names`` are the pictures or groups of the people in the crops."""
     failed_N, known_N = failure.failed(evidence.image_pck_N, evidence.error_N)
@@ -137,3 +220,14 @@ def _resampled(score_N: Array, truth: Truth) -> npt.NDArray[np.float64]:
     _, group_N = np.unique(truth.group_N, return_inverse=True)
     parts = [ranked.auroc(count_GR[group_N]) for _, count_GR in resample_counts(int(group_N.max()) + 1, RESAMPLES, 0)]
     return np.concatenate(parts)
+
+
+def shown(value: float | None) -> str:
+    """Three digits, or a dash."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def signed(value: Difference) -> str:
+    """With its interval."""
+    ends = "" if value.low is None else f" [{value.low:+.3f}, {value.high:+.3f}]"
+    return f"{value.value:+.3f}{ends}"

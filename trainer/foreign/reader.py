@@ -98,6 +98,8 @@ class NetReader(nn.Module):
         if missing:
             raise ConfigError(f"{spec.name}: the shape of {', '.join(missing)} is not known")
         self.spec, self.joints = spec, len(spec.skeleton)
+        self.points = spec.decoder.points or self.joints
+        self.numbers = self.points * len(spec.decoder.columns)
         self.size = (spec.input.width_px, spec.input.height_px)
         self.shapes = {name: tuple(shapes[name]) for name in spec.tensors}
         self.taps = {name: tap_layout(name, self.shapes[name], spec) for name in spec.taps}
@@ -197,8 +199,7 @@ class NetReader(nn.Module):
         Where the net has fewer, rows of zeros follow.
         """
         given = {name: value.float() for name, value in zip(self.spec.tensors, tensors, strict=True)}
-        columns = (self.spec.decoder.points or self.joints) * len(self.spec.decoder.columns)
-        rows_NAK, scores_NA, is_corners = self._candidates(given, columns)
+        rows_NAK, scores_NA, is_corners = self._candidates(given)
         boxes_NA4 = self._boxes(rows_NAK, is_corners)
         known = self._known_candidates()
         if known is None or known < most:
@@ -255,26 +256,23 @@ class NetReader(nn.Module):
             raw_NJHW = self._heatmaps(decoder.outputs[0], given)
             maps_NJHW = self._squashed(decoder.outputs[0], raw_NJHW)
             cells_NJ2, peak_NJ = peaks(maps_NJHW, decoder.refine)
-            facts = {"entropy": entropy(raw_NJHW.flatten(2))}
-            keypoints_NJ2 = self._to_pixels(cells_NJ2, maps_NJHW.shape[2:])
-            return keypoints_NJ2, as_score(peak_NJ, decoder), {"peak": peak_NJ / decoder.peak, **facts}
+            facts = {"peak": peak_NJ / decoder.peak, "entropy": entropy(raw_NJHW.flatten(2))}
+            return self._to_pixels(cells_NJ2, maps_NJHW.shape[2:]), as_score(peak_NJ, decoder), facts
         if decoder.kind == "simcc":
             return self._simcc(given)
         if decoder.kind == "yolo":
             return self._yolo(given)
-        points_NJK = self._points(given[decoder.outputs[0]])
-        return self._columns(points_NJK, given)
+        return self._columns(self._points(given[decoder.outputs[0]]), given)
 
     def _heatmaps(self, name: str, given: Mapping[str, Tensor]) -> Tensor:
         """Maps of the joints (N, J, H, W), whichever axis the joints are on."""
         maps, shape = given[name], self.shapes[name]
         if len(shape) == 3:  # a batch of 1 that somebody squeezed away
             maps, shape = maps[None], (1, *shape)
-        points = self.spec.decoder.points or self.joints
-        if len(shape) != 4 or points not in (shape[1], shape[3]):
-            raise ConfigError(f"{self.spec.name}: {name} is {written(shape)}, expected {points} heatmaps; state points "
+        if len(shape) != 4 or self.points not in (shape[1], shape[3]):
+            raise ConfigError(f"{self.spec.name}: {name} is {written(shape)}, expected {self.points} heatmaps; state points "
                               "(how many the output has) or another skeleton")  # fmt: skip
-        last = self.spec.decoder.channels_last if shape[1] == shape[3] else shape[3] == points
+        last = self.spec.decoder.channels_last if shape[1] == shape[3] else shape[3] == self.points
         return (maps.permute(0, 3, 1, 2) if last else maps)[:, : self.joints]
 
     def _squashed(self, name: str, value: Tensor) -> Tensor:
@@ -284,16 +282,14 @@ class NetReader(nn.Module):
     def _simcc(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         decoder, places, heights = self.spec.decoder, [], []
         facts: dict[str, Tensor] = {}
-        stride, offset = decoder.stride, decoder.offset
         for axis, name in enumerate(decoder.outputs):
             shape = self.shapes[name]
-            points = decoder.points or self.joints
-            if len(shape) != 3 or shape[1] != points or shape[2] is None:
-                raise ConfigError(f"{self.spec.name}: {name} is {written(shape)}, expected (N, {points}, bins)")
+            if len(shape) != 3 or shape[1] != self.points or shape[2] is None:
+                raise ConfigError(f"{self.spec.name}: {name} is {written(shape)}, expected (N, {self.points}, bins)")
             values_NJB = given[name][:, : self.joints]
             bin_NJ, height_NJ = peaks_1d(values_NJB, refine=decoder.refine != "none")
-            step = stride[axis] if stride else self.size[axis] / shape[2]
-            start = offset[axis] if offset else step / 2 - 0.5
+            step = decoder.stride[axis] if decoder.stride else self.size[axis] / shape[2]
+            start = decoder.offset[axis] if decoder.offset else step / 2 - 0.5
             places.append(bin_NJ * step + start)
             heights.append(height_NJ)
             facts |= {f"peak {'xy'[axis]}": height_NJ / decoder.peak, f"entropy {'xy'[axis]}": entropy(values_NJB)}
@@ -302,7 +298,7 @@ class NetReader(nn.Module):
     def _points(self, output: Tensor) -> Tensor:
         """The points of a net that gives points, (N, J, K)."""
         decoder = self.spec.decoder
-        points, columns = decoder.points or self.joints, len(decoder.columns)
+        points, columns = self.points, len(decoder.columns)
         shape = self.shapes[decoder.outputs[0]]
         if None not in shape[1:] and math.prod(size or 1 for size in shape[1:]) != points * columns:
             raise ConfigError(f"{self.spec.name}: {decoder.outputs[0]} is {written(shape)}, which is not {points} points of "
@@ -312,11 +308,10 @@ class NetReader(nn.Module):
     def _yolo(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The candidate with the highest score: a crop shows one person."""
         decoder = self.spec.decoder
-        columns = (decoder.points or self.joints) * len(decoder.columns)
-        rows_NAK, scores_NA, is_corners = self._candidates(given, columns)
+        rows_NAK, scores_NA, is_corners = self._candidates(given)
         best_N = finite(scores_NA).argmax(dim=1)
         row_NK = rows_NAK.gather(1, best_N[:, None, None].expand(-1, 1, rows_NAK.shape[2]))[:, 0]
-        points_NJK = row_NK[:, -columns:].reshape(row_NK.shape[0], -1, len(decoder.columns))[:, : self.joints]
+        points_NJK = row_NK[:, -self.numbers :].reshape(row_NK.shape[0], -1, len(decoder.columns))[:, : self.joints]
         keypoints_NJ2, scores_NJ, facts = self._columns(points_NJK, given)
         candidate_NJ = scores_NA.gather(1, best_N[:, None]).expand(-1, self.joints)
         if not {"score", "visibility", "presence"} & set(decoder.columns):
@@ -327,13 +322,13 @@ class NetReader(nn.Module):
         )
         return keypoints_NJ2, scores_NJ, {**facts, "candidate": candidate_NJ, "candidate's area": size_NJ}
 
-    def _candidates(self, given: Mapping[str, Tensor], columns: int) -> tuple[Tensor, Tensor, bool]:
+    def _candidates(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, bool]:
         """Rows of all candidates (N, A, K), their scores (N, A), and whether boxes are corners, not middle and size.
 
         Graphs with NMS inside give candidates as rows, with the score and perhaps a class's number behind the box; the
         others give them as columns, with a score for every class.
         """
-        outputs = self.spec.decoder.outputs
+        outputs, columns = self.spec.decoder.outputs, self.numbers
         if len(outputs) == 2:
             boxes_NA5, points_NAJK = given[outputs[0]][:, :, :5], given[outputs[1]]
             rows_NAK = torch.cat([boxes_NA5, points_NAJK.flatten(2)], dim=2)
@@ -354,42 +349,37 @@ class NetReader(nn.Module):
 
     def _known_candidates(self) -> int | None:
         """How many candidates there are; None where that changes from picture to picture."""
-        outputs, columns = (
-            self.spec.decoder.outputs,
-            (self.spec.decoder.points or self.joints) * len(self.spec.decoder.columns),
-        )
+        outputs = self.spec.decoder.outputs
         shape = self.shapes[outputs[0]]
         first = len(outputs) == 2 or self.spec.decoder.box_last
-        return shape[1] if first else shape[candidate_axis(shape, columns, self.spec.name)]
+        return shape[1] if first else shape[candidate_axis(shape, self.numbers, self.spec.name)]
 
     def _boxes(self, rows: Tensor, is_corners: bool) -> Tensor:
         """Boxes (…, 4) of candidates (…, K) as x0, y0, x1, y1 in pixels of the input."""
         box = rows[..., :4]
         if not is_corners:
             box = torch.cat([box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2], dim=-1)
-        if self.spec.decoder.unit == "centred":
-            box = (box + 1) / 2
-        if self.spec.decoder.unit in ("share", "centred"):
-            box = box * box.new_tensor((*self.size, *self.size))
-        return box if self.spec.decoder.unit == "pixels" else box - 0.5
+        return self._in_pixels(box, (*self.size, *self.size))
+
+    def _in_pixels(self, places: Tensor, size: tuple[float, ...]) -> Tensor:
+        """Places in the net's unit as pixels of the input; ``size`` has its side along each number."""
+        unit = self.spec.decoder.unit
+        if unit == "centred":
+            places = (places + 1) * 0.5
+        if unit in ("share", "centred"):
+            places = places * places.new_tensor(size)
+        return places if unit == "pixels" else places - 0.5
 
     def _columns(self, points_NJK: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Keypoints, scores and facts from points with named columns."""
         decoder, column = self.spec.decoder, self.spec.decoder.columns.index
         both = torch.tensor([column("x"), column("y")], device=points_NJK.device)
-        keypoints_NJ2 = points_NJK.index_select(2, both)
-        if decoder.unit == "centred":
-            keypoints_NJ2 = (keypoints_NJ2 + 1) * 0.5
-        if decoder.unit in ("share", "centred"):
-            keypoints_NJ2 = keypoints_NJ2 * keypoints_NJ2.new_tensor(self.size)
-        if decoder.unit != "pixels":
-            keypoints_NJ2 = keypoints_NJ2 - 0.5
+        keypoints_NJ2 = self._in_pixels(points_NJK.index_select(2, both), tuple(self.size))
         facts: dict[str, Tensor] = {
             name: points_NJK[..., column(name)] for name in ("visibility", "presence") if name in decoder.columns
         }
         if decoder.kind == "keypoints" and len(decoder.outputs) == 2:
-            value = given[decoder.outputs[1]]
-            return keypoints_NJ2, as_score(value.reshape(value.shape[0], -1)[:, : self.joints], decoder), facts
+            return keypoints_NJ2, as_score(self._flat(given[decoder.outputs[1]]), decoder), facts
         for name in ("score", "visibility", "presence"):
             if name in decoder.columns and decoder.score != "none":
                 return keypoints_NJ2, as_score(points_NJK[..., column(name)], decoder), facts
@@ -424,7 +414,7 @@ class NetReader(nn.Module):
                 highest_N11 = given[name].flatten(1).amax(dim=1)[:, None, None]
                 found[f"centre{end}",] = self._squashed(name, highest_N11).expand(-1, self.joints, -1)
         if {"regression.x", "regression.y"} <= set(self.spec.hidden):
-            x_NJ, y_NJ = (self._regressed(self.spec.hidden[f"regression.{axis}"], given) for axis in "xy")
+            x_NJ, y_NJ = (self._flat(given[self.spec.hidden[f"regression.{axis}"]]) for axis in "xy")
             second_NJ2 = self._to_pixels(torch.stack([x_NJ, y_NJ], dim=2), self._cells())
             far["distance to the regression"] = finite(second_NJ2)
         return found, far
@@ -433,15 +423,15 @@ class NetReader(nn.Module):
         value = self._squashed(name, given[name])
         return value.reshape(value.shape[0], -1)[:, :1].expand(-1, self.joints)
 
-    def _regressed(self, name: str, given: Mapping[str, Tensor]) -> Tensor:
-        value = given[name]
+    def _flat(self, value: Tensor) -> Tensor:
+        """One number of every joint, (N, J), whatever axes the tensor has."""
         return value.reshape(value.shape[0], -1)[:, : self.joints]
 
     def _cells(self) -> tuple[int, int]:
         """Height and width of the hidden heatmaps; of the input where there are none."""
         if "heatmaps" in self.spec.hidden:
             shape = self.shapes[self.spec.hidden["heatmaps"]]
-            sizes = shape[1:3] if shape[-1] == (self.spec.decoder.points or self.joints) else shape[-2:]
+            sizes = shape[1:3] if shape[-1] == self.points else shape[-2:]
             if None not in sizes:
                 return int(sizes[0] or 0), int(sizes[1] or 0)
         return self.size[1], self.size[0]
@@ -482,9 +472,7 @@ class NetReader(nn.Module):
         width, height = self.size
         scale_2 = points_NJ2.new_tensor((2 / width, 2 / height))
         grid_N1J2 = (points_NJ2 * scale_2 + (scale_2 / 2 - 1))[:, None]
-        parts: list[Tensor] = []
-        ready: list[Tensor] = []
-        directions: list[Tensor] = []
+        parts, ready, directions = list[Tensor](), list[Tensor](), list[Tensor]()
         split = [tap.channels for tap in self.features.values()]
         for place, (name, tap) in enumerate(self.features.items()):
             value = given[name]

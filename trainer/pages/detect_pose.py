@@ -11,7 +11,7 @@ from markupsafe import Markup
 from alpose.runtime.io import write_atomically
 
 from ..foreign.detect import SHIPPED, DetectorRow, ForeignDetect, SetResult
-from ..foreign.fitting import OWN
+from ..foreign.measuring import OWN
 from ..methods.catalog import Look
 from . import formatting as fmt
 from .figures import Curve, lines

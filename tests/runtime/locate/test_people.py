@@ -12,9 +12,9 @@ import pytest
 from alpose.runtime import Control, Monitor, Queue, Threshold
 from alpose.runtime.bundle.keys import SEALING, generate_key
 from alpose.runtime.frames import HostFrame
+from alpose.runtime.queue.clips import PreviousFrames
 from alpose.runtime.queue.images import PictureEncoder, decode
 from alpose.runtime.queue.record import FrameCopy
-from alpose.runtime.recording import PreviousFrames
 from alpose.runtime.telemetry.counters import Counters
 
 from ...fakes import scripted as fakes

@@ -19,8 +19,7 @@ from alpose.trainer.foreign.detect import (
     SetResult,
     load_result,
 )
-from alpose.trainer.foreign.fitting import OWN
-from alpose.trainer.foreign.measuring import Difference, Truth, difference
+from alpose.trainer.foreign.measuring import OWN, Difference, Truth, difference
 from alpose.trainer.foreign.timing import Cost
 from alpose.trainer.measures.metrics import auroc
 from alpose.trainer.pages.detect_pose import render
