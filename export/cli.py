@@ -12,6 +12,7 @@ import click
 
 from alpose import __version__
 from alpose.runtime.bundle.manifest import Precision
+from alpose.runtime.command_line import HELP
 from alpose.trainer.cli_options import OneLineErrors, default_cache, failure_options
 
 log = logging.getLogger("alpose")
@@ -28,9 +29,7 @@ class _CheckpointOrCommand(OneLineErrors):
         return super().resolve_command(ctx, args)
 
 
-@click.group(
-    cls=_CheckpointOrCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=_CheckpointOrCommand, context_settings=HELP)
 @click.version_option(__version__, prog_name="alpose-export")
 def main() -> None:
     """Turn a trained model into one verified bundle for devices.

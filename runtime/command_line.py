@@ -34,6 +34,23 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+# --- groups of commands
+
+
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+"""Settings of every group of commands."""
+WITH_ENVIRONMENT = HELP | {"auto_envvar_prefix": "ALPOSE"}
+"""Of those whose options can all be given by the environment."""
+
+
+def show_log(verbose: bool) -> None:
+    """Print what alpose logs, above the line of progress; with ``verbose`` also what is tried and passed over."""
+    log = logging.getLogger("alpose")
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not log.handlers:
+        log.addHandler(LogHandler())
+
+
 # --- errors
 
 

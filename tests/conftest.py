@@ -4,9 +4,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from .fakes import cuda as fake_cuda
+from .fakes import tensorrt as fake_tensorrt
 
 settings.register_profile("alpose", deadline=None)  # speed is never asserted: a machine may have other work
 settings.load_profile("alpose")
@@ -26,6 +30,31 @@ def _a_state_folder_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iter
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALPOSE_STATE", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session")
+def one_torch_thread() -> Iterator[None]:
+    """Nets this small are slower on two threads than on one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cuda() -> Iterator[Any]:
+    """A fake of CUDA's runtime, whose memory is all given back when the test ends."""
+    state = fake_cuda.FakeCuda()
+    yield state
+    assert state.leaks == 0
+
+
+@pytest.fixture
+def trt(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A fake of the newest TensorRT on that CUDA."""
+    return fake_tensorrt.install(monkeypatch, cuda)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -10,13 +9,11 @@ from typing import Any, ClassVar
 import click
 
 from alpose import __version__
-from alpose.runtime.command_line import LogHandler, OneLineErrors
+from alpose.runtime.command_line import WITH_ENVIRONMENT, OneLineErrors, show_log
 
 from .commands.annotation import export, import_, report
 from .commands.frames import gallery, mcap, select
 from .commands.pull import pull, status, unseal
-
-log = logging.getLogger("alpose")
 
 
 class Harvest(OneLineErrors):
@@ -42,14 +39,7 @@ class Harvest(OneLineErrors):
         return list(self.commands)
 
 
-@click.group(
-    cls=Harvest,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 110,
-        "auto_envvar_prefix": "ALPOSE",
-    },
-)
+@click.group(cls=Harvest, context_settings=WITH_ENVIRONMENT)
 @click.version_option(__version__, prog_name="alpose-harvest")
 @click.option("-v", "--verbose", is_flag=True, help="Also log what is tried and passed over.")
 def main(verbose: bool) -> None:
@@ -66,9 +56,7 @@ def main(verbose: bool) -> None:
 
     Exit status of every command: 0 well done, 1 an error, 2 wrong usage.
     """
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
-    if not log.handlers:
-        log.addHandler(LogHandler())  # above the line of progress
+    show_log(verbose)
 
 
 for command in (pull, status, unseal, select, gallery, mcap, export, import_, report):

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from alpose import __version__
+from alpose.runtime.command_line import HELP
 from alpose.runtime.errors import AlposeError, ConfigError
 from alpose.runtime.io import to_json
 
@@ -44,7 +45,7 @@ MORE_METHODS = tuple(name for name, method in METHODS.items() if not method.defa
 """Those that are not run unless asked for."""
 
 
-@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=OneLineErrors, context_settings=HELP)
 @click.version_option(__version__, prog_name="alpose-train")
 @click.option("-v", "--verbose", is_flag=True, help="Also log every epoch.")
 def main(verbose: bool) -> None:

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-
 import click
 
 from alpose import __version__
 
-from ..command_line import LogHandler, OneLineErrors
+from ..command_line import WITH_ENVIRONMENT, OneLineErrors, show_log
 from .doctor import doctor
 from .queue import queue
 from .replay import replay_command as replay
 from .run import run
 
-log = logging.getLogger("alpose")
 
-
-@click.group(
-    cls=OneLineErrors,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 110,
-        "auto_envvar_prefix": "ALPOSE",
-    },
-)
+@click.group(cls=OneLineErrors, context_settings=WITH_ENVIRONMENT)
 @click.version_option(__version__, prog_name="alpose-monitor")
 @click.option("-v", "--verbose", is_flag=True, help="Also log what is tried and passed over.")
 def main(verbose: bool) -> None:
@@ -40,9 +29,7 @@ def main(verbose: bool) -> None:
 
     Exit status of every command: 0 success, 1 an error or something FAILED, 2 wrong usage; run has one more.
     """
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
-    if not log.handlers:
-        log.addHandler(LogHandler())
+    show_log(verbose)
 
 
 for command in (run, queue, replay, doctor):

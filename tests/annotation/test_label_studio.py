@@ -120,6 +120,14 @@ def alone(task: dict[str, Any], among: list[str]) -> list[str]:
             if all(other == one or np.hypot(*np.subtract(at[one], at[other])) > 5 for other in at)]  # fmt: skip
 
 
+def sent(work: Path, name: str) -> Path:
+    """The batch as Label Studio is given it, in a folder of its own."""
+    out = work / "out" / name
+    url = f"/data/local-files/?d={name}/images/"
+    call("export", work / "inbox", "--to", "label-studio", "--out", out, "--image-url", url)
+    return out
+
+
 def exported(studio: Studio, project: int, path: Path) -> Path:
     """What the annotator's export button gives."""
     answer = studio.api("GET", f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true")
@@ -204,17 +212,7 @@ def test_a_correction_in_the_page_comes_back_and_nothing_else(work: Path, studio
 def test_pictures_made_smaller_by_the_annotators_give_labels_of_the_known_picture(
     work: Path, studio: Studio, page: Any
 ) -> None:
-    out = work / "out" / "small"
-    call(
-        "export",
-        work / "inbox",
-        "--to",
-        "label-studio",
-        "--out",
-        out,
-        "--image-url",
-        "/data/local-files/?d=small/images/",
-    )
+    out = sent(work, "small")
     for path in (out / "images").iterdir():
         with Image.open(path) as picture:
             smaller = picture.resize((picture.width // 2, picture.height // 2))
@@ -247,17 +245,7 @@ def test_pictures_made_smaller_by_the_annotators_give_labels_of_the_known_pictur
 
 
 def test_two_people_of_one_picture_are_two_people_of_the_dataset(work: Path, studio: Studio) -> None:
-    out = work / "out" / "two"
-    call(
-        "export",
-        work / "inbox",
-        "--to",
-        "label-studio",
-        "--out",
-        out,
-        "--image-url",
-        "/data/local-files/?d=two/images/",
-    )
+    out = sent(work, "two")
     project = studio.project(out)
     task = json.loads((out / "tasks.json").read_text())[0]
     id_ = task["data"]["alpose_id"]

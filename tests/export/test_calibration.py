@@ -334,19 +334,13 @@ def test_a_threshold_at_work_counts_what_it_catches() -> None:
         assert found.low < found.observed < found.high
 
 
-def test_a_report_survives_json_and_names_its_thresholds() -> None:
+def test_a_report_names_its_thresholds_and_comes_back_from_json() -> None:
     report = a_report(failure=Failure("mean-error", 0.08))
     stored = json.loads(json.dumps(to_json(report), allow_nan=False))
-    again = from_json(quality.CalibrationReport, stored)
-    assert to_json(again) == to_json(report)
-    assert again.thresholds == report.thresholds
-    assert again.bins == report.bins
-    assert again.threshold(0.9).catch == 0.9
+    assert to_json(from_json(quality.CalibrationReport, stored)) == stored
+    assert report.threshold(0.9).catch == 0.9
     with pytest.raises(DataError, match=r"there are: 0\.8, 0\.9, 0\.95"):
-        again.threshold(0.5)
-    for damaged in ({}, {**stored, "bins": [{"low": 0}]}, {**stored, "surprise": 1}):
-        with pytest.raises(DataError, match=r"CalibrationReport(\.bins\[0\])?: (missing|unknown)"):
-            from_json(quality.CalibrationReport, damaged)
+        report.threshold(0.5)
 
 
 def test_few_failures_are_warned_about() -> None:

@@ -6,7 +6,6 @@ Shapes: N people.
 from __future__ import annotations
 
 import html
-import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,6 @@ from alpose.export.card import blocks, figure, moment, parity_rows, render_card,
 from alpose.runtime.bundle.manifest import tensors
 from alpose.runtime.crop import CropRule
 from alpose.runtime.errors import DataError
-from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import COCO, LSP, MPII, Skeleton
 from alpose.trainer.measures.metrics import Failure, profile_for
 from alpose.trainer.pages.formatting import MINUS, TIMES
@@ -170,11 +168,6 @@ def test_without_calibration_the_page_says_so_first() -> None:
     assert "Nothing was recorded about its origin" in seen
     assert 'id="catch"' not in page
     assert 'id="parity"' not in page
-
-
-def test_the_same_facts_give_the_same_bytes_also_when_read_back(report: quality.CalibrationReport) -> None:
-    again = from_json(quality.CalibrationReport, json.loads(json.dumps(to_json(report))))
-    assert render_card(bundle(), report) == render_card(bundle(), again)
 
 
 def test_facts_that_are_missing_are_named() -> None:

@@ -22,13 +22,13 @@ from alpose.runtime.skeleton import Skeleton
 from alpose.runtime.types import OUTPUT_NAMES, Outputs
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.crops import Crops
-from alpose.trainer.data.records import PoseData
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.heatmaps import decode, to_pixels
 from alpose.trainer.models.heads import HeadConfig, HeadName, build_head
 from alpose.trainer.models.hourglass import Features
 from alpose.trainer.scoring import score
 
+from ..fakes.people import made_people
 from .conftest import CALIBRATION, DOTS, SIZE, blobs, settle
 
 Frames = npt.NDArray[np.uint8]
@@ -38,25 +38,9 @@ def deviations(a: Outputs, b: Outputs) -> dict[str, float]:
     return {name: float(np.abs(a.named()[name] - b.named()[name]).max()) for name in OUTPUT_NAMES}
 
 
-class NoImages:
-    def __len__(self) -> int:
-        return 0
-
-    def read(self, index: int) -> Frames:
-        raise AssertionError(index)
-
-    def describe(self, index: int) -> str:
-        return str(index)
-
-
 def as_crops(frames: Frames, model: PoseModel) -> Crops:
     count, joints = len(frames), len(model.skeleton)
-    data = PoseData(
-        name="made up", skeleton=model.skeleton, ids=tuple(map(str, range(count))), images=NoImages(),
-        image_N=np.arange(count), joints_NJ2=np.zeros((count, joints, 2), dtype=np.float32),
-        labelled_NJ=np.ones((count, joints), dtype=np.bool_), visible_NJ=np.ones((count, joints), dtype=np.bool_),
-        boxes_N4=np.tile(np.array([0, 0, SIZE, SIZE], dtype=np.float32), (count, 1)),
-    )  # fmt: skip
+    data = made_people(model.skeleton, np.zeros((count, joints, 2)))
     pad = model.crop.context_px
     pixels = np.pad(frames, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=77)
     return Crops(data, model.crop, pixels, np.arange(count), np.ones(count, dtype=np.float32), data.joints_NJ2, ())

@@ -23,22 +23,12 @@ from alpose.runtime.errors import ConfigError, DataError
 from alpose.runtime.skeleton import LSP
 from alpose.runtime.types import Outputs
 from alpose.trainer.data.crops import CropConfig, Crops
-from alpose.trainer.data.records import PoseData
 from alpose.trainer.measures.metrics import Failure, profile_for
+
+from ..fakes.people import made_people
 
 COUNT, JOINTS = 60, len(LSP)
 PROFILE = profile_for("standard", LSP)
-
-
-class NoImages:
-    def __len__(self) -> int:
-        return 0
-
-    def read(self, index: int) -> npt.NDArray[np.uint8]:
-        raise AssertionError(index)
-
-    def describe(self, index: int) -> str:
-        return str(index)
 
 
 @pytest.fixture
@@ -48,10 +38,7 @@ def crops() -> Crops:
     for name, place in {"right_hip": (40, 90), "left_hip": (80, 90), "right_shoulder": (40, 40),
                         "left_shoulder": (80, 40)}.items():  # fmt: skip
         joints[:, LSP.index(name)] = place
-    labelled = np.ones((COUNT, JOINTS), dtype=np.bool_)
-    data = PoseData(name="made up", skeleton=LSP, ids=tuple(map(str, range(COUNT))), images=NoImages(),
-                    image_N=np.arange(COUNT), joints_NJ2=joints * 2, labelled_NJ=labelled, visible_NJ=labelled,
-                    boxes_N4=np.tile(np.array([0, 0, 256, 256], dtype=np.float32), (COUNT, 1)))  # fmt: skip
+    data = made_people(LSP, joints * 2, boxes_N4=np.tile(np.array([0, 0, 256, 256], np.float32), (COUNT, 1)))
     scale = np.full(COUNT, 2.0, dtype=np.float32)
     return Crops(
         data, CropConfig(size_px=128), np.zeros((COUNT, 1, 1, 3), dtype=np.uint8), np.arange(COUNT), scale, joints, ()

@@ -7,9 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +20,16 @@ from alpose.runtime import io
 from alpose.runtime.bundle import Bundle, check_files
 from alpose.runtime.bundle.keys import generate_key, sign
 from alpose.runtime.engines import tensorrt_plans as library
-from alpose.runtime.engines.catalog import verify_engine
-from alpose.runtime.engines.cuda import CudaError
 from alpose.runtime.engines.tensorrt import TensorRTEngine
 from alpose.runtime.engines.tensorrt_plans import Profile, Sidecar, StaleEngineError, TensorRTError
 from alpose.runtime.errors import (
     BundleError,
     ConfigError,
     DataNotFoundError,
-    MissingExtraError,
-    SignatureError,
     WrongAnswerError,
 )
 
-from ..fakes import cuda as fake_cuda
 from ..fakes import tensorrt as fakes
-
-VERSIONS = ("10.3.0", "10.16.0.72", "11.4.0.106")
-
-
-@pytest.fixture
-def cuda() -> Iterator[Any]:
-    state = fake_cuda.FakeCuda()
-    yield state
-    assert state.leaks == 0
-
-
-@pytest.fixture
-def trt(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    return fakes.install(monkeypatch, cuda)
 
 
 @pytest.fixture
@@ -71,7 +50,7 @@ def names(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("spelling", ["cuda.bindings.runtime", "cuda.cudart"])
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", fakes.VERSIONS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_one_path_builds_with_every_version(
     tmp_path: Path, cuda: Any, monkeypatch: pytest.MonkeyPatch, version: str, spelling: str, precision: str
@@ -184,25 +163,16 @@ def test_a_second_build_takes_the_place_of_the_first(folder: Path, trt: Any) -> 
 
 
 def test_engines_of_two_versions_live_side_by_side(folder: Path, cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for version in VERSIONS:
+    for version in fakes.VERSIONS:
         fakes.install(monkeypatch, cuda, version)
         build_engine(folder)
-    for version in VERSIONS:
+    for version in fakes.VERSIONS:
         fakes.install(monkeypatch, cuda, version)
         with TensorRTEngine(folder):
             pass
     cuda.gpu = "NVIDIA H200"
     with pytest.raises(StaleEngineError, match="GPU Orin instead of NVIDIA H200"):
         TensorRTEngine(folder)
-
-
-@pytest.mark.usefixtures("trt")
-def test_verify_asks_the_golden_frames(folder: Path) -> None:
-    build_engine(folder, profile=(1, 2, 4))
-    with TensorRTEngine(folder) as engine:
-        reports = verify_engine(engine, engine.bundle.golden)
-    assert [report.engine for report in reports] == ["tensorrt fp32"] * 2
-    assert all(report.passed for report in reports)
 
 
 # --- Timings
@@ -392,24 +362,6 @@ def test_what_a_dead_build_left_is_removed(folder: Path) -> None:
 # --- What is missing
 
 
-def test_without_tensorrt_there_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setattr(library, "_installed", lambda: None)
-    with pytest.raises(
-        MissingExtraError, match=r"^A TensorRT engine needs tensorrt.*pip install 'alpose\[tensorrt\]'$"
-    ):
-        build_engine(folder)
-    assert not names(folder)
-
-
-@pytest.mark.usefixtures("trt")
-def test_without_a_gpu_it_says_so(folder: Path, cuda: Any) -> None:
-    cuda.devices = 0
-    with pytest.raises(CudaError, match="no GPU can be used"):
-        build_engine(folder)
-    assert not names(folder)
-
-
 @pytest.mark.usefixtures("trt")
 def test_a_bundle_that_was_changed_is_not_built(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"another graph")
@@ -417,17 +369,10 @@ def test_a_bundle_that_was_changed_is_not_built(folder: Path) -> None:
         build_engine(folder)
 
 
-@pytest.mark.usefixtures("trt")
-def test_an_unsigned_bundle_is_refused_where_a_key_is_given(folder: Path) -> None:
-    pytest.importorskip("nacl", reason="signatures need pynacl")
-    with pytest.raises(SignatureError):
-        build_engine(folder, public_key="ab" * 32)
-
-
 # --- The fakes, and the real thing
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", fakes.VERSIONS)
 def test_the_fake_has_not_what_the_release_has_not(cuda: Any, version: str) -> None:
     trt = fakes.TensorRT(version, cuda)
     eleven = version.startswith("11")

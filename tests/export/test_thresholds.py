@@ -5,7 +5,6 @@ Shapes: N people, M failures.
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -16,9 +15,8 @@ from hypothesis import strategies as st
 
 from alpose.export import calibration
 from alpose.export.graph_parts import Calibrate
-from alpose.export.thresholds import CatchThreshold, catch_threshold, failures_needed, rank
+from alpose.export.thresholds import catch_threshold, failures_needed, rank
 from alpose.runtime.errors import ConfigError, DataError
-from alpose.runtime.io import from_json, to_json
 from alpose.trainer.measures.statistics import clopper_pearson
 
 
@@ -191,10 +189,3 @@ def test_bad_input_is_refused() -> None:
     for catch, confidence in ((1.0, 0.9), (0.9, 1.0), (0.9, 0.3), (0.0, 0.9)):
         with pytest.raises(ConfigError, match="catch must lie in"):
             catch_threshold(np.array([0.5, 0.5]), both_N, catch, confidence)
-
-
-def test_a_threshold_survives_json() -> None:
-    found = catch_threshold(np.linspace(0, 1, 200), np.arange(200) % 2 == 0, 0.9)
-    assert from_json(CatchThreshold, json.loads(json.dumps(to_json(found)))) == found
-    with pytest.raises(DataError, match="CatchThreshold: missing"):
-        from_json(CatchThreshold, {"catch": 0.9})

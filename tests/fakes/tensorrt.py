@@ -26,6 +26,7 @@ from alpose.runtime.crop import CropRule
 
 from .scripted import write_bundle_of
 
+VERSIONS = ("10.3.0", "10.16.0.72", "11.4.0.106")
 S, J, D, G = 8, 3, 5, 4
 Arrays = dict[str, npt.NDArray[np.float32]]
 Answer = Callable[[npt.NDArray[np.uint8]], Arrays]

@@ -298,18 +298,6 @@ def test_the_centre_of_a_crop_with_context_is_the_crop_without_bit_for_bit(crop:
     np.testing.assert_array_equal(cut(frame, crop)[inside], cut(frame, bare))
 
 
-def test_a_crop_on_the_pixel_grid_returns_the_pixels() -> None:
-    frame = noise(9, 9)
-
-    np.testing.assert_array_equal(cut(frame, Crop.square(-0.5, -0.5, 9.0, 9)), frame)
-
-
-def test_rows_and_columns_are_not_swapped() -> None:
-    frame = noise(6, 11)
-
-    np.testing.assert_array_equal(cut(frame, Crop.square(4.5, 0.5, 5.0, 5)), frame[1:6, 5:10])
-
-
 def test_shrinking_averages_what_it_skips() -> None:
     checkers = np.zeros((64, 64, 3), dtype=np.uint8)
     checkers[::2, ::2] = checkers[1::2, 1::2] = 254
@@ -317,23 +305,6 @@ def test_shrinking_averages_what_it_skips() -> None:
     inner = cut(checkers, Crop.square(-0.5, -0.5, 64.0, 8))[1:-1, 1:-1]
 
     np.testing.assert_array_equal(inner, 127)
-
-
-@pytest.mark.parametrize("place", [(-60.0, 0.0), (60.0, 0.0), (0.0, -60.0), (0.0, 60.0), (-5e5, 5e5)])
-def test_a_crop_outside_the_frame_is_black(place: tuple[float, float]) -> None:
-    white = np.full((20, 20, 3), 255, dtype=np.uint8)
-
-    assert not cut(white, Crop.square(*place, 30.0, 8)).any()
-
-
-def test_what_lies_outside_the_frame_is_black_and_the_rest_is_not() -> None:
-    white = np.full((10, 10, 3), 255, dtype=np.uint8)
-
-    out = cut(white, Crop.square(-10.5, -0.5, 20.0, 20))
-
-    assert not out[:, :10].any()
-    np.testing.assert_array_equal(out[:10, 10:], 255)
-    assert not out[10:].any()
 
 
 def test_the_frame_is_not_edited() -> None:
@@ -462,17 +433,6 @@ def test_the_widest_crop_of_the_farthest_box_can_be_cut() -> None:
     out = cut(noise(48, 64), square_crop((-far, -far, far, far), margin=4.0, size_px=64))
 
     assert out.shape == (64, 64, 3)
-
-
-def test_a_fill_level_changes_nothing_within_the_frame_and_is_all_there_is_outside() -> None:
-    frame = noise(40, 50)
-    inside, over = Crop(10.0, 9.0, 20.0, 25.0, 8, 10), Crop(-30.0, -20.0, 60.0, 60.0, 24, 24)
-
-    np.testing.assert_array_equal(cut(frame, replace(inside, fill=114)), cut(frame, inside))
-    grey = cut(frame, replace(over, fill=114))
-    np.testing.assert_array_equal(grey[:, :10], 114)
-    np.testing.assert_array_equal(grey[:6], 114)
-    np.testing.assert_array_equal(grey[9:-2, 13:], cut(frame, over)[9:-2, 13:])
 
 
 @pytest.mark.parametrize("fill", [0, 1, 114, 255])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -51,11 +50,6 @@ def test_links_of_one_side_have_a_mirror_image(skeleton: Skeleton) -> None:
     links = {frozenset(link) for link in skeleton.links}
 
     assert {frozenset((order[a], order[b])) for a, b in skeleton.links} == links
-
-
-@BUILT_IN
-def test_a_skeleton_survives_json(skeleton: Skeleton) -> None:
-    assert Skeleton.from_json(json.loads(json.dumps(skeleton.to_json()))) == skeleton
 
 
 @BUILT_IN
@@ -118,18 +112,6 @@ def test_an_unknown_joint_is_an_error_that_lists_the_known_ones() -> None:
 def test_a_skeleton_that_contradicts_itself_is_an_error(changes: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="skeleton 's'"):
         plain(**changes)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [None, [], {}, "lsp", {"name": "s", "joints": ["a"], "links": [[0]], "flip_pairs": []},
-     {"name": "s", "joints": 3, "links": [], "flip_pairs": []},
-     {"name": "s", "joints": ["a"], "links": [["x", 0]], "flip_pairs": []}],
-    ids=str,
-)  # fmt: skip
-def test_json_that_is_no_skeleton_is_an_error(value: Any) -> None:
-    with pytest.raises(DataError, match="skeleton"):
-        Skeleton.from_json(value)
 
 
 def test_stated_pairs_are_names_or_numbers_from_1() -> None:

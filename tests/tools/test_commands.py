@@ -129,17 +129,6 @@ def test_a_picture_that_is_not_what_the_device_sent_goes_to_nobody(inbox: Path, 
     assert len(read_coco(Path("week-1-coco"))) == BUDGET - 1
 
 
-def test_a_damaged_database_of_an_inbox_is_one_line(inbox: Path) -> None:
-    path = inbox / "inbox.db"
-    content = path.read_bytes()
-    path.write_bytes(content[:8192] + b"\xa5" * (len(content) - 8192))
-    for command in (["status"], ["select", "--budget", "3"], ["gallery"]):
-        said = call(command[0], inbox, *command[1:], fails=True)
-        assert said.exit_code == 1
-        assert said.stderr.count("Error: ") == 1
-        assert "estore" in said.stderr
-
-
 def test_export_again_brings_what_came_since_and_spares_what_is_not_its_own(inbox: Path, batch: Batch) -> None:
     first = batch.choices[0].id
     with Inbox(inbox) as opened:
@@ -309,23 +298,6 @@ def test_the_format_is_told_by_the_content(inbox: Path, batch: Batch) -> None:
     assert done["forms"] == {"a.txt": "label-studio", "b": "coco"}
     assert (done["corrected"], done["accepted"], done["problems"]) == (1, 5, [])
     assert len(done["unopened"]) == BUDGET - 6
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not readable as JSON"),
-        ('{"images": []}', "a COCO file needs the lists"),
-        ('[{"image": "x.jpg", "id": 3}]', "JSON-MIN"),
-        ('{"images": [], "annotations": [], "categories": [{"name": "car"}]}', "one category with keypoints"),
-    ],
-)
-def test_a_file_of_something_else_is_one_line(content: str, message: str, inbox: Path) -> None:
-    Path("came.json").write_text(content)
-    result = call("import", "came.json", "--into", "dataset", fails=True)
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert not Path("dataset").exists()
 
 
 # --- what is there already

@@ -584,12 +584,16 @@ def test_an_archive_that_cannot_be_read_is_one_line_and_the_other_files_are_impo
 @pytest.mark.parametrize(("content", "said"), [
     (b"\x1f\x8b\x08rest", "packed with gzip"), (b"7z\xbc\xaf\x27\x1c", "packed with 7-Zip"),
     (APPLE_DOUBLE + b"\0" * 20, "macOS keeps beside a file"), (b"\xff\xd8\xff\xe0", "not readable as JSON"),
+    (b"{", "not readable as JSON"), (b'{"images": []}', "a COCO file needs the lists"),
+    (b'[{"image": "x.jpg", "id": 3}]', "JSON-MIN"),
+    (b'{"images": [], "annotations": [], "categories": [{"name": "car"}]}', "one category with keypoints"),
 ])  # fmt: skip
 def test_a_file_of_another_kind_is_one_line(content: bytes, said: str, inbox: Path) -> None:
     Path("came.json").write_bytes(content)
     result = call("import", "came.json", "--into", "dataset", fails=True)
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+    assert not Path("dataset").exists()
 
 
 def test_an_import_that_stores_nothing_is_not_well_done(coco: Any) -> None:

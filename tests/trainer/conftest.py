@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
 from alpose.runtime.skeleton import Skeleton
 from alpose.trainer.checkpoint import PoseModel, TargetConfig, new_model
 from alpose.trainer.data.crops import CropConfig, Crops
-from alpose.trainer.data.records import PoseData
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.models.hourglass import HourglassConfig
+
+from ..fakes.people import made_people
 
 DOTS = Skeleton("dots", ("left_dot", "right_dot", "top"), ((0, 2), (1, 2)), ((0, 1),))
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    """Nets of 8 channels are slower on two threads than on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class NoImages:
-    """Pixels are in the crops already."""
-
-    def __len__(self) -> int:
-        return 0
-
-    def read(self, index: int) -> npt.NDArray[np.uint8]:
-        raise AssertionError(f"image {index} was read")
-
-    def describe(self, index: int) -> str:
-        return f"made up {index}"
+def _one_thread(one_torch_thread: None) -> None:
+    """For every test here."""
 
 
 def _make_crops(count: int, *, seed: int = 0, context: float = 0.25, unlabelled: float = 0.0) -> Crops:
@@ -53,17 +36,10 @@ def _make_crops(count: int, *, seed: int = 0, context: float = 0.25, unlabelled:
     pixels_NTS3 = (200 * dots_NSSJ + rng.uniform(0, 40, dots_NSSJ.shape)).clip(0, 255).astype(np.uint8)
     labelled_NJ = rng.uniform(size=(count, 3)) >= unlabelled
     scale_N = rng.uniform(0.5, 3, count).astype(np.float32)
-    data = PoseData(
-        name="dots",
-        skeleton=DOTS,
-        ids=tuple(f"dots/{seed}-{row}" for row in range(count)),
-        images=NoImages(),
-        image_N=np.arange(count),
-        joints_NJ2=joints_NJ2 * scale_N[:, None, None],
-        labelled_NJ=labelled_NJ,
-        visible_NJ=labelled_NJ.copy(),
-        boxes_N4=np.tile(np.array([0, 0, 64, 64], dtype=np.float32), (count, 1)) * scale_N[:, None],
-    )
+    data = made_people(
+        DOTS, joints_NJ2 * scale_N[:, None, None], name="dots", ids=tuple(f"dots/{seed}-{row}" for row in range(count)),
+        labelled_NJ=labelled_NJ, boxes_N4=np.tile(np.array([0, 0, 64, 64], np.float32), (count, 1)) * scale_N[:, None],
+    )  # fmt: skip
     return Crops(data, config, pixels_NTS3, np.arange(count), scale_N, joints_NJ2, ())
 
 

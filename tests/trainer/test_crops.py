@@ -23,6 +23,8 @@ from alpose.trainer.data.images import ImageError, ImageFiles, Images
 from alpose.trainer.data.records import PoseData
 from alpose.trainer.foreign.spec import NetCrop, NetDecoder, NetInput, PoseSpec
 
+from ..fakes.people import made_people
+
 Bytes = npt.NDArray[np.uint8]
 CONFIG = CropConfig(size_px=64, context=0.25)
 
@@ -54,20 +56,13 @@ class Counted:
 
 def people(images: Images, count: int | None = None, **changes: Any) -> PoseData:
     n = len(images) if count is None else count
-    rng = np.random.default_rng(0)
-    joints_NJ2 = rng.uniform(5, 35, (n, 2, 2)).astype(np.float32)
-    values: dict[str, Any] = {
-        "name": "noise",
-        "skeleton": Skeleton("two", ("a", "b"), ((0, 1),), ()),
-        "ids": tuple(f"person-{row}" for row in range(n)),
-        "images": images,
-        "image_N": np.arange(n, dtype=np.int64),
-        "joints_NJ2": joints_NJ2,
-        "labelled_NJ": np.ones((n, 2), dtype=np.bool_),
-        "visible_NJ": np.ones((n, 2), dtype=np.bool_),
-        "boxes_N4": np.concatenate([joints_NJ2.min(axis=1), joints_NJ2.max(axis=1)], axis=1),
-    }
-    return PoseData(**{**values, **changes})
+    joints_NJ2 = np.random.default_rng(0).uniform(5, 35, (n, 2, 2)).astype(np.float32)
+    boxes_N4 = np.concatenate([joints_NJ2.min(axis=1), joints_NJ2.max(axis=1)], axis=1)
+    values = {
+        "skeleton": Skeleton("two", ("a", "b"), ((0, 1),), ()), "joints_NJ2": joints_NJ2, "name": "noise",
+        "ids": tuple(f"person-{row}" for row in range(n)), "images": images, "boxes_N4": boxes_N4,
+    }  # fmt: skip
+    return made_people(**{**values, **changes})
 
 
 def files(folder: Path) -> list[str]:

@@ -268,19 +268,3 @@ def test_recover_saves_what_is_whole(path: Path, tmp_path: Path) -> None:
     assert "saved 2 records" in result.output
     assert probabilities(listed(tmp_path / "new.db")) == [0.2, 0.3]
     assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("command", [("ls",), ("show", "00"), ("check",), ("purge", "--everything", "--yes")])
-def test_a_queue_that_is_not_there_is_not_made(tmp_path: Path, command: tuple[str, ...]) -> None:
-    result = run("queue", command[0], tmp_path / "absent.db", *command[1:])
-    assert result.exit_code == 2
-    assert "does not exist" in result.output
-    assert not (tmp_path / "absent.db").exists()
-
-
-def test_what_is_no_queue_is_an_error_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "notes.db").write_text("no database")
-    result = run("queue", "ls", tmp_path / "notes.db")
-    assert result.exit_code == 1
-    assert len(result.output.strip().splitlines()) == 1
-    assert (tmp_path / "notes.db").read_text() == "no database"

@@ -30,7 +30,6 @@ from alpose.runtime.commands.run import budget_policy
 from alpose.runtime.crop import CropRule
 from alpose.runtime.drift import DriftReport
 from alpose.runtime.engines.catalog import Attempt, Opened
-from alpose.runtime.errors import DataNotFoundError
 from alpose.runtime.monitor import Monitor
 from alpose.runtime.queue import Queue
 from alpose.runtime.queue.images import decode
@@ -315,20 +314,6 @@ def test_the_video_that_is_watched_is_not_overwritten(bundle: Path, tmp_path: Pa
     result = CliRunner().invoke(main, ["run", str(bundle), "--source", str(film), "--show", str(link)])
     assert (result.exit_code, "would overwrite" in result.output) == (2, True), result.output
     assert film.read_bytes() == b"a film"
-
-
-def test_errors_are_one_line(bundle: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*_: object, **__: object) -> None:
-        raise DataNotFoundError("video.mp4 is no file, no folder and no camera")
-
-    monkeypatch.setattr(camera_capture, "open_source", absent)
-    result = CliRunner().invoke(main, ["run", str(bundle), "--source", "video.mp4"])
-    assert result.exit_code == 2
-    assert result.output == "Error: video.mp4 is no file, no folder and no camera\n"
-    patch(monkeypatch.setattr, lambda number: 0.1, Frames(1, 1.0))
-    result = CliRunner().invoke(main, ["run", str(bundle / "absent"), "--source", "video.mp4"])
-    assert result.exit_code == 2
-    assert result.output.count("\n") == 1
 
 
 def test_a_disk_that_becomes_full_under_the_video_ends_with_the_summary_and_a_line(run: Run, tmp_path: Path) -> None:

@@ -42,13 +42,6 @@ RGB = FrameFormat.RGB
 
 
 @pytest.fixture
-def cuda() -> Iterator[Any]:
-    state = fake_cuda.FakeCuda()
-    yield state
-    assert state.leaks == 0
-
-
-@pytest.fixture
 def gpu(cuda: Any) -> Iterator[Camera]:
     camera = Camera(cuda)
     yield camera

@@ -372,18 +372,6 @@ def test_a_file_that_moved_is_opened_anew_at_once(start: Any, make_candidate: Ma
     assert counts(made, "write_errors_total") == {reason: times}
 
 
-def test_a_folder_that_is_gone_is_waited_for(start: Any, make_candidate: Make) -> None:
-    made, queue = start()
-    queue.fail = [QueueError("moved", "gone"), FileNotFoundError("no folder"), FileNotFoundError("no folder")]
-
-    made.submit(make_candidate())
-    until(lambda: made.state.written == 1)
-
-    assert queue.reopened == [False]
-    assert counts(made, "write_errors_total") == {"moved": 3}
-    assert counts(made, "dropped_frames_total") == {}
-
-
 def test_attempts_become_rarer_and_transactions_small_and_large_again(make_candidate: Make) -> None:
     now_s, counters, queue = [0.0], Counters(), Scripted()
     writer = QueueWriter(
@@ -473,17 +461,6 @@ def test_maintenance_is_done_once_a_minute_and_at_the_end(start: Any, make_candi
     assert done == [60.0, 120.0, 130.0]
     assert queue.kept_house == 3
     assert counts(made, "internal_errors_total") == {"maintenance": 3}
-
-
-def test_maintenance_find_a_file_that_moved_also_where_no_frame_comes(start: Any) -> None:
-    def chore(queue: Any) -> None:
-        if not queue.reopened:
-            raise QueueError("moved", "gone")
-
-    made, queue = start(maintenance=(chore,), maintenance_every_s=0.01)
-
-    until(lambda: queue.reopened == [False])
-    assert counts(made, "write_errors_total") == {"moved": 1}
 
 
 def test_the_file_learns_of_frames_that_never_reached_it(start: Any, make_candidate: Make) -> None:

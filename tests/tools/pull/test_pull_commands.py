@@ -144,14 +144,6 @@ def test_one_source_that_fails_does_not_hold_up_the_others(tmp_path: Path) -> No
     assert "good.db: 3 new" in said.output
 
 
-def test_nothing_is_begun_for_a_source_that_is_not_there(tmp_path: Path) -> None:
-    said = call(pull, tmp_path / "gone.db", "--into", tmp_path / "inbox", code=NOT_WHOLE)
-    assert "gone.db names no queue" in said.stderr
-    said = call(pull, tmp_path / "gone.db", tmp_path / "too.db", "--into", tmp_path / "inbox", code=NOT_WHOLE)
-    assert all(f"{name}.db names no queue" in said.stderr for name in ("gone", "too"))
-    assert not (tmp_path / "inbox").exists()
-
-
 class Vanishing(BaseHTTPRequestHandler):
     """Has a file, and after the first looks at it has none."""
 

@@ -235,17 +235,6 @@ def test_profiles_share_bases_and_differ_in_their_numbers(
     assert (lower["base_test_pck"] or 0) <= (row.base_test_pck or 0) <= (upper["base_test_pck"] or 0)
 
 
-def test_joint_heads_leave_the_base_model_as_it_is(
-    whole: tuple[Path, Results], tmp_path: Path, cache: Path, cpu: DeviceContext
-) -> None:
-    recipe = preset("smoke").recipe
-    joint = replace(recipe, heads=replace(recipe.heads, how="joint"))
-    run_benchmark(config(recipe=joint, stages=1, select_only=True), tmp_path, cpu, data_root=None, cache=cache)
-    ours = checkpoint.load(tmp_path / "seed-0/base").pose.state_dict()
-    theirs = checkpoint.load(whole[0] / "seed-0/base").pose.state_dict()
-    assert all((ours[name] == theirs[name]).all() for name in theirs)
-
-
 def test_a_run_killed_again_and_again_ends_with_the_same_rows(tmp_path: Path, cache: Path) -> None:
     """SIGKILL at growing delays until one attempt ends by itself, against a run that was left alone."""
     code = (

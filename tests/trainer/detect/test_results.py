@@ -130,16 +130,6 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (run / "detect.json").read_bytes() == before
 
 
-def test_a_file_of_tomorrow_is_refused(made: tuple[Path, DetectResults], tmp_path: Path) -> None:
-    run, _ = made
-    value = json.loads((run / "detect.json").read_text())
-    value["rows"][0]["measures"]["auroc2"] = 1.0
-    (tmp_path / "detect.json").write_text(json.dumps(value))
-
-    with pytest.raises(DataError, match=r"detect\.json: rows\[0\]\.measures: unknown auroc2"):
-        DetectResults.load(tmp_path)
-
-
 def test_some_seeds_of_a_run_that_still_computes(tmp_path: Path) -> None:
     run = write_run(tmp_path, people=30, sets=SETS[2:], noise={"fused": 0.5, "entropy": 1.0})
     set_file(run, 2, "lspet").unlink()

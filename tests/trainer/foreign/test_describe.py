@@ -22,6 +22,7 @@ from alpose.trainer.foreign.recognition.recognise import examine
 from alpose.trainer.foreign.recognition.stated import Stated
 from alpose.trainer.pages.describe import render
 
+from ...fakes.people import made_people
 from . import nets
 
 
@@ -91,9 +92,8 @@ def _people(folder: Path, count: int = 12) -> PoseData:
         cv2.imwrite(str(paths[-1]), image)
     joints_NJ2 = np.asarray(joints, np.float32)
     joints_NJ2[:, [2, 9]] = (10, 10), (70, 70)  # a torso to measure by
-    labelled_NJ = np.ones((count, 14), np.bool_)
-    return PoseData("dots", LSP, tuple(f"dots/{row}" for row in range(count)), ImageFiles(tuple(paths)), np.arange(count),
-                    joints_NJ2, labelled_NJ, labelled_NJ, np.tile(np.array([0, 0, 79, 79], np.float32), (count, 1)))  # fmt: skip
+    return made_people(LSP, joints_NJ2, name="dots", ids=tuple(f"dots/{row}" for row in range(count)), images=ImageFiles(tuple(paths)),
+                       boxes_N4=np.tile(np.array([0, 0, 79, 79], np.float32), (count, 1)))  # fmt: skip
 
 
 def page_of(folder: Path, name: str, pictures: bool = True) -> str:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,39 +28,6 @@ def nearest_slow(points_ND: Floats, centres_CD: Floats) -> Any:
     """Distance of every point to its nearest centre: the whole matrix in float64."""
     difference_NCD = points_ND[:, None].astype(np.float64) - centres_CD[None].astype(np.float64)
     return np.sqrt((difference_NCD**2).sum(axis=2)).min(axis=1)
-
-
-def assert_is_greedy(points_ND: Floats, labelled_LD: Floats, picks: list[int], tolerance: float) -> None:
-    """Every pick is as far from all earlier centres as any other row that was left; near ties may fall either way."""
-    assert len(set(picks)) == len(picks)
-    centres_CD = labelled_LD
-    for place, pick in enumerate(picks):
-        distance_N = nearest_slow(points_ND, centres_CD)
-        left = np.setdiff1d(np.arange(len(points_ND)), picks[:place])
-        assert distance_N[pick] >= distance_N[left].max() - tolerance
-        centres_CD = np.concatenate([centres_CD, points_ND[pick : pick + 1]])
-
-
-@given(
-    count=st.integers(1, 25),
-    labelled=st.integers(1, 6),
-    dim=st.integers(1, 5),
-    seed=st.integers(0, 10_000),
-    scale=st.sampled_from([1e-2, 1.0, 1e3]),
-    data=st.data(),
-)
-@settings(deadline=None, max_examples=50)
-def test_k_centre_agrees_with_greedy_on_the_whole_distance_matrix(
-    count: int, labelled: int, dim: int, seed: int, scale: float, data: st.DataObject
-) -> None:
-    k = data.draw(st.integers(1, count))
-    pool, start = points(count, dim, seed, scale), points(labelled, dim, seed + 1, scale)
-
-    picks, before_N = k_centre(pool, start, k)
-
-    np.testing.assert_allclose(before_N, nearest_slow(pool, start), rtol=1e-4, atol=1e-4 * scale)
-    assert_is_greedy(pool, start, picks.tolist(), tolerance=1e-4 * scale)
-    assert len(picks) == k
 
 
 def greedy_slow(points_ND: Floats, labelled_LD: Floats, k: int) -> list[int]:
@@ -93,13 +59,15 @@ def cloud(kind: str, count: int, dim: int, rng: np.random.Generator) -> Floats:
         case "outlier":
             drawn = rng.normal(size=(count, dim))
             drawn[rng.integers(count)] *= 1e5
+        case "far":  # from the origin
+            drawn = 3e4 + rng.normal(size=(count, dim))
         case _:
             drawn = rng.normal(size=(count, dim))
     return drawn.astype(np.float32)
 
 
 @given(
-    kind=st.sampled_from(["plain", "grid", "twins", "clusters", "outlier"]),
+    kind=st.sampled_from(["plain", "grid", "twins", "clusters", "outlier", "far"]),
     count=st.integers(1, 120),
     labelled=st.integers(1, 12),
     dim=st.integers(1, 9),
@@ -119,9 +87,10 @@ def test_k_centre_is_the_float64_loop_to_the_last_tie(
     k = data.draw(st.integers(1, count))
 
     with patch.multiple(coreset, WINDOW=window, MOST=4 * window, BATCH=batch, CHUNK=chunk):
-        picks, _ = k_centre(pool, start, k)
+        picks, before_N = k_centre(pool, start, k)
 
     assert picks.tolist() == greedy_slow(pool, start, k)
+    np.testing.assert_allclose(before_N, nearest_slow(pool, start), rtol=1e-4, atol=1e-4 * np.abs(pool).max())
 
 
 @pytest.mark.parametrize("kind", ["plain", "grid", "twins", "clusters"])
@@ -195,61 +164,6 @@ def test_the_labelled_set_is_the_first_set_of_centres() -> None:
     assert k_centre(pool, np.array([[0], [9]], dtype=np.float32), 1)[0].tolist() == [2]
 
 
-@pytest.mark.parametrize("k", [1, 4, 12])
-def test_duplicates_are_picked_last_and_each_row_once(k: int) -> None:
-    distinct = points(4, 3, 0)
-    pool = np.repeat(distinct, 3, axis=0)
-
-    picks = k_centre(pool, points(2, 3, 1), k)[0].tolist()
-
-    assert len(set(picks)) == k
-    assert {pick // 3 for pick in picks[:4]} == set(range(min(k, 4))) if k >= 4 else True
-
-
-def test_duplicates_of_the_labelled_set_come_last() -> None:
-    labelled = points(5, 4, 0)
-    pool = np.concatenate([labelled, points(3, 4, 1)])
-
-    assert set(k_centre(pool, labelled, 3)[0].tolist()) == {5, 6, 7}
-
-
-@pytest.mark.parametrize("offset", [1e4, -3e4])
-def test_points_far_from_the_origin_are_told_apart(offset: float) -> None:
-    pool, labelled = points(60, 16, 0, offset=offset), points(10, 16, 1, offset=offset)
-
-    picks, before_N = k_centre(pool, labelled, 30)
-
-    np.testing.assert_allclose(before_N, nearest_slow(pool, labelled), rtol=1e-4)
-    assert_is_greedy(pool, labelled, picks.tolist(), tolerance=1e-3)
-
-
-@pytest.mark.parametrize("gap", [1.0, 30.0, 1000.0])
-def test_distances_are_told_apart_down_to_a_thousandth_of_the_spread(gap: float) -> None:
-    """Two clusters far apart, one labelled person in each: what is left to cover lies within the clusters."""
-    pool = np.concatenate([points(30, 8, 0, offset=gap), points(30, 8, 1, offset=-gap)])
-    labelled = pool[[0, -1]] + np.float32(0.01)
-    spread = float(np.linalg.norm(pool - pool.mean(axis=0), axis=1).max())
-
-    picks, before_N = k_centre(pool, labelled, 20)
-
-    np.testing.assert_allclose(before_N, nearest_slow(pool, labelled), atol=1e-3 * spread)
-    assert_is_greedy(pool, labelled, picks.tolist(), tolerance=1e-3 * spread)
-
-
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 3))
-@settings(deadline=None, max_examples=25)
-def test_greedy_covers_within_twice_the_best_radius(seed: int, k: int) -> None:
-    pool, labelled = points(8, 2, seed), points(2, 2, seed + 1)
-
-    picks, _ = k_centre(pool, labelled, k)
-
-    def radius(rows: Any) -> float:
-        return float(nearest_slow(pool, np.concatenate([labelled, pool[list(rows)]])).max())
-
-    best = min(radius(rows) for rows in combinations(range(8), k))
-    assert radius(picks) <= 2 * best + 1e-5
-
-
 def test_k_centre_does_not_edit_its_inputs() -> None:
     pool, labelled = points(9, 3, 0), points(2, 3, 1)
     before = pool.copy(), labelled.copy()
@@ -291,12 +205,6 @@ def test_coreset_wants_something_labelled() -> None:
 
 
 # --- Top and random
-
-
-def test_top_takes_the_highest_first_and_keeps_the_order_of_equals() -> None:
-    score_N = np.array([1, 3, 2, 3, -np.inf, 2, 3], dtype=np.float32)
-
-    assert top(score_N, 5).tolist() == [1, 3, 6, 2, 5]
 
 
 @given(scores=st.lists(st.integers(-4, 4), min_size=1, max_size=30), data=st.data())

@@ -19,7 +19,7 @@ from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.cycles import run as run_module
 from alpose.trainer.cycles.benchmark import run_benchmark
 from alpose.trainer.cycles.results import Scores, load_npz, save_npz
-from alpose.trainer.cycles.run import RunConfig, claim
+from alpose.trainer.cycles.run import RunConfig
 from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.catalog import open_dataset
 from alpose.trainer.data.crops import Crops, prepare
@@ -267,18 +267,6 @@ def test_too_few_lenders_are_refused_before_training(
     with pytest.raises(ConfigError, match=r"egl\+\+ needs at least 30 labelled people.*there are 29.*--initial"):
         run_benchmark(cycles_config(), tmp_path, cpu, data_root=None, cache=tmp_path / "cache")
     assert not list(tmp_path.rglob("model.json"))
-
-
-def test_a_folder_of_other_options_is_refused_and_an_older_one_goes_on(tmp_path: Path, cpu: DeviceContext) -> None:
-    claim(cycles_config(), tmp_path / "default", cpu)
-    assert "egl" not in (tmp_path / "default/config.json").read_text()  # as runs were before there was an option
-    claim(cycles_config(), tmp_path / "default", cpu)
-    other = cycles_config(egl=EglConfig(rank=None))
-    claim(other, tmp_path / "other", cpu)
-    claim(other, tmp_path / "other", cpu)
-    for config, folder in ((other, "default"), (cycles_config(), "other")):
-        with pytest.raises(ConfigError, match=r"holds another run.*egl was"):
-            claim(config, tmp_path / folder, cpu)
 
 
 def test_a_run_selects_the_highest_and_scores_of_an_older_version_are_made_again(

@@ -400,15 +400,6 @@ def test_vl4pose_without_links_is_refused_before_training(
     assert not list(tmp_path.rglob("model.json"))
 
 
-def test_vl4pose_without_links_is_refused_by_name(make_model: MakeModel) -> None:
-    plain = make_model()
-    linkless = replace(plain, skeleton=replace(plain.skeleton, links=()))
-
-    with pytest.raises(ConfigError, match="vl4pose judges the lengths of links, the skeleton has none"):
-        new_auxiliary(linkless, "vl4pose", 0)
-    assert new_auxiliary(linkless, "aleatoric", 0) is not None
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -18,7 +18,7 @@ from alpose.trainer.data.augment import to_input
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.device import DeviceContext
 from alpose.trainer.heatmaps import entropy, multipeak_entropy
-from alpose.trainer.methods.options import ScoreOptions
+from alpose.trainer.methods.options import EglConfig, ScoreOptions
 from alpose.trainer.scoring import Scored, auxiliary_score, score
 
 PEAK = 0.05
@@ -149,8 +149,15 @@ def test_a_base_that_is_taken_over_gets_the_committee_and_the_scores_that_are_as
     assert base("first")[2] == again  # more than is asked for is enough
 
 
-def test_a_folder_of_other_options_is_refused_and_an_older_one_goes_on(tmp_path: Path, cpu: DeviceContext) -> None:
-    claim(smoke(), tmp_path / "default", cpu)
-    assert "scores" not in (tmp_path / "default/config.json").read_text()  # as runs were before there was an option
-    with pytest.raises(ConfigError, match=r"holds another run.*scores was"):
-        claim(smoke(scores=ScoreOptions(members=3)), tmp_path / "default", cpu)
+@pytest.mark.parametrize(("name", "other"), [("scores", ScoreOptions(members=3)), ("egl", EglConfig(rank=None))])
+def test_a_folder_of_other_options_is_refused_and_an_older_one_goes_on(
+    name: str, other: Any, tmp_path: Path, cpu: DeviceContext
+) -> None:
+    configs = {"default": smoke(), "other": smoke(**{name: other})}
+    for folder, config in configs.items():
+        claim(config, tmp_path / folder, cpu)
+        claim(config, tmp_path / folder, cpu)
+    assert name not in (tmp_path / "default/config.json").read_text()  # as runs were before there was an option
+    for folder, config in (("default", configs["other"]), ("other", configs["default"])):
+        with pytest.raises(ConfigError, match=rf"holds another run.*{name} was"):
+            claim(config, tmp_path / folder, cpu)
