@@ -3,7 +3,7 @@
 The reference is the graph in PyTorch at fp32. Keypoints count by their score: where the net sees nothing, two cells of
 a flat map compete, and a rounding decides which wins.
 
-Shapes: N crops, J joints, D embedding.
+Shapes: N crops, S crop side, J joints, D embedding, G reference frames.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from alpose.runtime.bundle.golden import Golden, Tolerances
 from alpose.runtime.bundle.manifest import Precision
 from alpose.runtime.errors import AlposeError, ConfigError, DataError
-from alpose.runtime.types import Engine, Outputs, form_problems
+from alpose.runtime.types import CONFIDENCE, Engine, Outputs, form_problems
 from alpose.trainer.data.crops import Crops
 from alpose.trainer.data.records import Bools, Floats
 from alpose.trainer.measures.metrics import Failure, Judged, Profile, auroc, judge, mean_error
@@ -27,6 +28,7 @@ JUDGED_SCORE = 0.3
 """A joint with a lower reference score has no weight: its place is the net's guess among flat cells."""
 
 
+GOLDEN_FRAMES = 8
 Doubles = npt.NDArray[np.float64]
 
 
@@ -257,3 +259,55 @@ def _largest(deviation: npt.NDArray[np.floating]) -> float:
 
 def _change(ours: float | None, theirs: float | None) -> float | None:
     return None if ours is None or theirs is None else ours - theirs
+
+
+# --- reference frames
+
+
+def extreme_crop(frames_NSS3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The crop of the greatest contrast, every colour of it either 0 or 255 (1, S, S, 3)."""
+    frame_SS3 = frames_NSS3[int(np.argmax(frames_NSS3.std(axis=(1, 2, 3))))]
+    return np.where(frame_SS3 >= frame_SS3.mean(), 255, 0).astype(np.uint8)[None]
+
+
+def appended(outputs: Outputs, more: Outputs) -> Outputs:
+    """Answers to the crops of both, one behind the other."""
+    return Outputs(
+        *(np.concatenate(pair) for pair in zip(outputs.named().values(), more.named().values(), strict=True))
+    )
+
+
+def golden_frames(
+    frames_NSS3: npt.NDArray[np.uint8], expected: Outputs, given: Outputs, precision: Precision
+) -> Golden:
+    """Frames from the surest to the worst by their probability of failure, with tolerances for this precision.
+
+    fp32 is arithmetic in another order: its tolerances are fixed. A lower precision answers differently by nature, and
+    another engine at that precision about as much: it gets twice what ONNX Runtime was seen to do on these frames. Of
+    int8 the last frame is always among them.
+    """
+    order_N = np.argsort(expected.failure_probability_N, kind="stable")
+    rows_G = order_N[np.unique(np.linspace(0, len(order_N) - 1, GOLDEN_FRAMES).astype(np.int64))]
+    if precision == "int8" and len(order_N) - 1 not in rows_G:
+        rows_G = np.append(rows_G[:-1] if len(rows_G) == GOLDEN_FRAMES else rows_G, len(order_N) - 1)
+    expected_G, given_G = (Outputs(*(value[rows_G] for value in out.named().values())) for out in (expected, given))
+    floor = Tolerances(keypoints_px=0.1, score=2e-3, predicted_loss=2e-3 * (1 + float(np.std(expected.predicted_loss_N))),
+                       probability=2e-3, embedding=2e-3, confidence=2e-3)  # fmt: skip
+    if precision == "fp32":
+        return Golden(frames_NSS3[rows_G], expected_G, floor)
+    judged_GJ = expected_G.scores_NJ >= 0.3
+    moved_GJ = np.linalg.norm(given_G.keypoints_NJ2 - expected_G.keypoints_NJ2, axis=2)
+    seen = (
+        float(moved_GJ[judged_GJ].max(initial=0.0)),
+        float(np.abs(given_G.scores_NJ - expected_G.scores_NJ).max()),
+        float(np.abs(given_G.predicted_loss_N - expected_G.predicted_loss_N).max()),
+        float(np.abs(given_G.failure_probability_N - expected_G.failure_probability_N).max()),
+        float(np.linalg.norm(given_G.embedding_ND - expected_G.embedding_ND, axis=1).max()),
+        float(np.abs(given_G.named()[CONFIDENCE] - expected_G.named()[CONFIDENCE]).max()),
+    )
+    low = asdict(floor)
+    ceiling = {"probability": 0.99, "embedding": 1.99, "confidence": 0.99}
+    wide = {
+        name: min(max(2 * value, low[name]), ceiling.get(name, np.inf)) for name, value in zip(low, seen, strict=True)
+    }
+    return Golden(frames_NSS3[rows_G], expected_G, Tolerances(**wide))

@@ -24,13 +24,13 @@ from torch import nn
 
 from alpose import __version__
 from alpose.runtime.bundle import Bundle
-from alpose.runtime.bundle.golden import Golden, Tolerances, run_golden
+from alpose.runtime.bundle.golden import run_golden
 from alpose.runtime.bundle.manifest import CARD, GOLDEN, MODEL, WEIGHTS, Precision, crop_to_json, tensors
 from alpose.runtime.engines.onnx import OnnxEngine
 from alpose.runtime.errors import ConfigError
 from alpose.runtime.io import from_json, to_json
 from alpose.runtime.skeleton import Skeleton, with_flip_pairs
-from alpose.runtime.types import CONFIDENCE, Outputs
+from alpose.runtime.types import Outputs
 from alpose.trainer import checkpoint
 from alpose.trainer.checkpoint import PoseModel
 from alpose.trainer.data.catalog import Sizes, open_dataset
@@ -49,7 +49,18 @@ from .card import render_card
 from .graph import MonitorGraph
 from .merge import MOST_BYTES
 from .onnx_graph import GraphSpec, OnnxFacts
-from .parity import LIMITS, ParityFigures, ParityLimits, answer, compare, judge_outputs, require
+from .parity import (
+    LIMITS,
+    ParityFigures,
+    ParityLimits,
+    answer,
+    appended,
+    compare,
+    extreme_crop,
+    golden_frames,
+    judge_outputs,
+    require,
+)
 from .precision import Int8Config, to_fp16, to_int8
 from .quality import CalibrationReport, calibrate
 from .shift import Applied, apply, apply_probabilities
@@ -60,7 +71,6 @@ PREFERRED: tuple[HeadName, ...] = ("epck", "ll++conv", "ll++conv-gap", "ll++", "
 """Which of a checkpoint's heads goes into the bundle unless one is named; others follow as they stand there."""
 
 PARITY_CROPS = 500
-GOLDEN_FRAMES = 8
 SPEED_ROUNDS = 60
 EXPECTED_SPEED_UP = 1.5
 WHY_NOT_FASTER = {
@@ -295,11 +305,11 @@ def write(
         )
         if config.precision == "int8":
             # Black and white alone drive every activation to its end: arithmetic that saturates shows here first.
-            extreme_1SS3 = _extreme(frames_NSS3)
+            extreme_1SS3 = extreme_crop(frames_NSS3)
             frames_NSS3 = np.concatenate([frames_NSS3, extreme_1SS3])
-            expected = _appended(expected, answer(calibrated.reference(), extreme_1SS3))
-            given = _appended(given, answer(engine, extreme_1SS3, batch))
-        golden = _golden(frames_NSS3, expected, given, config.precision)
+            expected = appended(expected, answer(calibrated.reference(), extreme_1SS3))
+            given = appended(given, answer(engine, extreme_1SS3, batch))
+        golden = golden_frames(frames_NSS3, expected, given, config.precision)
         files: dict[str, bytes | Path] = {MODEL: path.read_bytes()}
         if (weights := path.with_name(WEIGHTS)).exists():
             files[WEIGHTS] = weights
@@ -466,49 +476,3 @@ def _with_limits(figures: ParityFigures, config: ExportConfig) -> dict[str, Any]
     limits = asdict(config.limits or LIMITS[config.precision])
     return {name: {"value": value, "limit": limits.get(name), "unit": "px" if name.endswith("_px") else None}
             for name, value in figures.to_json().items()}  # fmt: skip
-
-
-def _extreme(frames_NSS3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The crop of the greatest contrast, every colour of it either 0 or 255 (1, S, S, 3)."""
-    frame_SS3 = frames_NSS3[int(np.argmax(frames_NSS3.std(axis=(1, 2, 3))))]
-    return np.where(frame_SS3 >= frame_SS3.mean(), 255, 0).astype(np.uint8)[None]
-
-
-def _appended(outputs: Outputs, more: Outputs) -> Outputs:
-    return Outputs(
-        *(np.concatenate(pair) for pair in zip(outputs.named().values(), more.named().values(), strict=True))
-    )
-
-
-def _golden(frames_NSS3: npt.NDArray[np.uint8], expected: Outputs, given: Outputs, precision: Precision) -> Golden:
-    """Frames from the surest to the worst by their probability of failure, with tolerances for this precision.
-
-    fp32 is arithmetic in another order: its tolerances are fixed. A lower precision answers differently by nature, and
-    another engine at that precision about as much: it gets twice what ONNX Runtime was seen to do on these frames. Of
-    int8 the last frame is always among them.
-    """
-    order_N = np.argsort(expected.failure_probability_N, kind="stable")
-    rows_G = order_N[np.unique(np.linspace(0, len(order_N) - 1, GOLDEN_FRAMES).astype(np.int64))]
-    if precision == "int8" and len(order_N) - 1 not in rows_G:
-        rows_G = np.append(rows_G[:-1] if len(rows_G) == GOLDEN_FRAMES else rows_G, len(order_N) - 1)
-    expected_G, given_G = (Outputs(*(value[rows_G] for value in out.named().values())) for out in (expected, given))
-    floor = Tolerances(keypoints_px=0.1, score=2e-3, predicted_loss=2e-3 * (1 + float(np.std(expected.predicted_loss_N))),
-                       probability=2e-3, embedding=2e-3, confidence=2e-3)  # fmt: skip
-    if precision == "fp32":
-        return Golden(frames_NSS3[rows_G], expected_G, floor)
-    judged_GJ = expected_G.scores_NJ >= 0.3
-    moved_GJ = np.linalg.norm(given_G.keypoints_NJ2 - expected_G.keypoints_NJ2, axis=2)
-    seen = (
-        float(moved_GJ[judged_GJ].max(initial=0.0)),
-        float(np.abs(given_G.scores_NJ - expected_G.scores_NJ).max()),
-        float(np.abs(given_G.predicted_loss_N - expected_G.predicted_loss_N).max()),
-        float(np.abs(given_G.failure_probability_N - expected_G.failure_probability_N).max()),
-        float(np.linalg.norm(given_G.embedding_ND - expected_G.embedding_ND, axis=1).max()),
-        float(np.abs(given_G.named()[CONFIDENCE] - expected_G.named()[CONFIDENCE]).max()),
-    )
-    low = asdict(floor)
-    ceiling = {"probability": 0.99, "embedding": 1.99, "confidence": 0.99}
-    wide = {
-        name: min(max(2 * value, low[name]), ceiling.get(name, np.inf)) for name, value in zip(low, seen, strict=True)
-    }
-    return Golden(frames_NSS3[rows_G], expected_G, Tolerances(**wide))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
@@ -39,7 +39,6 @@ MEMORY_PLACES = 512
 
 MANY_STREAMS = 64
 """Streams for which a trigger holds state before it looks for some that it may forget."""
-
 
 State = dict[str, npt.NDArray[np.float32]]
 """What a trigger has learned, by name."""
@@ -342,9 +341,7 @@ class AllOf(_Join):
         super().__post_init__()
         refuse_control("a & b", self)
         if sum(found.replaces_frames for found in self.walk()) > 1:
-            raise ConfigError(
-                f"two Episodes joined by & would each replace what the other holds; say Episodes(a & b): {self}"
-            )
+            raise ConfigError(f"two Episodes under & replace what the other holds; say Episodes(a & b): {self}")
 
     def activate(self, setting: Setting) -> ActiveTrigger:
         """All conditions at work."""
@@ -356,6 +353,7 @@ class AllOf(_Join):
 
 class _ActiveJoin(ActiveTrigger):
     __slots__ = ("_parts",)
+    _deciding: ClassVar[Any]
 
     def __init__(self, parts: list[ActiveTrigger]) -> None:
         super().__init__()
@@ -380,14 +378,17 @@ class _ActiveJoin(ActiveTrigger):
         for number, part in enumerate(self._parts):
             part.restore(nested_state(state, number), same_bundle)
 
-    def _threshold(self, choose: Callable[..., float | None]) -> float | None:
-        return choose((part.threshold for part in self._parts if part.threshold is not None), default=None)
+    @property
+    def threshold(self) -> float | None:
+        """The lowest of the parts' where any of them keeps a frame, the highest where all have to."""
+        return self._deciding((part.threshold for part in self._parts if part.threshold is not None), default=None)
 
 
 class ActiveAnyOf(_ActiveJoin):
     """Alternatives at work: 1 - Π(1 - p)."""
 
     __slots__ = ()
+    _deciding = staticmethod(min)
 
     def evaluate(self, observation: Observation) -> None:
         """Let every part evaluate."""
@@ -412,11 +413,6 @@ class ActiveAnyOf(_ActiveJoin):
             part.on_stored(kept and part.fires, replaced, kept_elsewhere or several)
 
     @property
-    def threshold(self) -> float | None:
-        """The lowest."""
-        return self._threshold(min)
-
-    @property
     def replaces(self) -> tuple[int, ...]:
         """What the parts that fire replace."""
         return tuple(chain.from_iterable(part.replaces for part in self._parts if part.fires))
@@ -426,6 +422,7 @@ class _ActiveAllOf(_ActiveJoin):
     """Conditions at work: Π p."""
 
     __slots__ = ()
+    _deciding = staticmethod(max)
 
     def evaluate(self, observation: Observation) -> None:
         """Let every part evaluate."""
@@ -445,11 +442,6 @@ class _ActiveAllOf(_ActiveJoin):
         replaced += len(self.replaces)
         for part in self._parts:
             part.on_stored(kept, replaced, kept_elsewhere)
-
-    @property
-    def threshold(self) -> float | None:
-        """The highest."""
-        return self._threshold(max)
 
     @property
     def replaces(self) -> tuple[int, ...]:
@@ -496,9 +488,8 @@ def require_share(owner: Trigger, **numbers: float | None) -> None:
 
 
 def _is_number(value: object) -> bool:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) < 2**53  # beyond, it is no longer the same number as a float
-    return isinstance(value, float)
+    # Beyond 2^53 a whole number is no longer the same as a float.
+    return abs(value) < 2**53 if type(value) is int else isinstance(value, float)
 
 
 def _text(value: Any) -> str:
