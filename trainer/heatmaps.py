@@ -277,50 +277,56 @@ class _Tiles(NamedTuple):
     value_QRC: Tensor
     """-inf where there is no peak."""
     near_QRC: Tensor
-    """Highest of the nine."""
+    """Highest of the nine; -inf where there is no window to be looked at."""
+    above_Q: Tensor
+    """Peaks are higher than this."""
     width: int
     """Of the maps."""
     tile: int
-    reach: int
 
     @classmethod
     def of(cls, maps_QHW: Tensor, above_Q: Tensor, tile: int, reach: int, border: int) -> _Tiles:
         """All tiles of all maps."""
         height, width = maps_QHW.shape[1:]
         value_QRC = maps_QHW.new_full((len(maps_QHW), -(-height // tile) + 2, -(-width // tile) + 2), -torch.inf)
-        near_QRC = torch.empty_like(value_QRC)
-        wholes = (maps_QHW, above_Q[:, None, None], value_QRC, near_QRC)
-        for maps, above_Q11, value, near in zip(*(whole.split(CACHED) for whole in wholes), strict=True):
+        near_QRC = torch.full_like(value_QRC, -torch.inf)
+        wholes = (maps_QHW, value_QRC, near_QRC)
+        for maps, value, near in zip(*(whole.split(CACHED) for whole in wholes), strict=True):
             _fill_tiles(maps, tile, value)
-            near.copy_(_around(value) if reach else value)
-            value.masked_fill_((value < near) | (value <= above_Q11), -torch.inf)
+            if reach:
+                _around(value, near)
+                value.masked_fill_(value < near, -torch.inf)
         for dim, size in ((1, height), (2, width)):
             outer, inner = 1 + border // tile, 1 + max(0, -(-(size - border) // tile))
             value_QRC.narrow(dim, 0, min(outer, value_QRC.shape[dim])).fill_(-torch.inf)
             value_QRC.narrow(dim, inner, value_QRC.shape[dim] - inner).fill_(-torch.inf)
-        return cls(value_QRC, near_QRC, width, tile, reach)
+        return cls(value_QRC, near_QRC, above_Q, width, tile)
 
     def all(self, of_Q: Tensor | None = None) -> _Cells:
         """Every tile that may hold a peak, of all maps or of these."""
-        chosen_M = None if of_Q is None else of_Q.nonzero()[:, 0]
-        value_MRC = self.value_QRC if chosen_M is None else self.value_QRC[chosen_M]
-        map_K, place_K = (value_MRC.flatten(1) > -torch.inf).nonzero(as_tuple=True)
-        return self._cells(map_K if chosen_M is None else chosen_M[map_K], place_K)
+        if of_Q is None:
+            return self._cells(*self._above(self.value_QRC.flatten(1), self.above_Q))
+        chosen_M = of_Q.nonzero()[:, 0]
+        map_K, place_K = self._above(self.value_QRC[chosen_M].flatten(1), self.above_Q[chosen_M])
+        return self._cells(chosen_M[map_K], place_K)
 
     def highest(self, most: int) -> tuple[_Cells, Tensor]:
         """The highest few of each map, the highest first; and which maps (Q,) have more."""
         value_QP, place_QP = self.value_QRC.flatten(1).topk(min(most + 1, self.value_QRC[0].numel()), dim=1)
-        map_K, rank_K = (value_QP[:, :most] > -torch.inf).nonzero(as_tuple=True)
-        return self._cells(map_K, place_QP[map_K, rank_K]), value_QP[:, -1] > -torch.inf
+        map_K, rank_K = self._above(value_QP[:, :most], self.above_Q)
+        return self._cells(map_K, place_QP[map_K, rank_K]), value_QP[:, -1] > self.above_Q
+
+    @staticmethod
+    def _above(value_QP: Tensor, above_Q: Tensor) -> tuple[Tensor, Tensor]:
+        map_K, place_K = (value_QP > above_Q[:, None]).nonzero(as_tuple=True)
+        return map_K, place_K
 
     def _cells(self, map_K: Tensor, place_K: Tensor) -> _Cells:
         count, across = self.value_QRC[0].numel(), self.value_QRC.shape[2]
         at_K = map_K * count + place_K
         value_K = self.value_QRC.flatten()[at_K]
-        # The nine around each of four neighbours are the 25; without a window everybody is sure.
-        corner_4 = torch.tensor([-across - 1, -across + 1, across - 1, across + 1], device=at_K.device) * (
-            self.reach > 0
-        )
+        # The nine around each of four neighbours are the 25.
+        corner_4 = torch.tensor([-across - 1, -across + 1, across - 1, across + 1], device=at_K.device)
         far_K = _at(self.near_QRC, at_K + corner_4[:, None]).amax(dim=0)
         cell_K = ((place_K // across - 1) * self.width + place_K % across - 1) * self.tile
         return _Cells(map_K, value_K, cell_K, far_K <= value_K)
@@ -367,15 +373,13 @@ def _fill_tiles(maps_QHW: Tensor, tile: int, out_QRC: Tensor) -> None:
     out_QRC[:, 1:-1, 1 : 1 + across] = highest.as_strided(whole, (*rows_QRW.stride()[:2], tile))
 
 
-def _around(tiles_QRC: Tensor) -> Tensor:
-    """Highest of each tile and the eight around it; -inf in the first and last row of the frame, where it is not needed."""
-    across, flat = tiles_QRC.shape[2], tiles_QRC.flatten()
+def _around(tiles_QRC: Tensor, out_QRC: Tensor) -> None:
+    """Highest of each tile and the eight around it; not in the first and last row of the frame, where it is not needed."""
+    across, flat = tiles_QRC.shape[2], tiles_QRC.view(-1)
     three = torch.maximum(torch.maximum(flat[:-2], flat[1:-1]), flat[2:])
-    near = torch.full_like(flat, -torch.inf)
-    inside = near[across + 1 : -across - 1]
+    inside = out_QRC.view(-1)[across + 1 : -across - 1]
     torch.maximum(three[: -2 * across], three[2 * across :], out=inside)
     torch.maximum(inside, three[across:-across], out=inside)
-    return near.view_as(tiles_QRC)
 
 
 def _is_highest(maps_QHW: Tensor, cells: _Cells, reach: int) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from alpose.trainer.heatmaps import draw
 from alpose.trainer.methods.egl import squared_gradients
 from alpose.trainer.methods.neighbour_weights import Neighbours, by_affinity
+from alpose.trainer.methods.options import EglConfig
 from alpose.trainer.models.hourglass import STRIDE, HourglassConfig, StackedHourglass
 
 from .measure import Task
@@ -32,7 +33,7 @@ from .methods_work import OURS, REFERENCE, TINY, Check, Sizes, Work, embeddings
 from .reference import redirected
 from .reference_methods import CPU, NETWORK, ReferenceMethods
 
-RANK, LOWER = 8, 4
+RANK, LOWER = EglConfig().rank or 1, 4
 MEMORY_MIB = 1024
 """What one image may take, with the process around it."""
 

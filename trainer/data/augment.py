@@ -87,8 +87,7 @@ def augment(
                      torch.tensor(flip_order))
     )  # fmt: skip
     images_B3HW = functional.grid_sample(
-        pixels_BTS3.permute(0, 3, 1, 2).float(), _grid(grid_B23, height, width), mode="bilinear", padding_mode="zeros",
-        align_corners=False,
+        pixels_BTS3.permute(0, 3, 1, 2).float(), _grid(grid_B23, height, width), mode="bilinear", padding_mode="zeros", align_corners=False
     )  # fmt: skip
 
     centre_2 = (size_2 - 1) / 2
@@ -115,11 +114,10 @@ def _grid(map_B23: Tensor, height: int, width: int) -> Tensor:
 def _colour(images_B3HW: Tensor, draw_B4: Tensor) -> Tensor:
     """Contrast about each image's mean (first draw), and a gain per channel (the others); from [0, 255] to [0, 1].
 
-    All in one product and one sum: ((x - mean) · contrast + mean) · gain.
+    All in one product and one sum, in place: ((x - mean) · contrast + mean) · gain.
     """
     mean_B111 = images_B3HW.mean(dim=(1, 2, 3), keepdim=True)
     contrast_B111 = 1 + draw_B4[:, 0, None, None, None]
     gain_B311 = (1 + draw_B4[:, 1:4, None, None]) / 255.0
-    return torch.addcmul(mean_B111 * (1 - contrast_B111) * gain_B311, images_B3HW, contrast_B111 * gain_B311).clamp_(
-        0, 1
-    )
+    offset_B311 = mean_B111 * (1 - contrast_B111) * gain_B311
+    return torch.addcmul(offset_B311, images_B3HW, contrast_B111 * gain_B311, out=images_B3HW).clamp_(0, 1)

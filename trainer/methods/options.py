@@ -96,7 +96,7 @@ class EglConfig:
     perplexity: float = 20.0
     """Of ``egl++``; ``egl++-lle`` has none. The paper does not say; the code says 20 and, by its base of the logarithm,
     computes 75.3."""
-    rank: int | None = 8
+    rank: int | None = 6
     """Vector-Jacobian products per image: None for the exact sum, one for each neighbour. A net that knows nothing needs
     fewer than a trained one; ``bench.methods`` measures what share of the exact sum they hold."""
 
