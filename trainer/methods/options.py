@@ -98,7 +98,7 @@ class EglConfig:
     computes 75.3."""
     rank: int | None = 6
     """Vector-Jacobian products per image: None for the exact sum, one for each neighbour. A net that knows nothing needs
-    fewer than a trained one; ``bench.methods`` measures what share of the exact sum they hold."""
+    fewer than a trained one; ``bench.egl_ranks`` measures what share of the exact sum they hold, and how they order people."""
 
     def __post_init__(self) -> None:
         for value, known in ((self.embedding, get_args(EmbeddingName)), (self.labels, get_args(LabelSource))):
