@@ -28,6 +28,7 @@ IGNORED = re.compile(
     r"(^|\.)(environment|card\.html|created|began|seconds|.*_seconds|seconds_.*|commit|alpose|versions?|latency.*|.*_ms|ms|costs?|path|file|folder|"
     r"engine|engines|at_ns|written|timings?|sha256|size_bytes|speed|host|tool|batch_of|date_created|measured)(\.|$)"
 )
+NAMING = ("question", "name", "detector", "against", "method", "set", "seed", "stage")
 FRAMES = """
 import numpy as np
 from alpose.trainer.data.synthetic import read_people
@@ -211,11 +212,21 @@ def differences(old: Any, new: Any, where: str, key: str = "") -> Iterator[str]:
                     yield f"{where}: {below} is only in {'NEW' if name in new else 'OLD'}"
             else:
                 yield from differences(old[name], new[name], where, below)
+    elif (was := named(old)) and (now := named(new)) and len(old) != len(new):
+        yield from differences(was, now, where, key)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for place, pair in enumerate(zip(old, new, strict=True)):
             yield from differences(*pair, where, f"{key}[{place}]")
     elif old != new and not (old != old and new != new):  # NaN equals NaN here
         yield f"{where}: {key} was {str(old)[:120]}, is {str(new)[:120]}"
+
+
+def named(items: Any) -> dict[str, Any] | None:
+    """Rows by the fields that tell them apart, so that lists of which one has more rows can be compared; None where none do."""
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        return None
+    rows = {" ".join(str(item[name]) for name in NAMING if name in item): item for item in items}
+    return rows if len(rows) == len(items) and "" not in rows else None
 
 
 def same_bytes(old: Checkout, new: Checkout, name: str) -> Iterator[str]:
