@@ -5,6 +5,8 @@ Shapes: H W frame, J joints, D embedding.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,3 +46,16 @@ def make_shot(seed: int) -> FrameCopy:
     """A frame of noise, taken at the time of the candidate with the same number."""
     noise_HW3 = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     return FrameCopy(10**18 + seed * 10**8, noise_HW3)
+
+
+def until(true: Callable[[], bool], patience_s: float = 30.0) -> None:
+    """Wait for what another thread brings about; far less than the patience is enough."""
+    deadline_s = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < deadline_s, "it did not happen"
+        time.sleep(0.002)
+
+
+def counts(recorder: Any, name: str) -> dict[str, int]:
+    """How often a counter of a recorder was raised, by its reason."""
+    return {key.labels[0][1]: n for key, n in recorder.counters.snapshot().items() if key.name == name}

@@ -13,7 +13,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ import pytest
 from alpose.runtime.queue import Clock, Queue
 from alpose.runtime.queue.recorder import Recorder
 
-from ...fakes.candidates import make_candidate
+from ...fakes.candidates import counts, make_candidate, until
 from ...fakes.disk import mounted
 
 PATIENCE_S = 30.0
@@ -39,14 +38,7 @@ from alpose.runtime.queue.recorder import Recorder
 spec = importlib.util.spec_from_file_location("fake_candidates", {str(FAKES / "candidates.py")!r})
 candidates = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(candidates)
-make_candidate = candidates.make_candidate
-
-def until(true, patience_s={PATIENCE_S}):
-    deadline_s = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < deadline_s, "it did not happen"
-        time.sleep(0.005)
-
+make_candidate, until = candidates.make_candidate, candidates.until
 path = Path(sys.argv[1])
 """
 
@@ -91,17 +83,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     with mounted(folder, "size=8m"):
         yield folder
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline_s, "it did not happen"
-        time.sleep(0.005)
-
-
-def counts(made: Recorder, name: str) -> dict[str, int]:
-    return {key.labels[0][1]: n for key, n in made.counters.snapshot().items() if key.name == name}
 
 
 def stored(path: Path) -> list[int]:

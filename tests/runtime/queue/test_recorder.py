@@ -34,6 +34,7 @@ from alpose.runtime.queue.writer import QueueWriter
 from alpose.runtime.telemetry.counters import Counters
 
 from ...fakes import candidates
+from ...fakes.candidates import counts, until
 
 Make = Callable[..., Candidate]
 Shoot = Callable[[int], FrameCopy]
@@ -126,13 +127,6 @@ def start() -> Iterator[Callable[..., tuple[Recorder, Scripted]]]:
 SETTINGS = ("store", "quality", "media_type", "long_side", "seal_to", "clip")
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline_s, "it did not happen"
-        time.sleep(0.001)
-
-
 def hold_up(made: Recorder) -> threading.Event:
     """Keep the encoder busy with the first frame, until the event is set."""
     released, well = threading.Event(), made.encoder.picture
@@ -143,10 +137,6 @@ def hold_up(made: Recorder) -> threading.Event:
 
     made.encoder.picture = picture  # type: ignore[method-assign]
     return released
-
-
-def counts(made: Recorder, name: str) -> dict[str, int]:
-    return {key.labels[0][1]: n for key, n in made.counters.snapshot().items() if key.name == name}
 
 
 def positions(item: tuple[Record, Sequence[Picture], Sequence[str]]) -> list[int]:
