@@ -81,6 +81,7 @@ OWN_WAYS = (
     "value",
     "top",
     "odds",
+    "clusters",
     "random",
     "coreset",
     "entropy",
@@ -177,7 +178,7 @@ def test_the_command_says_why_and_where_and_what_next(model: Path, pool: Path, c
     wrong = train(*arguments, "--out", tmp_path / "c", "--by", "oracle-loss")
     assert wrong.exit_code == 2
     assert "true labels" in wrong.output
-    assert "value, top, odds, random, coreset" in wrong.output
+    assert "value, top, odds, clusters, random, coreset" in wrong.output
 
 
 def test_another_choice_scores_nothing_again_and_an_earlier_one_is_left_out(
@@ -463,7 +464,8 @@ def test_a_foreign_net_and_a_bundle_score_a_pool_too(pool: Path, tmp_path: Path)
         np.testing.assert_allclose(record.keypoints_J2, found[1][name].keypoints_J2, atol=0.01)
         np.testing.assert_allclose(record.embedding_D, found[1][name].embedding_D, atol=0.01)
     with pytest.raises(
-        ConfigError, match=r"has nothing that entropy ranks by. With this model: value, top, odds, random, coreset"
+        ConfigError,
+        match=r"has nothing that entropy ranks by. With this model: value, top, odds, clusters, random, coreset",
     ):
         scored(tmp_path / "net.alpose", pool, tmp_path, by="entropy")
 

@@ -15,6 +15,7 @@ from alpose.tools.batch import Batch, Choice
 from alpose.tools.inbox_database import Columns
 from alpose.tools.select import WAITING, Selection, select
 from alpose.trainer.methods.diversity import FARTHEST, UNRELATED, Floats, Ints, Nearest, greedy, typical_distances
+from alpose.trainer.methods.strategies import STRATEGIES
 
 
 def unit(vectors: npt.NDArray[np.floating]) -> Floats:
@@ -185,7 +186,7 @@ def test_control_frames_are_a_random_sample_with_a_known_probability() -> None:
 def test_a_control_frame_is_not_chosen_for_its_value_before_its_draw() -> None:
     """Else the draw would be left with the easy ones, and the field would look better than it is."""
     candidates = fleet()
-    for strategy in ("value", "top", "coreset", "random"):
+    for strategy in STRATEGIES:
         selection = select(candidates, 500, np.random.default_rng(0), control=0, strategy=strategy)
         assert not candidates.control_N[rows(selection)].any()
         assert selection.counted[WAITING] == candidates.control_N.sum()
@@ -229,7 +230,7 @@ def test_embeddings_of_different_bundles_are_not_compared() -> None:
 
 
 def test_every_choice_says_why() -> None:
-    for strategy in ("value", "top", "coreset", "random"):
+    for strategy in STRATEGIES:
         choices = select(fleet(), 30, np.random.default_rng(0), strategy=strategy).choices
         assert all(choice.reason for choice in choices)
         assert [choice.rank for choice in choices] == list(range(1, 31))

@@ -3,7 +3,7 @@
 ``alpose-harvest select``, ``alpose-train select`` and the experiment ``alpose-train harvest-gain`` read it. A strategy is a
 pure function of arrays and a random generator. It imports numpy alone: what chooses a batch needs no torch.
 
-Shapes: N frames, D embedding, V devices.
+Shapes: N frames, D embedding, K clusters, V devices.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from alpose.runtime.errors import ConfigError
 
+from .clustering import clusters_of
 from .diversity import FARTHEST, Floats, Ints, Nearest, Pick, greedy
 
 DEFAULT, RANDOM = "value", "random"
@@ -141,12 +142,28 @@ def odds(frames: Frames, k: int, rng: np.random.Generator, min_distance: float) 
     yield from _greedy(frames, weight_N, k, min_distance, fair=True, spread=0.0)
 
 
+def clusters(frames: Frames, k: int, rng: np.random.Generator, min_distance: float) -> Iterator[Pick]:
+    """Of k clusters, drawn where failures are, the likeliest to fail; the second of a cluster counts half, the third a third.
+
+    Weighted k-means with as many clusters as frames are wanted is Zhdanov's batch (Diverse mini-batch active learning, 2019),
+    who takes what is nearest to each centre.
+    """
+    p_N = np.maximum(frames.failure_N, LEAST_HARDNESS).astype(np.float32)
+    cluster_N = clusters_of(frames.embedding_ND, p_N, frames.space_N, k, rng)
+    order_N = np.lexsort((-p_N, cluster_N))
+    sorted_N = cluster_N[order_N]
+    place_N = np.empty(len(frames), dtype=np.float32)
+    place_N[order_N] = np.arange(len(frames)) - np.searchsorted(sorted_N, sorted_N)
+    yield from _greedy(frames, p_N / (1 + place_N), k, min_distance, fair=True, spread=0.0)
+
+
 for _strategy in (
     Strategy("value", "hard, unlike each other, fair to the devices", value, ("failure", "distance"), fair=True),
     Strategy("top", "hardest", top, ("failure",)),
     Strategy("coreset", "most unlike", coreset, ("distance",)),
     Strategy(RANDOM, "by chance", by_chance),
     Strategy("odds", "by chance, in proportion to the odds of a failure", odds, ("failure",), fair=True),
+    Strategy("clusters", "hardest of each cluster of what fails", clusters, ("failure",), fair=True),
 ):
     register(_strategy)
 

@@ -73,3 +73,16 @@ def test_a_choice_is_explained_in_words(failure: float, words: str) -> None:
     assert STRATEGIES["value"].why(Pick(3, 1.612), failure, first=False) == f"{words}, 1.61 away from all chosen before"
     assert STRATEGIES["top"].why(Pick(3, 9.0), failure, first=True) == words
     assert STRATEGIES[RANDOM].why(Pick(3, 9.0), failure, first=True) == "by chance"
+
+
+def test_of_what_fails_each_cluster_gives_its_hardest_before_any_gives_a_second() -> None:
+    """Ten heaps: in five of them half of the frames fail, in the others none."""
+    rng = np.random.default_rng(0)
+    heap_N = np.arange(1000) % 10
+    embedding_ND = (rng.normal(size=(10, 16))[heap_N] + 0.2 * rng.normal(size=(1000, 16))).astype(np.float32)
+    failure_N = np.where((heap_N < 5) & (rng.random(1000) < 0.5), rng.uniform(0.9, 1.0, 1000), 0.02).astype(np.float32)
+    chosen = np.array(choose("clusters", Frames.of_one(failure_N, embedding_ND), 40, min_distance=0.0))
+    assert (failure_N[chosen] > 0.9).all()
+    assert (np.bincount(heap_N[chosen], minlength=10)[:5] >= 3).all()
+    hardest = np.array(choose("top", Frames.of_one(failure_N, embedding_ND), 40, min_distance=0.0))
+    assert failure_N[chosen].mean() < failure_N[hardest].mean()
