@@ -22,6 +22,7 @@ from alpose.trainer.device import DeviceContext, device_context, has_bf16, keep_
 from alpose.trainer.presets import Recipe, preset
 
 from .parts.contestants import (
+    FREED_MEMORY,
     KEPT_MEMORY,
     NOT_TIMED,
     WORK_SAYS,
@@ -30,6 +31,7 @@ from .parts.contestants import (
     Material,
     Work,
     make_material,
+    memory,
     official,
     ours,
     tiny_recipe,
@@ -59,6 +61,7 @@ Key = tuple[Work, str]
 
 PAIRS = (
     ("ours bf16", "ours fp32"), ("ours fp32", "reference"), ("ours bf16", "reference"), ("ours fp32", KEPT_MEMORY),
+    ("ours fp32", FREED_MEMORY),
 )  # fmt: skip
 RATIOS: tuple[tuple[Key, Key], ...] = (
     *(((work, of), (work, to)) for work in WORKS for of, to in PAIRS),
@@ -78,7 +81,10 @@ def line_up(
 ) -> tuple[list[Contestant], dict[str, str]]:
     """Who takes part, and why somebody does not."""
     keeps_memory = used.device.type == "cpu" and keep_freed_memory()
-    contestants = [ours("ours fp32", recipe, material, DeviceContext(used.device, torch.float32))]
+    fp32 = DeviceContext(used.device, torch.float32)
+    contestants = [ours("ours fp32", recipe, material, fp32)]
+    if keeps_memory:
+        contestants.append(ours(FREED_MEMORY, recipe, material, fp32, around=lambda: memory(False)))
     left_out = {}
     if has_bf16(used.device):
         contestants.append(ours("ours bf16", recipe, material, DeviceContext(used.device, torch.bfloat16)))

@@ -32,7 +32,8 @@ from alpose.trainer.scoring import score
 from .measure import Task
 from .reference import Reference, redirected
 
-KEPT_MEMORY = "reference, memory kept"
+KEPT_MEMORY, FREED_MEMORY = "reference, memory kept", "ours fp32, memory freed"
+"""How the C library treats freed memory, where that is not as the contestant's own program has it."""
 
 Work = Literal["training step", "forward", "pool scoring"]
 WORKS: tuple[Work, ...] = get_args(Work)
@@ -186,14 +187,14 @@ def official(
     optimiser = torch.optim.Adam(trained.parameters(), recipe.pose.lr)
 
     def step() -> None:
-        with redirected(device), _memory(keeps_memory):
+        with redirected(device), memory(keeps_memory):
             optimiser.zero_grad()
             heatmaps_BSJHW, _ = trained(material.images_BSS3)
             reference.heatmap_loss(heatmaps_BSJHW, material.target_BJHW).mean().backward()
             optimiser.step()
 
     def forward() -> None:
-        with redirected(device), torch.no_grad(), _memory(keeps_memory):
+        with redirected(device), torch.no_grad(), memory(keeps_memory):
             scored(material.images_BSS3)
 
     says = (
@@ -207,7 +208,7 @@ def official(
 
 
 @contextmanager
-def _memory(kept: bool) -> Iterator[None]:
+def memory(kept: bool) -> Iterator[None]:
     """What the C library does with freed memory meanwhile."""
     settled = keep_freed_memory(kept)
     try:
