@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -56,6 +57,9 @@ TURN_UNIT = 2**20
 """Sine and cosine of a turn are whole numbers of this."""
 TURNED = 2**13
 """Samples of a turned crop that are made at a time."""
+
+KNOWN_CROPS = 64
+"""Crops that are remembered: a fixed box, as that of a seat, gives the same one on every frame."""
 
 CropKind = Literal["box", "turned", "letterbox", "whole"]
 """``box``: around a person, at the net's aspect ratio. ``turned``: the same, turned with the body. ``letterbox``: the whole
@@ -134,7 +138,7 @@ class Crop:
 
     def to_crop(self, points_J2: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Frame coordinates to coordinates in the crop without context."""
-        origin_2, scale = self._origin_and_scale()
+        origin_2, scale = _origin_and_scale(self)
         inside_J2 = (points_J2 - origin_2) / scale - 0.5
         if self.turn:
             centre_2 = self._centre_2
@@ -143,7 +147,7 @@ class Crop:
 
     def to_frame(self, points_J2: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Coordinates in the crop without context to frame coordinates."""
-        origin_2, scale = self._origin_and_scale()
+        origin_2, scale = _origin_and_scale(self)
         if self.turn:
             centre_2 = self._centre_2
             points_J2 = (points_J2 - centre_2) @ self._turn_22.T + centre_2
@@ -157,11 +161,6 @@ class Crop:
         more_y = (sine * wide + cosine * high - self.height_px) / 2
         return replace(self, turn=0.0, context_px=max(math.ceil(max(more_x, more_y)) + 1, 0))
 
-    def _origin_and_scale(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | float]:
-        across, down = self.across.scale, self.down.scale
-        scale = across if across == down else np.array([across, down])
-        return np.array([self.x0, self.y0], dtype=np.float64), scale
-
     @property
     def _centre_2(self) -> npt.NDArray[np.float64]:
         return np.array([(self.width_px - 1) / 2, (self.height_px - 1) / 2])
@@ -171,6 +170,13 @@ class Crop:
         """From offsets in the crop to offsets in the upright one."""
         sine, cosine = math.sin(self.turn), math.cos(self.turn)
         return np.array([[cosine, -sine], [sine, cosine]])
+
+
+@lru_cache(maxsize=KNOWN_CROPS)
+def _origin_and_scale(crop: Crop) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | float]:
+    across, down = crop.across.scale, crop.down.scale
+    scale = across if across == down else np.array([across, down])
+    return np.array([crop.x0, crop.y0], dtype=np.float64), scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +253,13 @@ def box_crop(box_4: npt.ArrayLike, *, margin: float, width_px: int, height_px: i
         x0, y0, x1, y1 = map(float, box_4.tolist() if isinstance(box_4, np.ndarray) else box_4)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise DataError(f"a box has the four numbers (x0, y0, x1, y1), got {str(box_4)[:100]}") from None
+    return _box_crop(x0, y0, x1, y1, margin, width_px, height_px, fill)
+
+
+@lru_cache(maxsize=KNOWN_CROPS)
+def _box_crop(
+    x0: float, y0: float, x1: float, y1: float, margin: float, width_px: int, height_px: int, fill: int
+) -> Crop:
     if not (-math.inf < x0 <= x1 < math.inf and -math.inf < y0 <= y1 < math.inf):  # nor NaN
         raise DataError(f"box {(x0, y0, x1, y1)} is not (x0, y0, x1, y1) with x1 >= x0 and y1 >= y0")
     if min(x0, y0) < -FARTHEST_PX or max(x1, y1) > FARTHEST_PX:

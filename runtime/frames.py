@@ -208,7 +208,8 @@ def accept(frame: object, frame_format: FrameFormat | str = FrameFormat.RGB) -> 
         DataError: it is not a numpy array, or not of that format.
         ConfigError: no format has this name.
     """
-    frame_format = FrameFormat.named(frame_format)
+    if not isinstance(frame_format, FrameFormat):
+        frame_format = FrameFormat.named(frame_format)
     if not isinstance(frame, np.ndarray):
         empty = ": the camera gave no picture" if frame is None else ""
         raise DataError(f"a frame is a numpy array, got {type(frame).__name__}{empty}")
@@ -432,8 +433,9 @@ class DeviceFrame:
 
 def is_foreign(frame: object) -> bool:
     """Whether :func:`take_frame` can try it: not a numpy array, and it offers one of the two protocols."""
-    offers = hasattr(frame, "__dlpack__") or hasattr(frame, "__cuda_array_interface__")
-    return offers and not isinstance(frame, np.ndarray)
+    if isinstance(frame, np.ndarray):
+        return False
+    return hasattr(frame, "__dlpack__") or hasattr(frame, "__cuda_array_interface__")
 
 
 def take_frame(frame: Any, frame_format: FrameFormat) -> DeviceFrame:

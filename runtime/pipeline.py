@@ -230,11 +230,11 @@ class FramePipeline:
         self, frame: Any, taken: HostFrame | DeviceFrame, box: npt.ArrayLike | None, name: str, everybody: bool
     ) -> RegionOfInterest:
         """Say where to look on a frame."""
-        stream = self._streams.get(name)
+        stream, size = self._streams.get(name), (taken.width, taken.height)
         place = (
-            given_place(box, taken.width, taken.height)
+            given_place(box, *size)
             if box is not None
-            else stream.locator.locate(taken.width, taken.height, self._proposal(stream, taken, frame))
+            else stream.locator.locate(*size, self._proposal(stream, taken, frame))
         )
         if box is not None and not self._crops.around_person and not everybody:
             raise DataError(
@@ -245,7 +245,7 @@ class FramePipeline:
         if everybody and not self._crops.around_person:
             crop = self._crops.person_crop(place.box_4)
         else:
-            crop = self._crops.crop_of(place.box_4, (taken.width, taken.height), turn)
+            crop = self._crops.crop_of(place.box_4, size, turn)
         return RegionOfInterest(stream, taken, place, crop)
 
     def _proposal(self, stream: Stream, taken: HostFrame | DeviceFrame, frame: Any) -> Box | None:
