@@ -34,7 +34,7 @@ from alpose.runtime.types import OUTPUT_NAMES, Outputs
 from alpose.trainer.device import device_context
 
 from .parts.export_contestants import maps_name, session, shorten
-from .parts.footage import HEIGHT, PERSON, WIDTH, Footage, Recorded, footage, place_of, policy, random_bundle
+from .parts.footage import HEIGHT, PERSON, WIDTH, Footage, Recorded, box_of, footage, place_of, policy, random_bundle
 from .parts.measure import RESULTS, Bench, Clock, Task, interleave, load_average, machine_facts, paired, spread, table
 
 Seconds = npt.NDArray[np.float64]
@@ -96,7 +96,7 @@ class Watch:
     def __call__(self) -> Verdict:
         """Watch the next frame."""
         frame_HW3, began_s = next(self.frames), self.clock()
-        verdict = self.monitor(frame_HW3, PERSON)
+        verdict = self.monitor(frame_HW3, box_of(self.monitor.bundle))
         self.outside_s.append(self.clock() - began_s - self.engine.last_s)
         return verdict
 
@@ -227,7 +227,7 @@ def soak(monitor: Monitor, film: Footage, *, frames: int, samples: int = 1000) -
     every = max(1, frames // samples)
     turn, rss_P, started_s = itertools.cycle(film.frames), [], time.perf_counter()
     for number in range(frames):
-        monitor(next(turn), PERSON)
+        monitor(next(turn), box_of(monitor.bundle))
         if number % every == every - 1:
             rss_P.append(resident_bytes())
     seconds = time.perf_counter() - started_s

@@ -155,4 +155,9 @@ def policy(failure_probability_N: npt.NDArray[np.floating], share: float) -> Tri
 
 def place_of(bundle: Bundle) -> Crop:
     """The crop of every frame."""
-    return bundle.crop.crop_of(PERSON)
+    return bundle.crop.crop_of(PERSON, (WIDTH, HEIGHT))
+
+
+def box_of(bundle: Bundle) -> tuple[float, float, float, float] | None:
+    """The box that the Monitor is given: none where its net looks at whole frames."""
+    return PERSON if bundle.crop.around_person else None
