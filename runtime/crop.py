@@ -176,7 +176,11 @@ class Crop:
 def _origin_and_scale(crop: Crop) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | float]:
     across, down = crop.across.scale, crop.down.scale
     scale = across if across == down else np.array([across, down])
-    return np.array([crop.x0, crop.y0], dtype=np.float64), scale
+    origin_2 = np.array([crop.x0, crop.y0], dtype=np.float64)
+    for shared in (origin_2, scale):  # by all who ask for this crop
+        if isinstance(shared, np.ndarray):
+            shared.setflags(write=False)
+    return origin_2, scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,8 +53,9 @@ def _spherical(
             part = slice(first, first + size)
             embedding_PD = np.asarray(embedding_ND[row_M[part]], dtype=np.float32)
             label_M[part] = (embedding_PD @ centre_KD.T).argmax(axis=1)
-            np.add.at(sum_KD, label_M[part], weight_M[part, None] * embedding_PD)
+            if turn < ROUNDS:  # the last labels move no centre
+                np.add.at(sum_KD, label_M[part], weight_M[part, None] * embedding_PD)
         length_K1 = np.linalg.norm(sum_KD, axis=1, keepdims=True)
-        if turn < ROUNDS:  # a centre that nobody is nearest to stays where it is
-            centre_KD = np.where(length_K1 > 0, sum_KD / np.maximum(length_K1, 1e-12), centre_KD)
+        # A centre that nobody is nearest to stays where it is.
+        centre_KD = np.where(length_K1 > 0, sum_KD / np.maximum(length_K1, 1e-12), centre_KD)
     return label_M
